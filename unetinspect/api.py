@@ -1,0 +1,98 @@
+"""The Python entry point: `unetinspect.trace`. Imports torch only once there is something to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from unetinspect.errors import UsageError
+from unetinspect.record import Source, Trace
+from unetinspect.request import make_request
+from unetinspect.source import LoadedModel, read_model
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def trace(
+    model: str | os.PathLike[str] | Mapping[str, Any] | nn.Module | Trace = "sd15",
+    *,
+    res: int | str | tuple[int, int] | None = None,
+    latent: int | tuple[int, int] | None = None,
+    batch: int = 1,
+    cfg: bool | None = None,
+    tokens: int | None = None,
+    frames: int | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    cache: bool = True,
+) -> Trace:
+    """Run one dummy forward pass of a diffusers UNet and return what was observed.
+
+    `model` is a catalog name, a path, a hub ID, a config, a live module (`pipe.unet`), or a `Trace`, whose config is
+    then traced again. A live module is left exactly as it was.
+
+    res        pixels of the image, (height, width); the sample is `res / vae_scale_factor`
+    latent     the sample itself, (height, width); neither: the config's `sample_size`
+    batch      images; `forward_batch` is twice that under classifier-free guidance
+    cfg        classifier-free guidance; None: where the UNet is conditioned
+    tokens     tokens of `encoder_hidden_states`
+    device     "auto" is CUDA where there is one, else "meta", where nothing is allocated
+    overrides  config keys to set before the UNet is built
+    cache      accepted for records that are kept from one run to the next; none are kept in this version
+
+    Raises:
+        UnetInspectError: One of its kinds: a bad value, an unreadable source, a config that cannot be built, a
+            forward pass that fails.
+
+    >>> unetinspect.trace("sd15", res=128).totals.skips.consumed  # doctest: +SKIP
+    12
+    """
+    request = make_request(res=res, latent=latent, batch=batch, cfg=cfg, tokens=tokens, frames=frames, device=str(device), dtype=dtype)
+    overrides = dict(overrides or {})
+    if not isinstance(model, str | os.PathLike | Mapping | Trace | LoadedModel):
+        return _trace_live(model, request, overrides)
+    from unetinspect.tracing import trace_model
+
+    return trace_model(_load(model), request, overrides)
+
+
+def _load(model: str | os.PathLike[str] | Mapping[str, Any] | Trace | LoadedModel) -> LoadedModel:
+    if isinstance(model, Trace):
+        return loaded_trace(model)
+    if isinstance(model, LoadedModel):
+        return model
+    if isinstance(model, Mapping):
+        name = str(model.get("_class_name") or "config")
+        return LoadedModel(name=name, config=dict(model), source=Source(kind="dict", location=name))
+    return read_model(model)
+
+
+def loaded_trace(record: Trace) -> LoadedModel:
+    """Take a record as a model to trace again: its config as it was given, its VAE factor, its name."""
+    given = {key: value for key, value in record.model.config.items() if key not in record.model.config_defaults}
+    return LoadedModel(
+        name=record.model.name,
+        config={**given, "_class_name": record.model.class_name},
+        source=record.model.source,
+        vae_scale_factor=record.run.vae_scale_factor,
+        vae_scale_from=record.run.vae_scale_from,
+    )
+
+
+def _trace_live(module: Any, request: Any, overrides: Mapping[str, Any]) -> Trace:
+    from torch import nn
+
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            f"a model cannot be a {type(module).__name__}",
+            hint="pass a catalog name, a path, a hub ID, a config dict, a module or a Trace",
+        )
+    if overrides:
+        raise UsageError("overrides change a config before it is built, and this module is built already", hint="pass its config: dict(unet.config)")
+    from unetinspect.tracing import trace_module
+
+    return trace_module(module, request)

@@ -1,0 +1,182 @@
+"""From an observation to the sections of the record. Reads the module tree, changes nothing. Imports torch."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import get_args
+
+from torch import nn
+
+from unetinspect.observe import Observation
+from unetinspect.observe.calls import ModuleCall
+from unetinspect.record import (
+    Attention,
+    AttentionCounts,
+    AttentionKind,
+    Module,
+    Shape,
+    Skip,
+    SkipCounts,
+    Stage,
+    Totals,
+)
+from unetinspect.stages import StageOf, roles_of, stage_finder
+
+
+def stage_finder_of(root: nn.Module) -> StageOf:
+    """Return the function from a path of this module tree to its stage."""
+    return stage_finder({name for name, child in root.named_children() if isinstance(child, nn.ModuleList)})
+
+
+def make_modules(root: nn.Module, seen: Observation) -> tuple[Module, ...]:
+    """Describe every module of the tree, in the order of `named_modules()`."""
+    calls: dict[str, list[ModuleCall]] = defaultdict(list)
+    for call in seen.calls:
+        calls[call.path].append(call)
+    return tuple(_module(path, module, calls[path]) for path, module in root.named_modules())
+
+
+def make_attentions(root: nn.Module, seen: Observation, stage_of: StageOf) -> tuple[Attention, ...]:
+    """Describe every attention that was computed, in the order of computation."""
+    index = {path: place for place, path in enumerate(_processor_paths(root))}
+    attentions = []
+    for product in seen.attentions:
+        path = product.owner.path
+        batch, heads, queries, head_dim = product.query_shape
+        map_shape = (batch * heads, queries, product.key_shape[2])
+        attentions.append(
+            Attention(
+                path=path,
+                stage=stage_of(path) or path,
+                index=index.get(path),
+                kind=product.kind,
+                processor=product.processor,
+                heads=heads,
+                head_dim=head_dim,
+                query_shape=product.query_shape,
+                key_shape=product.key_shape,
+                value_shape=product.value_shape,
+                map_shape=map_shape,
+                map_bytes=prod(map_shape) * product.itemsize,
+                materialised=product.materialised,
+                call=product.owner.number,
+            )
+        )
+    return tuple(attentions)
+
+
+def make_skips(seen: Observation, stage_of: StageOf) -> tuple[Skip, ...]:
+    """Describe every skip, in the order in which they were consumed."""
+    index = {sources: place for place, sources in enumerate(seen.produced)}
+    skips = []
+    for order, link in enumerate(seen.skips):
+        source, target = link.sources[-1], link.target or link.executing
+        skips.append(
+            Skip(
+                index=index[link.sources],
+                order=order,
+                source=source.path,
+                source_stage=stage_of(source.path) or source.path,
+                source_step=source.step,
+                sources=tuple(call.path for call in link.sources),
+                shape=link.skip_shape,
+                target=target.path,
+                target_stage=stage_of(target.path) or target.path,
+                target_step=target.step,
+                combine="concat",
+                hidden_channels=link.hidden_channels,
+                skip_channels=link.skip_shape[1],
+                concat_channels=link.concat_channels,
+                out_channels=_channels(target.out_shape),
+                conv_channels=link.conv_channels,
+                shortcut=link.shortcut.path if link.shortcut else None,
+                call=target.number,
+            )
+        )
+    return tuple(skips)
+
+
+def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attention], stage_of: StageOf) -> tuple[Stage, ...]:
+    """Describe every stage that ran, in execution order."""
+    attentions = tuple(attentions)
+    calls: dict[str, list[ModuleCall]] = defaultdict(list)
+    for call in seen.calls:
+        stage = stage_of(call.path)
+        if stage:
+            calls[stage].append(call)
+    from_sample = {stage for stage, inside in calls.items() if any(call.step in seen.from_main_input for call in inside)}
+    return tuple(
+        Stage(
+            name=stage,
+            role=role,
+            class_name=type(root.get_submodule(stage)).__name__,
+            in_shape=inside[0].in_shape,
+            out_shape=_outermost_last(inside).out_shape,
+            resnets=_items_of_lists(inside, "resnets"),
+            transformer_blocks=_items_of_lists(inside, "transformer_blocks"),
+            attention=count_attention(attention for attention in attentions if attention.stage == stage),
+            params=_params(root.get_submodule(stage)),
+        )
+        for (stage, inside), role in zip(calls.items(), roles_of(list(calls), from_sample), strict=True)
+    )
+
+
+def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attention]) -> Totals:
+    """Add up the whole UNet."""
+    return Totals(
+        params=_params(root),
+        weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in root.parameters()),
+        attention=count_attention(attentions),
+        skips=SkipCounts(produced=len(seen.produced), consumed=len({link.sources for link in seen.skips})),
+    )
+
+
+def count_attention(attentions: Iterable[Attention]) -> AttentionCounts:
+    """Count attention layers by kind; one that ran several times is one layer."""
+    kinds: Mapping[AttentionKind, int] = Counter(kind for _, kind in {(attention.path, attention.kind) for attention in attentions})
+    counts = {kind: kinds.get(kind, 0) for kind in get_args(AttentionKind)}
+    total = sum(count for kind, count in counts.items() if kind != "pooling")
+    return AttentionCounts(self_=counts.pop("self"), total=total, **counts)
+
+
+def _module(path: str, module: nn.Module, calls: list[ModuleCall]) -> Module:
+    return Module(
+        path=path,
+        class_name=type(module).__name__,
+        detail=module.extra_repr(),
+        in_shape=calls[0].in_shape if calls else None,
+        out_shape=calls[0].out_shape if calls else None,
+        params=_params(module),
+        calls=len(calls),
+    )
+
+
+def _processor_paths(root: nn.Module) -> list[str]:
+    """List the attention modules in the order of `attn_processors`, which IP-Adapter's keys count along."""
+    return [path for path, module in root.named_modules() if hasattr(module, "get_processor")]
+
+
+def _items_of_lists(calls: list[ModuleCall], name: str) -> int:
+    """Count the modules that ran and stand in a list of that name (`resnets`, or Kandinsky 3's `resnets_in`)."""
+    found = set()
+    for call in calls:
+        *_, holder, item = ("", *call.path.split("."))
+        if holder.startswith(name) and item.isdigit():
+            found.add(call.path)
+    return len(found)
+
+
+def _outermost_last(inside: list[ModuleCall]) -> ModuleCall:
+    """Return the last call of a stage that is not made inside another call of it."""
+    steps = {call.step for call in inside}
+    return [call for call in inside if call.parent is None or call.parent.step not in steps][-1]
+
+
+def _channels(shape: Shape | None) -> int | None:
+    return shape[1] if shape is not None and len(shape) > 1 else None
+
+
+def _params(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

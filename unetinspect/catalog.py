@@ -1,0 +1,120 @@
+"""The bundled catalog of published UNets: one YAML file each, read lazily and without torch."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+from msgspec import Struct
+
+from unetinspect.errors import nearest_names
+
+
+class HubLocation(Struct, frozen=True, kw_only=True):
+    """A place on the model hub that holds, or held, the config.
+
+    Attributes:
+        id: "org/name".
+        subfolder: The folder of the config, None: the root.
+        gone: What became of it, where it no longer answers.
+    """
+
+    id: str
+    subfolder: str | None = None
+    gone: str | None = None
+
+
+class Figure(Struct, frozen=True, kw_only=True):
+    """A number that somebody else published for the model, as they wrote it."""
+
+    figure: str
+    value: str
+    source: str
+
+
+class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One published UNet.
+
+    Attributes:
+        name: What to type.
+        aliases: Other names to type.
+        family: What it belongs to.
+        title: What it is, in a few words.
+        hub: Where it is published; the first is where it lives now.
+        vae_scale_factor: Pixels per sample cell along one side; 1 for a pixel UNet.
+        read_from: Where the config was read.
+        confidence: "verbatim" as published, or "reconstructed" from code and siblings.
+        params: Parameters, counted on the built UNet.
+        attention_layers: Attention layers, likewise.
+        published: What others print for it.
+        notes: What to know of the config.
+        config: The config itself.
+    """
+
+    name: str
+    family: str
+    title: str
+    vae_scale_factor: int
+    read_from: str
+    confidence: Literal["verbatim", "reconstructed"]
+    params: int
+    attention_layers: int
+    config: dict[str, Any]
+    aliases: tuple[str, ...] = ()
+    hub: tuple[HubLocation, ...] = ()
+    published: tuple[Figure, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def class_name(self) -> str:
+        """The diffusers class."""
+        return str(self.config["_class_name"])
+
+
+@cache
+def load_catalog() -> dict[str, Entry]:
+    """Return every entry by its name, in the order of family and name."""
+    entries = [_read(path) for path in _folder().glob("*.yaml")]
+    return {entry.name: entry for entry in sorted(entries, key=lambda entry: (entry.family, entry.name))}
+
+
+def find_entry(name: str) -> Entry | None:
+    """Return the entry of that name or alias, whatever its case, or None."""
+    wanted = name.lower()
+    path = _folder() / f"{wanted}.yaml"
+    if "/" not in wanted and path.is_file():
+        return _read(path)
+    return next((entry for entry in load_catalog().values() if wanted in map(str.lower, (entry.name, *entry.aliases))), None)
+
+
+def find_hub_id(repo_id: str) -> tuple[Entry, HubLocation] | None:
+    """Return the entry that a hub ID belongs to and the location meant, or None."""
+    for entry in load_catalog().values():
+        for location in entry.hub:
+            if location.id.lower() == repo_id.lower():
+                return entry, location
+    return None
+
+
+def nearest_entries(name: str) -> list[str]:
+    """Return the catalog names that look most like `name`, best first."""
+    names = {alias: entry.name for entry in load_catalog().values() for alias in (entry.name, *entry.aliases)}
+    return list(dict.fromkeys(names[close] for close in nearest_names(name, names)))
+
+
+@cache
+def _folder() -> Path:
+    """Return the folder of the YAML files: in the package when installed, beside it in a checkout."""
+    package = Path(str(files("unetinspect")))
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+@cache
+def _read(path: Path) -> Entry:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return msgspec.convert(yaml.load(path.read_text(encoding="utf-8"), Loader=loader), Entry)  # noqa: S506  a safe loader

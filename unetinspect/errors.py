@@ -1,0 +1,67 @@
+"""What can go wrong for a reason that the user can mend, and the exit code of each.
+
+    UnetInspectError
+    ├── UsageError     2  a bad argument, option or value
+    ├── ConfigError    2  a config that names no UNet, or one that cannot be built
+    ├── SourceError    3  the model could not be read: not found, gated, offline
+    └── ForwardError   4  the forward pass failed
+
+Anything else that is raised is a bug, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class UnetInspectError(Exception):
+    """Raised when the user's input cannot be answered; says what is wrong, and what to do instead.
+
+    Attributes:
+        message: One sentence on what is wrong with what was given.
+        hint: What to type instead, or None.
+        exit_code: What the command line exits with.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(UnetInspectError):
+    """Raised when an argument, an option or a value is not one that can be used."""
+
+
+class ConfigError(UnetInspectError):
+    """Raised when a config cannot be built; `problems` holds every mistake that was found."""
+
+    def __init__(self, message: str, *, problems: Sequence[str] = (), hint: str | None = None) -> None:
+        super().__init__("\n".join([message, *(f"  - {problem}" for problem in problems)]), hint=hint)
+        self.problems = tuple(problems)
+
+
+class SourceError(UnetInspectError):
+    """Raised when the model's config could not be read from where it was said to be."""
+
+    exit_code = 3
+
+
+class ForwardError(UnetInspectError):
+    """Raised when the UNet was built and its forward pass failed."""
+
+    exit_code = 4
+
+
+def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
+    """Return up to `count` of the `known` names that look most like `name`, best first.
+
+    >>> nearest_names("sdlx", ["sd15", "sdxl", "ddpm-cat-256"], count=1)
+    ['sdxl']
+    """
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    found = get_close_matches(name.lower(), by_lower, n=count, cutoff=0.5)
+    return [by_lower[key] for key in found]

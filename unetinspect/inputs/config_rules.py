@@ -1,0 +1,91 @@
+"""Checks of config values that several UNet classes share; each returns every mistake that it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from unetinspect.errors import nearest_names
+from unetinspect.inputs.base import Config, is_count, is_list
+
+
+def check_counts(config: Config, keys: Iterable[str], *, optional: bool = False) -> Iterator[str]:
+    """Find keys that hold no whole number above 0 (nor, where `optional`, null)."""
+    for key in keys:
+        value = config.get(key)
+        if not is_count(value) and not (optional and value is None):
+            yield f"{key} is {value!r}, and must be a whole number above 0"
+
+
+def check_counts_per_block(config: Config, keys: Iterable[str], blocks: int, *, optional: bool = False) -> Iterator[str]:
+    """Find keys that hold neither a whole number above 0 nor a list of one for each of the `blocks`."""
+    for key in keys:
+        value = config.get(key)
+        if value is None and optional:
+            continue
+        if is_list(value) and len(value) != blocks:
+            yield f"{key} has {len(value)} entries, and must have one for each of the {blocks} down_block_types"
+        for entry in value if is_list(value) else [value]:
+            # null in a list stands for a block that does not read the key
+            if not is_count(entry) and not (is_list(value) and entry is None):
+                yield f"{key} holds {entry!r}, and must hold whole numbers above 0"
+                break
+
+
+def check_block_lists(config: Config) -> Iterator[str]:
+    """Find block lists that are no lists, are empty, or differ in length; and channels that are no counts."""
+    lengths = {}
+    for key in ("down_block_types", "up_block_types", "block_out_channels"):
+        value = config.get(key)
+        if not is_list(value) or not value:
+            yield f"{key} is {value!r}, and must be a list with at least one entry"
+        else:
+            lengths[key] = len(value)
+    if len(set(lengths.values())) > 1:
+        yield "must be of one length: " + ", ".join(f"{key} has {length}" for key, length in lengths.items())
+    channels = config.get("block_out_channels")
+    if is_list(channels) and not all(is_count(channel) for channel in channels):
+        yield f"block_out_channels is {list(channels)!r}, and must hold whole numbers above 0"
+
+
+def check_block_names(config: Config, key: str, known: Sequence[str]) -> Iterator[str]:
+    """Find names in a list of block types that diffusers does not know, with the nearest that it does."""
+    value = config.get(key)
+    for name in dict.fromkeys(value) if is_list(value) else []:
+        if not isinstance(name, str) or name.removeprefix("UNetRes") not in known:
+            yield f"{key} holds {name!r}, which diffusers does not have{_meant(name, known)}"
+
+
+def check_choice(config: Config, key: str, known: Sequence[str | None]) -> Iterator[str]:
+    """Find a value that is none of the `known` ones."""
+    value = config.get(key)
+    if value not in known:
+        names = ", ".join("null" if name is None else name for name in known)
+        yield f"{key} is {value!r}, and must be one of: {names}"
+
+
+def check_groups(config: Config) -> Iterator[str]:
+    """Find channels that the group norms cannot divide. Source: torch's GroupNorm.
+
+    K-blocks and skip blocks choose their own groups, so a UNet that has any is left to diffusers.
+    """
+    groups, channels = config.get("norm_num_groups"), config.get("block_out_channels")
+    kinds = [kind for key in ("down_block_types", "up_block_types") if is_list(config.get(key)) for kind in config[key]]
+    if not is_count(groups) or not is_list(channels) or any(str(kind).startswith("K") or "Skip" in str(kind) for kind in kinds):
+        return
+    uneven = sorted({channel for channel in channels if is_count(channel) and channel % groups})
+    if uneven:
+        yield f"block_out_channels holds {', '.join(map(str, uneven))}, which norm_num_groups {groups} does not divide"
+
+
+def check_sample_size(config: Config) -> Iterator[str]:
+    """Find a `sample_size` that is neither null, a count nor (height, width)."""
+    value = config.get("sample_size")
+    sides = list(value) if is_list(value) else [value]
+    if value is not None and (len(sides) > 2 or not sides or not all(is_count(side) for side in sides)):
+        yield f"sample_size is {value!r}, and must be a whole number above 0, [height, width] or null"
+
+
+def _meant(name: Any, known: Sequence[str]) -> str:
+    close = nearest_names(str(name), known, count=1)
+    return f" (did you mean {close[0]}?)" if close else f" (it has {', '.join(known)})"

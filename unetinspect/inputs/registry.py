@@ -1,0 +1,39 @@
+"""Which UNet classes there is a builder for. A new class is one file beside this one."""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from unetinspect.errors import ConfigError, nearest_names
+from unetinspect.inputs.base import Builder
+
+
+@cache
+def _builders() -> dict[str, Builder]:
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        import_module(f"unetinspect.inputs.{module.name}")
+    return {builder.class_name: builder() for builder in Builder.__subclasses__()}
+
+
+def supported_classes() -> list[str]:
+    """Return the names of the classes that can be traced, in alphabetical order."""
+    return sorted(_builders())
+
+
+def builder_for(class_name: str | None) -> Builder:
+    """Return the input builder of a diffusers class.
+
+    Raises:
+        ConfigError: The name is missing, or no builder knows it.
+    """
+    if class_name in _builders():
+        return _builders()[class_name]
+    supported = ", ".join(supported_classes())
+    if class_name is None:
+        raise ConfigError("the config has no _class_name, so it does not say which UNet it is", hint=f"add one with --set _class_name=...: {supported}")
+    close = nearest_names(class_name, supported_classes(), count=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise ConfigError(f"{class_name} is not a UNet class that can be traced", hint=f"{meant}supported: {supported}")

@@ -1,0 +1,249 @@
+"""`UNet2DConditionModel`: Stable Diffusion's UNet and its many relatives.
+
+Widths are read from the config as `unet_2d_condition.py` of diffusers reads them: `_set_encoder_hid_proj`,
+`_set_class_embedding`, `_set_add_embedding`, `_set_pos_net_if_use_gligen` and `forward`.
+"""
+
+from __future__ import annotations
+
+from unetinspect.errors import ConfigError
+from unetinspect.inputs.base import Builder, Config, InputSpec, Plan, is_count, is_list, per_block
+from unetinspect.inputs.blocks_2d import DOWN_BLOCKS_2D, MID_BLOCKS_2D, UP_BLOCKS_2D
+from unetinspect.inputs.config_rules import (
+    check_block_lists,
+    check_block_names,
+    check_choice,
+    check_counts,
+    check_counts_per_block,
+    check_groups,
+    check_sample_size,
+)
+
+# Text encoders that published UNets pool their `text_embeds` from: CLIP bigG, CLIP L, unCLIP, ChatGLM.
+_POOLED_WIDTHS = (1280, 768, 2048, 4096)
+_TIME_IDS = 6
+_GLIGEN_OBJECTS = 30
+
+
+class UNet2DConditionInputs(Builder):
+    """sample, timestep, encoder_hidden_states, and what the config adds to them."""
+
+    class_name = "UNet2DConditionModel"
+
+    def condition(self, config: Config) -> str | None:
+        if encoder_width(config) is not None:
+            return "encoder_hidden_states"
+        if _added_cond(config, 1):
+            return "added_cond_kwargs"
+        return "class_labels" if _class_labels(config, 1) else None
+
+    def inputs(self, config: Config, plan: Plan) -> list[InputSpec]:
+        tokens = plan.tokens or self.default_tokens
+        return [
+            _sample(config, plan),
+            InputSpec("timestep", (), (), None, "int64"),
+            _encoder_hidden_states(config, plan.batch, tokens),
+            *_class_labels(config, plan.batch),
+            *_timestep_cond(config, plan.batch),
+            *_gligen(config, plan.batch),
+            *_added_cond(config, plan.batch),
+            *_hint(config, plan),
+        ]
+
+    def problems(self, config: Config) -> list[str]:
+        kinds = config["down_block_types"]
+        blocks = len(kinds) if is_list(kinds) else 0
+        return [
+            *check_block_lists(config),
+            *check_block_names(config, "down_block_types", DOWN_BLOCKS_2D),
+            *check_block_names(config, "up_block_types", UP_BLOCKS_2D),
+            *check_choice(config, "mid_block_type", MID_BLOCKS_2D),
+            *check_counts(config, ["in_channels", "out_channels", "conv_in_kernel", "conv_out_kernel"]),
+            *check_counts(config, ["norm_num_groups", "num_class_embeds", "time_cond_proj_dim"], optional=True),
+            *check_counts_per_block(config, ["layers_per_block", "attention_head_dim"], blocks),
+            *check_choice(config, "time_embedding_type", ("positional", "fourier")),
+            *check_choice(config, "encoder_hid_dim_type", (None, "text_proj", "text_image_proj", "image_proj")),
+            *check_choice(config, "addition_embed_type", (None, "text", "text_image", "text_time", "image", "image_hint")),
+            *check_groups(config),
+            *check_sample_size(config),
+            *_missing_partners(config),
+            *_unusable(config),
+        ]
+
+    def assumed_vae_scale(self, config: Config) -> int:
+        return 1 if config["in_channels"] == 3 else 8
+
+
+def encoder_width(config: Config) -> int | None:
+    """Return the width of `encoder_hidden_states`; None: the UNet takes none (it is passed as None).
+
+    Raises:
+        ConfigError: The blocks with cross-attention do not agree on one width.
+    """
+    projection = config["encoder_hid_dim_type"]
+    if projection in ("text_proj", "text_image_proj"):
+        width: int = config["encoder_hid_dim"]
+        return width
+    if projection == "image_proj":
+        return None
+    if config["encoder_hid_dim"] is not None and projection is None:  # diffusers then sets text_proj itself
+        return int(config["encoder_hid_dim"])
+    return _cross_attention_width(config)
+
+
+def _cross_attention_width(config: Config) -> int | None:
+    kinds = list(config["down_block_types"])
+    widths = per_block(config["cross_attention_dim"], len(kinds))
+    crossing = [(width, out) for width, kind, out in zip(widths, kinds, config["block_out_channels"], strict=True) if "CrossAttn" in kind]
+    if "CrossAttn" in (config["mid_block_type"] or ""):
+        crossing.append((widths[-1], config["block_out_channels"][-1]))
+    if not crossing:
+        # No layer reads them, but addition_embed_type "text" and the signature of forward still take them.
+        return int(widths[0])
+    distinct = {width for width, _ in crossing}
+    if len(distinct) == 1:
+        return int(distinct.pop())
+    if all(width == out for width, out in crossing):
+        return None  # AudioLDM: attn2 attends to the block's own hidden states
+    raise ConfigError(
+        f"cross_attention_dim is {list(widths)}: the blocks with cross-attention want encoder_hidden_states of different widths",
+        hint="give every such block the same width, or set encoder_hid_dim",
+    )
+
+
+def _sample(config: Config, plan: Plan) -> InputSpec:
+    # With image_hint, forward concatenates 4 channels that add_embedding makes from the hint.
+    made = 4 if config["addition_embed_type"] == "image_hint" else 0
+    shape = (plan.batch, config["in_channels"] - made, *plan.size)
+    key = "in_channels, addition_embed_type, sample_size" if made else "in_channels, sample_size"
+    return InputSpec("sample", shape, ("batch", "in_channels", "height", "width"), key)
+
+
+def _encoder_hidden_states(config: Config, batch: int, tokens: int) -> InputSpec:
+    width = encoder_width(config)
+    key = "encoder_hid_dim" if config["encoder_hid_dim"] is not None else "cross_attention_dim"
+    if width is None:
+        return InputSpec("encoder_hidden_states", None, (), "encoder_hid_dim_type" if key == "encoder_hid_dim" else key)
+    return InputSpec("encoder_hidden_states", (batch, tokens, width), ("batch", "tokens", key), key)
+
+
+def _class_labels(config: Config, batch: int) -> list[InputSpec]:
+    kind = config["class_embed_type"]
+    if kind is None and config["num_class_embeds"] is not None:
+        return [InputSpec("class_labels", (batch,), ("batch",), "num_class_embeds", "int64")]
+    if kind == "timestep":
+        return [InputSpec("class_labels", (batch,), ("batch",), "class_embed_type", "int64")]
+    if kind == "identity":
+        return [InputSpec("class_labels", (batch, time_embed_width(config)), ("batch", "time_embed_dim"), "class_embed_type")]
+    if kind in ("projection", "simple_projection"):
+        key = "projection_class_embeddings_input_dim"
+        return [InputSpec("class_labels", (batch, config[key]), ("batch", key), f"class_embed_type, {key}")]
+    return []
+
+
+def time_embed_width(config: Config) -> int:
+    """Return the width of the time embedding: 4 x the first block's channels, 2 x with Fourier features."""
+    factor = 2 if config["time_embedding_type"] == "fourier" else 4
+    return int(config["time_embedding_dim"] or factor * config["block_out_channels"][0])
+
+
+def _timestep_cond(config: Config, batch: int) -> list[InputSpec]:
+    width = config["time_cond_proj_dim"]
+    if width is None:
+        return []
+    return [InputSpec("timestep_cond", (batch, width), ("batch", "time_cond_proj_dim"), "time_cond_proj_dim")]
+
+
+def _gligen(config: Config, batch: int) -> list[InputSpec]:
+    kind, width = config["attention_type"], config["cross_attention_dim"]
+    if kind not in ("gated", "gated-text-image"):
+        return []
+    width = width[0] if is_list(width) else width
+    embeddings = ["positive_embeddings"] if kind == "gated" else ["phrases_embeddings", "image_embeddings"]
+    masks = ["masks"] if kind == "gated" else ["masks", "phrases_masks", "image_masks"]
+    shapes = [("boxes", (4,), ("corners",))]
+    shapes += [(name, (), ()) for name in masks]
+    shapes += [(name, (width,), ("cross_attention_dim",)) for name in embeddings]
+    return [
+        InputSpec(f"cross_attention_kwargs.gligen.{name}", (batch, _GLIGEN_OBJECTS, *tail), ("batch", "objects", *axes), "attention_type")
+        for name, tail, axes in shapes
+    ]
+
+
+def _added_cond(config: Config, batch: int) -> list[InputSpec]:
+    """List added_cond_kwargs as `get_aug_embed` and `process_encoder_hidden_states` read them."""
+    kind, projection = config["addition_embed_type"], config["encoder_hid_dim_type"]
+    if kind == "text_time":
+        return _text_time(config, batch)
+    specs = []
+    if kind == "text_image":
+        specs.append(_embeds("text_embeds", config, batch, "cross_attention_dim", "addition_embed_type"))
+    if kind == "text_image" or projection == "text_image_proj":
+        key = "addition_embed_type" if kind == "text_image" else "encoder_hid_dim_type"
+        specs.append(_embeds("image_embeds", config, batch, "cross_attention_dim", key))
+    elif kind in ("image", "image_hint") or projection == "image_proj":
+        key = "addition_embed_type" if kind in ("image", "image_hint") else "encoder_hid_dim_type"
+        specs.append(_embeds("image_embeds", config, batch, "encoder_hid_dim", key))
+    return specs
+
+
+def _embeds(name: str, config: Config, batch: int, width_key: str, asked_by: str) -> InputSpec:
+    return InputSpec(f"added_cond_kwargs.{name}", (batch, config[width_key]), ("batch", width_key), f"{asked_by}, {width_key}")
+
+
+def _text_time(config: Config, batch: int) -> list[InputSpec]:
+    """SDXL's pooled text and size ids: pooled width + ids * addition_time_embed_dim is the projection's input width."""
+    total, width = config["projection_class_embeddings_input_dim"], config["addition_time_embed_dim"]
+    published = [ids for ids in range(_TIME_IDS, 0, -1) if total - ids * width in _POOLED_WIDTHS]
+    ids = published[0] if published else max(1, min(_TIME_IDS, total // width))
+    pooled = total - ids * width
+    keys = "addition_embed_type, projection_class_embeddings_input_dim, addition_time_embed_dim"
+    return [
+        InputSpec("added_cond_kwargs.text_embeds", (batch, pooled), ("batch", "pooled_dim"), keys),
+        InputSpec("added_cond_kwargs.time_ids", (batch, ids), ("batch", "ids"), keys),
+    ]
+
+
+def _hint(config: Config, plan: Plan) -> list[InputSpec]:
+    if config["addition_embed_type"] != "image_hint":
+        return []
+    height, width = plan.size  # ImageHintTimeEmbedding halves the hint three times
+    shape = (plan.batch, 3, 8 * height, 8 * width)
+    return [InputSpec("added_cond_kwargs.hint", shape, ("batch", "rgb", "8 * height", "8 * width"), "addition_embed_type")]
+
+
+def _missing_partners(config: Config) -> list[str]:
+    """Find keys that need another key which is not set."""
+    needs = {
+        ("encoder_hid_dim_type", "text_proj", "text_image_proj", "image_proj"): ["encoder_hid_dim"],
+        ("class_embed_type", "projection", "simple_projection"): ["projection_class_embeddings_input_dim"],
+        ("addition_embed_type", "text_time"): ["addition_time_embed_dim", "projection_class_embeddings_input_dim"],
+        ("addition_embed_type", "image", "image_hint"): ["encoder_hid_dim"],
+    }
+    found = []
+    for (key, *values), partners in needs.items():
+        if config[key] in values:
+            found += [f"{key} is {config[key]!r}, which needs {partner}" for partner in partners if not is_count(config[partner])]
+    width, total = config["addition_time_embed_dim"], config["projection_class_embeddings_input_dim"]
+    if config["addition_embed_type"] == "text_time" and is_count(width) and is_count(total) and total < width:
+        found.append(f"projection_class_embeddings_input_dim is {total}, and must be at least addition_time_embed_dim, {width}")
+    return found
+
+
+def _unusable(config: Config) -> list[str]:
+    """Find what diffusers cannot run, whatever else the config says."""
+    found = []
+    if config["num_attention_heads"] is not None:
+        found.append("num_attention_heads is set, which diffusers refuses: attention_head_dim holds the number of heads here")
+    if config["dual_cross_attention"]:
+        found.append("dual_cross_attention is true, and diffusers' DualTransformer2DModel raises in every forward")
+    nested = is_list(config["transformer_layers_per_block"]) and any(is_list(depth) for depth in config["transformer_layers_per_block"])
+    if nested and config["reverse_transformer_layers_per_block"] is None:
+        found.append("transformer_layers_per_block is nested, which needs reverse_transformer_layers_per_block")
+    for key in ("transformer_layers_per_block", "cross_attention_dim", "only_cross_attention"):
+        value, blocks = config[key], config["down_block_types"]
+        if is_list(value) and is_list(blocks) and len(value) != len(blocks):
+            found.append(f"{key} has {len(value)} entries, and must have one for each of the {len(blocks)} down_block_types")
+    if config["cross_attention_dim"] is None:
+        found.append("cross_attention_dim is null, and must be a whole number above 0")
+    return found

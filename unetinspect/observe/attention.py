@@ -1,0 +1,211 @@
+"""Finds attention by the products that are computed: softmax(Q Kᵀ) V, fused or in three steps.
+
+Fused, it is one call of `scaled_dot_product_attention`. In three steps (legacy and sliced processors, attention
+pooling) it is a batched product, a softmax over it, and a product of that with the values; the marks that `Provenance`
+hands on through scaling, masks and casts tie the three together. Names of modules and processors play no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from unetinspect.observe.calls import CallStack, ModuleCall, tensors_in
+from unetinspect.observe.provenance import Origin, Provenance
+from unetinspect.record import AttentionKind, Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PRODUCTS = {
+    torch.bmm,
+    torch.Tensor.bmm,
+    torch.baddbmm,
+    torch.Tensor.baddbmm,
+    torch.matmul,
+    torch.Tensor.matmul,
+    torch.Tensor.__matmul__,
+    torch.einsum,
+}
+_SOFTMAXES = {torch.softmax, torch.Tensor.softmax, functional.softmax}
+_SCORES = "scores"
+_WEIGHTS = "attention_weights"
+
+
+class Scores(NamedTuple):
+    """A product Q Kᵀ: how large its operands were, and where the keys came from."""
+
+    query_numel: int
+    key_numel: int
+    key_origin: Origin
+
+
+@dataclass(slots=True, eq=False)
+class AttentionProduct:
+    """One attention, as it was computed.
+
+    Attributes:
+        owner: The call that computed it: the module that holds the projections.
+        query_shape: (batch, heads, query_tokens, head_dim).
+        key_shape: (batch, heads, key_tokens, head_dim).
+        value_shape: (batch, heads, key_tokens, value_dim).
+        kind: Where the keys come from.
+        processor: The class that computed it, None where the owner itself did.
+        itemsize: Bytes of one element of the map.
+        materialised: Whether the map was held in memory.
+    """
+
+    owner: ModuleCall
+    query_shape: tuple[int, int, int, int]
+    key_shape: tuple[int, int, int, int]
+    value_shape: tuple[int, int, int, int]
+    kind: AttentionKind
+    processor: str | None
+    itemsize: int
+    materialised: bool
+
+
+class AttentionWatch(TorchFunctionMode):
+    """Collects the attention products of one pass, in the order in which they were computed."""
+
+    def __init__(self, provenance: Provenance, stack: CallStack) -> None:
+        super().__init__()
+        self.products: list[AttentionProduct] = []
+        self.fused = False
+        self._provenance = provenance
+        self._stack = stack
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            return self._fused_attention(func, args, kwargs)
+        output = func(*args, **kwargs)
+        if func in _PRODUCTS:
+            self._on_product(args, kwargs, output)
+        elif func in _SOFTMAXES:
+            scores = self._provenance.of(args[0] if args else kwargs["input"]).marks.get(_SCORES)
+            self._provenance.mark(output, **{_SCORES: None, _WEIGHTS: scores})
+        return output
+
+    def _fused_attention(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with self._inside_fused():
+            output = func(*args, **kwargs)
+        self._provenance.apply(tensors_in([args, kwargs]), [output])
+        named = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
+        query, key, value = named["query"], named["key"], named["value"]
+        self._add(
+            shapes=(tuple(query.shape), tuple(key.shape), tuple(value.shape)),
+            key_origin=self._provenance.of(key),
+            itemsize=query.element_size(),
+            materialised=False,
+        )
+        return output
+
+    @contextmanager
+    def _inside_fused(self) -> Iterator[None]:
+        """What the kernel does inside is no data flow of the UNet: on meta it decomposes, on a GPU it does not."""
+        self.fused = True
+        try:
+            yield
+        finally:
+            self.fused = False
+
+    def _on_product(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        operands = list(tensors_in([args, kwargs]))[-2:]  # baddbmm and einsum have something before them
+        if len(operands) < 2 or output.ndim < 3:
+            return
+        left, right = operands
+        scores = self._provenance.of(left).marks.get(_WEIGHTS)
+        if scores is None:
+            self._provenance.mark(output, **{_SCORES: Scores(left.numel(), right.numel(), self._provenance.of(right)), _WEIGHTS: None})
+            return
+        *outer, queries, keys = left.shape
+        maps = prod(outer)
+        head_dim, value_dim = scores.query_numel // (maps * queries), right.numel() // (maps * keys)
+        self._add(
+            shapes=((*outer, queries, head_dim), (*outer, keys, head_dim), (*outer, keys, value_dim)),
+            key_origin=scores.key_origin,
+            itemsize=left.element_size(),
+            materialised=True,
+        )
+
+    def _add(self, *, shapes: tuple[Shape, Shape, Shape], key_origin: Origin, itemsize: int, materialised: bool) -> None:
+        executing = self._stack.current
+        if executing is None:
+            return
+        owner, processor = _owner(executing)
+        query, key, value = (_four_axes(shape, owner.module) for shape in shapes)
+        product = AttentionProduct(owner, query, key, value, _kind(owner, key_origin, query[2]), processor, itemsize, materialised)
+        previous = self.products[-1] if self.products else None
+        if previous is not None and _is_slice(previous, product):
+            self.products[-1] = _joined(previous, product)
+        else:
+            self.products.append(product)
+
+
+def _owner(executing: ModuleCall) -> tuple[ModuleCall, str | None]:
+    """Return the call whose module holds the projections, and the class of its processor.
+
+    A processor that is a module itself (IP-Adapter's) runs as a call of its own, inside that of its attention module.
+    """
+    parent = executing.parent
+    if parent is not None and getattr(parent.module, "processor", None) is executing.module:
+        executing = parent
+    processor = getattr(executing.module, "processor", None)
+    return executing, None if processor is None else type(processor).__name__
+
+
+def _four_axes(shape: Shape, module: nn.Module) -> tuple[int, int, int, int]:
+    """Return (batch, heads, tokens, dim); where heads are folded into the batch, the module says how many there are."""
+    *outer, tokens, dim = shape
+    if len(outer) == 2:
+        return outer[0], outer[1], tokens, dim
+    maps = prod(outer)
+    heads = next((heads for name in ("heads", "num_heads") if isinstance(heads := getattr(module, name, None), int)), 1)
+    return (maps // heads, heads, tokens, dim) if heads and maps % heads == 0 else (maps, 1, tokens, dim)
+
+
+def _kind(owner: ModuleCall, key_origin: Origin, query_tokens: int) -> AttentionKind:
+    """Say where the keys come from, by which of the owner's arguments they descend from."""
+    hidden, *others = owner.arguments or [None]
+    if hidden is not None and len(hidden.shape) == 3 and query_tokens == 1 < hidden.shape[1]:
+        return "pooling"
+    from_hidden = hidden is not None and key_origin.descends_from(hidden.bit)
+    from_others = any(other is not None and key_origin.descends_from(other.bit) for other in others)
+    if from_hidden and from_others:
+        return "joint"
+    return "self" if from_hidden else "cross"
+
+
+def _is_slice(first: AttentionProduct, second: AttentionProduct) -> bool:
+    """Tell whether two products are slices of one attention, computed part by part to save memory."""
+    if first.owner is not second.owner or not (first.materialised and second.materialised) or not first.owner.in_shape:
+        return False
+    whole = first.owner.in_shape[0] * getattr(first.owner.module, "heads", 1)
+    return first.key_shape[2:] == second.key_shape[2:] and first.query_shape[0] * first.query_shape[1] < whole
+
+
+def _joined(first: AttentionProduct, second: AttentionProduct) -> AttentionProduct:
+    maps = [product.query_shape[0] * product.query_shape[1] for product in (first, second)]
+
+    def joined(shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        return _four_axes((sum(maps), *shape[2:]), first.owner.module)
+
+    return AttentionProduct(
+        first.owner,
+        joined(first.query_shape),
+        joined(first.key_shape),
+        joined(first.value_shape),
+        first.kind,
+        first.processor,
+        first.itemsize,
+        materialised=True,
+    )

@@ -1,0 +1,134 @@
+"""The module calls of a forward pass: who runs inside whom, in which order, with which shapes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from unetinspect.record import Shape
+
+
+@dataclass(slots=True, eq=False)
+class ModuleCall:
+    """One execution of one module.
+
+    Attributes:
+        step: Its place in the order in which calls began; the root is 0.
+        path: The module's name in `named_modules()`.
+        module: The module.
+        parent: The call that it ran in, None for the root.
+        number: Which execution of this module it is, from 0.
+        in_shape: The first tensor that it was given.
+        out_shape: The first tensor that it returned.
+        arguments: For each tensor that it was given, which bit marks what descends from it.
+        bit: Which bit marks what descends from its output; None until it has returned.
+        inner: The call inside this one that had already returned the very same tensor.
+    """
+
+    step: int
+    path: str
+    module: nn.Module
+    parent: ModuleCall | None
+    number: int
+    in_shape: Shape | None = None
+    out_shape: Shape | None = None
+    arguments: list[Argument] = field(default_factory=list)
+    bit: int | None = None
+    inner: ModuleCall | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Argument:
+    """A tensor that a call was given: the bit that its descendants carry, and its shape."""
+
+    bit: int
+    shape: Shape
+
+
+class CallStack:
+    """The open module calls, innermost last, and all that have begun.
+
+    `watch` hooks every module of a tree and takes every hook off again, whatever happens in between.
+
+    Attributes:
+        calls: Every call that has begun, in that order.
+        failed_in: The path of the innermost call that an exception left, None as long as none did.
+    """
+
+    def __init__(self, on_enter: Callable[[ModuleCall, list[Any]], None], on_leave: Callable[[ModuleCall, list[Any], Any], None]) -> None:
+        self.calls: list[ModuleCall] = []
+        self.failed_in: str | None = None
+        self._outer_error = sys.exception()  # the caller may be handling one of its own
+        self._open: list[ModuleCall] = []
+        self._count: dict[str, int] = {}
+        self._on_enter = on_enter
+        self._on_leave = on_leave
+
+    @property
+    def current(self) -> ModuleCall | None:
+        """The innermost open call."""
+        return self._open[-1] if self._open else None
+
+    @property
+    def open_calls(self) -> tuple[ModuleCall, ...]:
+        """The open calls, innermost last."""
+        return tuple(self._open)
+
+    @contextmanager
+    def watch(self, root: nn.Module) -> Iterator[None]:
+        """Hook every module under `root`, and `root` itself, for as long as the block runs."""
+        handles = []
+        try:
+            for path, module in root.named_modules():
+                handles.append(module.register_forward_pre_hook(self._enter_hook(path), with_kwargs=True))
+                handles.append(module.register_forward_hook(self._leave, with_kwargs=True, always_call=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._open.clear()
+
+    def _enter_hook(self, path: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            call = ModuleCall(len(self.calls), path, module, self.current, self._count.get(path, 0))
+            self._count[path] = call.number + 1
+            self.calls.append(call)
+            self._open.append(call)
+            given = [*args, *kwargs.values()]
+            first = next(tensors_in(given), None)
+            call.in_shape = None if first is None else tuple(first.shape)
+            self._on_enter(call, given)
+
+        return enter
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        # A module that raised, in a forward that went on, leaves its children's calls open above it.
+        while self._open and self._open[-1].module is not module:
+            self._open.pop()
+        if not self._open:
+            return
+        call = self._open[-1]
+        if sys.exception() not in (None, self._outer_error):
+            self.failed_in = call.path if self.failed_in is None else self.failed_in
+        else:
+            first = next(tensors_in(output), None)
+            call.out_shape = None if first is None else tuple(first.shape)
+            self._on_leave(call, [*args, *kwargs.values()], output)
+        self._open.pop()
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a value: itself, or inside tuples, lists and dicts (diffusers' outputs are dicts)."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_in(item)

@@ -1,0 +1,127 @@
+"""Which data made which data: every tensor of the pass carries what it descends from.
+
+An `Origin` is kept for each tensor, by weak reference, beside it and never on it:
+
+- `ancestors` is a bit set of all completed module calls, model inputs and call arguments that the tensor depends on;
+- `sources` are the nearest of them: the module outputs and model inputs met first on the way back.
+
+A module that returns exactly one tensor becomes that tensor's source; one that returns several (a down block: its
+hidden states and the tuple of its skips) leaves the sources as they are, so that they name the module inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from unetinspect.observe.calls import Argument, ModuleCall, tensors_in
+
+NearestSource = ModuleCall | str
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Origin:
+    """Where a tensor comes from.
+
+    Attributes:
+        ancestors: Bit set of everything that it depends on.
+        sources: The nearest module calls, and the names of model inputs, that it was made of.
+        returned: The call whose output it is, untouched; None for what ops made since.
+        marks: What observers of this package have to say of the tensor, by their own keys.
+    """
+
+    ancestors: int = 0
+    sources: frozenset[NearestSource] = frozenset()
+    returned: ModuleCall | None = None
+    marks: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def source_calls(self) -> list[ModuleCall]:
+        """The module calls among the sources, in the order in which they returned."""
+        calls = [source for source in self.sources if isinstance(source, ModuleCall)]
+        return sorted(calls, key=lambda call: call.bit or 0)
+
+    def descends_from(self, bit: int | None) -> bool:
+        """Tell whether the tensor depends on what `bit` marks."""
+        return bit is not None and bool(self.ancestors >> bit & 1)
+
+
+_NOWHERE = Origin()
+
+
+class Provenance:
+    """The origins of all tensors that are alive in one forward pass."""
+
+    def __init__(self) -> None:
+        self._origins: Any = WeakTensorKeyDictionary()
+        self._bits = count()
+
+    def of(self, tensor: Tensor) -> Origin:
+        """Return a tensor's origin; that of a weight, or of a tensor from nowhere, is empty."""
+        origin: Origin = self._origins.get(tensor, _NOWHERE)
+        return origin
+
+    def mark(self, tensor: Tensor, **marks: Any) -> None:
+        """Add marks to a tensor."""
+        origin = self.of(tensor)
+        self._origins[tensor] = replace(origin, marks={**origin.marks, **marks})
+
+    def add_input(self, name: str, tensor: Tensor) -> int:
+        """Take a tensor as an input of the model; returns the bit that its descendants carry."""
+        bit = next(self._bits)
+        self._origins[tensor] = Origin(1 << bit, frozenset([name]))
+        return bit
+
+    def enter(self, call: ModuleCall, given: list[Any]) -> None:
+        """Mark the tensors that a call is given, so that what it makes of each can be told apart."""
+        seen: set[int] = set()
+        for tensor in tensors_in(given):
+            if id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            bit = next(self._bits)
+            origin = self.of(tensor)
+            self._origins[tensor] = replace(origin, ancestors=origin.ancestors | 1 << bit)
+            call.arguments.append(Argument(bit, tuple(tensor.shape)))
+
+    def leave(self, call: ModuleCall, given: list[Any], output: Any) -> None:
+        """Mark what a call returned; its single output gets the call as its source."""
+        call.bit = next(self._bits)
+        outputs = list(tensors_in(output))
+        passed_on = {id(tensor) for tensor in tensors_in(given)}
+        for tensor in outputs:
+            origin = self.of(tensor)
+            if id(tensor) in passed_on:
+                continue  # nn.Identity, or dropout in eval mode: it made nothing
+            ancestors = origin.ancestors | 1 << call.bit
+            if len(outputs) == 1:
+                call.inner = origin.returned
+                self._origins[tensor] = Origin(ancestors, frozenset([call]), call)
+            else:
+                self._origins[tensor] = replace(origin, ancestors=ancestors)
+
+    def apply(self, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
+        """Let the outputs of an operation descend from its inputs."""
+        inputs = list(inputs)
+        origins = [self.of(tensor) for tensor in inputs]
+        ancestors = 0
+        sources: set[NearestSource] = set()
+        for origin in origins:
+            ancestors |= origin.ancestors
+            sources |= origin.sources
+        for output in outputs:
+            marks = dict(self._kept_marks(inputs, origins, output))
+            self._origins[output] = Origin(ancestors, frozenset(sources), None, marks)
+
+    @staticmethod
+    def _kept_marks(inputs: list[Tensor], origins: list[Origin], output: Tensor) -> Iterator[tuple[str, Any]]:
+        """Yield the marks that an operation hands on: those of inputs that it only reshapes, casts or scales."""
+        alone = len(inputs) == 1 and inputs[0].numel() == output.numel()
+        for tensor, origin in zip(inputs, origins, strict=True):
+            if origin.marks and (alone or tensor.shape == output.shape):
+                yield from origin.marks.items()

@@ -1,0 +1,119 @@
+"""One observed forward pass: hooks and modes on, the pass, hooks and modes off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unetinspect.observe.attention import AttentionProduct, AttentionWatch
+from unetinspect.observe.calls import CallStack, ModuleCall, tensors_in
+from unetinspect.observe.provenance import Provenance
+from unetinspect.observe.skips import CONCAT_OP, CONVOLUTION_OP, SkipLink, SkipWatch, concat_arguments
+
+
+@dataclass(slots=True, frozen=True)
+class Observation:
+    """What was seen of one forward pass.
+
+    Attributes:
+        calls: Every module call, in the order in which they began; the first is the root.
+        skips: In the order in which they were consumed.
+        produced: The calls that made each skip tensor that was handed out, in the order in which they returned.
+        attentions: In the order in which they were computed.
+        output: The first tensor that the root returned.
+        from_main_input: The steps of the calls whose output depends on the first input.
+    """
+
+    calls: list[ModuleCall]
+    skips: list[SkipLink]
+    produced: list[tuple[ModuleCall, ...]]
+    attentions: list[AttentionProduct]
+    output: Tensor
+    from_main_input: frozenset[int]
+
+
+class ForwardRaised(Exception):
+    """Raised when the pass raised `error`, in the module `path` ("" is the root)."""
+
+    def __init__(self, path: str, error: Exception) -> None:
+        super().__init__(f"{path}: {error}")
+        self.path = path
+        self.error = error
+
+
+def watch_forward(
+    run: Callable[[], Any],
+    root: nn.Module,
+    inputs: Mapping[str, Tensor],
+    stage_of: Callable[[str], str | None],
+) -> Observation:
+    """Run the forward pass of `root` by calling `run`, and write down what happens.
+
+    `inputs` are the tensors that it is given, by name, the main one (`sample`) first. `stage_of` says for a module's
+    path which stage it belongs to. Every hook and mode is gone again afterwards, also if the pass raises.
+
+    Raises:
+        ForwardRaised: The pass raised.
+    """
+    provenance = Provenance()
+    watcher = _Watcher(provenance, inputs, stage_of)
+    with ExitStack() as on:
+        on.enter_context(torch.no_grad())
+        on.enter_context(watcher.stack.watch(root))
+        on.enter_context(watcher)
+        on.enter_context(watcher.attention)
+        try:
+            output = run()
+        except Exception as error:
+            raise ForwardRaised(watcher.stack.failed_in or "", error) from error
+    skips = watcher.skips.finish()
+    return Observation(
+        calls=watcher.stack.calls,
+        skips=skips,
+        produced=sorted(watcher.skips.produced, key=lambda calls: [call.bit or 0 for call in reversed(calls)]),
+        attentions=watcher.attention.products,
+        output=next(tensors_in(output)),
+        from_main_input=frozenset(watcher.from_main_input),
+    )
+
+
+class _Watcher(TorchDispatchMode):
+    """Sees every operation below the module calls, and hands each event to whom it concerns."""
+
+    def __init__(self, provenance: Provenance, inputs: Mapping[str, Tensor], stage_of: Callable[[str], str | None]) -> None:
+        super().__init__()
+        bits = [provenance.add_input(name, tensor) for name, tensor in inputs.items()]
+        self._main_input = bits[0]
+        self._provenance = provenance
+        self.from_main_input: set[int] = set()
+        self.stack = CallStack(self._on_enter, self._on_leave)
+        self.skips = SkipWatch(provenance, self.stack, stage_of, self._main_input)
+        self.attention = AttentionWatch(provenance, self.stack)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if self.attention.fused:
+            return output
+        self._provenance.apply(tensors_in([args, kwargs]), tensors_in(output))
+        if func is CONCAT_OP:
+            self.skips.on_concat(*concat_arguments(args, kwargs), output)
+        elif func is CONVOLUTION_OP:
+            self.skips.on_convolution(args[1], args[8])
+        return output
+
+    def _on_enter(self, call: ModuleCall, given: list[Any]) -> None:
+        self._provenance.enter(call, given)
+        self.skips.on_enter(call, given)
+
+    def _on_leave(self, call: ModuleCall, given: list[Any], output: Any) -> None:
+        self._provenance.leave(call, given, output)
+        self.skips.on_leave(call, output)
+        if any(self._provenance.of(tensor).descends_from(self._main_input) for tensor in tensors_in(output)):
+            self.from_main_input.add(call.step)

@@ -1,0 +1,375 @@
+"""The `Trace`: one observed forward pass of one UNet, as plain frozen records, and its JSON form.
+
+Nothing here knows torch, diffusers or how anything is shown. Shapes are tuples of integers in diffusers' order,
+counts and bytes are integers, an absent value is None (`null`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from unetinspect.errors import SourceError
+
+SCHEMA: Literal["unetinspect.trace/1"] = "unetinspect.trace/1"
+
+Shape = tuple[int, ...]
+Role = Literal["embed", "in", "down", "mid", "up", "out"]
+AttentionKind = Literal["self", "cross", "joint", "temporal", "pooling"]
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """Where a model's config was read.
+
+    Attributes:
+        kind: "catalog", "file", "folder", "hub", "stdin", "trace", "dict" or "module".
+        location: A path, a hub ID, a catalog name; for a module, its class.
+        revision: The hub's commit, where it is known.
+        subfolder: The folder inside the repository or folder that holds the config.
+    """
+
+    kind: Literal["catalog", "file", "folder", "hub", "stdin", "trace", "dict", "module"]
+    location: str
+    revision: str | None = None
+    subfolder: str | None = None
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True):
+    """The UNet that was traced.
+
+    Attributes:
+        name: What to call it: a catalog name, a hub ID, a file's or a class's name.
+        class_name: The diffusers class.
+        params: Parameters, each counted once, shared or not; None where the UNet was not built.
+        source: Where its config was read.
+        config: The whole config, with the defaults that diffusers fills in.
+        config_defaults: The keys of `config` that were not given but filled in.
+        config_ignored: Keys that were given and that the class does not know.
+    """
+
+    name: str
+    class_name: str
+    params: int | None
+    source: Source
+    config: dict[str, Any]
+    config_defaults: tuple[str, ...] = ()
+    config_ignored: tuple[str, ...] = ()
+
+
+class InputInfo(Struct, frozen=True, kw_only=True):
+    """One argument of the forward pass.
+
+    Attributes:
+        name: The argument; a dotted one lies inside a dict: "added_cond_kwargs.text_embeds".
+        shape: Its shape; None where the argument is passed as None.
+        dtype: "float32", "int64", ...; None where the argument is passed as None.
+        axes: The name of each axis of `shape`.
+        config_key: The config key, or keys, that ask for the argument or give it its width; None: `forward` always needs it.
+    """
+
+    name: str
+    shape: Shape | None
+    dtype: str | None
+    axes: tuple[str, ...] = ()
+    config_key: str | None = None
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """How the forward pass was run.
+
+    Attributes:
+        device: "meta", "cpu" or "cuda:0".
+        dtype: The dtype of the parameters and of the floating-point inputs.
+        batch: The user's batch.
+        cfg: Whether classifier-free guidance doubled the batch.
+        cfg_reason: Why it did, or did not.
+        forward_batch: The batch that went through the UNet: `2 * batch` under CFG.
+        image_size: (height, width) in pixels; None where no VAE factor is known.
+        sample_size: (height, width) of `sample`.
+        sample_size_from: What decided it.
+        vae_scale_factor: Pixels per sample cell along one side; 1 for a pixel UNet, None where unknown.
+        vae_scale_from: What said so.
+        inputs: Every argument, in the order of `forward`'s signature.
+        versions: Of unetinspect, torch and diffusers.
+        notes: What a reader should know about this pass.
+    """
+
+    device: str
+    dtype: str
+    batch: int
+    cfg: bool
+    cfg_reason: str
+    forward_batch: int
+    image_size: tuple[int, int] | None
+    sample_size: tuple[int, int]
+    sample_size_from: str
+    vae_scale_factor: int | None
+    vae_scale_from: str
+    inputs: tuple[InputInfo, ...]
+    versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class TensorInfo(Struct, frozen=True, kw_only=True):
+    """A tensor's shape and dtype."""
+
+    shape: Shape
+    dtype: str
+
+
+class AttentionCounts(Struct, frozen=True, kw_only=True, rename={"self_": "self"}):
+    """How many attention layers there are, by kind; a layer that runs twice is one layer.
+
+    `total` is `self + cross + joint + temporal`: what others count as a UNet's attention layers. `pooling` stands
+    beside it: attention that pools the text into one embedding is seen, and is no layer of the U.
+    """
+
+    self_: int = 0
+    cross: int = 0
+    joint: int = 0
+    temporal: int = 0
+    pooling: int = 0
+    total: int = 0
+
+
+class SkipCounts(Struct, frozen=True, kw_only=True):
+    """Skip tensors that the UNet produced, and how many of them an up block concatenated."""
+
+    produced: int
+    consumed: int
+
+
+class MacsByKind(Struct, frozen=True, kw_only=True):
+    """Multiply-accumulates by the kind of operation."""
+
+    conv: int
+    linear: int
+    attention: int
+
+
+class Uncounted(Struct, frozen=True, kw_only=True):
+    """An operation that no formula counts, and how often it was called."""
+
+    op: str
+    calls: int
+
+
+class Totals(Struct, frozen=True, kw_only=True):
+    """The whole UNet in a few numbers. `macs` and the peak are None until a pass that counts them."""
+
+    params: int
+    weight_bytes: int
+    macs: int | None = None
+    macs_by_kind: MacsByKind | None = None
+    peak_activation_bytes: int | None = None
+    attention: AttentionCounts
+    skips: SkipCounts
+    uncounted: tuple[Uncounted, ...] = ()
+
+
+class Stage(Struct, frozen=True, kw_only=True):
+    """A top-level module of the UNet, or one item of a top-level list, that ran.
+
+    Attributes:
+        name: "down_blocks.0", "mid_block", "time_embedding".
+        role: Where it stands in the U.
+        class_name: Its class.
+        in_shape: The first tensor that it was given.
+        out_shape: The first tensor that it returned.
+        resnets: Modules of its `resnets` lists that ran.
+        transformer_blocks: Modules of `transformer_blocks` lists that ran.
+        attention: Its attention layers.
+        params: Its parameters.
+    """
+
+    name: str
+    role: Role
+    class_name: str
+    in_shape: Shape | None
+    out_shape: Shape | None
+    resnets: int
+    transformer_blocks: int
+    attention: AttentionCounts
+    params: int
+    macs: int | None = None
+    activation_bytes: int | None = None
+
+
+class Skip(Struct, frozen=True, kw_only=True):
+    """One skip connection: a tensor that one module produced and a much later one concatenated to its input.
+
+    Attributes:
+        index: Its place in the order in which skips were produced, from 0.
+        order: Its place in the order in which they were consumed, from 0.
+        source: The module that produced the tensor.
+        source_stage: The stage of that module.
+        source_step: Which module call produced it, counting every call of the pass from 0.
+        sources: All modules whose outputs make up the tensor, where it is a sum; else just `source`.
+        shape: The tensor, (batch, channels, ...).
+        target: The module that took the concatenation.
+        target_stage: The stage of that module.
+        target_step: Which module call took it.
+        combine: How the two were joined.
+        hidden_channels: Channels of the features that came up from below.
+        skip_channels: Channels of the skip.
+        concat_channels: Channels of the concatenation, as observed.
+        out_channels: Channels of what the target returned; None where it returned no tensor.
+        conv_channels: Input channels of the first convolution in the target, as its weight has them; None: it has none.
+        shortcut: The 1x1 convolution that brings the concatenation to `out_channels` for the target's residual add, or None.
+        call: Which execution of the target this was, from 0.
+    """
+
+    index: int
+    order: int
+    source: str
+    source_stage: str
+    source_step: int
+    sources: tuple[str, ...]
+    shape: Shape
+    target: str
+    target_stage: str
+    target_step: int
+    combine: Literal["concat", "add"]
+    hidden_channels: int
+    skip_channels: int
+    concat_channels: int
+    out_channels: int | None
+    conv_channels: int | None
+    shortcut: str | None
+    call: int
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether hidden + skip is what was concatenated, and what the first convolution takes."""
+        channels = self.hidden_channels + self.skip_channels
+        return channels == self.concat_channels and self.conv_channels in (None, channels)
+
+
+class Attention(Struct, frozen=True, kw_only=True):
+    """One execution of one attention layer.
+
+    Attributes:
+        path: The module that holds the layer's projections.
+        stage: The stage that it stands in.
+        index: Its place among the UNet's attention processors (`unet.attn_processors`), None where it has no processor.
+        kind: Where its keys come from: the hidden states ("self"), another input ("cross"), both ("joint"), the same
+            place in other frames ("temporal"); "pooling" has one query for all.
+        processor: The class that computed it, None where the module itself does.
+        heads: Heads.
+        head_dim: Channels of one head.
+        query_shape: (batch, heads, query_tokens, head_dim).
+        key_shape: (batch, heads, key_tokens, head_dim).
+        value_shape: (batch, heads, key_tokens, value_dim).
+        map_shape: (batch * heads, query_tokens, key_tokens).
+        map_bytes: What the whole map takes, or would take, in the dtype of the query.
+        materialised: Whether this pass held the map in memory; scaled-dot-product attention does not.
+        call: Which execution of the layer this was, from 0.
+    """
+
+    path: str
+    stage: str
+    index: int | None
+    kind: AttentionKind
+    processor: str | None
+    heads: int
+    head_dim: int
+    query_shape: tuple[int, int, int, int]
+    key_shape: tuple[int, int, int, int]
+    value_shape: tuple[int, int, int, int]
+    map_shape: tuple[int, int, int]
+    map_bytes: int
+    materialised: bool
+    call: int
+    macs: int | None = None
+
+
+class Module(Struct, frozen=True, kw_only=True):
+    """One module of the tree, called or not, in the order of `named_modules()`; "" is the UNet itself.
+
+    Attributes:
+        path: Its name in `named_modules()`.
+        class_name: Its class.
+        detail: What its class says of itself in `print(module)`: "320, 640, kernel_size=(3, 3)".
+        in_shape: The first tensor of its first call, None where it was given none or never called.
+        out_shape: The first tensor that its first call returned.
+        params: Its parameters and those of its children.
+        calls: How often it ran.
+    """
+
+    path: str
+    class_name: str
+    detail: str
+    in_shape: Shape | None
+    out_shape: Shape | None
+    params: int
+    calls: int
+    macs: int | None = None
+    activation_bytes: int | None = None
+
+
+class Trace(Struct, frozen=True, kw_only=True):
+    """One forward pass of one UNet, observed. Every command is a view of it.
+
+    Attributes:
+        stages: In execution order.
+        skips: In the order in which they were consumed.
+        attentions: In execution order.
+        modules: The whole tree.
+    """
+
+    schema: Literal["unetinspect.trace/1"] = SCHEMA
+    model: ModelInfo
+    run: Run
+    output: TensorInfo
+    totals: Totals
+    stages: tuple[Stage, ...]
+    skips: tuple[Skip, ...]
+    attentions: tuple[Attention, ...]
+    modules: tuple[Module, ...]
+
+    def to_json(self) -> str:
+        """Write the whole record as JSON."""
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Trace:
+        """Read a record that `to_json` wrote.
+
+        Raises:
+            SourceError: It is no trace, is damaged, or is of a schema that this version does not know.
+        """
+        try:
+            found = msgspec.json.decode(text, type=_SchemaOnly).schema
+            if found != SCHEMA:
+                raise SourceError(
+                    f"this trace is of the schema {found!r}, and this version reads {SCHEMA!r}",
+                    hint="trace the model again, or use the version of unetinspect that wrote the file",
+                )
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise SourceError(f"this is not a whole trace: {error}", hint="write it again with `unetinspect trace MODEL --json`") from None
+
+
+class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What `--json` prints: the record's own sections, those that the command shows."""
+
+    schema: Literal["unetinspect.trace/1"] | UnsetType = UNSET
+    model: ModelInfo
+    run: Run | UnsetType = UNSET
+    output: TensorInfo | UnsetType = UNSET
+    totals: Totals | UnsetType = UNSET
+    stages: tuple[Stage, ...] | UnsetType = UNSET
+    skips: tuple[Skip, ...] | UnsetType = UNSET
+    attentions: tuple[Attention, ...] | UnsetType = UNSET
+    modules: tuple[Module, ...] | UnsetType = UNSET
+
+
+class _SchemaOnly(Struct):
+    schema: str
+
+
+def to_json(value: Any) -> str:
+    """Write a record as indented JSON, without a newline at the end."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

@@ -1,0 +1,145 @@
+"""What the user asked of the forward pass, before any model is known: sizes, batch, device.
+
+Sizes are (height, width). Nothing here knows torch or diffusers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from msgspec import Struct
+
+from unetinspect.errors import UsageError
+
+Size = tuple[int, int]
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+_SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64", "half": "float16", "float": "float32"}
+_DEVICE = re.compile(r"auto|meta|cpu|cuda(:\d+)?")
+_MAX_SIDE = 1 << 20
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """The options that decide a forward pass.
+
+    Attributes:
+        res: Size of the image in pixels.
+        latent: Size of the `sample` itself; `res` and `latent` exclude each other.
+        batch: Images; the forward batch is twice that under CFG.
+        cfg: Classifier-free guidance; None: where the UNet is conditioned.
+        tokens: Tokens of `encoder_hidden_states`; None: what the class is used with.
+        frames: Frames of a video UNet; None: what its config says.
+        device: "auto", "meta", "cpu", "cuda" or "cuda:N".
+        dtype: A name of `DTYPES`; None: float32, or a live module's own.
+        vae_scale: Pixels per sample cell along one side, overriding what the model says.
+    """
+
+    res: Size | None = None
+    latent: Size | None = None
+    batch: int = 1
+    cfg: bool | None = None
+    tokens: int | None = None
+    frames: int | None = None
+    device: str = "auto"
+    dtype: str | None = None
+    vae_scale: int | None = None
+
+
+def make_request(
+    *,
+    res: Any = None,
+    latent: Any = None,
+    batch: int = 1,
+    cfg: bool | None = None,
+    tokens: int | None = None,
+    frames: int | None = None,
+    device: str = "auto",
+    dtype: Any = None,
+    vae_scale: int | None = None,
+) -> Request:
+    """Check the options together and return them as a `Request`.
+
+    Raises:
+        UsageError: One of them is out of range, or two contradict each other.
+    """
+    if res is not None and latent is not None:
+        raise UsageError("--res and --latent both give a size", hint="give one: --res is in pixels, --latent is the sample itself")
+    counts = {"--batch": batch, "--tokens": tokens, "--frames": frames, "--vae-scale": vae_scale}
+    for option, count in counts.items():
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MAX_SIDE):
+            raise UsageError(f"{option} is {count!r}, and must be a whole number from 1 to {_MAX_SIDE}")
+    return Request(
+        res=parse_size(res, option="--res"),
+        latent=parse_size(latent, option="--latent"),
+        batch=batch,
+        cfg=cfg,
+        tokens=tokens,
+        frames=frames,
+        device=parse_device(device),
+        dtype=parse_dtype(dtype),
+        vae_scale=vae_scale,
+    )
+
+
+def parse_size(value: Any, *, option: str) -> Size | None:
+    """Read a size: 512, "512", "512x768", (512, 768).
+
+    Raises:
+        UsageError: It is none of these, or a side is not a positive whole number.
+
+    >>> parse_size("512x768", option="--res")
+    (512, 768)
+    >>> parse_size(64, option="--latent")
+    (64, 64)
+    """
+    if value is None:
+        return None
+    sides = value.lower().replace("×", "x").split("x") if isinstance(value, str) else value  # noqa: RUF001
+    if isinstance(sides, int):
+        sides = (sides,)
+    try:
+        numbers = [int(side) for side in sides]
+        exact = all(str(side).strip() == str(number) for side, number in zip(sides, numbers, strict=True))
+    except (TypeError, ValueError):
+        numbers, exact = [], False
+    if not exact or len(numbers) not in (1, 2) or not all(1 <= number <= _MAX_SIDE for number in numbers):
+        raise UsageError(
+            f"{option} is {_shown(value)}, and must be a size from 1 to {_MAX_SIDE}",
+            hint=f"write one side or height x width: {option} 512, {option} 512x768",
+        )
+    return numbers[0], numbers[-1]
+
+
+def parse_device(device: Any) -> str:
+    """Return the device's name.
+
+    Raises:
+        UsageError: It is none that a UNet can be traced on.
+    """
+    name = str(device)
+    if not _DEVICE.fullmatch(name):
+        raise UsageError(f"--device is {name!r}", hint="use auto, meta, cpu, cuda or cuda:N")
+    return name
+
+
+def parse_dtype(dtype: Any) -> str | None:
+    """Return the full name of a dtype: "fp16" and `torch.float16` are "float16".
+
+    Raises:
+        UsageError: It is no floating-point dtype that diffusers runs in.
+
+    >>> parse_dtype("bf16")
+    'bfloat16'
+    """
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    name = _SHORT_DTYPES.get(name, name)
+    if name not in DTYPES:
+        raise UsageError(f"--dtype is {_shown(dtype)}", hint=f"use {', '.join(DTYPES)} or {', '.join(_SHORT_DTYPES)}")
+    return name
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else str(value)

@@ -1,0 +1,45 @@
+"""Which stage of a UNet a module belongs to, and where that stage stands in the U. Works on names alone, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from unetinspect.record import Role
+
+StageOf = Callable[[str], str | None]
+
+
+def stage_finder(lists: Collection[str]) -> StageOf:
+    """Return a function from a module's path to its stage: a top-level module, or one item of a top-level list.
+
+    `lists` are the names of the top-level lists. The root and the lists themselves belong to no stage.
+
+    >>> stage_of = stage_finder(["down_blocks"])
+    >>> stage_of("down_blocks.0.resnets.1.conv1"), stage_of("mid_block.resnets.0"), stage_of("down_blocks"), stage_of("")
+    ('down_blocks.0', 'mid_block', None, None)
+    """
+
+    def stage_of(path: str) -> str | None:
+        first, _, rest = path.partition(".")
+        if first not in lists:
+            return first or None
+        return f"{first}.{rest.partition('.')[0]}" if rest else None
+
+    return stage_of
+
+
+def roles_of(names: Sequence[str], from_sample: Collection[str]) -> list[Role]:
+    """Return the role of each stage, given in execution order.
+
+    diffusers names the three parts of a U itself: down_blocks, mid_block, up_blocks. Of the rest, a stage that does not
+    depend on `sample` makes an embedding; the others stand before the first block ("in") or after it ("out").
+    """
+    roles: list[Role] = []
+    for name in names:
+        part: Role | None = next((part for part in ("down", "mid", "up") if name.startswith(part)), None)  # type: ignore[misc]
+        if part is None and name not in from_sample:
+            part = "embed"
+        if part is None:
+            part = "out" if any(role in ("down", "mid", "up") for role in roles) else "in"
+        roles.append(part)
+    return roles

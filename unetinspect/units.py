@@ -1,0 +1,66 @@
+"""Numbers as people read them: shapes, counts, bytes. Records hold integers; these words are made here only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def format_shape(shape: Sequence[int] | None) -> str:
+    """Write a shape as Python writes a tuple; an absent one as "-".
+
+    >>> format_shape((2, 320, 16, 16))
+    '(2, 320, 16, 16)'
+    >>> format_shape((2,))
+    '(2,)'
+    """
+    return "-" if shape is None else str(tuple(shape))
+
+
+def format_size(size: Sequence[int] | None) -> str:
+    """Write a spatial size, `(height, width)`, as "512x512"; an absent one as "-".
+
+    >>> format_size((512, 768))
+    '512x768'
+    """
+    return "-" if size is None else "x".join(str(side) for side in size)
+
+
+def format_count(count: int | None) -> str:
+    """Write a count in thousands (k), millions (M) or billions (B), to four digits.
+
+    >>> [format_count(n) for n in (0, 960, 11_520, 859_520_964, 2_567_463_684)]
+    ['0', '960', '11.52 k', '859.5 M', '2.567 B']
+    """
+    if count is None:
+        return "-"
+    for unit, suffix in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
+        if count >= unit:
+            return _four_digits(count / unit) + suffix
+    return str(count)
+
+
+def format_bytes(size: int | None) -> str:
+    """Write a number of bytes in binary units: 1 KiB is 1024 B.
+
+    >>> [format_bytes(n) for n in (512, 2 * 8 * 4096 * 4096 * 4, 1_719_041_928)]
+    ['512 B', '1 GiB', '1.601 GiB']
+    """
+    if size is None:
+        return "-"
+    for unit, suffix in ((2**40, " TiB"), (2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB")):
+        if size >= unit:
+            return _four_digits(size / unit) + suffix
+    return f"{size} B"
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun: "1 skip", "12 skips".
+
+    >>> plural(1, "skip"), plural(12, "skip")
+    ('1 skip', '12 skips')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _four_digits(value: float) -> str:
+    return f"{value:.4g}"
