@@ -92,7 +92,9 @@ def _trace_live(module: Any, request: Any, overrides: Mapping[str, Any]) -> Trac
             hint="pass a catalog name, a path, a hub ID, a config dict, a module or a Trace",
         )
     if overrides:
-        raise UsageError("overrides change a config before it is built, and this module is built already", hint="pass its config: dict(unet.config)")
+        raise UsageError(
+            "overrides change a config before it is built, and this module is built already", hint="pass its config: dict(unet.config)"
+        )
     from unetinspect.tracing import trace_module
 
     return trace_module(module, request)

@@ -67,7 +67,7 @@ def make_request(
         raise UsageError("--res and --latent both give a size", hint="give one: --res is in pixels, --latent is the sample itself")
     counts = {"--batch": batch, "--tokens": tokens, "--frames": frames, "--vae-scale": vae_scale}
     for option, count in counts.items():
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MAX_SIDE):
+        if count is not None and (type(count) is not int or not 1 <= count <= _MAX_SIDE):
             raise UsageError(f"{option} is {count!r}, and must be a whole number from 1 to {_MAX_SIDE}")
     return Request(
         res=parse_size(res, option="--res"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from unetinspect.record import Role
 
 StageOf = Callable[[str], str | None]
+_PARTS: tuple[Role, ...] = ("down", "mid", "up")
 
 
 def stage_finder(lists: Collection[str]) -> StageOf:
@@ -36,10 +37,10 @@ def roles_of(names: Sequence[str], from_sample: Collection[str]) -> list[Role]:
     """
     roles: list[Role] = []
     for name in names:
-        part: Role | None = next((part for part in ("down", "mid", "up") if name.startswith(part)), None)  # type: ignore[misc]
+        part: Role | None = next((part for part in _PARTS if name.startswith(part)), None)
         if part is None and name not in from_sample:
             part = "embed"
         if part is None:
-            part = "out" if any(role in ("down", "mid", "up") for role in roles) else "in"
+            part = "out" if any(role in _PARTS for role in roles) else "in"
         roles.append(part)
     return roles

@@ -25,7 +25,7 @@ from unetinspect.build import (
 from unetinspect.errors import ForwardError, UsageError
 from unetinspect.inputs import Builder, InputSpec, Plan, builder_for
 from unetinspect.live import LiveModule
-from unetinspect.observe import ForwardRaised, Observation, watch_forward
+from unetinspect.observe import ForwardRaisedError, Observation, watch_forward
 from unetinspect.record import InputInfo, ModelInfo, Run, TensorInfo, Trace
 from unetinspect.request import Request, Size
 from unetinspect.sizes import Sizes, VaeScale, decide_cfg, decide_sizes, written_size
@@ -111,7 +111,7 @@ def _trace(model: LoadedModel, config: ResolvedConfig, work: _Work, runner: Runn
     try:
         with quiet_diffusers():
             seen = watch_forward(lambda: runner.call(inputs), runner.unet, dict(input_tensors(inputs)), stage_of)
-    except ForwardRaised as failure:
+    except ForwardRaisedError as failure:
         raise _explain(failure, model, config, work, runner) from failure
     attentions = make_attentions(runner.unet, seen, stage_of)
     totals = make_totals(runner.unet, seen, attentions)
@@ -180,7 +180,7 @@ def _unseen_attention(seen: Observation) -> list[str]:
     return [f"{len(unseen)} attention modules ran on a kernel that cannot be watched ({', '.join(kinds)}) and are not listed"]
 
 
-def _explain(failure: ForwardRaised, model: LoadedModel, config: ResolvedConfig, work: _Work, runner: Runner) -> ForwardError:
+def _explain(failure: ForwardRaisedError, model: LoadedModel, config: ResolvedConfig, work: _Work, runner: Runner) -> ForwardError:
     """Say where the pass failed; and, where other sizes run, that it was the size, and which do."""
     where = f" in {failure.path}" if failure.path else ""
     size = written_size(work.sizes.sample_size)
@@ -229,5 +229,3 @@ def _runs(config: ResolvedConfig, work: _Work, runner: Runner, size: Size) -> bo
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-

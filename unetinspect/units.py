@@ -28,8 +28,8 @@ def format_size(size: Sequence[int] | None) -> str:
 def format_count(count: int | None) -> str:
     """Write a count in thousands (k), millions (M) or billions (B), to four digits.
 
-    >>> [format_count(n) for n in (0, 960, 11_520, 859_520_964, 2_567_463_684)]
-    ['0', '960', '11.52 k', '859.5 M', '2.567 B']
+    >>> [format_count(n) for n in (0, 960, 11_520, 139_973_760, 859_520_964, 2_567_463_684)]
+    ['0', '960', '11.52 k', '140.0 M', '859.5 M', '2.567 B']
     """
     if count is None:
         return "-"
@@ -62,5 +62,15 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def visible(text: str, *, keep_lines: bool = False) -> str:
+    r"""Write control characters as Python writes them: text that others wrote must not move a terminal's cursor.
+
+    >>> visible("sd\x1b[31m15\n")
+    'sd\\x1b[31m15\\n'
+    """
+    kept = "\n" if keep_lines else ""
+    return "".join(char if char.isprintable() or char in kept else repr(char)[1:-1] for char in text)
+
+
 def _four_digits(value: float) -> str:
-    return f"{value:.4g}"
+    return str(int(value)) if value == int(value) else f"{value:#.4g}".rstrip(".")

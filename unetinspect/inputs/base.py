@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeGuard
 
 from msgspec import Struct
 
@@ -88,11 +88,11 @@ def per_block(value: Any, blocks: int) -> list[Any]:
     return list(value) if is_list(value) else [value] * blocks
 
 
-def is_list(value: Any) -> bool:
+def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     """Tell whether a config value is a list, as JSON has them, or a tuple, as Python's defaults are."""
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: Any) -> TypeGuard[int]:
     """Tell whether a config value is a whole number above 0; JSON's true is none."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0

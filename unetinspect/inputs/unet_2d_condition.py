@@ -161,7 +161,7 @@ def _gligen(config: Config, batch: int) -> list[InputSpec]:
     width = width[0] if is_list(width) else width
     embeddings = ["positive_embeddings"] if kind == "gated" else ["phrases_embeddings", "image_embeddings"]
     masks = ["masks"] if kind == "gated" else ["masks", "phrases_masks", "image_masks"]
-    shapes = [("boxes", (4,), ("corners",))]
+    shapes: list[tuple[str, tuple[int, ...], tuple[str, ...]]] = [("boxes", (4,), ("corners",))]
     shapes += [(name, (), ()) for name in masks]
     shapes += [(name, (width,), ("cross_attention_dim",)) for name in embeddings]
     return [

@@ -3,6 +3,6 @@
 Imports torch; knows no UNet class, no config and no block name.
 """
 
-from unetinspect.observe.watch import ForwardRaised, Observation, watch_forward
+from unetinspect.observe.watch import ForwardRaisedError, Observation, watch_forward
 
-__all__ = ["ForwardRaised", "Observation", "watch_forward"]
+__all__ = ["ForwardRaisedError", "Observation", "watch_forward"]

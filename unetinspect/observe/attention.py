@@ -83,7 +83,9 @@ class AttentionWatch(TorchFunctionMode):
         self._provenance = provenance
         self._stack = stack
 
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             return self._fused_attention(func, args, kwargs)
@@ -111,7 +113,7 @@ class AttentionWatch(TorchFunctionMode):
 
     @contextmanager
     def _inside_fused(self) -> Iterator[None]:
-        """What the kernel does inside is no data flow of the UNet: on meta it decomposes, on a GPU it does not."""
+        """Look away: what the kernel does inside is no data flow of the UNet (on meta it decomposes, on a GPU it does not)."""
         self.fused = True
         try:
             yield
@@ -175,11 +177,13 @@ def _four_axes(shape: Shape, module: nn.Module) -> tuple[int, int, int, int]:
 
 def _kind(owner: ModuleCall, key_origin: Origin, query_tokens: int) -> AttentionKind:
     """Say where the keys come from, by which of the owner's arguments they descend from."""
-    hidden, *others = owner.arguments or [None]
-    if hidden is not None and len(hidden.shape) == 3 and query_tokens == 1 < hidden.shape[1]:
+    if not owner.arguments:
+        return "cross"
+    hidden, *others = owner.arguments
+    if len(hidden.shape) == 3 and query_tokens == 1 < hidden.shape[1]:
         return "pooling"
-    from_hidden = hidden is not None and key_origin.descends_from(hidden.bit)
-    from_others = any(other is not None and key_origin.descends_from(other.bit) for other in others)
+    from_hidden = key_origin.descends_from(hidden.bit)
+    from_others = any(key_origin.descends_from(other.bit) for other in others)
     if from_hidden and from_others:
         return "joint"
     return "self" if from_hidden else "cross"

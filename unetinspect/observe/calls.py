@@ -81,7 +81,7 @@ class CallStack:
 
     @contextmanager
     def watch(self, root: nn.Module) -> Iterator[None]:
-        """Hook every module under `root`, and `root` itself, for as long as the block runs."""
+        """Put hooks on `root` and every module under it for as long as the block runs."""
         handles = []
         try:
             for path, module in root.named_modules():

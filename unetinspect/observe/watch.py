@@ -38,7 +38,7 @@ class Observation:
     from_main_input: frozenset[int]
 
 
-class ForwardRaised(Exception):
+class ForwardRaisedError(Exception):
     """Raised when the pass raised `error`, in the module `path` ("" is the root)."""
 
     def __init__(self, path: str, error: Exception) -> None:
@@ -59,7 +59,7 @@ def watch_forward(
     path which stage it belongs to. Every hook and mode is gone again afterwards, also if the pass raises.
 
     Raises:
-        ForwardRaised: The pass raised.
+        ForwardRaisedError: The pass raised.
     """
     provenance = Provenance()
     watcher = _Watcher(provenance, inputs, stage_of)
@@ -71,7 +71,7 @@ def watch_forward(
         try:
             output = run()
         except Exception as error:
-            raise ForwardRaised(watcher.stack.failed_in or "", error) from error
+            raise ForwardRaisedError(watcher.stack.failed_in or "", error) from error
     skips = watcher.skips.finish()
     return Observation(
         calls=watcher.stack.calls,
@@ -83,11 +83,11 @@ def watch_forward(
     )
 
 
-class _Watcher(TorchDispatchMode):
+class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation below the module calls, and hands each event to whom it concerns."""
 
     def __init__(self, provenance: Provenance, inputs: Mapping[str, Tensor], stage_of: Callable[[str], str | None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         bits = [provenance.add_input(name, tensor) for name, tensor in inputs.items()]
         self._main_input = bits[0]
         self._provenance = provenance

@@ -1,0 +1,41 @@
+# `make demo` shows the main job, `make test` and `make lint` check it; all that they need goes into .venv.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The tests share out among the cores; one worker per core, two at most: each holds its own torch.
+WORKERS ?= 2
+
+.PHONY: demo test lint format clean
+
+demo: .venv/installed
+	.venv/bin/unetinspect trace sd15 --device meta --offline
+	.venv/bin/unetinspect skips sd15 --res 128 --device meta --offline
+
+test: .venv/tests-installed
+	.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+lint: .venv/lint-installed
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+format: .venv/lint-installed
+	.venv/bin/ruff check --fix-only --quiet .
+	.venv/bin/ruff format .
+
+clean:
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Dependency groups need pip 25.1.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
+	$(PIP) --editable .
+	touch $@
+
+.venv/tests-installed: .venv/installed
+	$(PIP) --group test
+	touch $@
+
+.venv/lint-installed: .venv/tests-installed
+	$(PIP) --group lint
+	touch $@

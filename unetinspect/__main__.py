@@ -1,0 +1,7 @@
+"""`python -m unetinspect`."""
+
+import sys
+
+from unetinspect.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""The command line: options to a request, a request to a trace, a trace to a view."""

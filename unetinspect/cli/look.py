@@ -1,0 +1,119 @@
+"""The commands that look at one UNet: trace, skips, attn, tree, inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import typer
+
+from unetinspect.cli.options import TraceOptions, takes
+from unetinspect.cli.output import Output
+from unetinspect.cli.run import traced
+from unetinspect.errors import UsageError, nearest_names
+from unetinspect.record import Attention, Envelope, Trace
+from unetinspect.request import parse_size
+from unetinspect.views.attention import attention_table
+from unetinspect.views.explain import explain_skips
+from unetinspect.views.inputs import inputs_code, inputs_table
+from unetinspect.views.skips import skips_table
+from unetinspect.views.stages import stages_table
+from unetinspect.views.tree import tree_table
+
+
+@takes(TraceOptions)
+def trace(options: TraceOptions) -> None:
+    """Stage by stage: shapes in and out, resnets, attention layers, params; totals.
+
+    Example: unetinspect trace sdxl --res 1024
+    """
+    output = Output(options)
+    record = traced(options, output)
+    output.show(stages_table(record), record)
+
+
+@takes(TraceOptions)
+def skips(
+    options: TraceOptions,
+    explain: Annotated[bool, typer.Option("--explain", help="Say in words why the up blocks look as they do.")] = False,
+) -> None:
+    """Every skip: produced by, consumed by, hidden + skip = concat -> out.
+
+    Example: unetinspect skips ddpm-cat-256 --explain
+    """
+    output = Output(options)
+    record = traced(options, output)
+    if explain:
+        output.say(explain_skips(record), option="--explain")
+    else:
+        output.show(skips_table(record), _envelope(record, skips=record.skips))
+
+
+@takes(TraceOptions)
+def attn(
+    options: TraceOptions,
+    kind: Annotated[Literal["self", "cross", "joint", "temporal", "pooling"] | None, typer.Option(help="Only layers of this kind.")] = None,
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage, or these: up_blocks.1, up_blocks.")] = None,
+    tokens_at: Annotated[str | None, typer.Option(metavar="N|HxW", help="Only layers whose queries are this many: 16x16.")] = None,
+) -> None:
+    """Every attention layer: self or cross, heads, Q, K, V, map shape; counts per block.
+
+    Example: unetinspect attn sd15 --kind cross --tokens-at 16x16
+    """
+    output = Output(options)
+    size = parse_size(tokens_at, option="--tokens-at")
+    record = traced(options, output)
+    picked = [layer for layer in record.attentions if _in_stage(layer, stage, record)]
+    picked = [layer for layer in picked if kind in (None, layer.kind)]
+    picked = [layer for layer in picked if size is None or layer.query_shape[2] == size[0] * size[1]]
+    output.show(attention_table(record, picked), _envelope(record, attentions=tuple(picked)))
+
+
+@takes(TraceOptions)
+def tree(
+    options: TraceOptions,
+    depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet; default: all.")] = None,
+) -> None:
+    """The module tree as print(unet) shows it, repeats folded, with observed shapes.
+
+    Example: unetinspect tree sd15 --depth 2
+    """
+    output = Output(options)
+    record = traced(options, output)
+    output.show(tree_table(record, depth=depth, unicode=output.screen.unicode), _envelope(record, modules=record.modules))
+
+
+@takes(TraceOptions)
+def inputs(
+    options: TraceOptions,
+    code: Annotated[bool, typer.Option("--code", help="Print Python that builds the UNet and calls it so.")] = False,
+) -> None:
+    """What forward needs: argument, shape, dtype, the config key that asks for it.
+
+    Example: unetinspect inputs sdxl --code | python
+    """
+    output = Output(options)
+    record = traced(options, output)
+    if code:
+        if output.format != "table":
+            raise UsageError(f"--code prints Python, and has no {output.format} form", hint="leave out one of the two")
+        output.write(inputs_code(record))
+    else:
+        output.show(inputs_table(record), _envelope(record))
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (trace, skips, attn, tree, inputs)
+
+
+def _envelope(record: Trace, **sections: Any) -> Envelope:
+    return Envelope(schema=record.schema, model=record.model, run=record.run, output=record.output, totals=record.totals, **sections)
+
+
+def _in_stage(layer: Attention, stage: str | None, record: Trace) -> bool:
+    if stage is None:
+        return True
+    names = [found.name for found in record.stages]
+    if not any(name == stage or name.startswith(f"{stage}.") for name in names):
+        close = nearest_names(stage, names)
+        raise UsageError(f"--stage {stage}: {record.model.name} has no such stage", hint=f"it has {', '.join(close or names)}")
+    return layer.stage == stage or layer.stage.startswith(f"{stage}.")

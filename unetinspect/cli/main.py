@@ -1,0 +1,90 @@
+"""The program: its commands, and the one place where an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from unetinspect.cli import look, rest
+from unetinspect.errors import UnetInspectError, nearest_names
+from unetinspect.units import visible
+from unetinspect.version import __version__
+
+# The base of Typer's own errors; Typer carries its own copy of Click, so the class is reached through a public one.
+_ClickError: Any = typer.BadParameter.__mro__[2]
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="unetinspect",
+    help="See how a diffusers UNet is built: every block's shapes, every skip connection, every attention layer. "
+    "One dummy forward pass, no weights, no GPU needed.",
+    epilog="Without MODEL: sd15. Try: unetinspect trace; unetinspect skips --res 128; unetinspect attn sdxl --json",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+for _command in look.COMMANDS:
+    app.command(rich_help_panel="Look")(_command)
+for _command in rest.COMMANDS:
+    app.command(rich_help_panel="The rest")(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"unetinspect {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        return int(app(given, prog_name="unetinspect", standalone_mode=False) or 0)
+    except UnetInspectError as error:
+        return _fail(error.message, error.hint, error.exit_code)
+    except _ClickError as error:
+        return _fail(error.format_message().rstrip("."), _usage_hint(error, given), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader has what it wanted (`| head`). Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _fail(message: str, hint: str | None, code: int) -> int:
+    print(f"error: {visible(message, keep_lines=True)}", file=sys.stderr)
+    if hint:
+        print(f"hint: {visible(hint)}", file=sys.stderr)
+    return code
+
+
+def _usage_hint(error: Any, given: list[str]) -> str:
+    """Say what to type instead of an option or a command that does not exist."""
+    names = [command.__name__ for command in (*look.COMMANDS, *rest.COMMANDS)]
+    options = getattr(error, "possibilities", None)
+    if options:
+        return f"did you mean {' or '.join(sorted(options))}?"
+    first = next((word for word in given if not word.startswith("-")), None)
+    if first in names:
+        return f"`unetinspect {first} --help` lists what it takes"
+    close = nearest_names(first or "", names, count=1)
+    return (
+        f"did you mean `unetinspect {close[0]}`?"
+        if close
+        else f"the commands are {', '.join(names)}: unetinspect trace {first or ''}".rstrip()
+    )

@@ -1,0 +1,115 @@
+"""From options to a trace: read the model, check the request, and only then import torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unetinspect.cli.options import ModelOptions, TraceOptions
+from unetinspect.cli.output import Output
+from unetinspect.errors import UsageError, nearest_names
+from unetinspect.record import ModelInfo, Trace
+from unetinspect.request import Request, make_request
+from unetinspect.source import LoadedModel, read_model
+
+
+def traced(options: TraceOptions, output: Output) -> Trace:
+    """Return the trace that the options ask for; a saved one as it is, unless they ask for another pass."""
+    request = _request(options)
+    overrides = parse_overrides(options.overrides or [])
+    model = _read(options, output)
+    if model.trace is not None:
+        if request == make_request() and not overrides:
+            return model.trace
+        from unetinspect.api import loaded_trace
+
+        model = loaded_trace(model.trace)
+        output.note("the options ask for another pass: traced again, from the config in the saved trace")
+    from unetinspect.tracing import trace_model
+
+    record = trace_model(model, request, overrides)
+    check_overrides(record.model, overrides)
+    output.note(*ignored_keys(record.model), *record.run.notes)
+    return record
+
+
+def configured(options: ModelOptions, output: Output) -> tuple[ModelInfo, Mapping[str, Any]]:
+    """Return the model with its whole config, and what the options override of it."""
+    overrides = parse_overrides(options.overrides or [])
+    model = _read(options, output)
+    if model.trace is not None and not overrides:
+        return model.trace.model, {}
+    from unetinspect.tracing import config_of
+
+    info = config_of(model, overrides)
+    check_overrides(info, overrides)
+    return info, overrides
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read `--set key=value`; a value is JSON or YAML: 3, true, null, [320, 640], text.
+
+    Raises:
+        UsageError: A pair has no "=", or its value cannot be read.
+    """
+    import yaml
+
+    overrides = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {pair} is no key=value", hint="--set cross_attention_dim=1024")
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(
+                f"--set {pair}: the value cannot be read", hint="write it as JSON: --set 'block_out_channels=[320, 640]'"
+            ) from None
+    return overrides
+
+
+def check_overrides(model: ModelInfo, overrides: Mapping[str, Any]) -> None:
+    """Refuse overrides of keys that the class does not have: a typing error must not pass for an answer."""
+    for key in overrides:
+        if key in model.config_ignored:
+            close = nearest_names(key, model.config, count=1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            raise UsageError(f"--set {key}: {model.class_name} has no such config key", hint=f"{meant}`unetinspect config` lists them all")
+
+
+def ignored_keys(model: ModelInfo) -> list[str]:
+    """Say which keys of the config the class does not know, with the nearest that it does."""
+    if not model.config_ignored:
+        return []
+    shown = [
+        f"{key} (did you mean {close[0]}?)" if (close := nearest_names(key, model.config, count=1)) else key for key in model.config_ignored
+    ]
+    return [f"ignored, because {model.class_name} does not know them: {', '.join(shown)}"]
+
+
+def _read(options: ModelOptions, output: Output) -> LoadedModel:
+    model = read_model(
+        options.model,
+        revision=options.revision,
+        subfolder=options.subfolder,
+        token=options.token,
+        offline=options.offline,
+        stdin=sys.stdin,
+    )
+    output.note(*model.notes)
+    return model
+
+
+def _request(options: TraceOptions) -> Request:
+    return make_request(
+        res=options.res,
+        latent=options.latent,
+        batch=options.batch,
+        cfg=options.cfg,
+        tokens=options.tokens,
+        frames=options.frames,
+        device=options.device,
+        dtype=options.dtype,
+        vae_scale=options.vae_scale,
+    )

@@ -1,0 +1,43 @@
+"""`config`: every key of a UNet's config, given or filled in by diffusers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from unetinspect.record import ModelInfo
+from unetinspect.units import plural
+from unetinspect.views.header import header
+from unetinspect.views.table import Column, Table
+
+
+class ConfigKey(NamedTuple):
+    """One key of a config, its value, and where that came from."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+def config_table(model: ModelInfo, overridden: Collection[str] = ()) -> Table:
+    """Show each key with its value; keys that the class does not know are listed below."""
+    defaults = set(model.config_defaults)
+    rows = [
+        ConfigKey(key, value, "--set" if key in overridden else "default" if key in defaults else "given")
+        for key, value in model.config.items()
+    ]
+    below = [f"{plural(len(rows) - len(defaults), 'key')} given, {len(defaults)} filled in by diffusers"]
+    if model.config_ignored:
+        below.append(f"ignored, because {model.class_name} does not know them: {', '.join(model.config_ignored)}")
+    return Table(
+        columns=(
+            Column("key", lambda row: row.key),
+            Column("value", lambda row: json.dumps(row.value), wrap=24),
+            Column("from", lambda row: row.origin),
+        ),
+        rows=rows,
+        above=header(model),
+        below=below,
+        records=[{"key": row.key, "value": json.dumps(row.value), "from": row.origin} for row in rows],
+    )

@@ -1,0 +1,45 @@
+"""The lines above every table: which UNet, at which size, and what said so."""
+
+from __future__ import annotations
+
+from unetinspect.record import ModelInfo, Run, Source
+from unetinspect.units import format_count, format_size
+
+_SOURCES = {
+    "catalog": "bundled, of",
+    "hub": "from the hub,",
+    "module": "of the live module",
+    "dict": "given in Python,",
+}
+
+
+def header(model: ModelInfo, run: Run | None = None) -> list[str]:
+    """Say what was traced and how: class, parameters, source; sizes with the VAE factor; batch, dtype, device."""
+    params = f", {format_count(model.params)} params" if model.params is not None else ""
+    lines = [f"{model.name}: {model.class_name}{params}", f"config: {_source(model.source)}"]
+    return lines if run is None else [*lines, f"size:   {_sizes(run)}", f"batch:  {_batch(run)}; {_place(run)}"]
+
+
+def _source(source: Source) -> str:
+    folder = f", {source.subfolder}/" if source.subfolder else ""
+    revision = f" at {source.revision[:12]}" if source.revision else ""
+    return f"{_SOURCES.get(source.kind, 'from')} {source.location}{folder}{revision}"
+
+
+def _sizes(run: Run) -> str:
+    sample = f"sample {format_size(run.sample_size)} ({run.sample_size_from})"
+    if run.image_size is None:
+        return f"{sample}, vae_scale_factor unknown"
+    if run.vae_scale_factor == 1:
+        return f"{sample}, which is the image: vae_scale_factor 1 ({run.vae_scale_from})"
+    return f"image {format_size(run.image_size)}, {sample}, vae_scale_factor {run.vae_scale_factor} ({run.vae_scale_from})"
+
+
+def _batch(run: Run) -> str:
+    if run.cfg:
+        return f"{run.forward_batch} = 2 x {run.batch}, CFG {run.cfg_reason}"
+    return f"{run.forward_batch}, no CFG: {run.cfg_reason}"
+
+
+def _place(run: Run) -> str:
+    return f"{run.dtype} on {run.device}{', no weights' if run.device == 'meta' else ''}"

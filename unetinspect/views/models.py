@@ -1,0 +1,96 @@
+"""`models`: the bundled catalog, and the classes that can be traced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from unetinspect.catalog import Entry, Figure, HubLocation
+from unetinspect.units import format_count, plural
+from unetinspect.views.table import Column, Table
+
+
+class ModelSummary(Struct, frozen=True, kw_only=True):
+    """A bundled model, without its config; the fields are those of `catalog.Entry`."""
+
+    name: str
+    aliases: tuple[str, ...]
+    family: str
+    title: str
+    class_name: str
+    params: int
+    attention_layers: int
+    vae_scale_factor: int
+    hub: tuple[HubLocation, ...]
+    read_from: str
+    confidence: Literal["verbatim", "reconstructed"]
+    published: tuple[Figure, ...]
+    notes: tuple[str, ...]
+
+
+class ModelList(Struct, frozen=True, kw_only=True):
+    """What `models --json` prints."""
+
+    schema: Literal["unetinspect.models/1"] = "unetinspect.models/1"
+    models: tuple[ModelSummary, ...]
+
+
+class ClassSummary(Struct, frozen=True, kw_only=True):
+    """A class that can be traced, and the bundled models of it."""
+
+    class_name: str
+    models: tuple[str, ...]
+
+
+class ClassList(Struct, frozen=True, kw_only=True):
+    """What `models --classes --json` prints."""
+
+    schema: Literal["unetinspect.classes/1"] = "unetinspect.classes/1"
+    classes: tuple[ClassSummary, ...]
+
+
+def models_table(entries: Sequence[Entry]) -> Table:
+    """Show each bundled model: what to type, its class, its size, what it is."""
+    return Table(
+        columns=(
+            Column("name", lambda entry: entry.name),
+            Column("params", lambda entry: format_count(entry.params), right=True),
+            Column("attn", lambda entry: str(entry.attention_layers), right=True, drop=2),
+            Column("class", lambda entry: entry.class_name, drop=3),
+            Column("family", lambda entry: entry.family, drop=4),
+            Column("what it is", lambda entry: entry.title, wrap=36),
+        ),
+        rows=entries,
+        below=[f"{plural(len(entries), 'model')}; a hub ID, a config file or a folder can be traced as well"],
+        records=[summarise(entry) for entry in entries],
+    )
+
+
+def classes_table(classes: Sequence[str], entries: Sequence[Entry]) -> Table:
+    """Show each class that can be traced, with the bundled models of that class."""
+    return Table(
+        columns=(
+            Column("class", lambda row: row.class_name),
+            Column("bundled models", lambda row: ", ".join(row.models) or "-", wrap=36),
+        ),
+        rows=list_classes(classes, entries).classes,
+    )
+
+
+def list_models(entries: Sequence[Entry]) -> ModelList:
+    """Return what `models --json` prints."""
+    return ModelList(models=tuple(summarise(entry) for entry in entries))
+
+
+def list_classes(classes: Sequence[str], entries: Sequence[Entry]) -> ClassList:
+    """Return what `models --classes --json` prints."""
+    bundled = {name: tuple(entry.name for entry in entries if entry.class_name == name) for name in classes}
+    return ClassList(classes=tuple(ClassSummary(class_name=name, models=models) for name, models in bundled.items()))
+
+
+def summarise(entry: Entry) -> ModelSummary:
+    """Return an entry without its config."""
+    fields = {name: getattr(entry, name) for name in ModelSummary.__struct_fields__}
+    return ModelSummary(**fields)

@@ -1,0 +1,107 @@
+"""Tables to text: for a terminal (Rich), Markdown, CSV, TSV. The one place that knows how a table is drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+from textwrap import wrap
+from typing import Any
+
+from unetinspect.units import visible
+from unetinspect.views.layout import GAP, Layout, fit, needed_width, wrapped_lines
+from unetinspect.views.table import Table, flat_fields
+
+
+class Screen:
+    """Where a table is drawn: its width, whether it takes colour, and whether it can show more than ASCII.
+
+    Attributes:
+        width: Columns; None is as many as the table needs (a pipe, a file).
+        color: Whether to colour.
+        unicode: Whether box-drawing characters can be shown.
+        shorten: Whether long paths may be shortened.
+    """
+
+    def __init__(self, *, width: int | None, color: bool = False, unicode: bool = True, shorten: bool = True) -> None:
+        self.width = width
+        self.color = color
+        self.unicode = unicode
+        self.shorten = shorten
+
+
+def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
+    """Draw a table for people; returns the text, and what was left out of it for want of width."""
+    layout = fit(table, screen.width, shorten=screen.shorten)
+    blocks = ["\n".join(_wrapped(table.above, screen.width)), _draw(layout, screen), "\n".join(_wrapped(table.below, screen.width))]
+    left_out = []
+    if layout.dropped:
+        left_out.append(f"left out at {screen.width} columns: {', '.join(reversed(layout.dropped))} (a wider terminal or a pipe shows all)")
+    if layout.shortened:
+        left_out.append("long paths are shortened on the left: --no-truncate shows them whole")
+    return "\n\n".join(block for block in blocks if block) + "\n", tuple(left_out)
+
+
+def render_markdown(table: Table) -> str:
+    """Write a table as Markdown, every column of it."""
+    headers = [column.header for column in table.columns]
+    lines = [headers, ["---:" if column.right else "---" for column in table.columns]]
+    lines += [[column.show(row).strip() for column in table.columns] for row in table.rows]
+    body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    above, below = ("  \n".join(part) for part in (table.above, table.below))
+    return "\n\n".join(block for block in (above, body, below) if block) + "\n"
+
+
+def render_csv(table: Table, *, delimiter: str) -> str:
+    """Write a table's data under the names of the record's fields; shapes as tuples, an absent value as nothing."""
+    names, rows = flat_fields(table)
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([["" if value is None else value for value in row] for row in rows])
+    return text.getvalue()
+
+
+def wrap_words(text: str, width: int | None) -> list[str]:
+    """Break a line between words at `width`; what follows is indented as the line is."""
+    if width is None or len(text) <= width:
+        return [text]
+    indent = " " * (len(text) - len(text.lstrip()))
+    return wrap(text, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _wrapped(lines: Any, width: int | None) -> list[str]:
+    return [part for line in lines for part in wrap_words(visible(line), width)]
+
+
+def _draw(layout: Layout, screen: Screen) -> str:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(box=_ruled_head(screen), padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    for column in layout.columns:
+        drawn.add_column(Text(column.header), justify="right" if column.right else "left", no_wrap=True)
+    for line in wrapped_lines(layout, screen.width):
+        is_heading = len(line) < len(layout.columns)
+        drawn.add_row(*(Text(visible(text, keep_lines=True)) for text in line), style="bold cyan" if is_heading else None)
+    text = io.StringIO()
+    console = Console(
+        file=text,
+        width=max(needed_width(layout), 1),
+        color_system="standard" if screen.color else None,
+        force_terminal=screen.color,
+        no_color=not screen.color,
+        highlight=False,
+        emoji=False,
+        markup=False,
+        legacy_windows=False,
+    )
+    console.print(drawn)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
+
+
+def _ruled_head(screen: Screen) -> Any:
+    """Return the box that rules off the headers and nothing else."""
+    from rich import box
+
+    return box.SIMPLE_HEAD if screen.unicode else box.Box("    \n    \n -- \n" + "    \n" * 5, ascii=True)

@@ -1,0 +1,91 @@
+"""`trace`: the UNet stage by stage, and its totals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from unetinspect.record import AttentionCounts, Role, Stage, Trace
+from unetinspect.units import format_bytes, format_count, format_shape, plural
+from unetinspect.views.header import header
+from unetinspect.views.table import Column, Table
+
+_KINDS = ("self", "cross", "joint", "temporal")
+
+
+def stages_table(trace: Trace) -> Table:
+    """Show each stage with its shapes, resnets, attention layers and parameters; totals below."""
+    return Table(
+        columns=(
+            Column("stage", lambda stage: stage.name, path=True),
+            Column("class", lambda stage: stage.class_name, drop=9),
+            Column("in", lambda stage: format_shape(stage.in_shape)),
+            Column("out", lambda stage: format_shape(stage.out_shape)),
+            Column("resnets", lambda stage: _blank_zero(stage.resnets), right=True, drop=1),
+            Column("transformer blocks", lambda stage: _blank_zero(stage.transformer_blocks), right=True, drop=8),
+            Column("attention", lambda stage: _kinds(stage.attention), drop=7),
+            Column("attn", lambda stage: _blank_zero(stage.attention.total), right=True),
+            Column("params", lambda stage: format_count(stage.params) if stage.params else "", right=True, drop=2),
+        ),
+        rows=trace.stages,
+        above=header(trace.model, trace.run),
+        below=[_totals_line(trace), skip_counts(trace), *attention_lines(trace), *_idle(trace)],
+    )
+
+
+def attention_lines(trace: Trace) -> list[str]:
+    """Say the attention layers in the field's words, and per block of the U."""
+    counts = trace.totals.attention
+    pooled = [f"and {plural(counts.pooling, 'attention pooling')} beside the U, not counted above"] if counts.pooling else []
+    if not counts.total:
+        return ["no attention layers", *pooled]
+    blocks = sum(stage.transformer_blocks for stage in trace.stages)
+    kinds = " + ".join(f"{count} {kind}" for kind, count in _by_kind(counts))
+    prefix = f"{plural(blocks, 'transformer block')}, " if blocks else ""
+    per_block = per_block_text(trace.stages)
+    return [
+        f"{prefix}{plural(counts.total, 'attention layer')}: {kinds}",
+        *([f"attention layers per block, down | mid | up: {per_block}"] if per_block else []),
+        *pooled,
+    ]
+
+
+def per_block_text(stages: Sequence[Stage]) -> str:
+    """Write the attention layers of each block: "4, 4, 4, 0 | 2 | 0, 6, 6, 6" for down, mid and up."""
+    blocks: list[tuple[Role, int]] = [(stage.role, stage.attention.total) for stage in stages if stage.role in ("down", "mid", "up")]
+    return " | ".join(", ".join(str(count) for _, count in group) for _, group in groupby(blocks, key=lambda block: block[0]))
+
+
+def _totals_line(trace: Trace) -> str:
+    totals = trace.totals
+    weights = f"{format_bytes(totals.weight_bytes)} in {trace.run.dtype}"
+    return f"total: {format_count(totals.params)} params ({totals.params:,}; {weights})"
+
+
+def skip_counts(trace: Trace) -> str:
+    """Say whether every skip that was produced was consumed."""
+    made, used = trace.totals.skips.produced, trace.totals.skips.consumed
+    if not made and not used:
+        return "no skips"
+    sign = "=" if made == used else "!="
+    return f"{plural(made, 'skip')} produced {sign} {used} consumed"
+
+
+def _idle(trace: Trace) -> list[str]:
+    """Own up to parameters of modules that this pass did not run, so that the column adds up to the total."""
+    idle = trace.totals.params - sum(stage.params for stage in trace.stages)
+    return [f"{format_count(idle)} params stand outside these stages or were not run"] if idle > 0 else []
+
+
+def _by_kind(counts: AttentionCounts) -> list[tuple[str, int]]:
+    found = [(kind, getattr(counts, "self_" if kind == "self" else kind)) for kind in _KINDS]
+    return [(kind, count) for kind, count in found if count]
+
+
+def _kinds(counts: AttentionCounts) -> str:
+    kinds = [*_by_kind(counts), *([("pooling", counts.pooling)] if counts.pooling else [])]
+    return " + ".join(f"{count} {kind}" for kind, count in kinds)
+
+
+def _blank_zero(count: int) -> str:
+    return str(count) if count else ""

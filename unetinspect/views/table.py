@@ -1,0 +1,74 @@
+"""A table as data: columns that know how to read, show and rank a value; and what stands above and below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+Row = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table for people.
+
+    Attributes:
+        header: What stands above it.
+        show: The text of a row's value.
+        right: Whether it is aligned to the right, as numbers are.
+        drop: When it goes where the width does not suffice: higher numbers go first, 0 never goes.
+        wrap: How narrow it may become by continuing on the next line; 0: it never does.
+        path: Whether it holds module paths, which are shortened on the left as a last resort.
+    """
+
+    header: str
+    show: Callable[[Row], str]
+    right: bool = False
+    drop: int = 0
+    wrap: int = 0
+    path: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of records, and how to show them.
+
+    Attributes:
+        columns: For tables and Markdown.
+        rows: What the columns read.
+        above: Lines over the table: what was traced, how.
+        below: Lines under it: totals.
+        group: The group of a row, a path that its first column starts with; None: no groups.
+        records: What CSV and TSV write; None: the rows themselves, field by field.
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    above: Sequence[str] = ()
+    below: Sequence[str] = ()
+    group: Callable[[Row], str] | None = None
+    records: Sequence[Any] | None = None
+
+
+Format = Literal["table", "json", "md", "csv", "tsv"]
+
+
+def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
+    """Return the names and values of a table's data, nested records spread out: "attention.self"."""
+    records = table.rows if table.records is None else table.records
+    rows = [dict(_flatten(msgspec.to_builtins(record))) for record in records]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return names, [[row.get(name) for name in names] for row in rows]
+
+
+def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            flat += _flatten(value, f"{prefix}{name}.")
+        else:
+            flat.append((prefix + name, tuple(value) if isinstance(value, list) else value))
+    return flat

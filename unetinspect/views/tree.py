@@ -1,0 +1,125 @@
+"""`tree`: the module tree as `print(module)` shows it, repeats folded, with the shapes that were observed beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from msgspec import structs
+
+from unetinspect.record import Module, Trace
+from unetinspect.units import format_count, format_shape, plural
+from unetinspect.views.header import header
+from unetinspect.views.table import Column, Table
+
+
+@dataclass(slots=True)
+class _Node:
+    """A module with its children; `name` is its own, or a range of names, where `count` equal siblings were folded."""
+
+    name: str
+    module: Module
+    children: list[_Node] = field(default_factory=list)
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLine:
+    """One line of the tree: the guides and name, and the module (of several folded ones, the first)."""
+
+    label: str
+    module: Module
+    ran: bool
+    count: int
+
+
+def tree_table(trace: Trace, *, depth: int | None = None, unicode: bool = True) -> Table:
+    """Show the tree down to `depth` levels below the UNet, all of it if None."""
+    root = _fold(_grow(trace.modules))
+    lines = _lines(root, depth=depth, unicode=unicode)
+    idle = sum(not line.ran for line in lines)
+    return Table(
+        columns=(
+            Column("module", lambda line: line.label),
+            Column("detail", lambda line: line.module.detail, drop=9),
+            Column("in", lambda line: _shape(line, line.module.in_shape), drop=4),
+            Column("out", lambda line: _shape(line, line.module.out_shape)),
+            Column("params", _params, right=True, drop=2),
+        ),
+        rows=lines,
+        above=header(trace.model, trace.run),
+        below=[f"{plural(idle, 'module')} did not run in this pass"] if idle else [],
+        records=trace.modules,
+    )
+
+
+def _grow(modules: tuple[Module, ...]) -> _Node:
+    nodes: dict[str, _Node] = {}
+    for module in modules:
+        parent, _, name = module.path.rpartition(".")
+        nodes[module.path] = _Node(name, module)
+        if module.path:
+            nodes[parent].children.append(nodes[module.path])
+    return nodes[""]
+
+
+def _fold(node: _Node) -> _Node:
+    """Fold numbered siblings that are equal down to the last shape, as `print(module)` folds equal list items."""
+    folded: list[_Node] = []
+    for child in map(_fold, node.children):
+        last = folded[-1] if folded else None
+        if last is not None and child.name.isdigit() and last.name[0].isdigit() and _alike(last, child):
+            first = last.name.partition("-")[0]
+            folded[-1] = _Node(f"{first}-{child.name}", last.module, last.children, last.count + 1)
+        else:
+            folded.append(child)
+    return _Node(node.name, node.module, folded, node.count)
+
+
+def _alike(one: _Node, other: _Node) -> bool:
+    """Tell whether two folded nodes differ in nothing but their place in the tree."""
+    if _anywhere(one.module) != _anywhere(other.module) or len(one.children) != len(other.children):
+        return False
+    pairs = zip(one.children, other.children, strict=True)
+    return all((a.name, a.count) == (b.name, b.count) and _alike(a, b) for a, b in pairs)
+
+
+def _anywhere(module: Module) -> Module:
+    return structs.replace(module, path="")
+
+
+def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:
+    branch, last_branch, bar = ("├─ ", "└─ ", "│  ") if unicode else ("|- ", "`- ", "|  ")
+    lines: list[TreeLine] = []
+
+    def add(node: _Node, guides: str, hanging: str, level: int) -> None:
+        lines.append(TreeLine(guides + _label(node), node.module, _ran(node), node.count))
+        if depth is not None and level >= depth:
+            return
+        for child in node.children:
+            is_last = child is node.children[-1]
+            add(child, hanging + (last_branch if is_last else branch), hanging + ("   " if is_last else bar), level + 1)
+
+    add(root, "", "", 0)
+    return lines
+
+
+def _label(node: _Node) -> str:
+    times = f"{node.count} x " if node.count > 1 else ""
+    return f"{node.name}: {times}{node.module.class_name}" if node.name else node.module.class_name
+
+
+def _ran(node: _Node) -> bool:
+    return bool(node.module.calls) or any(map(_ran, node.children)) or node.module.class_name == "ModuleList"
+
+
+def _shape(line: TreeLine, shape: tuple[int, ...] | None) -> str:
+    if not line.ran:
+        return "not run"
+    return format_shape(shape) if shape is not None else ""
+
+
+def _params(line: TreeLine) -> str:
+    if not line.module.params:
+        return ""
+    each = " each" if line.count > 1 else ""
+    return format_count(line.module.params) + each
