@@ -91,11 +91,14 @@ def find_entry(name: str) -> Entry | None:
     return next((entry for entry in load_catalog().values() if wanted in map(str.lower, (entry.name, *entry.aliases))), None)
 
 
-def find_hub_id(repo_id: str) -> tuple[Entry, HubLocation] | None:
-    """Return the entry that a hub ID belongs to and the location meant, or None."""
+def find_hub_id(repo_id: str, folder: str | None = None) -> tuple[Entry, HubLocation] | None:
+    """Return the entry that a hub ID belongs to and the location meant, or None.
+
+    `folder` is where in the repository the config must lie ("" is its root), since one may hold several UNets.
+    """
     for entry in load_catalog().values():
         for location in entry.hub:
-            if location.id.lower() == repo_id.lower():
+            if location.id.lower() == repo_id.lower() and folder in (None, location.subfolder or ""):
                 return entry, location
     return None
 

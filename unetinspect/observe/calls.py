@@ -57,13 +57,11 @@ class CallStack:
 
     Attributes:
         calls: Every call that has begun, in that order.
-        failed_in: The path of the innermost call that an exception left, None as long as none did.
     """
 
     def __init__(self, on_enter: Callable[[ModuleCall, list[Any]], None], on_leave: Callable[[ModuleCall, list[Any], Any], None]) -> None:
         self.calls: list[ModuleCall] = []
-        self.failed_in: str | None = None
-        self._outer_error = sys.exception()  # the caller may be handling one of its own
+        self._failures: list[tuple[BaseException, str]] = []
         self._open: list[ModuleCall] = []
         self._count: dict[str, int] = {}
         self._on_enter = on_enter
@@ -78,6 +76,10 @@ class CallStack:
     def open_calls(self) -> tuple[ModuleCall, ...]:
         """The open calls, innermost last."""
         return tuple(self._open)
+
+    def raised_in(self, error: BaseException) -> str:
+        """Return the path of the innermost call that an error left; "" where it was raised in the root itself."""
+        return next((path for failure, path in self._failures if failure is error), "")
 
     @contextmanager
     def watch(self, root: nn.Module) -> Iterator[None]:
@@ -113,12 +115,12 @@ class CallStack:
         if not self._open:
             return
         call = self._open[-1]
-        if sys.exception() not in (None, self._outer_error):
-            self.failed_in = call.path if self.failed_in is None else self.failed_in
-        else:
-            first = next(tensors_in(output), None)
-            call.out_shape = None if first is None else tuple(first.shape)
-            self._on_leave(call, [*args, *kwargs.values()], output)
+        error = sys.exception()
+        if output is None and error is not None:  # also called for a module that raised, innermost first
+            self._failures.append((error, call.path))
+        first = next(tensors_in(output), None)
+        call.out_shape = None if first is None else tuple(first.shape)
+        self._on_leave(call, [*args, *kwargs.values()], output)
         self._open.pop()
 
 

@@ -71,7 +71,7 @@ def watch_forward(
         try:
             output = run()
         except Exception as error:
-            raise ForwardRaisedError(watcher.stack.failed_in or "", error) from error
+            raise ForwardRaisedError(watcher.stack.raised_in(error), error) from error
     skips = watcher.skips.finish()
     return Observation(
         calls=watcher.stack.calls,

@@ -1,0 +1,132 @@
+"""The record against independent witnesses: our own hooks and modes here, `numel()`, a real forward on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import msgspec
+import pytest
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from tests.tiny import KINDS, traced
+from unetinspect import Trace, trace
+from unetinspect.build import make_inputs
+from unetinspect.inputs import InputSpec
+
+
+class Witness(TorchFunctionMode):
+    """Writes down every scaled-dot-product attention, and every `torch.cat` along dim 1 that is made inside an up block."""
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        super().__init__()
+        self.attentions: list[tuple[Any, ...]] = []
+        self.concats: list[tuple[int, int]] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.inside_up = 0
+        for path, module in unet.named_modules():
+            if path.startswith("up_blocks.") and path.count(".") == 1:
+                module.register_forward_pre_hook(lambda *_: self._step(1))
+                module.register_forward_hook(lambda *_: self._step(-1))
+            module.register_forward_hook(lambda _, __, output, path=path: self._note(path, output))
+
+    def _step(self, change: int) -> None:
+        self.inside_up += change
+
+    def _note(self, path: str, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output.get("sample") if isinstance(output, dict) else output
+        if isinstance(first, torch.Tensor):
+            self.shapes.setdefault(path, tuple(first.shape))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            self.attentions.append(tuple(tuple(tensor.shape) for tensor in args[:3]))
+        if func is torch.cat and self.inside_up and (kwargs or {}).get("dim") == 1 and args[0][0].ndim == 4:
+            hidden, skip = args[0]
+            self.concats.append((hidden.shape[1], skip.shape[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def witnessed(config: dict[str, Any], record: Trace) -> tuple[Witness, torch.nn.Module]:
+    """Run the UNet of a config on meta with the inputs that the record says, watched by nothing of this package."""
+    with torch.device("meta"), torch.no_grad():
+        unet = getattr(diffusers, config["_class_name"]).from_config(config)
+        specs = [
+            InputSpec(given.name, given.shape, given.axes, given.config_key, "int64" if given.dtype == "int64" else "float")
+            for given in record.run.inputs
+        ]
+        inputs = make_inputs(specs, device=torch.device("meta"), dtype=torch.float32)
+        with Witness(unet) as witness:
+            unet(**inputs)
+    return witness, unet
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_config_agrees_with_the_witness(kind: str) -> None:
+    """Attention operands, skip channels, parameters and output shapes are those that a separate run shows."""
+    record = traced(kind)
+    witness, unet = witnessed(KINDS[kind], record)
+
+    fused = [layer for layer in record.attentions if not layer.materialised]
+    assert witness.attentions == [(layer.query_shape, layer.key_shape, layer.value_shape) for layer in fused]
+    assert witness.concats == [(skip.hidden_channels, skip.skip_channels) for skip in record.skips]
+    assert record.totals.params == sum(parameter.numel() for parameter in unet.parameters())
+    seen = {module.path: module.out_shape for module in record.modules if module.calls}
+    assert {path: seen[path] for path in witness.shapes if path} == {path: shape for path, shape in witness.shapes.items() if path}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_skips_add_up_in_every_kind_of_config(kind: str) -> None:
+    """hidden + skip is the concatenation, and what the first convolution of its resnet has weights for."""
+    for skip in traced(kind).skips:
+        assert skip.hidden_channels + skip.skip_channels == skip.concat_channels == skip.conv_channels
+        assert skip.adds_up
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stages_and_modules_share_out_all_parameters(kind: str) -> None:
+    """The stages' parameters add up to the total, and no child has more than its parent."""
+    record = traced(kind)
+    params = {module.path: module.params for module in record.modules}
+
+    assert sum(stage.params for stage in record.stages) == record.totals.params == params[""]
+    for path, count in params.items():
+        assert count <= params[path.rpartition(".")[0]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cpu_and_meta_give_the_same_record(kind: str) -> None:
+    """A real forward pass with real memory differs from the weight-less one in the device's name alone."""
+    on_cpu = trace(KINDS[kind], device="cpu")
+    on_meta = traced(kind)
+
+    assert on_cpu.run.device == "cpu"
+    assert _without_device(on_cpu) == _without_device(on_meta)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuda_and_meta_give_the_same_record(kind: str) -> None:
+    """A forward pass on a GPU differs from the weight-less one in the device's name alone."""
+    on_cuda = trace(KINDS[kind], device="cuda")
+
+    assert on_cuda.run.device == "cuda:0"
+    assert _without_device(on_cuda) == _without_device(traced(kind))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "ddpm-cat-256"])
+def test_cuda_is_what_auto_takes_and_agrees_with_meta(name: str) -> None:
+    """`--device auto` takes the GPU, in half precision too, and a published model has the same record there."""
+    on_cuda = trace(name, dtype="float16")
+
+    assert on_cuda.run.device == "cuda:0"
+    assert _without_device(on_cuda) == _without_device(traced(name, dtype="float16"))
+
+
+def _without_device(record: Trace) -> Any:
+    fields = msgspec.to_builtins(record)
+    del fields["run"]["device"]
+    return fields

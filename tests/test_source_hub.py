@@ -1,0 +1,180 @@
+"""Reading from a hub: a real client in a process of its own, against a server on this machine. Nothing is mocked."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hub_server import COMMIT, TOKEN, HubServer, HubUser, Repository, as_json, pipeline
+
+UNET = {"_class_name": "UNet2DConditionModel", "block_out_channels": [32, 64], "sample_size": 8}
+VAE = {"_class_name": "AutoencoderKL", "block_out_channels": [8, 8, 8, 8]}
+OTHER_COMMIT = "f" * 40
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """Return a hub with one pipeline, acme/sd."""
+    with HubServer({"acme/sd": Repository(pipeline(UNET, VAE))}) as server:
+        yield HubUser(server, tmp_path / "home")
+
+
+def test_reads_the_unet_and_the_vae_at_one_commit(hub):
+    """A hub ID brings the UNet's config, the commit and the VAE's factor, and fetches these two files only."""
+    assert hub.read("acme/sd") == {
+        "name": "acme/sd",
+        "config": UNET,
+        "source": ["hub", "acme/sd", COMMIT, "unet"],
+        "vae": [8, "vae/config.json"],
+        "notes": [],
+    }
+    seen = hub.server.seen()
+    assert [line for line in seen if line.startswith("GET")] == ["GET main unet/config.json", f"GET {COMMIT} vae/config.json"]
+    assert {line.split()[2] for line in seen} == {"unet/config.json", "vae/config.json"}
+
+
+def test_second_read_asks_only_whether_the_branch_moved(hub):
+    """What is in the cache is not fetched again: one HEAD tells that the branch stands where it stood."""
+    first = hub.read("acme/sd")
+    hub.server.seen()
+    assert hub.read("acme/sd") == first
+    assert hub.server.seen() == ["HEAD main unet/config.json"]
+
+
+def test_moved_branch_is_read_anew(hub):
+    """A new commit on the branch is seen by the next read, whatever the cache holds."""
+    hub.read("acme/sd")
+    changed = {**UNET, "sample_size": 16}
+    hub.server.repositories["acme/sd"] = Repository(pipeline(changed, VAE), branches={"main": OTHER_COMMIT})
+    found = hub.read("acme/sd")
+    assert (found["config"], found["source"][2]) == (changed, OTHER_COMMIT)
+
+
+def test_cached_commit_needs_no_request(hub):
+    """A commit cannot change, so a copy of it is read without a question."""
+    hub.read("acme/sd", revision=COMMIT)
+    hub.server.seen()
+    assert hub.read("acme/sd", revision=COMMIT)["config"] == UNET
+    assert hub.server.seen() == []
+
+
+@pytest.mark.parametrize(
+    "model", ["hf://acme/sd@dev/unet", "{endpoint}/acme/sd/tree/dev/unet", "{endpoint}/acme/sd/blob/dev/unet/config.json"]
+)
+def test_addresses_name_revision_and_folder(hub, model):
+    """An hf:// address and a pasted page of whatever HF_ENDPOINT is mean the revision and the folder in them."""
+    hub.server.repositories["acme/sd"].branches["dev"] = OTHER_COMMIT
+    found = hub.read(model.format(endpoint=hub.server.address))
+    assert found["source"] == ["hub", "acme/sd", OTHER_COMMIT, "unet"]
+    assert hub.server.seen()[0] == "HEAD dev unet/config.json"
+
+
+def test_unet_at_the_root(hub):
+    """A repository that is a UNet is read at its root, and no VAE is guessed."""
+    hub.server.repositories["acme/ddpm"] = Repository({"config.json": as_json({"_class_name": "UNet2DModel"})})
+    found = hub.read("acme/ddpm")
+    assert found["source"] == ["hub", "acme/ddpm", COMMIT, None]
+    assert found["vae"] == [None, ""]
+
+
+def test_component_and_vae_under_other_names(hub):
+    """The component that model_index.json names is the UNet, and the VQ model that it names says the factor."""
+    index = {
+        "_class_name": "UnCLIPPipeline",
+        "decoder": ["diffusers", "UNet2DConditionModel"],
+        "movq": ["diffusers", "VQModel"],
+        "vqvae": [None, None],
+    }
+    files = {
+        "model_index.json": index,
+        "decoder/config.json": {"block_out_channels": [1, 2]},
+        "movq/config.json": {"block_out_channels": [1, 2, 3]},
+    }
+    hub.server.repositories["acme/karlo"] = Repository({path: as_json(value) for path, value in files.items()})
+    found = hub.read("acme/karlo")
+    # The config itself names no class; the index does.
+    assert found["config"] == {"_class_name": "UNet2DConditionModel", "block_out_channels": [1, 2]}
+    assert found["source"][3] == "decoder"
+    assert found["vae"] == [4, "movq/config.json"]
+
+
+def test_subfolder_is_taken_as_asked(hub):
+    """--subfolder reads that folder's config, whatever class it is of."""
+    found = hub.read("acme/sd", subfolder="vae")
+    assert (found["config"], found["source"][3]) == (VAE, "vae")
+
+
+def test_token_is_sent_and_never_shown(hub):
+    """--token and HF_TOKEN open a private repository, go out as a bearer header, and are in no output."""
+    hub.server.repositories["acme/secret"] = Repository(pipeline(UNET, VAE), token=TOKEN)
+    assert hub.read("acme/secret", token=TOKEN)["config"] == UNET
+    assert {asked.authorization for asked in hub.server.requests} == {f"Bearer {TOKEN}"}
+    hub.home = hub.home.with_name("fresh")
+    assert hub.read("acme/secret", env={"HF_TOKEN": TOKEN})["config"] == UNET
+
+
+def test_copy_stands_in_for_a_hub_that_does_not_answer(hub):
+    """A copy in the cache is read when the hub fails, its commit is known, and a note says so."""
+    first = hub.read("acme/sd")
+    hub.server.mode = "500"
+    hub.server.seen()
+    copied = "unet/config.json, vae/config.json of acme/sd was read from the cache, commit 0123456"
+    assert hub.read("acme/sd") == {**first, "notes": [f"the hub did not answer (error 500): {copied}"]}
+    # Once it failed, the hub is not asked for the VAE too.
+    assert hub.server.seen() == ["HEAD main unet/config.json"]
+
+
+def test_copy_stands_in_for_a_repository_that_was_closed(hub):
+    """A repository that was gated after it was read is still read from the cache."""
+    hub.read("acme/sd")
+    hub.server.repositories["acme/sd"].is_gated = True
+    assert hub.read("acme/sd")["notes"][0].startswith(
+        "the hub keeps it gated: unet/config.json, vae/config.json of acme/sd was read from the cache"
+    )
+
+
+def test_hub_that_dies_after_the_unet(hub):
+    """Where the hub stops answering at the VAE, the UNet is read and the factor is not known."""
+    hub.server.repositories["acme/sd"] = Repository({"unet/config.json": as_json(UNET)})
+    hub.read("acme/sd")
+    hub.server.mode = "500"
+    found = hub.read("acme/sd", revision=COMMIT)
+    assert (found["config"], found["vae"]) == (UNET, [None, ""])
+    assert found["notes"] == ["the hub did not answer (error 500): the VAE's config of acme/sd was not read"]
+
+
+@pytest.mark.parametrize(("env", "offline", "why"), [({}, True, "--offline"), ({"HF_HUB_OFFLINE": "1"}, False, "HF_HUB_OFFLINE")])
+def test_offline_opens_no_socket(hub, env, offline, why):
+    """Offline the cache answers, what it lacks is an error, and the server sees nothing."""
+    first = hub.read("acme/sd")
+    hub.server.seen()
+    copied = "unet/config.json, vae/config.json of acme/sd was read from the cache, commit 0123456"
+    assert hub.read("acme/sd", env=env, offline=offline) == {**first, "notes": [f"nothing is fetched ({why}): {copied}"]}
+    assert hub.read("acme/other", env=env, offline=offline) == {
+        "error": f"acme/other is not in the hub's cache on this machine, and {why} forbids to fetch it",
+        "hint": "go online once, or name a model of the catalog: `unetinspect models`",
+        "exit_code": 3,
+    }
+    assert hub.server.seen() == []
+
+
+def test_bundled_config_stands_in_offline(hub):
+    """A hub ID that the catalog knows is read offline too, and a note says what was read."""
+    found = hub.read(SD15, offline=True)
+    assert (found["name"], found["source"], found["vae"]) == ("sd15", ["catalog", SD15, None, "unet"], [8, "catalog"])
+    assert found["config"]["cross_attention_dim"] == 768
+    assert found["notes"] == [f"nothing is fetched (--offline): for {SD15} the bundled config of sd15 was used"]
+    assert hub.server.seen() == []
+
+
+def test_bundled_config_stands_in_for_a_model_that_is_gone(hub):
+    """A hub ID that no longer answers is read from the catalog, with what became of it."""
+    found = hub.read("runwayml/stable-diffusion-v1-5")
+    assert found["config"]["_class_name"] == "UNet2DConditionModel"
+    note = "the hub did not find it: for runwayml/stable-diffusion-v1-5 the bundled config of sd15 was used (removed in 2024; "
+    assert found["notes"][0].startswith(note)
+
+
+def test_bundled_config_does_not_stand_in_for_another_folder(hub):
+    """The catalog's UNet is not shown for a folder that is not its own."""
+    assert hub.read(SD15, offline=True, subfolder="text_encoder")["exit_code"] == 3

@@ -1,0 +1,133 @@
+"""What names a model on the hub: IDs, hf:// addresses, pasted pages. Text only."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unetinspect.errors import SourceError, UsageError
+from unetinspect.source.hub_id import HubId, clean_folder, is_repo_id, parse_hub_id, with_options
+
+PLACES = {
+    "org/name": (None, None),
+    "hf://org/name": (None, None),
+    "hf://models/org/name": (None, None),
+    "hf://org/name/": (None, None),
+    "hf://org/name/unet": (None, "unet"),
+    "hf://org/name@fp16": ("fp16", None),
+    "hf://org/name@fp16/unet/config.json": ("fp16", "unet"),
+    "hf://org/name@refs/pr/3/unet": ("refs/pr/3", "unet"),
+    "hf://org/name@refs%2Fpr%2F3/unet": ("refs/pr/3", "unet"),
+    "hf://org/name/config.json": (None, ""),
+    "https://huggingface.co/org/name": (None, None),
+    "https://huggingface.co/org/name/": (None, None),
+    "https://huggingface.co/org/name.git": (None, None),
+    "https://huggingface.co/org/name/discussions/4": (None, None),
+    "https://huggingface.co/org/name/tree/main": ("main", None),
+    "https://huggingface.co/org/name/tree/main/unet?show=1#L2": ("main", "unet"),
+    "https://huggingface.co/org/name/blob/main/unet/config.json": ("main", "unet"),
+    "https://huggingface.co/org/name/resolve/v1.0/config.json": ("v1.0", ""),
+    "https://huggingface.co/org/name/raw/main/model_index.json": ("main", None),
+    "https://huggingface.co/org/name/tree/refs%2Fpr%2F3/unet": ("refs/pr/3", "unet"),
+    "https://HuggingFace.co/org/name": (None, None),
+    "huggingface.co/org/name/tree/main/prior": ("main", "prior"),
+    "hf.co/org/name": (None, None),
+}
+
+
+@pytest.mark.parametrize(("text", "place"), PLACES.items(), ids=PLACES)
+def test_addresses_of_a_model(text, place):
+    """Each way to write a place on the hub says the repository, the revision and the folder that are meant."""
+    assert parse_hub_id(text) == HubId(repo_id="org/name", revision=place[0], folder=place[1])
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:8080", "https://mirror.example/hf/", "https://mirror.example"])
+def test_pages_of_a_mirror(endpoint):
+    """A page of whatever HF_ENDPOINT names is the hub's, a path before the ID included."""
+    page = f"{endpoint.rstrip('/')}/org/name/tree/main/unet"
+    assert parse_hub_id(page, endpoint=endpoint) == HubId(repo_id="org/name", revision="main", folder="unet")
+
+
+@pytest.mark.parametrize("text", ["sdxl", "sd 15", "no-such-name", "name.with.dots"])
+def test_bare_names_are_no_ids(text):
+    """What has no slash names no repository."""
+    assert parse_hub_id(text) is None
+
+
+REFUSED = {
+    "a/b/c": ("there is no file or folder 'a/b/c', and it is not a hub ID either", "for a folder of a hub repository: a/b --subfolder c"),
+    "org/na me": (
+        "there is no file or folder 'org/na me', and it is not a hub ID either",
+        "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5",
+    ),
+    "https://huggingface.co/datasets/org/name": (
+        "this page is of the hub's datasets, and not of a model",
+        "give the page of a model: https://huggingface.co/org/name",
+    ),
+    "https://huggingface.co/org": (
+        "'https://huggingface.co/org' is not the page of a model",
+        "give the page of a model: https://huggingface.co/org/name",
+    ),
+    "https://user:secret@example.com/org/name": (
+        "example.com is not the model hub",
+        "pages of https://huggingface.co are read; for a mirror set HF_ENDPOINT; else give the path of a saved config.json",
+    ),
+    "hf://org/name/unet/model.safetensors": (
+        "'unet/model.safetensors' is not a config.json",
+        "only configs are read: give the page of the model, its unet folder or its config.json",
+    ),
+    "hf://spaces/org/name": ("'hf://spaces/org/name' is not a model: it is of the hub's spaces", "write hf://org/name@revision/path"),
+    "hf://org": ("'hf://org' is not an address of a model", "write hf://org/name, hf://org/name/unet or hf://org/name@revision/unet"),
+    "hf://org/name@../x": (
+        "'hf://org/name@../x' names no revision that could be",
+        "a revision is a branch, a tag or a commit: hf://org/name@main/unet",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), REFUSED.items(), ids=REFUSED)
+def test_what_is_no_model_on_the_hub(text, said):
+    """What looks like an address and is none of a model says why, and what to write."""
+    with pytest.raises(SourceError) as caught:
+        parse_hub_id(text)
+    assert (caught.value.message, caught.value.hint) == said
+
+
+def test_options_complete_an_address():
+    """--revision and --subfolder say what MODEL left open, and may repeat what it says."""
+    place = HubId(repo_id="org/name", revision="main")
+    assert with_options(place, revision="main", subfolder="/unet/") == HubId(repo_id="org/name", revision="main", folder="unet")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"revision": "dev", "subfolder": None}, "--revision is 'dev', and MODEL itself says 'main'"),
+        ({"revision": None, "subfolder": "prior"}, "--subfolder is 'prior', and MODEL itself says 'unet'"),
+        ({"revision": "../x", "subfolder": None}, "--revision is '../x'"),
+        ({"revision": None, "subfolder": "../x"}, "--subfolder is '../x'"),
+    ],
+)
+def test_options_that_contradict_an_address(options, message):
+    """An option that says another place than MODEL, or one outside the repository, is refused."""
+    with pytest.raises(UsageError) as caught:
+        with_options(HubId(repo_id="org/name", revision="main", folder="unet"), **options)
+    assert caught.value.message == message
+
+
+ADDRESSES = st.builds(
+    "{}{}".format, st.sampled_from(["hf://", "https://huggingface.co/", "https://", "http://["]), st.text("hf:/@.%ab?#[]0-\\")
+)
+
+
+@given(st.one_of(st.text(), ADDRESSES))
+def test_any_text_is_read_or_refused(text):
+    """No text ends in what a user would take for a bug, and what is accepted stays inside a repository."""
+    try:
+        found = parse_hub_id(text)
+    except (SourceError, UsageError):
+        return
+    if found is not None:
+        assert is_repo_id(found.repo_id)
+        assert found.folder is None or clean_folder(found.folder) == found.folder

@@ -1,0 +1,31 @@
+"""What reading a model brings: a config, where it came from, and what is known of its VAE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from unetinspect.record import Source, Trace
+
+
+class LoadedModel(Struct, frozen=True, kw_only=True):
+    """A model that was read, before anything is built.
+
+    Attributes:
+        name: What to call it in headers.
+        config: The UNet's config as it was found, `_class_name` included.
+        source: Where it was found.
+        vae_scale_factor: Pixels per sample cell along one side, None where nothing says.
+        vae_scale_from: What said so ("vae/config.json", "catalog"), "" where nothing did.
+        notes: What the user should hear on stderr: a fallback that was taken, a copy from the cache.
+        trace: The saved record, where that is what MODEL was; `config` is then its own.
+    """
+
+    name: str
+    config: dict[str, Any]
+    source: Source
+    vae_scale_factor: int | None = None
+    vae_scale_from: str = ""
+    notes: tuple[str, ...] = ()
+    trace: Trace | None = None

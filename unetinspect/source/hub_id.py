@@ -1,0 +1,243 @@
+"""What names a model on the hub: an ID, an hf:// address, a pasted page. Text only: nothing is fetched."""
+
+from __future__ import annotations
+
+import re
+from posixpath import dirname
+from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+
+from unetinspect.errors import SourceError, UsageError
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+
+_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hub-ci.huggingface.co")
+_OTHER_REPOS = ("datasets", "spaces", "collections", "papers", "buckets", "kernels")
+_PART = re.compile(r"[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?", re.ASCII)
+_REVISION = re.compile(r"[\w.+-]+(/[\w.+-]+)*", re.ASCII)
+_SPECIAL_REVISION = re.compile(r"(refs/(?:pr|convert)/[^/]+)(?:/|$)(.*)")
+_FILE = re.compile(r"\.(json|ya?ml|txt|md|py|safetensors|ckpt|bin|pth?|gguf|onnx|msgpack|h5)$", re.IGNORECASE)
+_SHAPE = "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+class HubId(Struct, frozen=True, kw_only=True):
+    """A place on the hub.
+
+    Attributes:
+        repo_id: "org/name".
+        revision: A branch, tag or commit, None: the main one.
+        folder: The folder whose config.json is meant, "": the root's own, None: wherever the UNet is.
+    """
+
+    repo_id: str
+    revision: str | None = None
+    folder: str | None = None
+
+
+def parse_hub_id(text: str, *, endpoint: str = DEFAULT_ENDPOINT) -> HubId | None:
+    """Read what may name a hub repository; None: it does not look like one.
+
+    Raises:
+        SourceError: It looks like one and is not: a file that holds no config, a data set, another site.
+
+    >>> parse_hub_id("hf://org/name@v1/unet")
+    HubId(repo_id='org/name', revision='v1', folder='unet')
+    >>> parse_hub_id("sdxl") is None
+    True
+    """
+    if text.startswith("hf://"):
+        return _parse_hf_uri(text)
+    page = _page_path(text, endpoint)
+    if page is not None:
+        return _parse_page(text, page)
+    if "/" not in text:
+        return None
+    if not is_repo_id(text):
+        raise SourceError(f"there is no file or folder {short(text)}, and it is not a hub ID either", hint=_id_hint(text))
+    return HubId(repo_id=text)
+
+
+def with_options(found: HubId, *, revision: str | None, subfolder: str | None) -> HubId:
+    """Add what the options say.
+
+    Raises:
+        UsageError: The address says something else, or a value is not a revision or a folder.
+    """
+    if revision is not None and not _is_revision(revision):
+        raise UsageError(f"--revision is {short(revision)}", hint="give a branch, a tag or a commit of the repository")
+    folder = None if subfolder is None else clean_folder(subfolder)
+    for option, given, said in (("--revision", revision, found.revision), ("--subfolder", folder, found.folder)):
+        if given is not None and said is not None and given != said:
+            raise UsageError(f"{option} is {short(given)}, and MODEL itself says {short(said)}", hint="say it in one place")
+    return HubId(
+        repo_id=found.repo_id,
+        revision=found.revision if revision is None else revision,
+        folder=found.folder if folder is None else folder,
+    )
+
+
+def clean_folder(subfolder: str) -> str:
+    """Return a folder's path without slashes at its ends; "" is the root.
+
+    Raises:
+        UsageError: It leads out of the repository.
+
+    >>> clean_folder("./unet/")
+    'unet'
+    """
+    parts = [part for part in subfolder.replace("\\", "/").split("/") if part not in ("", ".")]
+    if ".." in parts or not all(part.isprintable() for part in parts):
+        raise UsageError(f"--subfolder is {short(subfolder)}", hint="name a folder inside the model's own: --subfolder unet")
+    return "/".join(parts)
+
+
+def is_repo_id(text: str) -> bool:
+    """Return whether the hub could have a repository of that name.
+
+    >>> is_repo_id("org/name"), is_repo_id("org/na--me"), is_repo_id("a/b/c")
+    (True, False, False)
+    """
+    parts = text.split("/")
+    return (
+        len(parts) == 2
+        and all(map(_PART.fullmatch, parts))
+        and len(text) <= 96
+        and not any(bad in text for bad in ("--", ".."))
+        and not text.endswith(".git")
+    )
+
+
+def looks_like_path(text: str) -> bool:
+    """Return whether the text can only have been meant as a path: it starts or ends as one."""
+    return text.startswith((".", "/", "~", "\\")) or text.endswith(("/", "\\")) or ("://" not in text and _FILE.search(text) is not None)
+
+
+def short(text: str) -> str:
+    """Quote what the user gave, cut where it is too long to be a name.
+
+    >>> short("x" * 100)[-8:]
+    "xxxx...'"
+    """
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _page_path(text: str, endpoint: str) -> str | None:
+    """Return what follows the hub's own address in a page's address; None where `text` is none."""
+    for prefix in _HOSTS:
+        if text.lower().startswith(prefix + "/"):
+            return text[len(prefix) :]
+    if not text.lower().startswith(("http://", "https://")):
+        return None
+    page, home = _split(text), _split(endpoint)
+    if page is not None and home is not None and page[0] == home[0] and (page[1] + "/").startswith(home[1].rstrip("/") + "/"):
+        return page[1][len(home[1].rstrip("/")) :]
+    if page is not None and page[0] in _HOSTS:
+        return page[1]
+    where = page[0] if page else "this address"
+    raise SourceError(
+        f"{where} is not the model hub",
+        hint=f"pages of {endpoint} are read; for a mirror set HF_ENDPOINT; else give the path of a saved config.json",
+    )
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Check the hub's address, as HF_ENDPOINT gives it.
+
+    Raises:
+        SourceError: It is none that could be asked.
+    """
+    home = _split(endpoint)
+    if home is None or not home[0] or not endpoint.startswith(("http://", "https://")):
+        raise SourceError(f"HF_ENDPOINT is {short(endpoint)}, which is not an address", hint=f"unset it, or write it as {DEFAULT_ENDPOINT}")
+
+
+def _split(address: str) -> tuple[str, str] | None:
+    try:
+        parts = urlsplit(address)
+        port = f":{parts.port}" if parts.port not in (None, 80, 443) else ""
+    except ValueError:
+        return None
+    return f"{parts.hostname or ''}{port}", parts.path
+
+
+def _parse_page(text: str, path: str) -> HubId:
+    parts = [unquote(part) for part in re.split(r"[?#]", path, maxsplit=1)[0].split("/") if part]
+    if parts and parts[0] in _OTHER_REPOS:
+        raise SourceError(
+            f"this page is of the hub's {parts[0]}, and not of a model", hint="give the page of a model: https://huggingface.co/org/name"
+        )
+    repo_id = "/".join(parts[:2]).removesuffix(".git")
+    if not is_repo_id(repo_id):
+        raise SourceError(f"{short(text)} is not the page of a model", hint="give the page of a model: https://huggingface.co/org/name")
+    kind, rest = (parts[2], "/".join(parts[3:])) if len(parts) > 3 else ("", "")
+    if kind not in ("tree", "blob", "resolve", "raw"):
+        return HubId(repo_id=repo_id)
+    special = _SPECIAL_REVISION.match(rest)
+    revision, _, inside = (special[1], "", special[2]) if special else rest.partition("/")
+    return HubId(repo_id=repo_id, revision=_checked(revision, text), folder=_folder_of(inside, is_file=kind != "tree"))
+
+
+def _parse_hf_uri(text: str) -> HubId:
+    rest = text.removeprefix("hf://").removeprefix("models/").strip("/")
+    if rest.split("/")[0] in _OTHER_REPOS:
+        raise SourceError(
+            f"{short(text)} is not a model: it is of the hub's {rest.split('/')[0]}", hint="write hf://org/name@revision/path"
+        )
+    org, _, rest = rest.partition("/")
+    name, at, after = _cut(rest)
+    revision, inside = None, after
+    if at:
+        special = _SPECIAL_REVISION.match(after)
+        revision, _, inside = (special[1], "", special[2]) if special else after.partition("/")
+        revision = unquote(revision)
+    repo_id = f"{org}/{name}"
+    if not is_repo_id(repo_id):
+        raise SourceError(
+            f"{short(text)} is not an address of a model", hint="write hf://org/name, hf://org/name/unet or hf://org/name@revision/unet"
+        )
+    return HubId(repo_id=repo_id, revision=None if revision is None else _checked(revision, text), folder=_folder_of(inside, is_file=False))
+
+
+def _cut(rest: str) -> tuple[str, bool, str]:
+    """Split "name@revision/path" or "name/path" after the name."""
+    cut = re.search(r"[@/]", rest)
+    return (rest, False, "") if cut is None else (rest[: cut.start()], cut[0] == "@", rest[cut.end() :])
+
+
+def _folder_of(path: str, *, is_file: bool) -> str | None:
+    """Return the folder whose config is meant by a path; a pipeline's index, or no path, leaves the search open."""
+    path = clean_folder(path)
+    if not path:
+        return None
+    file_name = path.rpartition("/")[2]
+    if file_name == "config.json":
+        return dirname(path)
+    if file_name == "model_index.json":
+        return dirname(path) or None
+    if is_file or _FILE.search(file_name):
+        raise SourceError(
+            f"{short(path)} is not a config.json",
+            hint="only configs are read: give the page of the model, its unet folder or its config.json",
+        )
+    return path
+
+
+def _checked(revision: str, text: str) -> str:
+    if not _is_revision(revision):
+        raise SourceError(
+            f"{short(text)} names no revision that could be", hint="a revision is a branch, a tag or a commit: hf://org/name@main/unet"
+        )
+    return revision
+
+
+def _is_revision(revision: str) -> bool:
+    return _REVISION.fullmatch(revision) is not None and ".." not in revision
+
+
+def _id_hint(text: str) -> str:
+    org, name, *inside = [*text.split("/"), ""]
+    folder = "/".join(part for part in inside if part)
+    if folder and is_repo_id(f"{org}/{name}"):
+        return f"for a folder of a hub repository: {org}/{name} --subfolder {folder}"
+    return _SHAPE

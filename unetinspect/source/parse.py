@@ -1,0 +1,154 @@
+"""Bytes -> text -> a config or a saved trace. Data only: nothing that is read can run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import yaml
+
+from unetinspect.errors import ConfigError, SourceError
+from unetinspect.record import Trace
+
+MAX_BYTES = 8 * 1024 * 1024
+
+_MAX_NODES = 1_000_000
+_MAX_DEPTH = 100
+_SCHEMA_START = "unetinspect."
+_TRACE_SCHEMA_START = "unetinspect.trace/"
+_A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
+
+
+def read_text(stream: BinaryIO, *, what: str) -> str:
+    """Read a stream to its end as UTF-8, of at most `MAX_BYTES`; `what` names it in errors.
+
+    Raises:
+        SourceError: It is bigger, or is not UTF-8.
+    """
+    raw = stream.read(MAX_BYTES + 1)
+    refuse_big(len(raw), what=what)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{what} is not text in UTF-8: byte {error.start} is 0x{raw[error.start]:02x}",
+            hint="save it as UTF-8 (PowerShell's `>` writes UTF-16), or give the config.json of a UNet",
+        ) from None
+
+
+def refuse_big(size: int | None, *, what: str) -> None:
+    """Check a size in bytes, where it is known, against `MAX_BYTES`.
+
+    Raises:
+        SourceError: It is bigger.
+    """
+    if size is not None and size > MAX_BYTES:
+        raise SourceError(f"{what} is bigger than {MAX_BYTES // 1024**2} MB, and no config is", hint=_A_CONFIG)
+
+
+def parse_mapping(text: str, *, what: str, is_yaml: bool | None = None) -> dict[str, Any]:
+    """Parse a JSON or YAML mapping; `is_yaml` None: JSON where the text starts with a bracket, else YAML.
+
+    Raises:
+        ConfigError: It is neither, or not a mapping.
+
+    >>> parse_mapping('{"sample_size": 64}', what="stdin")
+    {'sample_size': 64}
+    >>> parse_mapping("sample_size: 64", what="stdin")
+    {'sample_size': 64}
+    """
+    if not text.strip():
+        raise ConfigError(f"{what} is empty", hint=_A_CONFIG)
+    if is_yaml is None:
+        is_yaml = not text.lstrip().startswith(("{", "["))
+    try:
+        value = _load_yaml(text, what) if is_yaml else _load_json(text, what)
+    except RecursionError:
+        raise ConfigError(f"{what} is nested too deeply to be a config", hint=_A_CONFIG) from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{what} holds {_kind_of(value)}, and a config is a mapping of keys to values", hint=_A_CONFIG)
+    return {str(key): inner for key, inner in value.items()}
+
+
+def parse_trace(mapping: dict[str, Any], text: str, *, what: str) -> Trace | None:
+    """Return the saved trace that `text`, parsed as `mapping`, is; None where it is no output of this program.
+
+    Raises:
+        SourceError: It is the JSON of a command that shows a part of the trace, or a trace that cannot be read.
+    """
+    schema = mapping.get("schema")
+    ours = isinstance(schema, str) and schema.startswith(_SCHEMA_START)
+    if not ours and not _is_envelope(mapping):
+        return None
+    if not (ours and str(schema).startswith(_TRACE_SCHEMA_START)) or "stages" not in mapping:
+        raise SourceError(
+            f"{what} is the JSON of another command than `trace`, and holds only the sections that it shows",
+            hint="write the whole record with `unetinspect trace MODEL --json`, or name the model itself",
+        )
+    return Trace.from_json(text)
+
+
+def _is_envelope(mapping: dict[str, Any]) -> bool:
+    model = mapping.get("model")
+    return isinstance(model, dict) and {"class_name", "source", "config"} <= model.keys()
+
+
+def _load_json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{what} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}",
+            hint="mend it there; JSON takes no comments and no comma after the last item (YAML does: name the file .yaml)",
+        ) from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise ConfigError(f"{what} holds a number that cannot be read: {_first_clause(error)}", hint=_A_CONFIG) from None
+
+
+def _load_yaml(text: str, what: str) -> Any:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        _refuse_deep(yaml.parse(text, Loader=loader))
+        value = loader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{what} is not valid YAML: {error.problem or error.context}{where}", hint=_A_CONFIG) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{what} is not valid YAML: {_first_clause(error)}", hint=_A_CONFIG) from None
+    _refuse_bomb(value, what)
+    return value
+
+
+def _refuse_deep(events: Iterator[Any]) -> None:
+    # libyaml's composer recurses in C: a text of a hundred thousand brackets would end the process.
+    depth = 0
+    for event in events:
+        name = type(event).__name__
+        depth += name.endswith(("SequenceStartEvent", "MappingStartEvent")) - name.endswith(("SequenceEndEvent", "MappingEndEvent"))
+        if depth > _MAX_DEPTH:
+            raise RecursionError
+
+
+def _refuse_bomb(value: Any, what: str) -> None:
+    # YAML's aliases make a short text into a value that is endless when it is written out.
+    pending, seen = [value], 0
+    while pending:
+        seen += 1
+        inner = pending.pop()
+        if isinstance(inner, dict):
+            pending.extend(inner.values())
+        elif isinstance(inner, list | tuple | set):
+            pending.extend(inner)
+        if seen + len(pending) > _MAX_NODES:
+            raise ConfigError(f"{what} holds aliases that unfold into a million values", hint="write them out without `&` and `*`")
+
+
+def _first_clause(error: Exception) -> str:
+    return " ".join(str(error).split(";")[0].split())
+
+
+def _kind_of(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "nothing"}
+    return names.get(type(value), f"a {type(value).__name__}")

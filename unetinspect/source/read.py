@@ -1,0 +1,156 @@
+"""The order in which MODEL is tried: stdin, a path, the catalog, the hub; and what stands in for a hub that says no."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TextIO
+
+from msgspec.structs import replace
+
+from unetinspect.catalog import Entry, HubLocation, find_entry, find_hub_id, load_catalog, nearest_entries
+from unetinspect.errors import SourceError, UsageError
+from unetinspect.record import Source
+from unetinspect.source.base import LoadedModel
+from unetinspect.source.hub_errors import HubError
+from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, looks_like_path, parse_hub_id, short, with_options
+from unetinspect.source.local import has_config, read_path, read_stdin
+
+_LONGEST_NAME = 80
+# IDs share long words ("stable-diffusion"), so they must be closer than names to be worth a guess.
+_CLOSE_ID = 0.75
+
+
+def read_model(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    stdin: TextIO | None = None,
+) -> LoadedModel:
+    """Read the config that MODEL names: "-", a path, a catalog name or a hub ID, in this order.
+
+    Raises:
+        SourceError: It names nothing that can be read.
+        ConfigError: What it names is no config.
+        UsageError: An option does not go with it.
+    """
+    if not os.fspath(model):
+        raise SourceError("MODEL is empty", hint="give a path, a hub ID or a name that `unetinspect models` lists")
+    if model == "-":
+        _refuse_options("standard input", revision=revision, subfolder=subfolder)
+        return read_stdin(stdin)
+    entry = _entry_of(model)
+    path = _existing(model, subfolder, is_named=entry is not None)
+    if path is not None:
+        _refuse_options(f"{path} on this machine", revision=revision)
+        note = f"{path} on this machine was read, and not the catalog's {entry.name}" if entry else ""
+        return _with_notes(read_path(path, subfolder=subfolder), note)
+    if entry is not None:
+        _refuse_options(f"the bundled {entry.name}", revision=revision, subfolder=subfolder, hub_id=entry.hub[0].id if entry.hub else None)
+        return _bundled(entry)
+    return _read_from_hub(_parse(model), revision=revision, subfolder=subfolder, token=token, offline=offline)
+
+
+def _entry_of(model: str | os.PathLike[str]) -> Entry | None:
+    # Only what can be a name is looked up: a text too long to be a file's would raise, and a path would cost the whole catalog.
+    can_be = isinstance(model, str) and len(model) <= _LONGEST_NAME and "/" not in model and not looks_like_path(model)
+    return find_entry(str(model)) if can_be else None
+
+
+def _existing(model: str | os.PathLike[str], subfolder: str | None, *, is_named: bool) -> Path | None:
+    """Return MODEL as a path where it is one; a folder without a model does not hide a catalog name or a hub ID."""
+    text = os.fspath(model)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises where there is no home
+    # Not Path.exists, which raises for a text that is too long to be a name.
+    if not os.path.exists(path):  # noqa: PTH110
+        return None
+    is_explicit = not isinstance(model, str) or looks_like_path(text)
+    could_be_other = is_named or text.count("/") == 1
+    return None if could_be_other and not is_explicit and path.is_dir() and not has_config(path, subfolder) else path
+
+
+def _parse(model: str | os.PathLike[str]) -> HubId:
+    """Return MODEL as a place on the hub.
+
+    Raises:
+        SourceError: It cannot be one, and is nothing else either.
+    """
+    if not isinstance(model, str) or looks_like_path(model):
+        raise SourceError(
+            f"there is no file or folder {short(os.fspath(model))}",
+            hint="check the path; `unetinspect models` lists the names that need none",
+        )
+    if model.lstrip().startswith("{"):
+        raise SourceError(
+            "MODEL is a config itself, and is read from a file or from standard input", hint="echo '{...}' | unetinspect trace -"
+        )
+    found = parse_hub_id(model, endpoint=os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
+    if found is not None:
+        return found
+    close = nearest_entries(model)
+    meant = f"did you mean {', '.join(close)}? " if close else ""
+    raise SourceError(
+        f"no model called {short(model)}", hint=f"{meant}`unetinspect models` lists the names; else give a path or a hub ID, org/name"
+    )
+
+
+def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None, token: str | None, offline: bool) -> LoadedModel:
+    from unetinspect.source.hub import read_hub
+
+    check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
+    place = with_options(found, revision=revision, subfolder=subfolder)
+    try:
+        model = read_hub(place, token=token, is_offline=offline)
+    except HubError as error:
+        known = None if error.is_final else find_hub_id(place.repo_id, place.folder)
+        if known is None:
+            raise _with_close_ids(error, place.repo_id) from None
+        return _stand_in(*known, place, error)
+    if model.vae_scale_factor is None and (known := find_hub_id(place.repo_id, model.source.subfolder or "")) is not None:
+        return replace(model, vae_scale_factor=known[0].vae_scale_factor, vae_scale_from="catalog")
+    return model
+
+
+def _stand_in(entry: Entry, location: HubLocation, place: HubId, error: HubError) -> LoadedModel:
+    """Return the bundled config in place of the hub's, and say so."""
+    at = f" at {place.revision}" if place.revision else ""
+    gone = f" ({location.gone})" if location.gone else ""
+    note = f"{error.reason}: for {place.repo_id}{at} the bundled config of {entry.name} was used{gone}"
+    source = Source(kind="catalog", location=location.id, subfolder=location.subfolder)
+    return _with_notes(_bundled(entry, source=source), note)
+
+
+def _bundled(entry: Entry, source: Source | None = None) -> LoadedModel:
+    first = entry.hub[0] if entry.hub else None
+    source = source or Source(kind="catalog", location=first.id if first else entry.name, subfolder=first.subfolder if first else None)
+    return LoadedModel(
+        name=entry.name, config=entry.config, source=source, vae_scale_factor=entry.vae_scale_factor, vae_scale_from="catalog"
+    )
+
+
+def _with_close_ids(error: HubError, repo_id: str) -> HubError:
+    known = [location.id for entry in load_catalog().values() for location in entry.hub if location.gone is None]
+    close = [name for name in get_close_matches(repo_id, known, cutoff=_CLOSE_ID) if name != repo_id]
+    if not close or error.is_final:
+        return error
+    return HubError(error.message, reason=error.reason, hint=f"{error.hint}; the catalog has {', '.join(close)}")
+
+
+def _refuse_options(where: str, *, revision: str | None, subfolder: str | None = None, hub_id: str | None = None) -> None:
+    """Check that no option is given that has nothing to say where MODEL was found.
+
+    Raises:
+        UsageError: One is.
+    """
+    for option, value in (("--revision", revision), ("--subfolder", subfolder)):
+        if value is not None:
+            hint = f"leave it out, or name the hub's own: {hub_id} {option} {value}" if hub_id else "leave it out"
+            raise UsageError(f"{option} says nothing about {where}", hint=hint)
+
+
+def _with_notes(model: LoadedModel, note: str) -> LoadedModel:
+    return replace(model, notes=(note, *model.notes)) if note else model
