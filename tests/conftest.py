@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -13,6 +14,12 @@ GOLDEN = Path(__file__).parent / "golden"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for _variable in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "HF_ENDPOINT", "HF_TOKEN"):
     os.environ.pop(_variable, None)
+
+
+# On a busy machine one example may take long; in CI the same examples are tried each time.
+settings.register_profile("local", deadline=None, max_examples=60)
+settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UnetInspectError as error:
         return _fail(error.message, error.hint, error.exit_code)
     except _ClickError as error:
-        return _fail(error.format_message().rstrip("."), _usage_hint(error, given), 2)
+        return _fail(_usage_message(error), _usage_hint(error, given), 2)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
@@ -73,18 +73,24 @@ def _fail(message: str, hint: str | None, code: int) -> int:
     return code
 
 
+def _usage_message(error: Any) -> str:
+    """Return what Typer says is wrong, without the guesses that it adds: those go into the hint."""
+    text: str = error.format_message()
+    for guess in (" (Possible options:", " Did you mean"):
+        text = text.partition(guess)[0]
+    return text.rstrip(".")
+
+
 def _usage_hint(error: Any, given: list[str]) -> str:
     """Say what to type instead of an option or a command that does not exist."""
     names = [command.__name__ for command in (*look.COMMANDS, *rest.COMMANDS)]
-    options = getattr(error, "possibilities", None)
-    if options:
-        return f"did you mean {' or '.join(sorted(options))}?"
-    first = next((word for word in given if not word.startswith("-")), None)
+    first = next((word for word in given if not word.startswith("-")), "")
     if first in names:
-        return f"`unetinspect {first} --help` lists what it takes"
-    close = nearest_names(first or "", names, count=1)
-    return (
-        f"did you mean `unetinspect {close[0]}`?"
-        if close
-        else f"the commands are {', '.join(names)}: unetinspect trace {first or ''}".rstrip()
-    )
+        close = nearest_names(getattr(error, "option_name", None) or "", getattr(error, "possibilities", None) or (), count=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        return f"{meant}`unetinspect {first} --help` lists what it takes"
+    close = nearest_names(first, names, count=1)
+    if close:
+        return f"did you mean `unetinspect {close[0]}`?"
+    meant = f"did you mean `unetinspect trace {first}`? " if first else ""
+    return f"{meant}the commands are {', '.join(names)}"

@@ -92,13 +92,18 @@ def _why_those_channels(trace: Trace) -> list[str]:
         "  A resnet takes hidden + skip: the hidden states as the module before it left them, and the skip as it was pushed.",
     ]
     for stage, skips in _by_target(trace):
-        distinct = {(skip.hidden_channels, skip.skip_channels) for skip in skips}
-        if len(distinct) == 1:
-            hidden, pushed = distinct.pop()
-            lines.append(f"  {stage}: {hidden} + {pushed} = {hidden + pushed} each time, for hidden states and skips keep one width there.")
-            continue
-        lines.append(f"  {stage}: {'; '.join(_reason(skip, before) for skip, before in zip(skips, [None, *skips], strict=False))}.")
+        if len({(skip.hidden_channels, skip.skip_channels) for skip in skips}) == 1:
+            lines.append(f"  {stage}: {_steady(skips)}.")
+        else:
+            lines.append(f"  {stage}: {'; '.join(_reason(skip, before) for skip, before in zip(skips, [None, *skips], strict=False))}.")
     return lines
+
+
+def _steady(skips: Sequence[Skip]) -> str:
+    hidden, pushed = skips[0].hidden_channels, skips[0].skip_channels
+    times = " each time" if len(skips) > 1 else ""
+    why = "hidden states and skips keep one width there" if hidden == pushed else "neither width changes there"
+    return f"{hidden} + {pushed} = {hidden + pushed}{times}: {why}"
 
 
 def _reason(skip: Skip, before: Skip | None) -> str:

@@ -90,26 +90,28 @@ def _without_one(layout: Layout) -> Layout | None:
     if not ranked:
         return None
     _, gone = max(ranked)
-    lines = tuple(line if len(line) == 1 < len(layout.columns) else (*line[:gone], *line[gone + 1 :]) for line in layout.lines)
+    lines = tuple(line if len(line) < len(layout.columns) else (*line[:gone], *line[gone + 1 :]) for line in layout.lines)
     columns = (*layout.columns[:gone], *layout.columns[gone + 1 :])
     return replace(layout, columns=columns, lines=lines, dropped=(*layout.dropped, layout.columns[gone].header))
 
 
 def _shortened(layout: Layout, width: int) -> Layout:
-    """Shorten the paths, at a dot, by as much as is missing, shared among the columns that hold them."""
-    paths = [place for place, column in enumerate(layout.columns) if column.path]
-    if not paths:
-        return layout
+    """Shorten paths by as much as is missing, those of the widest column first."""
     widths = _widths(layout, wrapped=True)
-    missing = least_width(layout) - width
-    room = {place: widths[place] - -(-missing // len(paths)) for place in paths}
+    paths = sorted((place for place, column in enumerate(layout.columns) if column.path), key=lambda place: -widths[place])
+    for place in paths:
+        missing = least_width(layout) - width
+        if missing > 0:
+            layout = _with_short_paths(layout, place, widths[place] - missing)
+    return layout
+
+
+def _with_short_paths(layout: Layout, place: int, room: int) -> Layout:
     lines = tuple(
-        line
-        if len(line) == 1 < len(layout.columns)
-        else tuple(_shorten(text, room[i]) if i in room else text for i, text in enumerate(line))
+        line if len(line) < len(layout.columns) else (*line[:place], _shorten(line[place], room), *line[place + 1 :])
         for line in layout.lines
     )
-    return replace(layout, lines=lines, shortened=lines != layout.lines)
+    return replace(layout, lines=lines, shortened=layout.shortened or lines != layout.lines)
 
 
 def _shorten(path: str, room: int) -> str:

@@ -51,7 +51,13 @@ def skip_lines(trace: Trace) -> list[str]:
 
 
 def _sources(skip: Skip) -> str:
-    return " + ".join(skip.sources)
+    """Write the source; where the tensor is a sum made in a stage's own body, as a shell would: "down_blocks.0.{a,b}"."""
+    if len(skip.sources) == 1:
+        return skip.source
+    stage = f"{skip.source_stage}."
+    if not all(source.startswith(stage) for source in skip.sources):
+        return " + ".join(skip.sources)
+    return f"{stage}{{{','.join(source.removeprefix(stage) for source in skip.sources)}}}"
 
 
 def _target(skip: Skip) -> str:

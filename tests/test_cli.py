@@ -1,0 +1,219 @@
+"""The commands as a user types them: what stands on stdout, what on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.tiny import CONDITION, KINDS, PLAIN, traced
+from unetinspect.views.inputs import inputs_code
+from unetinspect.views.schema import json_schema
+
+TRACING = ("trace", "skips", "attn", "tree", "inputs")
+COMMANDS = (*TRACING, "config", "models", "schema")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A config file of a small conditioned UNet, in the folder that the command runs in."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.json").write_text(json.dumps(CONDITION))
+    return "tiny.json"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_that_says_what_it_does(cli: Any, command: str) -> None:
+    """Help goes to stdout, names the command, and exits 0."""
+    code, out, err = cli(command, "--help")
+
+    assert (code, err) == (0, "")
+    assert f"unetinspect {command}" in out
+    assert "--json" in out
+
+
+def test_help_groups_the_commands(cli: Any) -> None:
+    """Without a command: help, with every command in its group."""
+    code, out, err = cli()
+
+    assert (code, err) == (0, "")
+    assert out.index("Look") < out.index("│ trace") < out.index("The rest") < out.index("│ config")
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [*TRACING, "config"])
+def test_json_is_one_document_that_matches_the_schema(cli: Any, tiny: str, command: str) -> None:
+    """--json prints a record's sections and nothing else, under the promised schema."""
+    code, out, err = cli(command, tiny, "--json")
+    document = json.loads(out)
+
+    assert (code, err) == (0, "")
+    assert document["schema"] == "unetinspect.trace/1"
+    assert document["model"]["class_name"] == "UNet2DConditionModel"
+    jsonschema.validate(document, json_schema())
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["models", "--classes"]])
+def test_the_catalogs_json_matches_the_schema(cli: Any, arguments: list[str]) -> None:
+    """models --json and models --classes --json too."""
+    code, out, _ = cli(*arguments, "--json")
+
+    assert code == 0
+    jsonschema.validate(json.loads(out), json_schema())
+
+
+@pytest.mark.parametrize("command", [*TRACING, "config", "models"])
+@pytest.mark.parametrize("form", ["table", "md", "csv", "tsv"])
+def test_every_command_has_every_form(cli: Any, tiny: str, command: str, form: str) -> None:
+    """A table, Markdown, CSV and TSV are each something, and end with one newline."""
+    code, out, err = cli(command, *([] if command == "models" else [tiny]), "--format", form)
+
+    assert (code, err) == (0, "")
+    assert out.endswith("\n")
+    assert not out.endswith("\n\n")
+    assert ("\t" in out) == (form == "tsv")
+
+
+@pytest.mark.parametrize("command", TRACING)
+def test_a_saved_trace_is_a_model(cli: Any, tiny: str, tmp_path: Path, command: str) -> None:
+    """What `trace --json -o` wrote is shown by every command just as the model itself."""
+    saved = str(tmp_path / "saved.json")
+    assert cli("trace", tiny, "--json", "-o", saved, "--device", "meta")[0] == 0
+    fresh, again = cli(command, tiny, "--json", "--device", "meta"), cli(command, saved, "--json")
+
+    assert again == fresh
+
+
+def test_options_trace_a_saved_record_again_and_say_so(cli: Any, tiny: str, tmp_path: Path) -> None:
+    """A saved trace at another size is a new pass from its config."""
+    saved = str(tmp_path / "saved.json")
+    cli("trace", tiny, "--json", "-o", saved)
+    code, out, err = cli("trace", saved, "--latent", "8", "--json")
+
+    assert code == 0
+    assert json.loads(out)["output"]["shape"] == [2, 4, 8, 8]
+    assert err == "note: the options ask for another pass: traced again, from the config in the saved trace\n"
+
+
+def test_a_config_on_stdin(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-` reads a config, in JSON or YAML."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(PLAIN)))
+    code, out, err = cli("skips", "-", "--json")
+
+    assert (code, err) == (0, "")
+    assert json.loads(out)["totals"]["skips"] == {"produced": 6, "consumed": 6}
+
+
+def test_output_goes_whole_into_a_file_or_not_at_all(cli: Any, tiny: str, tmp_path: Path) -> None:
+    """-o leaves stdout empty; where it cannot write, there is a sentence and no file."""
+    path = tmp_path / "out.md"
+    assert cli("trace", tiny, "--format", "md", "-o", str(path)) == (0, "", "")
+    assert "| mid_block |" in path.read_text()
+
+    missing = tmp_path / "nowhere" / "out.md"
+    code, out, err = cli("trace", tiny, "-o", str(missing))
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: cannot write to {missing}: No such file or directory\nhint: give -o a file in a folder that can be written to\n"
+    )
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (["--kind", "cross"], 16),
+        (["--kind", "joint"], 0),
+        (["--stage", "up_blocks.1"], 6),
+        (["--stage", "up_blocks"], 18),
+        (["--tokens-at", "16x16"], 10),
+        (["--kind", "cross", "--tokens-at", "16x16", "--stage", "down_blocks.2"], 2),
+    ],
+)
+def test_attention_filters(cli: Any, filters: list[str], expected: int) -> None:
+    """Each filter leaves the layers that it names; together they leave those that all of them name."""
+    code, out, _ = cli("attn", "sd15", "--device", "meta", "--json", *filters)
+    layers = json.loads(out)["attentions"]
+
+    assert code == 0
+    assert len(layers) == expected
+    for layer in layers:
+        assert "--kind" not in filters or layer["kind"] == filters[1]
+        assert "--tokens-at" not in filters or layer["query_shape"][2] == 256
+
+
+def test_a_filtered_table_says_how_many_there_are(cli: Any) -> None:
+    """What is left out is counted, and maps are said not to be held in memory."""
+    _, out, _ = cli("attn", "sd15", "--kind", "cross", "--device", "meta")
+
+    assert "16 shown of 32" in out
+    assert "scaled-dot-product attention never holds them in memory: they would be this large, the largest 19.25 MiB in float32" in out
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "sdxl"])
+def test_code_is_python_that_runs(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    """`inputs --code` builds the UNet and calls it: it prints the output shape that was observed."""
+    record = traced(kind)
+    exec(compile(inputs_code(record), "code", "exec"), {})
+
+    assert capsys.readouterr().out == f"{record.output.shape}\n"
+
+
+def test_code_runs_as_it_stands() -> None:
+    """On its own, in an interpreter that knows nothing of this package."""
+    code = inputs_code(traced("text-time", dtype="float16"))
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+
+    assert "torch.float16" in code
+    assert ran.stdout == f"{traced('text-time').output.shape}\n"
+
+
+def test_config_shows_where_each_value_is_from(cli: Any, tiny: str) -> None:
+    """Given keys, filled-in ones and those that --set gave are told apart."""
+    _, out, _ = cli("config", tiny, "--set", "layers_per_block=3", "--format", "csv")
+    rows = [line.rsplit(",", 1) for line in out.splitlines()]
+
+    assert ["layers_per_block,3", "--set"] in rows
+    assert ["cross_attention_dim,24", "given"] in rows
+    assert ['act_fn,"""silu"""', "default"] in rows
+
+
+def test_a_config_with_keys_of_another_class_says_which_are_ignored(cli: Any, tmp_path: Path) -> None:
+    """Unknown keys are named on stderr, with the nearest that the class has."""
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps({**CONDITION, "cros_attention_dim": 3, "decay": 0.9}))
+    code, _, err = cli("trace", str(path))
+
+    assert code == 0
+    assert err == (
+        "note: ignored, because UNet2DConditionModel does not know them: cros_attention_dim (did you mean cross_attention_dim?), decay\n"
+    )
+    assert cli("trace", str(path), "-q")[2] == ""
+
+
+@pytest.mark.parametrize("width", ["20", "80", "200"])
+@pytest.mark.parametrize("command", [*TRACING, "models"])
+def test_columns_are_respected(cli: Any, monkeypatch: pytest.MonkeyPatch, tiny: str, command: str, width: str) -> None:
+    """COLUMNS decides the width, also of a pipe; nothing is ever cut."""
+    monkeypatch.setenv("COLUMNS", width)
+    code, out, _ = cli(command, *([] if command == "models" else [tiny]))
+
+    assert code == 0
+    assert "…" not in out
+    if width != "20":
+        assert max(map(len, out.splitlines())) <= int(width)
+
+
+def test_colour_only_where_it_is_wanted(cli: Any, monkeypatch: pytest.MonkeyPatch, tiny: str) -> None:
+    """A pipe gets none; FORCE_COLOR does; NO_COLOR overrules it."""
+    assert "\x1b" not in cli("trace", tiny)[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in cli("trace", tiny)[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in cli("trace", tiny)[1]

@@ -1,0 +1,83 @@
+"""What costs seconds is imported only by what needs it, and one way only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "unetinspect"
+HEAVY = ("torch", "diffusers", "huggingface_hub")
+# Left of the record, where torch and diffusers are at work.
+LEFT = ("assemble.py", "build.py", "live.py", "tracing.py", "observe")
+
+
+def imported_after(code: str) -> set[str]:
+    """Run code in a fresh interpreter and return which heavy packages it has imported."""
+    report = f"import sys\n{code}\nprint(*sorted(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)"
+    ran = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=120, check=True)
+    return set(ran.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["trace", "--help"],
+        ["models"],
+        ["models", "--classes"],
+        ["schema"],
+        ["trace", "sdlx"],
+        ["trace", "--res", "x"],
+    ],
+    ids=" ".join,
+)
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    """Help, the catalog, the schema and mistakes are answered without torch, diffusers or the hub's client."""
+    ran = imported_after(
+        f"import os; sys.stderr = open(os.devnull, 'w'); from unetinspect.cli.main import main; main({arguments!r}); sys.stderr = sys.__stderr__"
+    )
+
+    assert ran == set()
+
+
+def test_a_saved_trace_is_shown_without_torch(tmp_path: Path) -> None:
+    """Right of the record nothing heavy is imported: each view of a saved trace does without."""
+    from tests.tiny import traced
+
+    path = tmp_path / "saved.json"
+    path.write_text(traced("conditioned").to_json())
+    commands = [["trace"], ["skips"], ["skips", "--explain"], ["attn"], ["tree"], ["inputs"], ["inputs", "--code"], ["config"]]
+    code = f"from unetinspect.cli.main import main\nfor command in {commands!r}: assert main([*command, {str(path)!r}]) == 0"
+
+    assert imported_after(code) == set()
+
+
+def test_importing_the_package_is_light_and_this_test_can_fail() -> None:
+    """`import unetinspect` and even `unetinspect.trace` cost nothing heavy; importing the tracer does."""
+    assert imported_after("import unetinspect; unetinspect.trace; unetinspect.Trace") == set()
+    assert {"torch", "diffusers"} <= imported_after("import unetinspect.tracing")
+
+
+def test_views_and_records_never_import_torch_even_lazily() -> None:
+    """No module outside the left side names torch or diffusers in an import at run time."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] in LEFT:
+            continue
+        for name in runtime_imports(path):
+            allowed = path.name == "api.py" and name == "torch"  # to tell a module from what is none
+            assert allowed or name.partition(".")[0] not in ("torch", "diffusers"), f"{path} imports {name}"
+
+
+def runtime_imports(path: Path) -> list[str]:
+    """List what a module imports, anywhere but under `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    skipped = {id(inner) for block in typing_only for inner in ast.walk(block)}
+    nodes = [node for node in ast.walk(tree) if id(node) not in skipped]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return names + [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]

