@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 # The tests share out among the cores; one worker per core, two at most: each holds its own torch.
 WORKERS ?= 2
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 demo: .venv/installed
 	.venv/bin/unetinspect trace sd15 --device meta --offline
@@ -21,6 +21,10 @@ lint: .venv/lint-installed
 format: .venv/lint-installed
 	.venv/bin/ruff check --fix-only --quiet .
 	.venv/bin/ruff format .
+
+docs: .venv/tests-installed
+	.venv/bin/python docs/picture.py
+	CI=1 .venv/bin/python -m pytest --quiet tests/test_docs.py --update-golden
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,143 @@
+"""Every command that README and docs show is run, and what they show is what it prints.
+
+A block of ```console holds commands after "$ " and their output; `--update-golden` writes the outputs anew. A pipe
+into `jq` runs the real jq language. A block of ```python is run, and so are its doctest-like `>>>` lines.
+"""
+
+from __future__ import annotations
+
+import doctest
+import json
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jq
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = ("trace", "skips", "attn", "tree", "inputs", "config", "models", "schema")
+BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def commands_of(block: str) -> Iterator[tuple[str, str]]:
+    """Yield each command of a console block with the output that is shown for it."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        yield command, output.rstrip("\n")
+
+
+def run(command: str, cli: Any) -> str:
+    """Run a documented command in this process: `unetinspect ... [| jq [-r|-c] FILTER | head -N | tail -N]`."""
+    first, *filters = (shlex.split(part) for part in split_pipe(command))
+    assert first[0] == "unetinspect", command
+    _, text, errors = cli(*first[1:])
+    text = text or errors
+    for words in filters:
+        text = _filtered(text, words)
+    return text.rstrip("\n")
+
+
+def split_pipe(command: str) -> list[str]:
+    """Split a command line at the pipes that stand outside quotes."""
+    parts = [""]
+    for piece in re.findall(r"'[^']*'|\"[^\"]*\"|\||[^'\"|]+", command):
+        if piece == "|":
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return parts
+
+
+def _filtered(text: str, words: list[str]) -> str:
+    lines = text.splitlines()
+    if words[0] == "head":
+        return "\n".join(lines[: int(words[1].lstrip("-"))])
+    if words[0] == "tail":
+        return "\n".join(lines[-int(words[1].lstrip("-")) :])
+    assert words[0] == "jq", words
+    results = jq.compile(words[-1]).input_text(text).all()
+    raw = "-r" in words
+    return "\n".join(result if raw and isinstance(result, str) else _json(result, compact="-c" in words) for result in results)
+
+
+def _json(value: Any, *, compact: bool) -> str:
+    return json.dumps(value, separators=(",", ":")) if compact else json.dumps(value, indent=2)
+
+
+@pytest.fixture
+def as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as the docs say: 80 columns, no GPU, nobody's files."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.usefixtures("as_documented")
+def test_documented_output_is_real(cli: Any, page: Path, request: pytest.FixtureRequest) -> None:
+    """Each command prints what stands below it, to the letter."""
+    text = page.read_text(encoding="utf-8")
+    real = BLOCK.sub(lambda block: "```console\n" + _rerun(block.group(1), cli) + "```", text)
+    if request.config.getoption("--update-golden"):
+        page.write_text(real, encoding="utf-8")
+
+    assert page.read_text(encoding="utf-8") == real
+
+
+def _rerun(block: str, cli: Any) -> str:
+    return "".join(f"$ {command}\n{output}\n" if (output := run(command, cli)) else f"$ {command}\n" for command, _ in commands_of(block))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each Python block runs as it stands; where it shows results, they are the real ones."""
+    monkeypatch.chdir(ROOT)
+    for block in PYTHON.findall(page.read_text(encoding="utf-8")):
+        if ">>>" in block:
+            test = doctest.DocTestParser().get_doctest(block, {}, page.name, None, None)
+            assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test).failed == 0, capsys.readouterr().out
+        else:
+            exec(compile(block, page.name, "exec"), {})
+
+
+def test_every_command_has_a_page_and_every_page_its_recipes() -> None:
+    """One page per command, each with `jq` recipes where the command prints JSON."""
+    for command in COMMANDS:
+        text = (ROOT / "docs" / f"{command}.md").read_text(encoding="utf-8")
+        assert f"unetinspect {command}" in text
+        assert text.count("| jq ") >= 2, command
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """No relative link is dead."""
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_picture_is_the_output_of_today() -> None:
+    """The README's picture is what the command prints, and loads nothing from elsewhere."""
+    picture = runpy.run_path(str(ROOT / "docs" / "picture.py"))
+    svg = (ROOT / "docs" / "skips-sd15.svg").read_text(encoding="utf-8")
+
+    assert svg == picture["draw"]()
+    assert "url(http" not in svg
+    assert "@font-face" not in svg
+    assert "href" not in svg
+
+
+def test_the_readme_is_short_and_has_a_picture() -> None:
+    """Under 150 lines; one picture of real output; the two commands."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert len(text.splitlines()) < 150
+    assert "](docs/" in text
+    assert "make demo" in text
+    assert "make test" in text
