@@ -340,3 +340,27 @@ def test_an_in_place_addition_keeps_the_skip_and_what_it_came_from() -> None:
             return self.up_blocks[0](sample, skips)
 
     assert pairs(InPlace(mid=False))[0] == (("down_blocks.1.resnets.0",), "up_blocks.0.resnets.0")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [((2, 2, 7, 4), (2, 2, 7, 6)), ((2, 2, 7, 5), (2, 2, 7, 6)), ((2, 2, 7, 4), (2, 2, 8, 6))],
+    ids=["fits", "other-head-dim", "other-tokens"],
+)
+def test_fused_attention_on_meta_is_that_of_the_cpu(key: tuple[int, ...], value: tuple[int, ...]) -> None:
+    """Without its map, attention on meta has the CPU's output shape; operands that do not fit raise on both."""
+
+    class Fused(nn.Module):
+        def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return functional.scaled_dot_product_attention(query, key, value)
+
+    outcomes: list[Any] = []
+    for device in ("cpu", "meta"):
+        operands = [torch.zeros(shape, device=device) for shape in ((2, 2, 5, 4), key, value)]
+        try:
+            found = seen(Fused(), *operands)
+            outcomes.append((tuple(found.output.shape), found.attentions[0].value_shape))
+        except ForwardRaisedError as raised:
+            outcomes.append(type(raised.error))
+
+    assert outcomes[0] == outcomes[1]

@@ -35,7 +35,8 @@ def make_modules(root: nn.Module, seen: Observation) -> tuple[Module, ...]:
     calls: dict[str, list[ModuleCall]] = defaultdict(list)
     for call in seen.calls:
         calls[call.path].append(call)
-    return tuple(_module(path, module, calls[path]) for path, module in root.named_modules())
+    params = count_params(root)
+    return tuple(_module(path, module, calls[path], params[path]) for path, module in root.named_modules())
 
 
 def make_attentions(root: nn.Module, seen: Observation, stage_of: StageOf) -> tuple[Attention, ...]:
@@ -106,6 +107,7 @@ def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
         stage = stage_of(call.path)
         if stage:
             calls[stage].append(call)
+    params = count_params(root)
     from_sample = {stage for stage, inside in calls.items() if any(call.step in seen.from_main_input for call in inside)}
     return tuple(
         Stage(
@@ -117,7 +119,7 @@ def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
             resnets=_items_of_lists(inside, "resnets"),
             transformer_blocks=_items_of_lists(inside, "transformer_blocks"),
             attention=count_attention(attention for attention in attentions if attention.stage == stage),
-            params=_params(root.get_submodule(stage)),
+            params=params[stage],
         )
         for (stage, inside), role in zip(calls.items(), roles_of(list(calls), from_sample), strict=True)
     )
@@ -126,7 +128,7 @@ def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
 def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attention]) -> Totals:
     """Add up the whole UNet."""
     return Totals(
-        params=_params(root),
+        params=sum(parameter.numel() for parameter in root.parameters()),
         weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in root.parameters()),
         attention=count_attention(attentions),
         skips=SkipCounts(produced=len(seen.produced), consumed=len({link.sources for link in seen.skips})),
@@ -141,14 +143,28 @@ def count_attention(attentions: Iterable[Attention]) -> AttentionCounts:
     return AttentionCounts(self_=counts.pop("self"), total=total, **counts)
 
 
-def _module(path: str, module: nn.Module, calls: list[ModuleCall]) -> Module:
+def count_params(root: nn.Module) -> Counter[str]:
+    """Count the parameters of every module and its children, by path; one that is shared counts once in each."""
+    counts: Counter[str] = Counter()
+    seen = set()
+    for name, parameter in root.named_parameters(remove_duplicate=False):
+        path = name
+        while path:
+            path = path.rpartition(".")[0]
+            if (path, id(parameter)) not in seen:
+                seen.add((path, id(parameter)))
+                counts[path] += parameter.numel()
+    return counts
+
+
+def _module(path: str, module: nn.Module, calls: list[ModuleCall], params: int) -> Module:
     return Module(
         path=path,
         class_name=type(module).__name__,
         detail=module.extra_repr(),
         in_shape=calls[0].in_shape if calls else None,
         out_shape=calls[0].out_shape if calls else None,
-        params=_params(module),
+        params=params,
         calls=len(calls),
     )
 
@@ -176,7 +192,3 @@ def _outermost_last(inside: list[ModuleCall]) -> ModuleCall:
 
 def _channels(shape: Shape | None) -> int | None:
     return shape[1] if shape is not None and len(shape) > 1 else None
-
-
-def _params(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

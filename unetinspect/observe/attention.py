@@ -98,11 +98,12 @@ class AttentionWatch(TorchFunctionMode):
         return output
 
     def _fused_attention(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with self._inside_fused():
-            output = func(*args, **kwargs)
-        self._provenance.apply(tensors_in([args, kwargs]), [output])
-        named = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
+        named = {**dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)), **kwargs}
         query, key, value = named["query"], named["key"], named["value"]
+        with self._inside_fused():
+            output = _without_map(query, key, value, named.get("attn_mask"))
+            output = func(*args, **kwargs) if output is None else output
+        self._provenance.apply(tensors_in([args, kwargs]), [output])
         self._add(
             shapes=(tuple(query.shape), tuple(key.shape), tuple(value.shape)),
             key_origin=self._provenance.of(key),
@@ -151,6 +152,21 @@ class AttentionWatch(TorchFunctionMode):
             self.products[-1] = _joined(previous, product)
         else:
             self.products.append(product)
+
+
+def _without_map(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Return what fused attention returns on meta, where torch would decompose it and make the map after all.
+
+    query  (batch, heads, query_tokens, head_dim)
+    key    (batch, heads, key_tokens, head_dim)
+    value  (batch, heads, key_tokens, value_dim)
+
+    None where the tensors are not on meta, have a mask, or do not fit plainly: torch then computes, or raises its error.
+    """
+    fits = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]
+    if not (query.is_meta and fits and mask is None and query.dtype == key.dtype == value.dtype):
+        return None
+    return query.new_empty((*query.shape[:-1], value.shape[-1]))
 
 
 def _owner(executing: ModuleCall) -> tuple[ModuleCall, str | None]:
