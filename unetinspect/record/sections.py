@@ -1,122 +1,15 @@
-"""The `Trace`: one observed forward pass of one UNet, as plain frozen records, and its JSON form.
-
-Nothing here knows torch, diffusers or how anything is shown. Shapes are tuples of integers in diffusers' order,
-counts and bytes are integers, an absent value is None (`null`).
-"""
+"""What was seen: totals, stages, skips, attention layers, modules."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
-from unetinspect.errors import SourceError
+from unetinspect.record.run import Shape
 
-SCHEMA: Literal["unetinspect.trace/1"] = "unetinspect.trace/1"
-
-Shape = tuple[int, ...]
 Role = Literal["embed", "in", "down", "mid", "up", "out"]
 AttentionKind = Literal["self", "cross", "joint", "temporal", "pooling"]
-
-
-class Source(Struct, frozen=True, kw_only=True):
-    """Where a model's config was read.
-
-    Attributes:
-        kind: "catalog", "file", "folder", "hub", "stdin", "trace", "dict" or "module".
-        location: A path, a hub ID, a catalog name; for a module, its class.
-        revision: The hub's commit, where it is known.
-        subfolder: The folder inside the repository or folder that holds the config.
-    """
-
-    kind: Literal["catalog", "file", "folder", "hub", "stdin", "trace", "dict", "module"]
-    location: str
-    revision: str | None = None
-    subfolder: str | None = None
-
-
-class ModelInfo(Struct, frozen=True, kw_only=True):
-    """The UNet that was traced.
-
-    Attributes:
-        name: What to call it: a catalog name, a hub ID, a file's or a class's name.
-        class_name: The diffusers class.
-        params: Parameters, each counted once, shared or not; None where the UNet was not built.
-        source: Where its config was read.
-        config: The whole config, with the defaults that diffusers fills in.
-        config_defaults: The keys of `config` that were not given but filled in.
-        config_ignored: Keys that were given and that the class does not know.
-    """
-
-    name: str
-    class_name: str
-    params: int | None
-    source: Source
-    config: dict[str, Any]
-    config_defaults: tuple[str, ...] = ()
-    config_ignored: tuple[str, ...] = ()
-
-
-class InputInfo(Struct, frozen=True, kw_only=True):
-    """One argument of the forward pass.
-
-    Attributes:
-        name: The argument; a dotted one lies inside a dict: "added_cond_kwargs.text_embeds".
-        shape: Its shape; None where the argument is passed as None.
-        dtype: "float32", "int64", ...; None where the argument is passed as None.
-        axes: The name of each axis of `shape`.
-        config_key: The config key, or keys, that ask for the argument or give it its width; None: `forward` always needs it.
-    """
-
-    name: str
-    shape: Shape | None
-    dtype: str | None
-    axes: tuple[str, ...] = ()
-    config_key: str | None = None
-
-
-class Run(Struct, frozen=True, kw_only=True):
-    """How the forward pass was run.
-
-    Attributes:
-        device: "meta", "cpu" or "cuda:0".
-        dtype: The dtype of the parameters and of the floating-point inputs.
-        batch: The user's batch.
-        cfg: Whether classifier-free guidance doubled the batch.
-        cfg_reason: Why it did, or did not.
-        forward_batch: The batch that went through the UNet: `2 * batch` under CFG.
-        image_size: (height, width) in pixels; None where no VAE factor is known.
-        sample_size: (height, width) of `sample`.
-        sample_size_from: What decided it.
-        vae_scale_factor: Pixels per sample cell along one side; 1 for a pixel UNet, None where unknown.
-        vae_scale_from: What said so.
-        inputs: Every argument, in the order of `forward`'s signature.
-        versions: Of unetinspect, torch and diffusers.
-        notes: What a reader should know about this pass.
-    """
-
-    device: str
-    dtype: str
-    batch: int
-    cfg: bool
-    cfg_reason: str
-    forward_batch: int
-    image_size: tuple[int, int] | None
-    sample_size: tuple[int, int]
-    sample_size_from: str
-    vae_scale_factor: int | None
-    vae_scale_from: str
-    inputs: tuple[InputInfo, ...]
-    versions: dict[str, str]
-    notes: tuple[str, ...] = ()
-
-
-class TensorInfo(Struct, frozen=True, kw_only=True):
-    """A tensor's shape and dtype."""
-
-    shape: Shape
-    dtype: str
 
 
 class AttentionCounts(Struct, frozen=True, kw_only=True, rename={"self_": "self"}):
@@ -307,69 +200,3 @@ class Module(Struct, frozen=True, kw_only=True):
     calls: int
     macs: int | None = None
     activation_bytes: int | None = None
-
-
-class Trace(Struct, frozen=True, kw_only=True):
-    """One forward pass of one UNet, observed. Every command is a view of it.
-
-    Attributes:
-        stages: In execution order.
-        skips: In the order in which they were consumed.
-        attentions: In execution order.
-        modules: The whole tree.
-    """
-
-    schema: Literal["unetinspect.trace/1"] = SCHEMA
-    model: ModelInfo
-    run: Run
-    output: TensorInfo
-    totals: Totals
-    stages: tuple[Stage, ...]
-    skips: tuple[Skip, ...]
-    attentions: tuple[Attention, ...]
-    modules: tuple[Module, ...]
-
-    def to_json(self) -> str:
-        """Write the whole record as JSON."""
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Trace:
-        """Read a record that `to_json` wrote.
-
-        Raises:
-            SourceError: It is no trace, is damaged, or is of a schema that this version does not know.
-        """
-        try:
-            found = msgspec.json.decode(text, type=_SchemaOnly).schema
-            if found != SCHEMA:
-                raise SourceError(
-                    f"this trace is of the schema {found!r}, and this version reads {SCHEMA!r}",
-                    hint="trace the model again, or use the version of unetinspect that wrote the file",
-                )
-            return msgspec.json.decode(text, type=cls)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise SourceError(f"this is not a whole trace: {error}", hint="write it again with `unetinspect trace MODEL --json`") from None
-
-
-class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What `--json` prints: the record's own sections, those that the command shows."""
-
-    schema: Literal["unetinspect.trace/1"] | UnsetType = UNSET
-    model: ModelInfo
-    run: Run | UnsetType = UNSET
-    output: TensorInfo | UnsetType = UNSET
-    totals: Totals | UnsetType = UNSET
-    stages: tuple[Stage, ...] | UnsetType = UNSET
-    skips: tuple[Skip, ...] | UnsetType = UNSET
-    attentions: tuple[Attention, ...] | UnsetType = UNSET
-    modules: tuple[Module, ...] | UnsetType = UNSET
-
-
-class _SchemaOnly(Struct):
-    schema: str
-
-
-def to_json(value: Any) -> str:
-    """Write a record as indented JSON, without a newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

@@ -1,0 +1,108 @@
+"""What was run: the model, where it came from, and how its forward pass was made."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Shape = tuple[int, ...]
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """Where a model's config was read.
+
+    Attributes:
+        kind: "catalog", "file", "folder", "hub", "stdin", "trace", "dict" or "module".
+        location: A path, a hub ID, a catalog name; for a module, its class.
+        revision: The hub's commit, where it is known.
+        subfolder: The folder inside the repository or folder that holds the config.
+    """
+
+    kind: Literal["catalog", "file", "folder", "hub", "stdin", "trace", "dict", "module"]
+    location: str
+    revision: str | None = None
+    subfolder: str | None = None
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True):
+    """The UNet that was traced.
+
+    Attributes:
+        name: What to call it: a catalog name, a hub ID, a file's or a class's name.
+        class_name: The diffusers class.
+        params: Parameters, each counted once, shared or not; None where the UNet was not built.
+        source: Where its config was read.
+        config: The whole config, with the defaults that diffusers fills in.
+        config_defaults: The keys of `config` that were not given but filled in.
+        config_ignored: Keys that were given and that the class does not know.
+    """
+
+    name: str
+    class_name: str
+    params: int | None
+    source: Source
+    config: dict[str, Any]
+    config_defaults: tuple[str, ...] = ()
+    config_ignored: tuple[str, ...] = ()
+
+
+class InputInfo(Struct, frozen=True, kw_only=True):
+    """One argument of the forward pass.
+
+    Attributes:
+        name: The argument; a dotted one lies inside a dict: "added_cond_kwargs.text_embeds".
+        shape: Its shape; None where the argument is passed as None.
+        dtype: "float32", "int64", ...; None where the argument is passed as None.
+        axes: The name of each axis of `shape`.
+        config_key: The config key, or keys, that ask for the argument or give it its width; None: `forward` always needs it.
+    """
+
+    name: str
+    shape: Shape | None
+    dtype: str | None
+    axes: tuple[str, ...] = ()
+    config_key: str | None = None
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """How the forward pass was run.
+
+    Attributes:
+        device: "meta", "cpu" or "cuda:0".
+        dtype: The dtype of the parameters and of the floating-point inputs.
+        batch: The user's batch.
+        cfg: Whether classifier-free guidance doubled the batch.
+        cfg_reason: Why it did, or did not.
+        forward_batch: The batch that went through the UNet: `2 * batch` under CFG.
+        image_size: (height, width) in pixels; None where no VAE factor is known.
+        sample_size: (height, width) of `sample`.
+        sample_size_from: What decided it.
+        vae_scale_factor: Pixels per sample cell along one side; 1 for a pixel UNet, None where unknown.
+        vae_scale_from: What said so.
+        inputs: Every argument, in the order of `forward`'s signature.
+        versions: Of unetinspect, torch and diffusers.
+        notes: What a reader should know about this pass.
+    """
+
+    device: str
+    dtype: str
+    batch: int
+    cfg: bool
+    cfg_reason: str
+    forward_batch: int
+    image_size: tuple[int, int] | None
+    sample_size: tuple[int, int]
+    sample_size_from: str
+    vae_scale_factor: int | None
+    vae_scale_from: str
+    inputs: tuple[InputInfo, ...]
+    versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+class TensorInfo(Struct, frozen=True, kw_only=True):
+    """A tensor's shape and dtype."""
+
+    shape: Shape
+    dtype: str

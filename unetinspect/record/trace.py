@@ -1,0 +1,80 @@
+"""The whole record, and its JSON form."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from unetinspect.errors import SourceError
+from unetinspect.record.run import ModelInfo, Run, TensorInfo
+from unetinspect.record.sections import Attention, Module, Skip, Stage, Totals
+
+SCHEMA: Literal["unetinspect.trace/1"] = "unetinspect.trace/1"
+
+
+class Trace(Struct, frozen=True, kw_only=True):
+    """One forward pass of one UNet, observed. Every command is a view of it.
+
+    Attributes:
+        stages: In execution order.
+        skips: In the order in which they were consumed.
+        attentions: In execution order.
+        modules: The whole tree.
+    """
+
+    schema: Literal["unetinspect.trace/1"] = SCHEMA
+    model: ModelInfo
+    run: Run
+    output: TensorInfo
+    totals: Totals
+    stages: tuple[Stage, ...]
+    skips: tuple[Skip, ...]
+    attentions: tuple[Attention, ...]
+    modules: tuple[Module, ...]
+
+    def to_json(self) -> str:
+        """Write the whole record as JSON."""
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Trace:
+        """Read a record that `to_json` wrote.
+
+        Raises:
+            SourceError: It is no trace, is damaged, or is of a schema that this version does not know.
+        """
+        try:
+            found = msgspec.json.decode(text, type=_SchemaOnly).schema
+            if found != SCHEMA:
+                raise SourceError(
+                    f"this trace is of the schema {found!r}, and this version reads {SCHEMA!r}",
+                    hint="trace the model again, or use the version of unetinspect that wrote the file",
+                )
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise SourceError(f"this is not a whole trace: {error}", hint="write it again with `unetinspect trace MODEL --json`") from None
+
+
+class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What `--json` prints: the record's own sections, those that the command shows."""
+
+    schema: Literal["unetinspect.trace/1"] | UnsetType = UNSET
+    model: ModelInfo
+    run: Run | UnsetType = UNSET
+    output: TensorInfo | UnsetType = UNSET
+    totals: Totals | UnsetType = UNSET
+    stages: tuple[Stage, ...] | UnsetType = UNSET
+    skips: tuple[Skip, ...] | UnsetType = UNSET
+    attentions: tuple[Attention, ...] | UnsetType = UNSET
+    modules: tuple[Module, ...] | UnsetType = UNSET
+
+
+class _SchemaOnly(Struct):
+    schema: str
+
+
+def to_json(value: Any) -> str:
+    """Write a record as indented JSON, without a newline at the end."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
