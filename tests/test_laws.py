@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.tiny import condition, plain
-from unetinspect import trace
+from tests.tiny import CONDITION, PLAIN, condition, plain
+from unetinspect import UnetInspectError, trace
 
 # Each example builds and runs a UNet on meta: some tenths of a second.
 few = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
@@ -92,6 +92,30 @@ def test_tokens_are_the_keys_of_cross_attention_and_of_nothing_else(config: dict
     for layer in trace(config, tokens=tokens, device="meta").attentions:
         assert layer.key_shape[2] == (tokens if layer.kind == "cross" else layer.query_shape[2])
         assert layer.map_shape == (layer.query_shape[0] * layer.heads, layer.query_shape[2], layer.key_shape[2])
+
+
+# Small enough that no mutant is a large UNet.
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 64)
+    | st.floats(-2, 64)
+    | st.sampled_from(["", "x", "UpBlock2D", "silu", "text_time", "fourier"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
+    max_leaves=5,
+)
+keys = st.sampled_from(sorted(trace(CONDITION, device="meta").model.config))
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(config=st.sampled_from([CONDITION, PLAIN]), mutations=st.dictionaries(keys, values, min_size=1, max_size=3))
+def test_a_mutated_config_ends_in_a_trace_or_in_a_sentence(config: dict[str, Any], mutations: dict[str, Any]) -> None:
+    """Whatever a config holds, there is a record or one of the package's own errors, which says something."""
+    try:
+        trace({**config, **mutations}, device="meta", latent=8)
+    except UnetInspectError as error:
+        assert error.message
+        assert error.hint
 
 
 @few

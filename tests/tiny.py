@@ -93,6 +93,48 @@ KINDS: dict[str, Config] = {
     "text-image": condition(addition_embed_type="text_image", encoder_hid_dim_type="text_image_proj", encoder_hid_dim=12),
     "image": condition(addition_embed_type="image", encoder_hid_dim_type="image_proj", encoder_hid_dim=12),
     "image-hint": condition(addition_embed_type="image_hint", encoder_hid_dim_type="image_proj", encoder_hid_dim=12, in_channels=8),
+    "text-time-and-image": condition(
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=64,
+        encoder_hid_dim_type="image_proj",
+        encoder_hid_dim=20,
+    ),
+    "text-time-and-text-image": condition(
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=64,
+        encoder_hid_dim_type="text_image_proj",
+        encoder_hid_dim=20,
+    ),
+    "text-and-image": condition(
+        addition_embed_type="text", addition_embed_type_num_heads=4, encoder_hid_dim_type="image_proj", encoder_hid_dim=20
+    ),
+    "cross-attention-on-the-way-up-alone": condition(
+        down_block_types=["DownBlock2D", "DownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        mid_block_type=None,
+        cross_attention_dim=[None, 24],
+    ),
+    "own-hidden-states-on-the-way-up": condition(
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"], mid_block_type=None, cross_attention_dim=[32, 64]
+    ),
+    "no-cross-attention": condition(
+        down_block_types=["DownBlock2D", "DownBlock2D"],
+        up_block_types=["UpBlock2D", "UpBlock2D"],
+        mid_block_type=None,
+        cross_attention_dim=[None, None],
+    ),
+    "depths-beyond-the-blocks": condition(transformer_layers_per_block=[1, 1, 2]),
+    "dual-without-transformers": _simple(dual_cross_attention=True),
+    "no-layers": condition(block_out_channels=[32, 32], layers_per_block=0),
+    "k-blocks-with-prefix": condition(
+        down_block_types=["UNetResKDownBlock2D", "UNetResKDownBlock2D"],
+        up_block_types=["UNetResKUpBlock2D", "UNetResKUpBlock2D"],
+        mid_block_type=None,
+        block_out_channels=[32, 48],
+        norm_num_groups=32,
+    ),
     "text-proj": condition(encoder_hid_dim_type="text_proj", encoder_hid_dim=12),
     "text-proj-by-default": condition(encoder_hid_dim=12),
     "classes": condition(num_class_embeds=10),

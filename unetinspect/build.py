@@ -17,6 +17,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 
+from unetinspect.config_types import wrong_types
 from unetinspect.errors import ConfigError, UsageError
 from unetinspect.inputs import InputSpec, builder_for
 
@@ -52,7 +53,7 @@ def resolve_config(config: Mapping[str, Any]) -> ResolvedConfig:
         class_name=unet_class.__name__,
         values={key: _plain(value) for key, value in values.items()},
         defaults=tuple(key for key in values if key not in config),
-        ignored=tuple(key for key in config if key not in values and not key.startswith("_")),
+        ignored=tuple(str(key) for key in config if key not in values and not str(key).startswith("_")),
     )
 
 
@@ -62,7 +63,11 @@ def check_config(config: ResolvedConfig, *, name: str) -> None:
     Raises:
         ConfigError: With all of them.
     """
-    problems = builder_for(config.class_name).problems(config.values)
+    types = wrong_types(_diffusers_class(config.class_name).__init__, config.values)
+    # The rules may take a value's type for granted: they see null instead of a wrong one, and are not believed on it.
+    usable = {key: None if key in types else value for key, value in config.values.items()}
+    rules = [problem for problem in builder_for(config.class_name).problems(usable) if not any(key in problem for key in types)]
+    problems = [*types.values(), *rules]
     if problems:
         mistakes = "this mistake" if len(problems) == 1 else f"these {len(problems)} mistakes"
         raise ConfigError(

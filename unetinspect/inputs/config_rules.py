@@ -17,19 +17,23 @@ def check_counts(config: Config, keys: Iterable[str], *, optional: bool = False)
             yield f"{key} is {value!r}, and must be a whole number above 0"
 
 
-def check_counts_per_block(config: Config, keys: Iterable[str], blocks: int, *, optional: bool = False) -> Iterator[str]:
-    """Find keys that hold neither a whole number above 0 nor a list of one for each of the `blocks`."""
+def check_per_block(config: Config, keys: Iterable[str], *, least: int = 1) -> Iterator[str]:
+    """Find keys that hold neither a whole number from `least` on nor a list of one for each down block."""
+    kinds = config.get("down_block_types")
     for key in keys:
         value = config.get(key)
-        if value is None and optional:
-            continue
-        if is_list(value) and len(value) != blocks:
-            yield f"{key} has {len(value)} entries, and must have one for each of the {blocks} down_block_types"
+        if is_list(value) and is_list(kinds) and len(value) != len(kinds):
+            yield f"{key} has {len(value)} entries, and must have one for each of the {len(kinds)} down_block_types"
         for entry in value if is_list(value) else [value]:
             # null in a list stands for a block that does not read the key
-            if not is_count(entry) and not (is_list(value) and entry is None):
-                yield f"{key} holds {entry!r}, and must hold whole numbers above 0"
+            if not (isinstance(entry, int) and entry >= least) and not (is_list(value) and entry is None):
+                yield f"{key} holds {entry!r}, and must hold whole numbers from {least} on"
                 break
+
+
+def check_set(config: Config, keys: Iterable[str]) -> Iterator[str]:
+    """Find keys that are null and must not be."""
+    yield from (f"{key} is null, and must have a value" for key in keys if config.get(key) is None)
 
 
 def check_block_lists(config: Config) -> Iterator[str]:
@@ -49,11 +53,11 @@ def check_block_lists(config: Config) -> Iterator[str]:
 
 
 def check_block_names(config: Config, key: str, known: Sequence[str]) -> Iterator[str]:
-    """Find names in a list of block types that diffusers does not know, with the nearest that it does."""
+    """Find names in a list of block types that the class does not know or cannot run, with the nearest that it can."""
     value = config.get(key)
-    for name in dict.fromkeys(value) if is_list(value) else []:
+    for name in {str(name): name for name in value}.values() if is_list(value) else []:
         if not isinstance(name, str) or name.removeprefix("UNetRes") not in known:
-            yield f"{key} holds {name!r}, which diffusers does not have{_meant(name, known)}"
+            yield f"{key} holds {name!r}, which is no block for this class{_meant(name, known)}"
 
 
 def check_choice(config: Config, key: str, known: Sequence[str | None]) -> Iterator[str]:
@@ -70,8 +74,13 @@ def check_groups(config: Config) -> Iterator[str]:
     K-blocks and skip blocks choose their own groups, so a UNet that has any is left to diffusers.
     """
     groups, channels = config.get("norm_num_groups"), config.get("block_out_channels")
-    kinds = [kind for key in ("down_block_types", "up_block_types") if is_list(config.get(key)) for kind in config[key]]
-    if not is_count(groups) or not is_list(channels) or any(str(kind).startswith("K") or "Skip" in str(kind) for kind in kinds):
+    lists = [config.get(key) for key in ("down_block_types", "up_block_types")]
+    kinds = [str(kind).removeprefix("UNetRes") for blocks in lists if is_list(blocks) for kind in blocks]
+    if any(kind.startswith("K") or "Skip" in kind for kind in kinds):
+        return
+    if groups is None:
+        yield "norm_num_groups is null, which only K-blocks and skip blocks can do without"
+    if not is_count(groups) or not is_list(channels):
         return
     uneven = sorted({channel for channel in channels if is_count(channel) and channel % groups})
     if uneven:

@@ -6,6 +6,7 @@ import pkgutil
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from unetinspect.errors import ConfigError, nearest_names
 from unetinspect.inputs.base import Builder
@@ -23,19 +24,19 @@ def supported_classes() -> list[str]:
     return sorted(_builders())
 
 
-def builder_for(class_name: str | None) -> Builder:
+def builder_for(class_name: Any) -> Builder:
     """Return the input builder of a diffusers class.
 
     Raises:
         ConfigError: The name is missing, or no builder knows it.
     """
-    if class_name in _builders():
+    if isinstance(class_name, str) and class_name in _builders():
         return _builders()[class_name]
     supported = ", ".join(supported_classes())
     if class_name is None:
         raise ConfigError(
             "the config has no _class_name, so it does not say which UNet it is", hint=f"add one with --set _class_name=...: {supported}"
         )
-    close = nearest_names(class_name, supported_classes(), count=1)
+    close = nearest_names(str(class_name), supported_classes(), count=1)
     meant = f"did you mean {close[0]}? " if close else ""
     raise ConfigError(f"{class_name} is not a UNet class that can be traced", hint=f"{meant}supported: {supported}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from unetinspect.inputs.base import Builder, Config, InputSpec, Plan
-from unetinspect.inputs.blocks_2d import DOWN_BLOCKS_2D, UP_BLOCKS_2D
+from unetinspect.inputs.blocks_2d import ACTIVATIONS, DOWN_BLOCKS_2D, SKIP_DOWN_BLOCKS_2D, SKIP_UP_BLOCKS_2D, UP_BLOCKS_2D
 from unetinspect.inputs.config_rules import (
     check_block_lists,
     check_block_names,
     check_choice,
     check_counts,
     check_groups,
+    check_per_block,
     check_sample_size,
+    check_set,
 )
 
 
@@ -34,10 +36,13 @@ class UNet2DInputs(Builder):
     def problems(self, config: Config) -> list[str]:
         return [
             *check_block_lists(config),
-            *check_block_names(config, "down_block_types", DOWN_BLOCKS_2D),
-            *check_block_names(config, "up_block_types", UP_BLOCKS_2D),
-            *check_counts(config, ["in_channels", "out_channels", "layers_per_block"]),
-            *check_counts(config, ["norm_num_groups", "attention_head_dim", "num_class_embeds", "time_embedding_dim"], optional=True),
+            *check_block_names(config, "down_block_types", (*DOWN_BLOCKS_2D, *SKIP_DOWN_BLOCKS_2D)),
+            *check_block_names(config, "up_block_types", (*UP_BLOCKS_2D, *SKIP_UP_BLOCKS_2D)),
+            *check_counts(config, ["in_channels", "out_channels"]),
+            *check_counts(config, ["norm_num_groups", "attention_head_dim", "num_class_embeds", "attn_norm_num_groups"], optional=True),
+            *check_per_block(config, ["layers_per_block"], least=0),
+            *check_set(config, ["dropout", "norm_eps", "freq_shift", "mid_block_scale_factor", "downsample_padding"]),
+            *check_choice(config, "act_fn", ACTIVATIONS),
             *check_choice(config, "time_embedding_type", ("positional", "fourier", "learned")),
             *check_choice(config, "downsample_type", ("conv", "resnet", None)),
             *check_choice(config, "upsample_type", ("conv", "resnet", None)),

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from unetinspect.errors import ConfigError
 from unetinspect.inputs.base import Builder, Config, InputSpec, Plan, is_count, is_list, per_block
-from unetinspect.inputs.blocks_2d import DOWN_BLOCKS_2D, MID_BLOCKS_2D, UP_BLOCKS_2D
+from unetinspect.inputs.blocks_2d import ACTIVATIONS, CROSS_DOWN_BLOCKS_2D, CROSS_UP_BLOCKS_2D, DOWN_BLOCKS_2D, MID_BLOCKS_2D, UP_BLOCKS_2D
+from unetinspect.inputs.condition_rules import find_contradictions
 from unetinspect.inputs.config_rules import (
     check_block_lists,
     check_block_names,
     check_choice,
     check_counts,
-    check_counts_per_block,
     check_groups,
+    check_per_block,
     check_sample_size,
+    check_set,
 )
 
 # Text encoders that published UNets pool their `text_embeds` from: CLIP bigG, CLIP L, unCLIP, ChatGLM.
@@ -51,23 +53,24 @@ class UNet2DConditionInputs(Builder):
         ]
 
     def problems(self, config: Config) -> list[str]:
-        kinds = config["down_block_types"]
-        blocks = len(kinds) if is_list(kinds) else 0
         return [
             *check_block_lists(config),
-            *check_block_names(config, "down_block_types", DOWN_BLOCKS_2D),
-            *check_block_names(config, "up_block_types", UP_BLOCKS_2D),
+            *check_block_names(config, "down_block_types", (*DOWN_BLOCKS_2D, *CROSS_DOWN_BLOCKS_2D)),
+            *check_block_names(config, "up_block_types", (*UP_BLOCKS_2D, *CROSS_UP_BLOCKS_2D)),
             *check_choice(config, "mid_block_type", MID_BLOCKS_2D),
             *check_counts(config, ["in_channels", "out_channels", "conv_in_kernel", "conv_out_kernel"]),
-            *check_counts(config, ["norm_num_groups", "num_class_embeds", "time_cond_proj_dim"], optional=True),
-            *check_counts_per_block(config, ["layers_per_block", "attention_head_dim"], blocks),
+            *check_counts(config, ["norm_num_groups", "num_class_embeds", "time_cond_proj_dim", "encoder_hid_dim"], optional=True),
+            *check_per_block(config, ["attention_head_dim", "cross_attention_dim"]),
+            *check_per_block(config, ["layers_per_block"], least=0),
+            *check_set(config, ["dropout", "norm_eps", "freq_shift", "mid_block_scale_factor", "downsample_padding"]),
+            *check_choice(config, "act_fn", ACTIVATIONS),
+            *check_choice(config, "time_embedding_act_fn", (None, *ACTIVATIONS)),
             *check_choice(config, "time_embedding_type", ("positional", "fourier")),
             *check_choice(config, "encoder_hid_dim_type", (None, "text_proj", "text_image_proj", "image_proj")),
             *check_choice(config, "addition_embed_type", (None, "text", "text_image", "text_time", "image", "image_hint")),
             *check_groups(config),
             *check_sample_size(config),
-            *_missing_partners(config),
-            *_unusable(config),
+            *find_contradictions(config),
         ]
 
     def assumed_vae_scale(self, config: Config) -> int:
@@ -75,40 +78,43 @@ class UNet2DConditionInputs(Builder):
 
 
 def encoder_width(config: Config) -> int | None:
-    """Return the width of `encoder_hidden_states`; None: the UNet takes none (it is passed as None).
+    """Return the width of `encoder_hidden_states`; None: nothing reads them, and they are passed as None.
 
     Raises:
         ConfigError: The blocks with cross-attention do not agree on one width.
     """
-    projection = config["encoder_hid_dim_type"]
-    if projection in ("text_proj", "text_image_proj"):
-        width: int = config["encoder_hid_dim"]
-        return width
+    projection, projected = config["encoder_hid_dim_type"], config["encoder_hid_dim"]
+    # `add_embedding` of "text" reads them before any projection does; without a type diffusers takes text_proj.
+    if projected is not None and (projection in (None, "text_proj", "text_image_proj") or config["addition_embed_type"] == "text"):
+        return int(projected)
     if projection == "image_proj":
         return None
-    if config["encoder_hid_dim"] is not None and projection is None:  # diffusers then sets text_proj itself
-        return int(config["encoder_hid_dim"])
+    if config["addition_embed_type"] == "text" and is_count(config["cross_attention_dim"]):
+        return int(config["cross_attention_dim"])
     return _cross_attention_width(config)
 
 
 def _cross_attention_width(config: Config) -> int | None:
-    kinds = list(config["down_block_types"])
-    widths = per_block(config["cross_attention_dim"], len(kinds))
-    crossing = [(width, out) for width, kind, out in zip(widths, kinds, config["block_out_channels"], strict=True) if "CrossAttn" in kind]
-    if "CrossAttn" in (config["mid_block_type"] or ""):
-        crossing.append((widths[-1], config["block_out_channels"][-1]))
-    if not crossing:
-        # No layer reads them, but addition_embed_type "text" and the signature of forward still take them.
-        return int(widths[0])
+    crossing = _crossing_blocks(config)
     distinct = {width for width, _ in crossing}
     if len(distinct) == 1:
-        return int(distinct.pop())
+        return distinct.pop()
     if all(width == out for width, out in crossing):
-        return None  # AudioLDM: attn2 attends to the block's own hidden states
+        return None  # none crosses; or, in AudioLDM, attn2 attends to the block's own hidden states
     raise ConfigError(
-        f"cross_attention_dim is {list(widths)}: the blocks with cross-attention want encoder_hidden_states of different widths",
+        f"cross_attention_dim is {config['cross_attention_dim']}: the blocks with cross-attention want different encoder_hidden_states",
         hint="give every such block the same width, or set encoder_hid_dim",
     )
+
+
+def _crossing_blocks(config: Config) -> list[tuple[int, int]]:
+    """List (cross_attention_dim, channels) of each block with cross-attention; up blocks read the lists from the end."""
+    channels = list(config["block_out_channels"])
+    widths = per_block(config["cross_attention_dim"], len(channels))
+    down = zip(config["down_block_types"], widths, channels, strict=True)
+    up = zip(config["up_block_types"], reversed(widths), reversed(channels), strict=True)
+    mid = (config["mid_block_type"] or "", widths[-1], channels[-1])
+    return [(width, out) for kind, width, out in (*down, mid, *up) if "CrossAttn" in kind]
 
 
 def _sample(config: Config, plan: Plan) -> InputSpec:
@@ -173,9 +179,7 @@ def _gligen(config: Config, batch: int) -> list[InputSpec]:
 def _added_cond(config: Config, batch: int) -> list[InputSpec]:
     """List added_cond_kwargs as `get_aug_embed` and `process_encoder_hidden_states` read them."""
     kind, projection = config["addition_embed_type"], config["encoder_hid_dim_type"]
-    if kind == "text_time":
-        return _text_time(config, batch)
-    specs = []
+    specs = _text_time(config, batch) if kind == "text_time" else []
     if kind == "text_image":
         specs.append(_embeds("text_embeds", config, batch, "cross_attention_dim", "addition_embed_type"))
     if kind == "text_image" or projection == "text_image_proj":
@@ -210,40 +214,3 @@ def _hint(config: Config, plan: Plan) -> list[InputSpec]:
     height, width = plan.size  # ImageHintTimeEmbedding halves the hint three times
     shape = (plan.batch, 3, 8 * height, 8 * width)
     return [InputSpec("added_cond_kwargs.hint", shape, ("batch", "rgb", "8 * height", "8 * width"), "addition_embed_type")]
-
-
-def _missing_partners(config: Config) -> list[str]:
-    """Find keys that need another key which is not set."""
-    needs = {
-        ("encoder_hid_dim_type", "text_proj", "text_image_proj", "image_proj"): ["encoder_hid_dim"],
-        ("class_embed_type", "projection", "simple_projection"): ["projection_class_embeddings_input_dim"],
-        ("addition_embed_type", "text_time"): ["addition_time_embed_dim", "projection_class_embeddings_input_dim"],
-        ("addition_embed_type", "image", "image_hint"): ["encoder_hid_dim"],
-    }
-    found = []
-    for (key, *values), partners in needs.items():
-        if config[key] in values:
-            found += [f"{key} is {config[key]!r}, which needs {partner}" for partner in partners if not is_count(config[partner])]
-    width, total = config["addition_time_embed_dim"], config["projection_class_embeddings_input_dim"]
-    if config["addition_embed_type"] == "text_time" and is_count(width) and is_count(total) and total < width:
-        found.append(f"projection_class_embeddings_input_dim is {total}, and must be at least addition_time_embed_dim, {width}")
-    return found
-
-
-def _unusable(config: Config) -> list[str]:
-    """Find what diffusers cannot run, whatever else the config says."""
-    found = []
-    if config["num_attention_heads"] is not None:
-        found.append("num_attention_heads is set, which diffusers refuses: attention_head_dim holds the number of heads here")
-    if config["dual_cross_attention"]:
-        found.append("dual_cross_attention is true, and diffusers' DualTransformer2DModel raises in every forward")
-    nested = is_list(config["transformer_layers_per_block"]) and any(is_list(depth) for depth in config["transformer_layers_per_block"])
-    if nested and config["reverse_transformer_layers_per_block"] is None:
-        found.append("transformer_layers_per_block is nested, which needs reverse_transformer_layers_per_block")
-    for key in ("transformer_layers_per_block", "cross_attention_dim", "only_cross_attention"):
-        value, blocks = config[key], config["down_block_types"]
-        if is_list(value) and is_list(blocks) and len(value) != len(blocks):
-            found.append(f"{key} has {len(value)} entries, and must have one for each of the {len(blocks)} down_block_types")
-    if config["cross_attention_dim"] is None:
-        found.append("cross_attention_dim is null, and must be a whole number above 0")
-    return found
