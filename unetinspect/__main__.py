@@ -1,7 +1,27 @@
-"""`python -m unetinspect`."""
+"""`python -m unetinspect`, and the console script: where Ctrl-C ends the program with a word, even while it still loads."""
+
+from __future__ import annotations
 
 import sys
 
-from unetinspect.cli.main import main
+INTERRUPTED = 130
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the program and return its exit code."""
+    try:
+        from unetinspect.cli.main import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        return interrupted()
+
+
+def interrupted() -> int:
+    """Say that the user ended the program, and return the exit code for that."""
+    print("interrupted", file=sys.stderr)
+    return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

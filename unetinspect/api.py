@@ -20,7 +20,7 @@ def trace(
     model: str | os.PathLike[str] | Mapping[str, Any] | nn.Module | Trace = "sd15",
     *,
     res: int | str | tuple[int, int] | None = None,
-    latent: int | tuple[int, int] | None = None,
+    latent: int | str | tuple[int, int] | None = None,
     batch: int = 1,
     cfg: bool | None = None,
     tokens: int | None = None,
@@ -29,6 +29,11 @@ def trace(
     dtype: str | torch.dtype | None = None,
     overrides: Mapping[str, Any] | None = None,
     cache: bool = True,
+    vae_scale: int | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
 ) -> Trace:
     """Run one dummy forward pass of a diffusers UNet and return what was observed.
 
@@ -42,6 +47,8 @@ def trace(
     tokens     tokens of `encoder_hidden_states`
     device     "auto" is CUDA where there is one, else "meta", where nothing is allocated
     overrides  config keys to set before the UNet is built
+    vae_scale  pixels per sample cell along one side, where the model's own files do not say it
+    revision, subfolder, token, offline: of a hub ID or a folder, as on the command line
     cache      accepted for records that are kept from one run to the next; none are kept in this version
 
     Raises:
@@ -51,24 +58,28 @@ def trace(
     >>> unetinspect.trace("sd15", res=128).totals.skips.consumed  # doctest: +SKIP
     12
     """
-    request = make_request(res=res, latent=latent, batch=batch, cfg=cfg, tokens=tokens, frames=frames, device=str(device), dtype=dtype)
+    request = make_request(
+        res=res, latent=latent, batch=batch, cfg=cfg, tokens=tokens, frames=frames, device=str(device), dtype=dtype, vae_scale=vae_scale
+    )
     overrides = dict(overrides or {})
     if not isinstance(model, str | os.PathLike | Mapping | Trace | LoadedModel):
         return _trace_live(model, request, overrides)
     from unetinspect.tracing import trace_model
 
-    return trace_model(_load(model), request, overrides)
+    if isinstance(model, str | os.PathLike):
+        loaded = read_model(model, revision=revision, subfolder=subfolder, token=token, offline=offline)
+    else:
+        loaded = _load(model)
+    return trace_model(loaded, request, overrides)
 
 
-def _load(model: str | os.PathLike[str] | Mapping[str, Any] | Trace | LoadedModel) -> LoadedModel:
+def _load(model: Mapping[str, Any] | Trace | LoadedModel) -> LoadedModel:
     if isinstance(model, Trace):
         return loaded_trace(model)
     if isinstance(model, LoadedModel):
         return model
-    if isinstance(model, Mapping):
-        name = str(model.get("_class_name") or "config")
-        return LoadedModel(name=name, config=dict(model), source=Source(kind="dict", location=name))
-    return read_model(model)
+    name = str(model.get("_class_name") or "config")
+    return LoadedModel(name=name, config=dict(model), source=Source(kind="dict", location=name))
 
 
 def loaded_trace(record: Trace) -> LoadedModel:
@@ -93,7 +104,8 @@ def _trace_live(module: Any, request: Any, overrides: Mapping[str, Any]) -> Trac
         )
     if overrides:
         raise UsageError(
-            "overrides change a config before it is built, and this module is built already", hint="pass its config: dict(unet.config)"
+            "overrides change a config before it is built, and this module is built already",
+            hint="pass its config instead: {**unet.config, '_class_name': type(unet).__name__}",
         )
     from unetinspect.tracing import trace_module
 

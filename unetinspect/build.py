@@ -18,7 +18,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 
 from unetinspect.config_types import wrong_types
-from unetinspect.errors import ConfigError, UsageError
+from unetinspect.errors import ConfigError, UsageError, nearest_names
 from unetinspect.inputs import InputSpec, builder_for
 
 
@@ -30,30 +30,41 @@ class ResolvedConfig(NamedTuple):
         values: Every key of the class, defaults filled in.
         defaults: The keys that were filled in.
         ignored: The keys that were given and that the class does not know.
+        overridden: The keys that the caller overrode.
     """
 
     class_name: str
     values: dict[str, Any]
     defaults: tuple[str, ...]
     ignored: tuple[str, ...]
+    overridden: tuple[str, ...]
 
 
-def resolve_config(config: Mapping[str, Any]) -> ResolvedConfig:
-    """Fill in the defaults of the class that the config names.
+def resolve_config(config: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> ResolvedConfig:
+    """Put the overrides over a config, and fill in the defaults of the class that it names.
 
     Raises:
         ConfigError: It names no class, or none that can be traced.
+        UsageError: An override is of a key that the class does not have: a typing error must not pass for an answer.
     """
+    overrides = overrides or {}
+    config = {**config, **overrides}
     class_name = config.get("_class_name")
     builder_for(class_name)
     unet_class = _diffusers_class(str(class_name))
     parameters = list(inspect.signature(unet_class.__init__).parameters.values())[1:]
+    for key in overrides:
+        if key != "_class_name" and not any(parameter.name == key for parameter in parameters):
+            close = nearest_names(key, [parameter.name for parameter in parameters], count=1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            raise UsageError(f"{class_name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
     values = {parameter.name: config.get(parameter.name, parameter.default) for parameter in parameters}
     return ResolvedConfig(
         class_name=unet_class.__name__,
         values={key: _plain(value) for key, value in values.items()},
         defaults=tuple(key for key in values if key not in config),
         ignored=tuple(str(key) for key in config if key not in values and not str(key).startswith("_")),
+        overridden=tuple(overrides),
     )
 
 

@@ -52,7 +52,7 @@ def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
         unguided = "" if condition or not request.cfg else ", though there is nothing to guide"
         return request.cfg, ("--cfg" if request.cfg else "--no-cfg") + unguided
     if condition is None:
-        return False, "nothing to guide: the UNet takes no condition"
+        return False, "nothing to guide"
     return True, f"guides {condition}"
 
 

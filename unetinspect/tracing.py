@@ -50,7 +50,7 @@ def trace_model(model: LoadedModel, request: Request, overrides: Mapping[str, An
         UsageError: The request does not fit the UNet.
         ForwardError: The pass failed.
     """
-    config = resolve_config({**model.config, **overrides})
+    config = resolve_config(model.config, overrides)
     check_config(config, name=model.name)
     dtype = getattr(torch, request.dtype or "float32")
     device = pick_device(request.device)
@@ -77,7 +77,7 @@ def trace_module(module: nn.Module, request: Request) -> Trace:
 
 def config_of(model: LoadedModel, overrides: Mapping[str, Any]) -> ModelInfo:
     """Return the model with its whole config, without building it."""
-    return _model_info(model, resolve_config({**model.config, **overrides}), params=None)
+    return _model_info(model, resolve_config(model.config, overrides), params=None)
 
 
 class _Work(NamedTuple):
@@ -117,7 +117,7 @@ def _trace(model: LoadedModel, config: ResolvedConfig, work: _Work, runner: Runn
     totals = make_totals(runner.unet, seen, attentions)
     return Trace(
         model=_model_info(model, config, params=totals.params),
-        run=_run_info(work, runner, seen),
+        run=_run_info(model, work, runner, seen),
         output=TensorInfo(shape=tuple(seen.output.shape), dtype=_dtype_name(seen.output.dtype)),
         totals=totals,
         stages=make_stages(runner.unet, seen, attentions, stage_of),
@@ -136,10 +136,11 @@ def _model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | Non
         config=config.values,
         config_defaults=config.defaults,
         config_ignored=config.ignored,
+        config_overrides=config.overridden,
     )
 
 
-def _run_info(work: _Work, runner: Runner, seen: Observation) -> Run:
+def _run_info(model: LoadedModel, work: _Work, runner: Runner, seen: Observation) -> Run:
     sizes = work.sizes
     return Run(
         device=str(runner.device),
@@ -155,7 +156,7 @@ def _run_info(work: _Work, runner: Runner, seen: Observation) -> Run:
         vae_scale_from=sizes.vae_scale.said_by,
         inputs=tuple(_input_info(spec, runner.dtype) for spec in work.specs),
         versions={"unetinspect": __version__, "torch": str(torch.__version__), "diffusers": diffusers.__version__},
-        notes=(*sizes.notes, *_unseen_attention(seen)),
+        notes=(*model.notes, *sizes.notes, *_unseen_attention(seen)),
     )
 
 

@@ -11,14 +11,14 @@ from unetinspect.cli.options import TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import traced
 from unetinspect.errors import UsageError, nearest_names
-from unetinspect.record import Attention, Envelope, Trace
+from unetinspect.record import Envelope, Trace
 from unetinspect.request import parse_size
 from unetinspect.views.attention import attention_table
 from unetinspect.views.explain import explain_skips
 from unetinspect.views.inputs import inputs_code, inputs_table
 from unetinspect.views.skips import skips_table
 from unetinspect.views.stages import stages_table
-from unetinspect.views.tree import tree_table
+from unetinspect.views.tree import tree_table, within_depth
 
 
 @takes(TraceOptions)
@@ -54,7 +54,9 @@ def attn(
     options: TraceOptions,
     kind: Annotated[Literal["self", "cross", "joint", "temporal", "pooling"] | None, typer.Option(help="Only layers of this kind.")] = None,
     stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage, or these: up_blocks.1, up_blocks.")] = None,
-    tokens_at: Annotated[str | None, typer.Option(metavar="N|HxW", help="Only layers whose queries are this many: 16x16.")] = None,
+    tokens_at: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Only layers that work on a map of this size: 16x16 is 256 query tokens.")
+    ] = None,
 ) -> None:
     """Every attention layer: self or cross, heads, Q, K, V, map shape; counts per block.
 
@@ -63,7 +65,8 @@ def attn(
     output = Output(options)
     size = parse_size(tokens_at, option="--tokens-at")
     record = traced(options, output)
-    picked = [layer for layer in record.attentions if _in_stage(layer, stage, record)]
+    _check_stage(stage, record)
+    picked = [layer for layer in record.attentions if _in_stage(layer.stage, stage)]
     picked = [layer for layer in picked if kind in (None, layer.kind)]
     picked = [layer for layer in picked if size is None or layer.query_shape[2] == size[0] * size[1]]
     output.show(attention_table(record, picked), _envelope(record, attentions=tuple(picked)))
@@ -72,7 +75,8 @@ def attn(
 @takes(TraceOptions)
 def tree(
     options: TraceOptions,
-    depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet; default: all.")] = None,
+    depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet or the stage; default: all.")] = None,
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage, or these: up_blocks.1, up_blocks.")] = None,
 ) -> None:
     """The module tree as print(unet) shows it, repeats folded, with observed shapes.
 
@@ -80,7 +84,10 @@ def tree(
     """
     output = Output(options)
     record = traced(options, output)
-    output.show(tree_table(record, depth=depth, unicode=output.screen.unicode), _envelope(record, modules=record.modules))
+    _check_stage(stage, record)
+    modules = [module for module in record.modules if _in_stage(module.path, stage)]
+    table = tree_table(record, modules, depth=depth, unicode=output.screen.unicode)
+    output.show(table, _envelope(record, modules=within_depth(modules, depth)))
 
 
 @takes(TraceOptions)
@@ -109,11 +116,18 @@ def _envelope(record: Trace, **sections: Any) -> Envelope:
     return Envelope(schema=record.schema, model=record.model, run=record.run, output=record.output, totals=record.totals, **sections)
 
 
-def _in_stage(layer: Attention, stage: str | None, record: Trace) -> bool:
-    if stage is None:
-        return True
+def _check_stage(stage: str | None, record: Trace) -> None:
+    """Check that a stage, or a list of stages, is one that ran.
+
+    Raises:
+        UsageError: It is none; the hint has those that look like it.
+    """
     names = [found.name for found in record.stages]
-    if not any(name == stage or name.startswith(f"{stage}.") for name in names):
-        close = nearest_names(stage, names)
-        raise UsageError(f"--stage {stage}: {record.model.name} has no such stage", hint=f"it has {', '.join(close or names)}")
-    return layer.stage == stage or layer.stage.startswith(f"{stage}.")
+    known = list(dict.fromkeys(part for name in names for part in (name.partition(".")[0], name)))
+    if stage is not None and stage not in known:
+        close = sorted(nearest_names(stage, known, count=5) or known, key=known.index)
+        raise UsageError(f"--stage {stage}: {record.model.name} has no such stage", hint=f"it has {', '.join(close)}")
+
+
+def _in_stage(name: str, stage: str | None) -> bool:
+    return stage is None or name == stage or name.startswith(f"{stage}.")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unetinspect.__main__ import INTERRUPTED, interrupted
 from unetinspect.cli import look, rest
 from unetinspect.errors import UnetInspectError, nearest_names
 from unetinspect.units import visible
@@ -15,7 +16,6 @@ from unetinspect.version import __version__
 
 # The base of Typer's own errors; Typer carries its own copy of Click, so the class is reached through a public one.
 _ClickError: Any = typer.BadParameter.__mro__[2]
-_INTERRUPTED = 130
 
 app = typer.Typer(
     name="unetinspect",
@@ -52,14 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        return int(app(given, prog_name="unetinspect", standalone_mode=False) or 0)
+        code = int(app(given, prog_name="unetinspect", standalone_mode=False) or 0)
+        return interrupted() if code == INTERRUPTED else code
     except UnetInspectError as error:
         return _fail(error.message, error.hint, error.exit_code)
     except _ClickError as error:
         return _fail(_usage_message(error), _usage_hint(error, given), 2)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return interrupted()
     except BrokenPipeError:
         # The reader has what it wanted (`| head`). Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,7 +78,7 @@ def _usage_message(error: Any) -> str:
     text: str = error.format_message()
     for guess in (" (Possible options:", " Did you mean"):
         text = text.partition(guess)[0]
-    return text.rstrip(".")
+    return text.replace("Value error, ", "").rstrip(".")
 
 
 def _usage_hint(error: Any, given: list[str]) -> str:

@@ -63,7 +63,7 @@ class TraceOptions(ModelOptions, frozen=True, kw_only=True):
     device: Annotated[str, typer.Option(help="auto, meta, cpu, cuda or cuda:N; auto is CUDA if there is one.", rich_help_panel=_RUN)] = (
         "auto"
     )
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; default: float32.", rich_help_panel=_RUN)] = None
+    dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or float64; default: float32.", rich_help_panel=_RUN)] = None
     no_cache: Annotated[
         bool,
         typer.Option("--no-cache", help="Trace afresh; this version keeps no records, so it always does.", rich_help_panel=_RUN),

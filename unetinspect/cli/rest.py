@@ -10,6 +10,7 @@ import typer
 from unetinspect.cli.options import ModelOptions, OutputOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import configured, ignored_keys
+from unetinspect.errors import UsageError
 from unetinspect.record import SCHEMA, Envelope, to_json
 
 
@@ -22,10 +23,10 @@ def config(options: ModelOptions) -> None:
     from unetinspect.views.config import config_table
 
     output = Output(options)
-    model, overrides = configured(options, output)
+    model = configured(options, output)
     if output.format != "table":
         output.note(*ignored_keys(model))
-    output.show(config_table(model, overrides), Envelope(schema=SCHEMA, model=model))
+    output.show(config_table(model), Envelope(schema=SCHEMA, model=model))
 
 
 @takes(OutputOptions)
@@ -51,7 +52,10 @@ def schema(options: OutputOptions) -> None:
     """JSON Schema of everything that --json prints."""
     from unetinspect.views.schema import json_schema
 
-    Output(options).write(to_json(json_schema()) + "\n")
+    output = Output(options)
+    if output.format not in ("table", "json"):
+        raise UsageError(f"--format {output.format}: a schema is JSON", hint="leave --format out")
+    output.write(to_json(json_schema()) + "\n")
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (config, models, schema)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from unetinspect.cli.options import ModelOptions, TraceOptions
@@ -21,30 +21,28 @@ def traced(options: TraceOptions, output: Output) -> Trace:
     model = _read(options, output)
     if model.trace is not None:
         if request == make_request() and not overrides:
+            output.note(*model.trace.run.notes)
             return model.trace
         from unetinspect.api import loaded_trace
 
         model = loaded_trace(model.trace)
-        output.note("the options ask for another pass: traced again, from the config in the saved trace")
+        output.note("the options ask for another pass: the config in the saved trace is traced again, with these options alone")
     from unetinspect.tracing import trace_model
 
     record = trace_model(model, request, overrides)
-    check_overrides(record.model, overrides)
-    output.note(*ignored_keys(record.model), *record.run.notes)
+    output.note(*ignored_keys(record.model), *(note for note in record.run.notes if note not in model.notes))
     return record
 
 
-def configured(options: ModelOptions, output: Output) -> tuple[ModelInfo, Mapping[str, Any]]:
-    """Return the model with its whole config, and what the options override of it."""
+def configured(options: ModelOptions, output: Output) -> ModelInfo:
+    """Return the model with its whole config."""
     overrides = parse_overrides(options.overrides or [])
     model = _read(options, output)
     if model.trace is not None and not overrides:
-        return model.trace.model, {}
+        return model.trace.model
     from unetinspect.tracing import config_of
 
-    info = config_of(model, overrides)
-    check_overrides(info, overrides)
-    return info, overrides
+    return config_of(model, overrides)
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
@@ -67,15 +65,6 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
                 f"--set {pair}: the value cannot be read", hint="write it as JSON: --set 'block_out_channels=[320, 640]'"
             ) from None
     return overrides
-
-
-def check_overrides(model: ModelInfo, overrides: Mapping[str, Any]) -> None:
-    """Refuse overrides of keys that the class does not have: a typing error must not pass for an answer."""
-    for key in overrides:
-        if key in model.config_ignored:
-            close = nearest_names(key, model.config, count=1)
-            meant = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(f"--set {key}: {model.class_name} has no such config key", hint=f"{meant}`unetinspect config` lists them all")
 
 
 def ignored_keys(model: ModelInfo) -> list[str]:

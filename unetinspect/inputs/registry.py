@@ -34,9 +34,7 @@ def builder_for(class_name: Any) -> Builder:
         return _builders()[class_name]
     supported = ", ".join(supported_classes())
     if class_name is None:
-        raise ConfigError(
-            "the config has no _class_name, so it does not say which UNet it is", hint=f"add one with --set _class_name=...: {supported}"
-        )
+        raise ConfigError("the config has no _class_name, so it does not say which UNet it is", hint=f"add a _class_name: {supported}")
     close = nearest_names(str(class_name), supported_classes(), count=1)
     meant = f"did you mean {close[0]}? " if close else ""
     raise ConfigError(f"{class_name} is not a UNet class that can be traced", hint=f"{meant}supported: {supported}")

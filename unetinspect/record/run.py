@@ -36,6 +36,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
         config: The whole config, with the defaults that diffusers fills in.
         config_defaults: The keys of `config` that were not given but filled in.
         config_ignored: Keys that were given and that the class does not know.
+        config_overrides: The keys that were overridden.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     config: dict[str, Any]
     config_defaults: tuple[str, ...] = ()
     config_ignored: tuple[str, ...] = ()
+    config_overrides: tuple[str, ...] = ()
 
 
 class InputInfo(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Source, Trace
 from unetinspect.source.base import LoadedModel
 from unetinspect.source.hub_id import clean_folder
-from unetinspect.source.parse import parse_mapping, parse_trace, read_text
+from unetinspect.source.parse import config_in_envelope, parse_mapping, parse_trace, read_text
 from unetinspect.source.pipeline import FoundUnet, FoundVae, find_unet, find_vae, pipeline_classes
 
 _WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".onnx")
@@ -83,6 +83,9 @@ def _read_mapping(mapping: dict[str, Any], text: str, path: Path | None) -> Load
     trace = parse_trace(mapping, text, what=what)
     if trace is not None:
         return _saved(trace, str(path or "-"))
+    envelope = config_in_envelope(mapping)
+    if envelope is not None:
+        return LoadedModel(name=str(mapping["model"].get("name") or envelope["_class_name"]), config=envelope, source=_source_of(path))
     if "pipeline" in str(mapping.get("_class_name", "")).lower() and pipeline_classes(mapping):
         raise SourceError(
             f"{what} is a pipeline's model_index.json: it names the components, and holds no config",
@@ -96,10 +99,14 @@ def _read_mapping(mapping: dict[str, Any], text: str, path: Path | None) -> Load
     return LoadedModel(
         name=str(mapping.get("name") or config["_class_name"]),
         config=config,
-        source=Source(kind="file", location=str(path)) if path else Source(kind="stdin", location="-"),
+        source=_source_of(path),
         vae_scale_factor=factor,
         vae_scale_from="vae_scale_factor beside the config" if factor else "",
     )
+
+
+def _source_of(path: Path | None) -> Source:
+    return Source(kind="file", location=str(path)) if path else Source(kind="stdin", location="standard input")
 
 
 def _saved(trace: Trace, location: str) -> LoadedModel:

@@ -72,26 +72,30 @@ def parse_mapping(text: str, *, what: str, is_yaml: bool | None = None) -> dict[
 
 
 def parse_trace(mapping: dict[str, Any], text: str, *, what: str) -> Trace | None:
-    """Return the saved trace that `text`, parsed as `mapping`, is; None where it is no output of this program.
+    """Return the saved trace that `text`, parsed as `mapping`, is; None where it is none.
 
     Raises:
-        SourceError: It is the JSON of a command that shows a part of the trace, or a trace that cannot be read.
+        SourceError: It is a list that this program printed, or a trace that cannot be read.
     """
     schema = mapping.get("schema")
-    ours = isinstance(schema, str) and schema.startswith(_SCHEMA_START)
-    if not ours and not _is_envelope(mapping):
+    if not (isinstance(schema, str) and schema.startswith(_SCHEMA_START)):
         return None
-    if not (ours and str(schema).startswith(_TRACE_SCHEMA_START)) or "stages" not in mapping:
-        raise SourceError(
-            f"{what} is the JSON of another command than `trace`, and holds only the sections that it shows",
-            hint="write the whole record with `unetinspect trace MODEL --json`, or name the model itself",
-        )
-    return Trace.from_json(text)
+    if not schema.startswith(_TRACE_SCHEMA_START):
+        raise SourceError(f"{what} is a list that this program printed, and no model", hint="name one of the models in it")
+    return Trace.from_json(text) if "stages" in mapping else None
 
 
-def _is_envelope(mapping: dict[str, Any]) -> bool:
+def config_in_envelope(mapping: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the config in the JSON that a command prints beside its own sections; None where it is no such JSON.
+
+    Keys that diffusers had filled in are left out, so that they are filled in anew.
+    """
     model = mapping.get("model")
-    return isinstance(model, dict) and {"class_name", "source", "config"} <= model.keys()
+    if not isinstance(model, dict) or not {"class_name", "source", "config"} <= model.keys() or not isinstance(model["config"], dict):
+        return None
+    defaults = model.get("config_defaults")
+    filled_in = {str(key) for key in defaults} if isinstance(defaults, list) else set()
+    return {**{key: value for key, value in model["config"].items() if key not in filled_in}, "_class_name": model["class_name"]}
 
 
 def _load_json(text: str, what: str) -> Any:

@@ -37,6 +37,9 @@ def _below(trace: Trace, attentions: Sequence[Attention]) -> list[str]:
     lines = attention_lines(trace)
     if len(attentions) < len(trace.attentions):
         lines.insert(0, f"{len(attentions)} shown of {len(trace.attentions)}")
+    if not attentions:
+        tokens = sorted({layer.query_shape[2] for layer in trace.attentions})
+        lines.insert(1, f"none of the layers is like that; their query tokens are {', '.join(map(str, tokens)) or 'none'}")
     fused = sum(not layer.materialised for layer in attentions)
     held = len(attentions) - fused
     if fused:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from unetinspect.record import ModelInfo
@@ -20,11 +19,11 @@ class ConfigKey(NamedTuple):
     origin: str
 
 
-def config_table(model: ModelInfo, overridden: Collection[str] = ()) -> Table:
+def config_table(model: ModelInfo) -> Table:
     """Show each key with its value; keys that the class does not know are listed below."""
     defaults = set(model.config_defaults)
     rows = [
-        ConfigKey(key, value, "--set" if key in overridden else "default" if key in defaults else "given")
+        ConfigKey(key, value, "override" if key in model.config_overrides else "default" if key in defaults else "given")
         for key, value in model.config.items()
     ]
     below = [f"{plural(len(rows) - len(defaults), 'key')} given, {len(defaults)} filled in by diffusers"]

@@ -6,7 +6,7 @@ from unetinspect.record import ModelInfo, Run, Source
 from unetinspect.units import format_count, format_size
 
 _SOURCES = {
-    "catalog": "bundled, of",
+    "catalog": "bundled copy of",
     "hub": "from the hub,",
     "module": "of the live module",
     "dict": "given in Python,",
@@ -31,15 +31,15 @@ def _sizes(run: Run) -> str:
     if run.image_size is None:
         return f"{sample}, vae_scale_factor unknown"
     if run.vae_scale_factor == 1:
-        return f"{sample}, which is the image: vae_scale_factor 1 ({run.vae_scale_from})"
+        return f"{sample}, in pixels: vae_scale_factor 1 ({run.vae_scale_from})"
     return f"image {format_size(run.image_size)}, {sample}, vae_scale_factor {run.vae_scale_factor} ({run.vae_scale_from})"
 
 
 def _batch(run: Run) -> str:
     if run.cfg:
-        return f"{run.forward_batch} = 2 x {run.batch}, CFG {run.cfg_reason}"
-    return f"{run.forward_batch}, no CFG: {run.cfg_reason}"
+        return f"{run.forward_batch} = 2 x {run.batch} for CFG ({run.cfg_reason})"
+    return f"{run.forward_batch}, no CFG ({run.cfg_reason})"
 
 
 def _place(run: Run) -> str:
-    return f"{run.dtype} on {run.device}{', no weights' if run.device == 'meta' else ''}"
+    return f"{run.dtype} on {run.device}"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from textwrap import wrap
 from typing import Any
 
 from unetinspect.units import visible
 from unetinspect.views.layout import GAP, Layout, fit, needed_width, wrapped_lines
 from unetinspect.views.table import Table, flat_fields
+
+_LABEL = re.compile(r"\w+: {2,}|\w{6}: | +")
 
 
 class Screen:
@@ -62,10 +65,11 @@ def render_csv(table: Table, *, delimiter: str) -> str:
 
 
 def wrap_words(text: str, width: int | None) -> list[str]:
-    """Break a line between words at `width`; what follows is indented as the line is."""
+    """Break a line between words at `width`; what follows is indented as the line is, or to behind its label ("size:   ")."""
     if width is None or len(text) <= width:
         return [text]
-    indent = " " * (len(text) - len(text.lstrip()))
+    label = _LABEL.match(text)
+    indent = " " * (label.end() if label else 0)
     return wrap(text, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 

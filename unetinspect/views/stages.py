@@ -23,7 +23,7 @@ def stages_table(trace: Trace) -> Table:
             Column("out", lambda stage: format_shape(stage.out_shape)),
             Column("resnets", lambda stage: _blank_zero(stage.resnets), right=True, drop=1),
             Column("transformer blocks", lambda stage: _blank_zero(stage.transformer_blocks), right=True, drop=8),
-            Column("attention", lambda stage: _kinds(stage.attention), drop=7),
+            Column("kinds", lambda stage: _kinds(stage.attention), drop=7),
             Column("attn", lambda stage: _blank_zero(stage.attention.total), right=True),
             Column("params", lambda stage: format_count(stage.params) if stage.params else "", right=True, drop=2),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from msgspec import structs
@@ -32,10 +33,13 @@ class TreeLine:
     count: int
 
 
-def tree_table(trace: Trace, *, depth: int | None = None, unicode: bool = True) -> Table:
-    """Show the tree down to `depth` levels below the UNet, all of it if None."""
-    root = _fold(_grow(trace.modules))
-    lines = _lines(root, depth=depth, unicode=unicode)
+def tree_table(trace: Trace, modules: Sequence[Module] | None = None, *, depth: int | None = None, unicode: bool = True) -> Table:
+    """Show the tree of these modules, the first of which is its root, down to `depth` levels below it.
+
+    None stands for all modules of the UNet, and for all levels.
+    """
+    modules = trace.modules if modules is None else modules
+    lines = _lines(_fold(_grow(modules)), depth=depth, unicode=unicode)
     idle = sum(not line.ran for line in lines)
     return Table(
         columns=(
@@ -48,18 +52,25 @@ def tree_table(trace: Trace, *, depth: int | None = None, unicode: bool = True) 
         rows=lines,
         above=header(trace.model, trace.run),
         below=[f"{plural(idle, 'module')} did not run in this pass"] if idle else [],
-        records=trace.modules,
+        records=within_depth(modules, depth),
     )
 
 
-def _grow(modules: tuple[Module, ...]) -> _Node:
-    nodes: dict[str, _Node] = {}
-    for module in modules:
+def within_depth(modules: Sequence[Module], depth: int | None) -> tuple[Module, ...]:
+    """Return the modules that stand at most `depth` levels below the first of them."""
+    root = modules[0].path
+    below = [(module, module.path.removeprefix(root).strip(".")) for module in modules]
+    return tuple(module for module, path in below if depth is None or len(list(filter(None, path.split(".")))) <= depth)
+
+
+def _grow(modules: Sequence[Module]) -> _Node:
+    root = modules[0]
+    nodes = {root.path: _Node(root.path, root)}
+    for module in modules[1:]:
         parent, _, name = module.path.rpartition(".")
         nodes[module.path] = _Node(name, module)
-        if module.path:
-            nodes[parent].children.append(nodes[module.path])
-    return nodes[""]
+        nodes[parent].children.append(nodes[module.path])
+    return nodes[root.path]
 
 
 def _fold(node: _Node) -> _Node:
@@ -93,9 +104,8 @@ def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:
 
     def add(node: _Node, guides: str, hanging: str, level: int) -> None:
         lines.append(TreeLine(guides + _label(node), node.module, _ran(node), node.count))
-        if depth is not None and level >= depth:
-            return
-        for child in node.children:
+        # Cut only here: siblings that differ below the cut must not be folded above it.
+        for child in node.children if depth is None or level < depth else []:
             is_last = child is node.children[-1]
             add(child, hanging + (last_branch if is_last else branch), hanging + ("   " if is_last else bar), level + 1)
 
