@@ -106,7 +106,7 @@ def _read_mapping(mapping: dict[str, Any], text: str, path: Path | None) -> Load
 
 
 def _source_of(path: Path | None) -> Source:
-    return Source(kind="file", location=str(path)) if path else Source(kind="stdin", location="standard input")
+    return Source(kind="file", location=str(path)) if path else Source(kind="stdin", location="-")
 
 
 def _saved(trace: Trace, location: str) -> LoadedModel:

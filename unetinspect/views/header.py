@@ -23,7 +23,8 @@ def header(model: ModelInfo, run: Run | None = None) -> list[str]:
 def _source(source: Source) -> str:
     folder = f", {source.subfolder}/" if source.subfolder else ""
     revision = f" at {source.revision[:12]}" if source.revision else ""
-    return f"{_SOURCES.get(source.kind, 'from')} {source.location}{folder}{revision}"
+    place = "standard input" if source.kind == "stdin" else source.location
+    return f"{_SOURCES.get(source.kind, 'from')} {place}{folder}{revision}"
 
 
 def _sizes(run: Run) -> str:
