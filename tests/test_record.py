@@ -114,3 +114,15 @@ def test_a_newer_schema_is_refused_with_both_names() -> None:
 
     assert raised.value.message == "this trace is of the schema 'unetinspect.trace/9', and this version reads 'unetinspect.trace/1'"
     assert raised.value.exit_code == 3
+
+
+def test_the_schema_says_what_each_field_is() -> None:
+    """Every field that a record's docstring explains carries that sentence; nothing of Python is left in it."""
+    definitions = json_schema()["$defs"]
+
+    assert definitions["Skip"]["properties"]["hidden_channels"]["description"] == "Channels of the features that came up from below."
+    assert all("description" in field for field in definitions["Skip"]["properties"].values())
+    assert all("description" in field for name, field in definitions["Attention"]["properties"].items() if name != "macs")
+    text = json.dumps(definitions)
+    assert "Attributes:" not in text
+    assert "None" not in text

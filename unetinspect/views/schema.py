@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -9,10 +11,15 @@ import msgspec
 from unetinspect.record import Envelope
 from unetinspect.views.models import ClassList, ModelList
 
+# "    name: What it is," with what continues it on lines that are indented further.
+_ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
+
 
 def json_schema() -> dict[str, Any]:
     """Return one schema that every `--json` document of this version matches."""
     references, components = msgspec.json.schema_components([Envelope, ModelList, ClassList], ref_template="#/$defs/{name}")
+    for component in components.values():
+        _describe_properties(component)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "unetinspect --json",
@@ -20,3 +27,15 @@ def json_schema() -> dict[str, Any]:
         "anyOf": list(references),
         "$defs": components,
     }
+
+
+def _describe_properties(component: dict[str, Any]) -> None:
+    """Move what a record's docstring says of each field to the property that it speaks of, in JSON's words."""
+    summary, _, attributes = cleandoc(component.get("description", "")).partition("\n\nAttributes:\n")
+    component["description"] = _one_line(summary)
+    for name, text in _ATTRIBUTE.findall(attributes):
+        component["properties"][name]["description"] = _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("None", "null")
