@@ -52,11 +52,7 @@ def trace(
     cache      accepted for records that are kept from one run to the next; none are kept in this version
 
     Raises:
-        UnetInspectError: One of its kinds: a bad value, an unreadable source, a config that cannot be built, a
-            forward pass that fails.
-
-    >>> unetinspect.trace("sd15", res=128).totals.skips.consumed  # doctest: +SKIP
-    12
+        UnetInspectError: A bad value, an unreadable source, a config that cannot be built, a pass that fails.
     """
     request = make_request(
         res=res, latent=latent, batch=batch, cfg=cfg, tokens=tokens, frames=frames, device=str(device), dtype=dtype, vae_scale=vae_scale
