@@ -132,6 +132,16 @@ def test_a_saved_trace_is_a_model(cli: Any, tiny: str, tmp_path: Path, command: 
     assert again == fresh
 
 
+def test_the_config_in_a_saved_trace_can_be_overridden(cli: Any, tiny: str, tmp_path: Path) -> None:
+    """`config` of a saved trace with --set is that of the model itself with --set."""
+    saved = str(tmp_path / "saved.json")
+    cli("trace", tiny, "--json", "-o", saved, "--device", "meta")
+    fresh, again = (cli("config", model, "--set", "layers_per_block=3", "--format", "csv") for model in (tiny, saved))
+
+    assert again == fresh
+    assert "layers_per_block,3,override" in fresh[1]
+
+
 def test_options_trace_a_saved_record_again_and_say_so(cli: Any, tiny: str, tmp_path: Path) -> None:
     """A saved trace at another size is a new pass from its config."""
     saved = str(tmp_path / "saved.json")

@@ -65,6 +65,12 @@ SUPPORTED = "UNet2DConditionModel, UNet2DModel"
         ),
         (["trace", "--json", "--format", "md"], 2, "--json and --format md contradict each other", "give one of them"),
         (["skips", "--explain", "--json"], 2, "--explain prints words, and has no json form", "leave out --explain, or --json"),
+        (
+            ["skips", "--explain", "--format", "csv"],
+            2,
+            "--explain prints words, and has no csv form",
+            "leave out --explain, or --format csv",
+        ),
         (["inputs", "--code", "--format", "md"], 2, "--code prints Python, and has no md form", "leave out one of the two"),
         (
             ["trace", "--set", "cros_attention_dim=5"],

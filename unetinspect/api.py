@@ -58,7 +58,7 @@ def trace(
         res=res, latent=latent, batch=batch, cfg=cfg, tokens=tokens, frames=frames, device=str(device), dtype=dtype, vae_scale=vae_scale
     )
     overrides = dict(overrides or {})
-    if not isinstance(model, str | os.PathLike | Mapping | Trace | LoadedModel):
+    if not isinstance(model, str | os.PathLike | Mapping | Trace):
         return _trace_live(model, request, overrides)
     from unetinspect.tracing import trace_model
 
@@ -69,21 +69,18 @@ def trace(
     return trace_model(loaded, request, overrides)
 
 
-def _load(model: Mapping[str, Any] | Trace | LoadedModel) -> LoadedModel:
+def _load(model: Mapping[str, Any] | Trace) -> LoadedModel:
     if isinstance(model, Trace):
         return loaded_trace(model)
-    if isinstance(model, LoadedModel):
-        return model
     name = str(model.get("_class_name") or "config")
     return LoadedModel(name=name, config=dict(model), source=Source(kind="dict", location=name))
 
 
 def loaded_trace(record: Trace) -> LoadedModel:
     """Take a record as a model to trace again: its config as it was given, its VAE factor, its name."""
-    given = {key: value for key, value in record.model.config.items() if key not in record.model.config_defaults}
     return LoadedModel(
         name=record.model.name,
-        config={**given, "_class_name": record.model.class_name},
+        config=record.model.given_config,
         source=record.model.source,
         vae_scale_factor=record.run.vae_scale_factor,
         vae_scale_from=record.run.vae_scale_from,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from unetinspect.errors import UsageError
 from unetinspect.inputs import Builder
 from unetinspect.inputs.base import Config, is_list
 from unetinspect.request import Request, Size
+from unetinspect.units import format_size
 
 
 class VaeScale(Struct, frozen=True):
@@ -72,9 +75,9 @@ def _divide(image: Size, factor: int) -> Size:
         return image[0] // factor, image[1] // factor
     below = [max(factor, side // factor * factor) for side in image]
     above = [-(-side // factor) * factor for side in image]
-    shown = " or ".join(dict.fromkeys(f"--res {_written(size)}" for size in (below, above)))
+    shown = " or ".join(dict.fromkeys(f"--res {written_size(size)}" for size in (below, above)))
     raise UsageError(
-        f"--res {_written(image)} is no multiple of {factor}, the pixels that the VAE makes into one sample cell",
+        f"--res {written_size(image)} is no multiple of {factor}, the pixels that the VAE makes into one sample cell",
         hint=f"the nearest sizes that are: {shown}",
     )
 
@@ -88,14 +91,10 @@ def _config_size(config: Config, builder: Builder) -> tuple[Size, str]:
     return (size, size), "config"
 
 
-def _written(size: Size | list[int]) -> str:
-    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
-
-
-def written_size(size: Size) -> str:
+def written_size(size: Sequence[int]) -> str:
     """Write a size as `--res` and `--latent` take it.
 
     >>> written_size((512, 512)), written_size((512, 768))
     ('512', '512x768')
     """
-    return _written(size)
+    return str(size[0]) if size[0] == size[1] else format_size(size)

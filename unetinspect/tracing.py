@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import diffusers
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from unetinspect.assemble import make_attentions, make_modules, make_skips, make_stages, make_totals, stage_finder_of
@@ -218,7 +219,7 @@ def _nearest_sizes(runs: Callable[[Size], bool], config: ResolvedConfig, size: S
 
 def _runs(config: ResolvedConfig, work: _Work, runner: Runner, size: Size) -> bool:
     """Tell whether the UNet runs at another size, by running it."""
-    plan = Plan(batch=work.plan.batch, size=size, tokens=work.plan.tokens, frames=work.plan.frames)
+    plan = replace(work.plan, size=size)
     inputs = make_inputs(work.builder.inputs(config.values, plan), device=runner.device, dtype=runner.dtype)
     try:
         with torch.no_grad(), quiet_diffusers():

@@ -54,7 +54,8 @@ class Output:
     def say(self, lines: Sequence[str], *, option: str) -> None:
         """Print words, which have no form but their own."""
         if self.format not in ("table", "md"):
-            raise UsageError(f"{option} prints words, and has no {self.format} form", hint=f"leave out {option}, or --{self.format}")
+            asked = "--json" if self.format == "json" else f"--format {self.format}"
+            raise UsageError(f"{option} prints words, and has no {self.format} form", hint=f"leave out {option}, or {asked}")
         self.write("\n".join(part for line in lines for part in wrap_words(visible(line), self.screen.width)) + "\n")
 
     def write(self, text: str) -> None:

@@ -48,6 +48,12 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     config_ignored: tuple[str, ...] = ()
     config_overrides: tuple[str, ...] = ()
 
+    @property
+    def given_config(self) -> dict[str, Any]:
+        """The config without what diffusers filled in, and with its `_class_name`: what it takes to build the UNet again."""
+        given = {key: value for key, value in self.config.items() if key not in self.config_defaults}
+        return {**given, "_class_name": self.class_name}
+
 
 class InputInfo(Struct, frozen=True, kw_only=True):
     """One argument of the forward pass.

@@ -112,7 +112,7 @@ def _source_of(path: Path | None) -> Source:
 def _saved(trace: Trace, location: str) -> LoadedModel:
     return LoadedModel(
         name=trace.model.name,
-        config=trace.model.config,
+        config=trace.model.given_config,
         source=Source(kind="trace", location=location),
         vae_scale_factor=trace.run.vae_scale_factor,
         vae_scale_from=trace.run.vae_scale_from,

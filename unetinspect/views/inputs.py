@@ -32,7 +32,7 @@ def inputs_table(trace: Trace) -> Table:
 def inputs_code(trace: Trace) -> str:
     """Write a Python script that builds this UNet from its config and calls it with these inputs, on meta."""
     model = trace.model
-    given = {key: value for key, value in model.config.items() if key not in model.config_defaults}
+    given = {key: value for key, value in model.given_config.items() if key != "_class_name"}  # the import says it
     tensors, names = _tensors(trace)
     call = ",\n".join(f"{_INDENT * 2}{line}" for line in _arguments(names))
     return f"""import torch
