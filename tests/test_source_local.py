@@ -47,7 +47,9 @@ def refusal(model, **options) -> tuple[type[UnetInspectError], str, str | None]:
 def saved_trace() -> Trace:
     """Return the smallest whole record."""
     return Trace(
-        model=ModelInfo(name="acme/sd", class_name="UNet2DConditionModel", params=1, source=Source(kind="hub", location="acme/sd"), config=UNET),
+        model=ModelInfo(
+            name="acme/sd", class_name="UNet2DConditionModel", params=1, source=Source(kind="hub", location="acme/sd"), config=UNET
+        ),
         run=Run(
             device="meta",
             dtype="float32",
