@@ -359,7 +359,7 @@ def test_fused_attention_on_meta_is_that_of_the_cpu(key: tuple[int, ...], value:
         operands = [torch.zeros(shape, device=device) for shape in ((2, 2, 5, 4), key, value)]
         try:
             found = seen(Fused(), *operands)
-            outcomes.append((tuple(found.output.shape), found.attentions[0].value_shape))
+            outcomes.append((tuple(found.returned.shape), found.attentions[0].value_shape))
         except ForwardRaisedError as raised:
             outcomes.append(type(raised.error))
 

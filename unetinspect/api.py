@@ -83,6 +83,7 @@ def loaded_trace(record: Trace) -> LoadedModel:
         config=record.model.given_config,
         source=record.model.source,
         vae_scale_factor=record.run.vae_scale_factor,
+        medium=record.run.medium,
         vae_scale_from=record.run.vae_scale_from,
     )
 

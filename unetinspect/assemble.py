@@ -94,6 +94,8 @@ def make_skips(seen: Observation, stage_of: StageOf) -> tuple[Skip, ...]:
                 conv_channels=link.conv_channels,
                 shortcut=link.shortcut.path if link.shortcut else None,
                 call=target.number,
+                concat_in=link.executing.path,
+                changes=link.changes,
             )
         )
     return tuple(skips)
@@ -137,10 +139,12 @@ def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
 
 def count_attention(attentions: Iterable[Attention]) -> AttentionCounts:
     """Count attention layers by kind; one that ran several times is one layer."""
-    kinds: Mapping[AttentionKind, int] = Counter(kind for _, kind in {(attention.path, attention.kind) for attention in attentions})
-    counts = {kind: kinds.get(kind, 0) for kind in get_args(AttentionKind)}
-    total = sum(count for kind, count in counts.items() if kind != "pooling")
-    return AttentionCounts(self_=counts.pop("self"), total=total, **counts)
+    layers = {(attention.path, attention.kind): attention.processor is not None for attention in attentions}
+    pooling = sum(kind == "pooling" for _, kind in layers)
+    kinds: Mapping[AttentionKind, int] = Counter(kind for (_, kind), has_processor in layers.items() if has_processor and kind != "pooling")
+    counts = {kind: kinds.get(kind, 0) for kind in get_args(AttentionKind) if kind != "pooling"}
+    without = len(layers) - pooling - sum(kinds.values())
+    return AttentionCounts(self_=counts.pop("self"), **counts, pooling=pooling, without_processor=without, total=sum(kinds.values()))
 
 
 def count_params(root: nn.Module) -> Counter[str]:

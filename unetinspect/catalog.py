@@ -12,6 +12,7 @@ import yaml
 from msgspec import Struct
 
 from unetinspect.errors import nearest_names
+from unetinspect.record import Medium
 
 
 class HubLocation(Struct, frozen=True, kw_only=True):
@@ -45,7 +46,8 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         family: What it belongs to.
         title: What it is, in a few words.
         hub: Where it is published; the first is where it lives now.
-        vae_scale_factor: Pixels per sample cell along one side; 1 for a pixel UNet.
+        vae_scale_factor: Pixels per sample cell along one side; 1 for a pixel UNet, null where there is nothing to scale.
+        medium: What the pixels make up, where it is another thing than for most UNets of the class.
         read_from: Where the config was read.
         confidence: "verbatim" as published, or "reconstructed" from code and siblings.
         params: Parameters, counted on the built UNet.
@@ -58,12 +60,13 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     family: str
     title: str
-    vae_scale_factor: int
+    vae_scale_factor: int | float | None
     read_from: str
     confidence: Literal["verbatim", "reconstructed"]
     params: int
     attention_layers: int
     config: dict[str, Any]
+    medium: Medium | None = None
     aliases: tuple[str, ...] = ()
     hub: tuple[HubLocation, ...] = ()
     published: tuple[Figure, ...] = ()

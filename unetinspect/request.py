@@ -6,13 +6,15 @@ Sizes are (height, width). Nothing here knows torch or diffusers.
 from __future__ import annotations
 
 import re
+from math import inf
 from typing import Any
 
 from msgspec import Struct
 
 from unetinspect.errors import UsageError
 
-Size = tuple[int, int]
+Size = tuple[int, ...]
+FreeU = tuple[float, float, float, float]
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 _SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64", "half": "float16", "float": "float32"}
@@ -33,6 +35,7 @@ class Request(Struct, frozen=True, kw_only=True):
         device: "auto", "meta", "cpu", "cuda" or "cuda:N".
         dtype: A name of `DTYPES`; None: float32, or a live module's own.
         vae_scale: Pixels per sample cell along one side, overriding what the model says.
+        freeu: FreeU's factors b1, b2, s1, s2; None: FreeU is left as it is.
     """
 
     res: Size | None = None
@@ -44,6 +47,7 @@ class Request(Struct, frozen=True, kw_only=True):
     device: str = "auto"
     dtype: str | None = None
     vae_scale: int | None = None
+    freeu: FreeU | None = None
 
 
 def make_request(
@@ -57,6 +61,7 @@ def make_request(
     device: str = "auto",
     dtype: Any = None,
     vae_scale: int | None = None,
+    freeu: Any = None,
 ) -> Request:
     """Check the options together and return them as a `Request`.
 
@@ -79,6 +84,7 @@ def make_request(
         device=parse_device(device),
         dtype=parse_dtype(dtype),
         vae_scale=vae_scale,
+        freeu=parse_freeu(freeu),
     )
 
 
@@ -139,6 +145,27 @@ def parse_dtype(dtype: Any) -> str | None:
     if name not in DTYPES:
         raise UsageError(f"--dtype is {_shown(dtype)}", hint=f"use {', '.join(DTYPES)} or {', '.join(_SHORT_DTYPES)}")
     return name
+
+
+def parse_freeu(value: Any) -> FreeU | None:
+    """Read FreeU's factors: "1.2,1.4,0.9,0.2" or four numbers, b1, b2, s1, s2 as its paper has them.
+
+    Raises:
+        UsageError: They are not four numbers above 0.
+
+    >>> parse_freeu("1.2,1.4,0.9,0.2")
+    (1.2, 1.4, 0.9, 0.2)
+    """
+    if value is None:
+        return None
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        b1, b2, s1, s2 = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        b1 = b2 = s1 = s2 = 0.0
+    if not all(0 < factor < inf for factor in (b1, b2, s1, s2)):
+        raise UsageError(f"--freeu is {_shown(value)}, and must be four numbers above 0", hint="b1,b2,s1,s2: --freeu 1.2,1.4,0.9,0.2")
+    return b1, b2, s1, s2
 
 
 def _shown(value: Any) -> str:

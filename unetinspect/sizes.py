@@ -3,50 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from msgspec import Struct
 
 from unetinspect.errors import UsageError
 from unetinspect.inputs import Builder
-from unetinspect.inputs.base import Config, is_list
+from unetinspect.inputs.base import Config, Given
+from unetinspect.record import Medium
 from unetinspect.request import Request, Size
 from unetinspect.units import format_size
 
 
 class VaeScale(Struct, frozen=True):
-    """Pixels per sample cell along one side, None where nothing says; and what said so."""
+    """Pixels per sample cell along one side, None where nothing says; and what said so.
 
-    factor: int | None
+    It is a whole number but for models whose pipelines round up, as Stable Cascade's does with 42.67.
+    """
+
+    factor: int | float | None
     said_by: str
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
     """The sizes of one forward pass; the fields are those of `record.Run`."""
 
+    medium: Medium
     sample_size: Size
     sample_size_from: str
     image_size: Size | None
     vae_scale: VaeScale
+    frames: Given[int] | None = None
     notes: tuple[str, ...] = ()
 
 
-def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeScale) -> Sizes:
+def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeScale, medium: Medium | None = None) -> Sizes:
     """Decide the sample's size: from `--latent`, from `--res` and the VAE factor, or from the config.
 
-    `known` is what the model's own files or the catalog say of its VAE.
+    `known` is what the model's own files or the catalog say of its VAE, `medium` what the catalog says that it makes.
 
     Raises:
-        UsageError: `--res` is no multiple of the VAE factor.
+        UsageError: `--res` is no multiple of the VAE factor, or the class has no such size, or no frames.
     """
+    medium = medium or builder.medium
+    frames = _frames(request, config, builder)
+    if len(builder.size_axes) == 1:
+        length = _length(request, config, builder)
+        return Sizes(
+            medium=medium,
+            sample_size=length.value,
+            sample_size_from=length.said_by,
+            image_size=None,
+            vae_scale=VaeScale(None, ""),
+            frames=frames,
+        )
     vae, notes = _vae_scale(request, config, builder, known)
     if request.res is not None and vae.factor is not None:
-        sample, said_by = _divide(request.res, vae.factor), "--res"
+        sample = Given(_divide(request.res, vae.factor), "--res")
     elif request.latent is not None:
-        sample, said_by = request.latent, "--latent"
+        sample = Given(request.latent, "--latent")
     else:
-        sample, said_by = _config_size(config, builder)
-    image = None if vae.factor is None else (sample[0] * vae.factor, sample[1] * vae.factor)
-    return Sizes(sample_size=sample, sample_size_from=said_by, image_size=image, vae_scale=vae, notes=notes)
+        sample = builder.sample_size(config)
+    return Sizes(
+        medium=medium,
+        sample_size=sample.value,
+        sample_size_from=sample.said_by,
+        image_size=_image(sample.value, vae.factor, request.res),
+        vae_scale=vae,
+        frames=frames,
+        notes=notes,
+    )
 
 
 def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
@@ -59,20 +85,50 @@ def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
     return True, f"guides {condition}"
 
 
+def _frames(request: Request, config: Config, builder: Builder) -> Given[int] | None:
+    own = builder.frames(config)
+    if request.frames is None:
+        return own
+    if own is None:
+        raise UsageError(f"--frames: {builder.class_name} has no frames", hint="leave --frames out")
+    return Given(request.frames, "--frames")
+
+
+def _length(request: Request, config: Config, builder: Builder) -> Given[Size]:
+    """Decide the length of a signal, which has one axis and no pixels."""
+    if request.res is not None or request.vae_scale is not None:
+        option = "--res" if request.res is not None else "--vae-scale"
+        raise UsageError(f"{option}: the sample of {builder.class_name} is a signal and has no pixels", hint="--latent N sets its length")
+    if request.latent is None:
+        return builder.sample_size(config)
+    if request.latent[0] != request.latent[-1]:
+        raise UsageError(
+            f"--latent {written_size(request.latent)}: the sample of {builder.class_name} has one length", hint="--latent N sets it"
+        )
+    return Given(request.latent[:1], "--latent")
+
+
 def _vae_scale(request: Request, config: Config, builder: Builder, known: VaeScale) -> tuple[VaeScale, tuple[str, ...]]:
     if request.vae_scale is not None:
         return VaeScale(request.vae_scale, "--vae-scale"), ()
     if known.factor is not None or request.res is None:
         return known, ()
     factor = builder.assumed_vae_scale(config)
+    if factor is None:
+        raise UsageError(
+            f"--res: nothing says how many pixels of the image one cell of this {builder.class_name}'s sample stands for",
+            hint="give --latent, the size of the sample itself, or --vae-scale",
+        )
     note = f"nothing says which VAE belongs to this UNet: --res takes a factor of {factor} for granted (--vae-scale sets it)"
     return VaeScale(factor, "assumed"), (note,)
 
 
-def _divide(image: Size, factor: int) -> Size:
+def _divide(image: Size, factor: int | float) -> Size:
+    if isinstance(factor, float):
+        return tuple(ceil(side / factor) for side in image)  # as pipeline_stable_cascade_prior.py of diffusers does
     uneven = [side for side in image if side % factor]
     if not uneven:
-        return image[0] // factor, image[1] // factor
+        return tuple(side // factor for side in image)
     below = [max(factor, side // factor * factor) for side in image]
     above = [-(-side // factor) * factor for side in image]
     shown = " or ".join(dict.fromkeys(f"--res {written_size(size)}" for size in (below, above)))
@@ -82,19 +138,16 @@ def _divide(image: Size, factor: int) -> Size:
     )
 
 
-def _config_size(config: Config, builder: Builder) -> tuple[Size, str]:
-    size = config["sample_size"]
-    if size is None:
-        return (builder.default_size, builder.default_size), "taken for granted: the config has no sample_size"
-    if is_list(size):
-        return (size[0], size[-1]), "config"
-    return (size, size), "config"
+def _image(sample: Size, factor: int | float | None, asked: Size | None) -> Size | None:
+    if factor is None:
+        return None
+    return asked if asked is not None else tuple(int(side * factor) for side in sample)
 
 
 def written_size(size: Sequence[int]) -> str:
     """Write a size as `--res` and `--latent` take it.
 
-    >>> written_size((512, 512)), written_size((512, 768))
-    ('512', '512x768')
+    >>> written_size((512, 512)), written_size((512, 768)), written_size((65536,))
+    ('512', '512x768', '65536')
     """
-    return str(size[0]) if size[0] == size[1] else format_size(size)
+    return str(size[0]) if size[0] == size[-1] else format_size(size)

@@ -42,7 +42,9 @@ def configured(options: ModelOptions, output: Output) -> ModelInfo:
         return model.trace.model
     from unetinspect.tracing import config_of
 
-    return config_of(model, overrides)
+    info, notes = config_of(model, overrides)
+    output.note(*notes)
+    return info
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,6 @@ One class, one builder, one file; `builder_for` finds it by the config's `_class
 """
 
 from unetinspect.inputs.base import Builder, InputSpec, Plan
-from unetinspect.inputs.registry import builder_for, supported_classes
+from unetinspect.inputs.registry import builder_for, plug_classes, supported_classes
 
-__all__ = ["Builder", "InputSpec", "Plan", "builder_for", "supported_classes"]
+__all__ = ["Builder", "InputSpec", "Plan", "builder_for", "plug_classes", "supported_classes"]

@@ -24,6 +24,11 @@ def supported_classes() -> list[str]:
     return sorted(_builders())
 
 
+def plug_classes() -> list[str]:
+    """Return the names of the classes whose outputs are plugged into a UNet."""
+    return [name for name in supported_classes() if _builders()[name].plugs_into]
+
+
 def builder_for(class_name: Any) -> Builder:
     """Return the input builder of a diffusers class.
 

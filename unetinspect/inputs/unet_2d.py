@@ -20,6 +20,7 @@ class UNet2DInputs(Builder):
     """sample (batch, in_channels, height, width), timestep (), class_labels where there are classes."""
 
     class_name = "UNet2DModel"
+    what = "image, unconditional or by class"
 
     def condition(self, config: Config) -> str | None:
         return "class_labels" if self._class_labels(config, batch=1) else None

@@ -31,6 +31,7 @@ class UNet2DConditionInputs(Builder):
     """sample, timestep, encoder_hidden_states, and what the config adds to them."""
 
     class_name = "UNet2DConditionModel"
+    what = "image from text or image: Stable Diffusion and its relatives"
 
     def condition(self, config: Config) -> str | None:
         if encoder_width(config) is not None:

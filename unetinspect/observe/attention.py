@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from unetinspect.observe.calls import CallStack, ModuleCall, tensors_in
+from unetinspect.observe.frames import FrameAxis
 from unetinspect.observe.provenance import Origin, Provenance
 from unetinspect.record import AttentionKind, Shape
 
@@ -41,11 +42,12 @@ _WEIGHTS = "attention_weights"
 
 
 class Scores(NamedTuple):
-    """A product Q Kᵀ: how large its operands were, and where the keys came from."""
+    """A product Q Kᵀ: how large its operands were, where the keys came from, and whether the queries are frames."""
 
     query_numel: int
     key_numel: int
     key_origin: Origin
+    is_temporal: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -76,12 +78,13 @@ class AttentionProduct:
 class AttentionWatch(TorchFunctionMode):
     """Collects the attention products of one pass, in the order in which they were computed."""
 
-    def __init__(self, provenance: Provenance, stack: CallStack) -> None:
+    def __init__(self, provenance: Provenance, stack: CallStack, frames: FrameAxis | None) -> None:
         super().__init__()
         self.products: list[AttentionProduct] = []
         self.fused = False
         self._provenance = provenance
         self._stack = stack
+        self._frames = frames
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -103,10 +106,13 @@ class AttentionWatch(TorchFunctionMode):
         with self._inside_fused():
             output = _without_map(query, key, value, named.get("attn_mask"))
             output = func(*args, **kwargs) if output is None else output
-        self._provenance.apply(tensors_in([args, kwargs]), [output])
+        self._provenance.apply("scaled_dot_product_attention", tensors_in([args, kwargs]), [output])
+        if self._frames is not None:
+            self._frames.same_axes(query, output)
         self._add(
             shapes=(tuple(query.shape), tuple(key.shape), tuple(value.shape)),
             key_origin=self._provenance.of(key),
+            is_temporal=self._frames is not None and self._frames.is_along_frames(query),
             itemsize=query.element_size(),
             materialised=False,
         )
@@ -128,7 +134,9 @@ class AttentionWatch(TorchFunctionMode):
         left, right = operands
         scores = self._provenance.of(left).marks.get(_WEIGHTS)
         if scores is None:
-            self._provenance.mark(output, **{_SCORES: Scores(left.numel(), right.numel(), self._provenance.of(right)), _WEIGHTS: None})
+            is_temporal = self._frames is not None and self._frames.is_along_frames(left)
+            found = Scores(left.numel(), right.numel(), self._provenance.of(right), is_temporal)
+            self._provenance.mark(output, **{_SCORES: found, _WEIGHTS: None})
             return
         *outer, queries, keys = left.shape
         maps = prod(outer)
@@ -136,17 +144,20 @@ class AttentionWatch(TorchFunctionMode):
         self._add(
             shapes=((*outer, queries, head_dim), (*outer, keys, head_dim), (*outer, keys, value_dim)),
             key_origin=scores.key_origin,
+            is_temporal=scores.is_temporal,
             itemsize=left.element_size(),
             materialised=True,
         )
 
-    def _add(self, *, shapes: tuple[Shape, Shape, Shape], key_origin: Origin, itemsize: int, materialised: bool) -> None:
+    def _add(self, *, shapes: tuple[Shape, Shape, Shape], key_origin: Origin, is_temporal: bool, itemsize: int, materialised: bool) -> None:
         executing = self._stack.current
         if executing is None:
             return
         owner, processor = _owner(executing)
         query, key, value = (_four_axes(shape, owner.module) for shape in shapes)
-        product = AttentionProduct(owner, query, key, value, _kind(owner, key_origin, query[2]), processor, itemsize, materialised)
+        kind = _kind(owner, key_origin, query[2])
+        kind = "temporal" if kind == "self" and is_temporal else kind
+        product = AttentionProduct(owner, query, key, value, kind, processor, itemsize, materialised)
         previous = self.products[-1] if self.products else None
         if previous is not None and _is_slice(previous, product):
             self.products[-1] = _joined(previous, product)

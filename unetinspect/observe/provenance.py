@@ -14,14 +14,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from unetinspect.observe.calls import Argument, ModuleCall, tensors_in
+from unetinspect.record import Shape
 
 NearestSource = ModuleCall | str
+
+
+class Step(NamedTuple):
+    """An operation that made a tensor: its name, the origins of what it was made of, and the tensor's shape."""
+
+    op: str
+    parents: tuple[Origin, ...]
+    shape: Shape
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -33,12 +42,14 @@ class Origin:
         sources: The nearest module calls, and the names of model inputs, that it was made of.
         returned: The call whose output it is, untouched; None for what ops made since.
         marks: What observers of this package have to say of the tensor, by their own keys.
+        step: The operation that made it since its nearest sources; None for a source itself.
     """
 
     ancestors: int = 0
     sources: frozenset[NearestSource] = frozenset()
     returned: ModuleCall | None = None
     marks: dict[str, Any] = field(default_factory=dict)
+    step: Step | None = None
 
     @property
     def source_calls(self) -> list[ModuleCall]:
@@ -105,7 +116,7 @@ class Provenance:
             else:
                 self._origins[tensor] = replace(origin, ancestors=ancestors)
 
-    def apply(self, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
+    def apply(self, op: str, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
         """Let the outputs of an operation descend from its inputs."""
         inputs = list(inputs)
         origins = [self.of(tensor) for tensor in inputs]
@@ -114,9 +125,10 @@ class Provenance:
         for origin in origins:
             ancestors |= origin.ancestors
             sources |= origin.sources
+        parents = tuple(origin for origin in origins if origin.sources)
         for output in outputs:
             marks = dict(self._kept_marks(inputs, origins, output))
-            self._origins[output] = Origin(ancestors, frozenset(sources), None, marks)
+            self._origins[output] = Origin(ancestors, frozenset(sources), None, marks, Step(op, parents, tuple(output.shape)))
 
     @staticmethod
     def _kept_marks(inputs: list[Tensor], origins: list[Origin], output: Tensor) -> Iterator[tuple[str, Any]]:

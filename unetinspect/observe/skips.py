@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from unetinspect.observe.calls import CallStack, ModuleCall, tensors_in
+from unetinspect.observe.changes import changes_since_source
 from unetinspect.observe.provenance import Origin, Provenance
-from unetinspect.record import Shape
+from unetinspect.record import Shape, SkipChange
 
 _CONCAT = "concat"
 
@@ -34,6 +35,7 @@ class SkipLink:
         target: The call that took it.
         conv_channels: Input channels of the first convolution in the target.
         shortcut: The call of a 1x1 convolution that takes the concatenation's channels, beside the first one.
+        changes: What happened to the skip tensor on its way.
     """
 
     sources: tuple[ModuleCall, ...]
@@ -44,6 +46,7 @@ class SkipLink:
     target: ModuleCall | None = None
     conv_channels: int | None = None
     shortcut: ModuleCall | None = None
+    changes: tuple[SkipChange, ...] = ()
 
 
 class SkipWatch:
@@ -51,7 +54,7 @@ class SkipWatch:
 
     def __init__(self, provenance: Provenance, stack: CallStack, stage_of: Callable[[str], str | None], main_input: int) -> None:
         self.links: list[SkipLink] = []
-        self.produced: dict[tuple[ModuleCall, ...], None] = {}
+        self.produced: dict[tuple[ModuleCall, ...], Shape] = {}
         self._provenance = provenance
         self._stack = stack
         self._stage_of = stage_of
@@ -104,7 +107,7 @@ class SkipWatch:
             stages = {self._stage_of(source.path) for source in link.sources}
             if self._stage_of(link.target.path) not in stages:
                 kept.append(link)
-                self.produced.setdefault(link.sources)
+                self.produced.setdefault(link.sources, link.skip_shape)
         return kept
 
     def _skip_sources(self, operands: Sequence[Tensor], place: int) -> tuple[ModuleCall, ...]:
@@ -129,6 +132,7 @@ class SkipWatch:
     def _add(self, sources: tuple[ModuleCall, ...], operands: Sequence[Tensor], place: int, output: Tensor, executing: ModuleCall) -> None:
         hidden = sum(operand.shape[1] for i, operand in enumerate(operands) if i != place)
         link = SkipLink(sources, tuple(operands[place].shape), hidden, output.shape[1], executing)
+        link.changes = changes_since_source(self._provenance.of(operands[place]))
         self.links.append(link)
         self._provenance.mark(output, **{_CONCAT: link})
         if self._stage_of(executing.path) and not self._is_stage(executing.path):
@@ -146,7 +150,7 @@ class SkipWatch:
                     origin = self._provenance.of(tensor)
                     producers = self._producers(origin)
                     if producers and origin.descends_from(self._main_input):
-                        self.produced.setdefault(producers)
+                        self.produced.setdefault(producers, tuple(tensor.shape))
 
     def _is_stage(self, path: str) -> bool:
         return bool(path) and self._stage_of(path) == path

@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unetinspect.observe.attention import AttentionProduct, AttentionWatch
 from unetinspect.observe.calls import CallStack, ModuleCall, tensors_in
+from unetinspect.observe.frames import FrameAxis
 from unetinspect.observe.provenance import Provenance
 from unetinspect.observe.skips import CONCAT_OP, CONVOLUTION_OP, SkipLink, SkipWatch, concat_arguments
+from unetinspect.record import Shape
 
 
 @dataclass(slots=True, frozen=True)
@@ -24,17 +26,17 @@ class Observation:
     Attributes:
         calls: Every module call, in the order in which they began; the first is the root.
         skips: In the order in which they were consumed.
-        produced: The calls that made each skip tensor that was handed out, in the order in which they returned.
+        produced: The calls that made each skip tensor that was handed out, in the order in which they returned, and its shape.
         attentions: In the order in which they were computed.
-        output: The first tensor that the root returned.
+        returned: What the root returned.
         from_main_input: The steps of the calls whose output depends on the first input.
     """
 
     calls: list[ModuleCall]
     skips: list[SkipLink]
-    produced: list[tuple[ModuleCall, ...]]
+    produced: dict[tuple[ModuleCall, ...], Shape]
     attentions: list[AttentionProduct]
-    output: Tensor
+    returned: Any
     from_main_input: frozenset[int]
 
 
@@ -52,17 +54,21 @@ def watch_forward(
     root: nn.Module,
     inputs: Mapping[str, Tensor],
     stage_of: Callable[[str], str | None],
+    frame_axis: int | None = None,
 ) -> Observation:
     """Run the forward pass of `root` by calling `run`, and write down what happens.
 
     `inputs` are the tensors that it is given, by name, the main one (`sample`) first. `stage_of` says for a module's
-    path which stage it belongs to. Every hook and mode is gone again afterwards, also if the pass raises.
+    path which stage it belongs to, `frame_axis` which axis of the main input counts frames. Every hook and mode is gone
+    again afterwards, also if the pass raises.
 
     Raises:
         ForwardRaisedError: The pass raised.
     """
     provenance = Provenance()
-    watcher = _Watcher(provenance, inputs, stage_of)
+    main = next(iter(inputs.values()))
+    frames = None if frame_axis is None else FrameAxis(main, frame_axis)
+    watcher = _Watcher(provenance, inputs, stage_of, frames)
     with ExitStack() as on:
         on.enter_context(torch.no_grad())
         on.enter_context(watcher.stack.watch(root))
@@ -76,9 +82,9 @@ def watch_forward(
     return Observation(
         calls=watcher.stack.calls,
         skips=skips,
-        produced=sorted(watcher.skips.produced, key=lambda calls: [call.bit or 0 for call in reversed(calls)]),
+        produced=dict(sorted(watcher.skips.produced.items(), key=lambda item: [call.bit or 0 for call in reversed(item[0])])),
         attentions=watcher.attention.products,
-        output=next(tensors_in(output)),
+        returned=output,
         from_main_input=frozenset(watcher.from_main_input),
     )
 
@@ -86,22 +92,27 @@ def watch_forward(
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation below the module calls, and hands each event to whom it concerns."""
 
-    def __init__(self, provenance: Provenance, inputs: Mapping[str, Tensor], stage_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, provenance: Provenance, inputs: Mapping[str, Tensor], stage_of: Callable[[str], str | None], frames: FrameAxis | None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         bits = [provenance.add_input(name, tensor) for name, tensor in inputs.items()]
         self._main_input = bits[0]
         self._provenance = provenance
+        self._frames = frames
         self.from_main_input: set[int] = set()
         self.stack = CallStack(self._on_enter, self._on_leave)
         self.skips = SkipWatch(provenance, self.stack, stage_of, self._main_input)
-        self.attention = AttentionWatch(provenance, self.stack)
+        self.attention = AttentionWatch(provenance, self.stack, frames)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if self.attention.fused:
             return output
-        self._provenance.apply(tensors_in([args, kwargs]), tensors_in(output))
+        self._provenance.apply(func.overloadpacket.__name__, tensors_in([args, kwargs]), tensors_in(output))
+        if self._frames is not None:
+            self._frames.apply(func, args, output)
         if func is CONCAT_OP:
             self.skips.on_concat(*concat_arguments(args, kwargs), output)
         elif func is CONVOLUTION_OP:

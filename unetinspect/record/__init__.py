@@ -4,15 +4,19 @@ Nothing here knows torch, diffusers or how anything is shown. Shapes are tuples 
 counts and bytes are integers, an absent value is None (`null`).
 """
 
-from unetinspect.record.run import InputInfo, ModelInfo, Run, Shape, Source, TensorInfo
+from unetinspect.record.run import Constant, InputInfo, Medium, ModelInfo, OutputInfo, Run, Shape, Source, TensorInfo
 from unetinspect.record.sections import (
     Attention,
     AttentionCounts,
     AttentionKind,
+    ChangeKind,
     MacsByKind,
     Module,
+    Port,
+    PortKind,
     Role,
     Skip,
+    SkipChange,
     SkipCounts,
     Stage,
     Totals,
@@ -25,15 +29,22 @@ __all__ = [
     "Attention",
     "AttentionCounts",
     "AttentionKind",
+    "ChangeKind",
+    "Constant",
     "Envelope",
     "InputInfo",
     "MacsByKind",
+    "Medium",
     "ModelInfo",
     "Module",
+    "OutputInfo",
+    "Port",
+    "PortKind",
     "Role",
     "Run",
     "Shape",
     "Skip",
+    "SkipChange",
     "SkipCounts",
     "Source",
     "Stage",

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 Shape = tuple[int, ...]
+Constant = bool | int | float | str | tuple[int, ...] | None
+Medium = Literal["image", "video", "spectrogram", "signal"]
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -60,10 +62,11 @@ class InputInfo(Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: The argument; a dotted one lies inside a dict: "added_cond_kwargs.text_embeds".
-        shape: Its shape; None where the argument is passed as None.
-        dtype: "float32", "int64", ...; None where the argument is passed as None.
+        shape: Its shape; None where it is no tensor.
+        dtype: "float32", "int64", ...; None where it is no tensor.
         axes: The name of each axis of `shape`.
         config_key: The config key, or keys, that ask for the argument or give it its width; None: `forward` always needs it.
+        value: What is passed where it is no tensor.
     """
 
     name: str
@@ -71,6 +74,21 @@ class InputInfo(Struct, frozen=True, kw_only=True):
     dtype: str | None
     axes: tuple[str, ...] = ()
     config_key: str | None = None
+    value: Constant = None
+
+
+class OutputInfo(Struct, frozen=True, kw_only=True):
+    """One tensor that the forward pass returned.
+
+    Attributes:
+        name: Where it stands in what was returned: "sample", "down_block_res_samples.3"; "" is the whole.
+        shape: Its shape.
+        dtype: Its dtype.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -83,11 +101,16 @@ class Run(Struct, frozen=True, kw_only=True):
         cfg: Whether classifier-free guidance doubled the batch.
         cfg_reason: Why it did, or did not.
         forward_batch: The batch that went through the UNet: `2 * batch` under CFG.
-        image_size: (height, width) in pixels; None where no VAE factor is known.
-        sample_size: (height, width) of `sample`.
+        medium: What `image_size` measures: an image, a frame of a video, a spectrogram (time x mel bins); a signal has none.
+        image_size: (height, width) in pixels; None where no VAE factor is known, and for a signal.
+        sample_size: (height, width) of `sample`; (length,) of a signal.
         sample_size_from: What decided it.
         vae_scale_factor: Pixels per sample cell along one side; 1 for a pixel UNet, None where unknown.
         vae_scale_from: What said so.
+        frames: Frames of a video; None: the class has none.
+        frames_from: What decided them.
+        freeu: The factors b1, b2, s1, s2 of FreeU, None where it is off.
+        plugged: What was plugged in: the name of a ControlNet or T2I-Adapter, None: nothing.
         inputs: Every argument, in the order of `forward`'s signature.
         versions: Of unetinspect, torch and diffusers.
         notes: What a reader should know about this pass.
@@ -99,11 +122,16 @@ class Run(Struct, frozen=True, kw_only=True):
     cfg: bool
     cfg_reason: str
     forward_batch: int
-    image_size: tuple[int, int] | None
-    sample_size: tuple[int, int]
+    medium: Medium = "image"
+    image_size: Shape | None
+    sample_size: Shape
     sample_size_from: str
-    vae_scale_factor: int | None
+    vae_scale_factor: int | float | None
     vae_scale_from: str
+    frames: int | None = None
+    frames_from: str = ""
+    freeu: tuple[float, float, float, float] | None = None
+    plugged: str | None = None
     inputs: tuple[InputInfo, ...]
     versions: dict[str, str]
     notes: tuple[str, ...] = ()

@@ -15,8 +15,11 @@ AttentionKind = Literal["self", "cross", "joint", "temporal", "pooling"]
 class AttentionCounts(Struct, frozen=True, kw_only=True, rename={"self_": "self"}):
     """How many attention layers there are, by kind; a layer that runs twice is one layer.
 
-    `total` is `self + cross + joint + temporal`: what others count as a UNet's attention layers. `pooling` stands
-    beside it: attention that pools the text into one embedding is seen, and is no layer of the U.
+    `total` is `self + cross + joint + temporal`: what others count as a UNet's attention layers, those that have an
+    attention processor (`unet.attn_processors`). Two kinds stand beside it, seen and listed all the same:
+
+    pooling            attention that pools the text into one embedding, which is no layer of the U
+    without_processor  layers that compute attention themselves, of whatever kind (`SelfAttention1d` of UNet1DModel)
     """
 
     self_: int = 0
@@ -24,6 +27,7 @@ class AttentionCounts(Struct, frozen=True, kw_only=True, rename={"self_": "self"
     joint: int = 0
     temporal: int = 0
     pooling: int = 0
+    without_processor: int = 0
     total: int = 0
 
 
@@ -90,6 +94,26 @@ class Stage(Struct, frozen=True, kw_only=True):
     activation_bytes: int | None = None
 
 
+ChangeKind = Literal["sum", "filter", "reshape", "cast", "slice", "other"]
+PortKind = Literal["controlnet", "t2i-adapter", "ip-adapter"]
+
+
+class SkipChange(Struct, frozen=True, kw_only=True, rename={"with_": "with"}):
+    """What happened to a skip tensor between the module that produced it and the concatenation.
+
+    Attributes:
+        kind: A sum with something else; a filter in the Fourier domain (FreeU); another shape or dtype; a part of the tensor.
+        with_: For a sum, what was added: paths of modules, names of inputs ("down_block_additional_residuals.3").
+        shape: The tensor afterwards.
+        ops: The operations, as torch names them.
+    """
+
+    kind: ChangeKind
+    with_: tuple[str, ...] = ()
+    shape: Shape
+    ops: tuple[str, ...]
+
+
 class Skip(Struct, frozen=True, kw_only=True):
     """One skip connection: a tensor that one module produced and a much later one concatenated to its input.
 
@@ -112,6 +136,8 @@ class Skip(Struct, frozen=True, kw_only=True):
         conv_channels: Input channels of the first convolution in the target, as its weight has them; None: it has none.
         shortcut: The 1x1 convolution that brings the concatenation to `out_channels` for the target's residual add, or None.
         call: Which execution of the target this was, from 0.
+        concat_in: The module whose own forward concatenated; "" is the UNet itself.
+        changes: What happened to the tensor on its way.
     """
 
     index: int
@@ -132,6 +158,8 @@ class Skip(Struct, frozen=True, kw_only=True):
     conv_channels: int | None
     shortcut: str | None
     call: int
+    concat_in: str | None = None
+    changes: tuple[SkipChange, ...] = ()
 
     @property
     def adds_up(self) -> bool:
@@ -176,6 +204,24 @@ class Attention(Struct, frozen=True, kw_only=True):
     materialised: bool
     call: int
     macs: int | None = None
+
+
+class Port(Struct, frozen=True, kw_only=True):
+    """A tensor that can be plugged into the UNet from outside.
+
+    Attributes:
+        kind: What plugs in there.
+        name: The argument of `forward`, with its place in the list; for IP-Adapter's weights, their key: "1.to_k_ip".
+        shape: What the UNet takes there at this size; of a weight, (out_features, in_features).
+        joins: The module whose output it is added to, or the attention layer that reads it.
+        stage: The stage of that module.
+    """
+
+    kind: PortKind
+    name: str
+    shape: Shape
+    joins: str
+    stage: str
 
 
 class Module(Struct, frozen=True, kw_only=True):

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from unetinspect.errors import SourceError
-from unetinspect.record.run import ModelInfo, Run, TensorInfo
-from unetinspect.record.sections import Attention, Module, Skip, Stage, Totals
+from unetinspect.record.run import ModelInfo, OutputInfo, Run, TensorInfo
+from unetinspect.record.sections import Attention, Module, Port, Skip, Stage, Totals
 
 SCHEMA: Literal["unetinspect.trace/1"] = "unetinspect.trace/1"
 
@@ -22,6 +22,8 @@ class Trace(Struct, frozen=True, kw_only=True):
         skips: In the order in which they were consumed.
         attentions: In execution order.
         modules: The whole tree.
+        outputs: Every tensor that was returned; `output` is the first of them.
+        ports: What can be plugged in, residuals in the order of their lists.
     """
 
     schema: Literal["unetinspect.trace/1"] = SCHEMA
@@ -33,6 +35,8 @@ class Trace(Struct, frozen=True, kw_only=True):
     skips: tuple[Skip, ...]
     attentions: tuple[Attention, ...]
     modules: tuple[Module, ...]
+    outputs: tuple[OutputInfo, ...] = ()
+    ports: tuple[Port, ...] = ()
 
     def to_json(self) -> str:
         """Write the whole record as JSON."""
@@ -69,6 +73,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     skips: tuple[Skip, ...] | UnsetType = UNSET
     attentions: tuple[Attention, ...] | UnsetType = UNSET
     modules: tuple[Module, ...] | UnsetType = UNSET
+    ports: tuple[Port, ...] | UnsetType = UNSET
 
 
 class _SchemaOnly(Struct):

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from unetinspect.record import Source, Trace
+from unetinspect.record import Medium, Source, Trace
 
 
 class LoadedModel(Struct, frozen=True, kw_only=True):
@@ -18,6 +18,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
         source: Where it was found.
         vae_scale_factor: Pixels per sample cell along one side, None where nothing says.
         vae_scale_from: What said so ("vae/config.json", "catalog"), "" where nothing did.
+        medium: What the pixels make up, None where the class alone says it.
         notes: What the user should hear on stderr: a fallback that was taken, a copy from the cache.
         trace: The saved record, where that is what MODEL was; `config` is then its own.
     """
@@ -25,7 +26,8 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     name: str
     config: dict[str, Any]
     source: Source
-    vae_scale_factor: int | None = None
+    vae_scale_factor: int | float | None = None
     vae_scale_from: str = ""
+    medium: Medium | None = None
     notes: tuple[str, ...] = ()
     trace: Trace | None = None

@@ -115,6 +115,7 @@ def _saved(trace: Trace, location: str) -> LoadedModel:
         config=trace.model.given_config,
         source=Source(kind="trace", location=location),
         vae_scale_factor=trace.run.vae_scale_factor,
+        medium=trace.run.medium,
         vae_scale_from=trace.run.vae_scale_from,
         trace=trace,
     )

@@ -111,7 +111,7 @@ def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None,
             raise _with_close_ids(error, place.repo_id) from None
         return _stand_in(*known, place, error)
     if model.vae_scale_factor is None and (known := find_hub_id(place.repo_id, model.source.subfolder or "")) is not None:
-        return replace(model, vae_scale_factor=known[0].vae_scale_factor, vae_scale_from="catalog")
+        return replace(model, vae_scale_factor=known[0].vae_scale_factor, vae_scale_from="catalog", medium=known[0].medium)
     return model
 
 
@@ -128,7 +128,12 @@ def _bundled(entry: Entry, source: Source | None = None) -> LoadedModel:
     first = entry.hub[0] if entry.hub else None
     source = source or Source(kind="catalog", location=first.id if first else entry.name, subfolder=first.subfolder if first else None)
     return LoadedModel(
-        name=entry.name, config=entry.config, source=source, vae_scale_factor=entry.vae_scale_factor, vae_scale_from="catalog"
+        name=entry.name,
+        config=entry.config,
+        source=source,
+        vae_scale_factor=entry.vae_scale_factor,
+        vae_scale_from="catalog" if entry.vae_scale_factor else "",
+        medium=entry.medium,
     )
 
 

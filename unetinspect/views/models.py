@@ -22,7 +22,7 @@ class ModelSummary(Struct, frozen=True, kw_only=True):
     class_name: str
     params: int
     attention_layers: int
-    vae_scale_factor: int
+    vae_scale_factor: int | float | None
     hub: tuple[HubLocation, ...]
     read_from: str
     confidence: Literal["verbatim", "reconstructed"]

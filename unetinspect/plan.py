@@ -1,0 +1,66 @@
+"""One forward pass, decided: its sizes, its batch, its inputs. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from unetinspect.errors import UsageError
+from unetinspect.inputs import Builder, InputSpec, Plan, builder_for
+from unetinspect.request import Request
+from unetinspect.sizes import Sizes, VaeScale, decide_cfg, decide_sizes
+from unetinspect.source.base import LoadedModel
+
+
+class Work(Struct, frozen=True, kw_only=True):
+    """One forward pass, decided.
+
+    Attributes:
+        builder: The builder of the class.
+        request: What the user asked for.
+        sizes: The sizes, each with its reason.
+        cfg: Whether guidance doubles the batch.
+        cfg_reason: Why it does, or does not.
+        plan: The sizes as builders take them.
+        specs: The arguments of `forward`.
+        plugged: The name of what is plugged in.
+    """
+
+    builder: Builder
+    request: Request
+    sizes: Sizes
+    cfg: bool
+    cfg_reason: str
+    plan: Plan
+    specs: tuple[InputSpec, ...]
+    plugged: str | None = None
+
+    @property
+    def frame_axis(self) -> int | None:
+        """Which axis of the main input counts frames, None where none does."""
+        axes = self.specs[0].axes
+        return axes.index("frames") if "frames" in axes else None
+
+
+def plan_work(model: LoadedModel, class_name: str, config: Mapping[str, Any], request: Request) -> Work:
+    """Decide a forward pass. `config` holds every key, defaults filled in.
+
+    Raises:
+        ConfigError: The config asks for inputs that cannot all be given.
+        UsageError: The request does not fit the UNet.
+    """
+    builder = builder_for(class_name)
+    cfg, reason = decide_cfg(request, builder.condition(config))
+    sizes = decide_sizes(request, config, builder, VaeScale(model.vae_scale_factor, model.vae_scale_from), model.medium)
+    plan = Plan(
+        batch=2 * request.batch if cfg else request.batch,
+        size=sizes.sample_size,
+        tokens=request.tokens,
+        frames=sizes.frames.value if sizes.frames else None,
+    )
+    specs = builder.inputs(config, plan)
+    if request.tokens is not None and not any("tokens" in spec.axes for spec in specs):
+        raise UsageError(f"--tokens: {model.name} takes no encoder_hidden_states", hint="leave --tokens out")
+    return Work(builder=builder, request=request, sizes=sizes, cfg=cfg, cfg_reason=reason, plan=plan, specs=tuple(specs))

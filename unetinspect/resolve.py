@@ -1,0 +1,121 @@
+"""A config as its class reads it: overrides put on top, defaults filled in, every mistake found at once. Imports diffusers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import diffusers
+
+from unetinspect.config_types import wrong_types
+from unetinspect.errors import ConfigError, UsageError, nearest_names
+from unetinspect.inputs import builder_for
+from unetinspect.inputs.base import Adapted
+
+
+class ResolvedConfig(NamedTuple):
+    """A config as the class reads it.
+
+    Attributes:
+        class_name: The diffusers class.
+        values: Every key of the class, defaults filled in.
+        defaults: The keys that were filled in.
+        ignored: The keys that were given and that the class does not know.
+        overridden: The keys that the caller overrode.
+        notes: What was changed in it so that diffusers can run it.
+    """
+
+    class_name: str
+    values: dict[str, Any]
+    defaults: tuple[str, ...]
+    ignored: tuple[str, ...]
+    overridden: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def resolve_config(config: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, adapt: bool = True) -> ResolvedConfig:
+    """Put the overrides over a config, and fill in the defaults of the class that it names.
+
+    With `adapt`, a config that diffusers cannot run as it is gives way to the one that its builder puts in its place.
+
+    Raises:
+        ConfigError: It names no class, or none that can be traced.
+        UsageError: An override is of a key that the class does not have: a typing error must not pass for an answer.
+    """
+    overrides = overrides or {}
+    config = {**config, **overrides}
+    builder = builder_for(config.get("_class_name"))
+    _check_overrides(builder.class_name, overrides)
+    adapted = builder.adapted(config) if adapt else Adapted(config)
+    unet_class = diffusers_class(str(adapted.config["_class_name"]))
+    parameters = _parameters(unet_class)
+    values = {parameter.name: adapted.config.get(parameter.name, parameter.default) for parameter in parameters}
+    return ResolvedConfig(
+        class_name=unet_class.__name__,
+        values={key: _plain(value) for key, value in values.items()},
+        defaults=tuple(key for key in values if key not in adapted.config),
+        ignored=tuple(str(key) for key in adapted.config if key not in values and not str(key).startswith("_")),
+        overridden=tuple(overrides),
+        notes=adapted.notes,
+    )
+
+
+def _check_overrides(class_name: str, overrides: Mapping[str, Any]) -> None:
+    names = [parameter.name for parameter in _parameters(diffusers_class(class_name))]
+    for key in overrides:
+        if key != "_class_name" and key not in names:
+            close = nearest_names(key, names, count=1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            raise UsageError(f"{class_name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
+
+
+def _parameters(unet_class: type[Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(unet_class.__init__).parameters.values())[1:]
+
+
+def check_config(config: ResolvedConfig, *, name: str) -> None:
+    """Find every mistake in a config at once.
+
+    Raises:
+        ConfigError: With all of them.
+    """
+    types = wrong_types(diffusers_class(config.class_name).__init__, config.values)
+    # The rules may take a value's type for granted: they see null instead of a wrong one, and are not believed on it.
+    usable = {key: None if key in types else value for key, value in config.values.items()}
+    rules = [problem for problem in builder_for(config.class_name).problems(usable) if not any(key in problem for key in types)]
+    problems = [*types.values(), *rules]
+    if problems:
+        mistakes = "this mistake" if len(problems) == 1 else f"these {len(problems)} mistakes"
+        raise ConfigError(
+            f"{name} is no {config.class_name} that diffusers can build or run, for {mistakes} in its config:",
+            problems=problems,
+            hint="mend the config, or try values with --set key=value",
+        )
+
+
+def diffusers_class(class_name: str) -> type[Any]:
+    """Return the class itself.
+
+    Raises:
+        ConfigError: This diffusers does not have it.
+    """
+    module = builder_for(class_name).module
+    try:
+        found: type[Any] = getattr(import_module(module), class_name)
+    except (ImportError, AttributeError):
+        raise ConfigError(
+            f"diffusers {diffusers.__version__} has no {class_name}",
+            hint="install a diffusers that has it, or see `unetinspect models`",
+        ) from None
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a config value as JSON has it: the class's own defaults and a live module's config hold tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
