@@ -14,10 +14,10 @@ _TAKES_ONE_WIDTH = {
 
 def find_contradictions(config: Config) -> list[str]:
     """List every mistake that lies in the combination of keys, one sentence each."""
-    return [*_missing_partners(config), *_unusable(config), *_depths(config)]
+    return [*missing_partners(config), *_unusable(config), *_depths(config)]
 
 
-def _missing_partners(config: Config) -> list[str]:
+def missing_partners(config: Config) -> list[str]:
     """Find keys that need another key which is not set."""
     needs = {
         ("encoder_hid_dim_type", "text_proj", "text_image_proj", "image_proj"): ["encoder_hid_dim"],
@@ -27,7 +27,7 @@ def _missing_partners(config: Config) -> list[str]:
     }
     found = []
     for (key, *values), partners in needs.items():
-        if config[key] in values:
+        if config.get(key) in values:
             found += [f"{key} is {config[key]!r}, which needs {partner}" for partner in partners if not is_count(config[partner])]
     width, total = config["addition_time_embed_dim"], config["projection_class_embeddings_input_dim"]
     if config["addition_embed_type"] == "text_time" and is_count(width) and is_count(total) and total < width:
@@ -55,14 +55,20 @@ def _unusable(config: Config) -> list[str]:
 
 
 def _depths(config: Config) -> list[str]:
-    """Find lists of transformer depths, or of `only_cross_attention`, that do not fit the blocks."""
-    depths, only, kinds = config["transformer_layers_per_block"], config["only_cross_attention"], config["down_block_types"]
+    depths = config["transformer_layers_per_block"]
+    nested = is_list(depths) and any(is_list(depth) for depth in depths)
     found = []
-    if is_list(depths) and any(is_list(depth) for depth in depths) and config["reverse_transformer_layers_per_block"] is None:
+    if nested and config["reverse_transformer_layers_per_block"] is None:
         found.append("transformer_layers_per_block is nested, which needs reverse_transformer_layers_per_block")
+    return found + uneven_depths(config)
+
+
+def uneven_depths(config: Config) -> list[str]:
+    """Find lists of transformer depths, or of `only_cross_attention`, that do not fit the blocks."""
+    only, kinds = config.get("only_cross_attention"), config["down_block_types"]
     blocks = len(kinds) if is_list(kinds) else 0
     lists = {key: len(value) for key, value in config.items() if is_list(value)}
     short = [key for key in ("transformer_layers_per_block", "reverse_transformer_layers_per_block") if lists.get(key, blocks) < blocks]
     uneven = ["only_cross_attention"] if is_list(only) and len(only) != blocks else []
     must = f"and must have one for each of the {blocks} down_block_types"
-    return found + [f"{key} has {lists[key]} entries, {must}" for key in (*short, *uneven)]
+    return [f"{key} has {lists[key]} entries, {must}" for key in (*short, *uneven)]

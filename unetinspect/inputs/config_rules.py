@@ -36,10 +36,10 @@ def check_set(config: Config, keys: Iterable[str]) -> Iterator[str]:
     yield from (f"{key} is null, and must have a value" for key in keys if config.get(key) is None)
 
 
-def check_block_lists(config: Config) -> Iterator[str]:
+def check_block_lists(config: Config, keys: Iterable[str] = ("down_block_types", "up_block_types", "block_out_channels")) -> Iterator[str]:
     """Find block lists that are no lists, are empty, or differ in length; and channels that are no counts."""
     lengths = {}
-    for key in ("down_block_types", "up_block_types", "block_out_channels"):
+    for key in keys:
         value = config.get(key)
         if not is_list(value) or not value:
             yield f"{key} is {value!r}, and must be a list with at least one entry"
@@ -50,6 +50,22 @@ def check_block_lists(config: Config) -> Iterator[str]:
     channels = config.get("block_out_channels")
     if is_list(channels) and not all(is_count(channel) for channel in channels):
         yield f"block_out_channels is {list(channels)!r}, and must hold whole numbers above 0"
+
+
+def check_heads(key: str, heads: Sequence[Any], channels: Sequence[Any], attends: Sequence[bool]) -> Iterator[str]:
+    """Find a block that attends and has no heads, or more heads than channels: each head would be 0 channels wide."""
+    for block, (count, width, has_attention) in enumerate(zip(heads, channels, attends, strict=False)):
+        if has_attention and not is_count(count):
+            yield f"{key} holds {count!r} for block {block}, and must be a whole number above 0 for a block with attention"
+        elif has_attention and is_count(width) and count > width:
+            yield f"{key} holds {count} for block {block}, and must be at most its {width} channels"
+
+
+def check_widths(config: Config, key: str) -> Iterator[str]:
+    """Find a key that holds no list of whole numbers above 0, with at least one entry."""
+    value = config.get(key)
+    if not is_list(value) or not value or not all(is_count(width) for width in value):
+        yield f"{key} is {value!r}, and must be a list of whole numbers above 0 with at least one entry"
 
 
 def check_block_names(config: Config, key: str, known: Sequence[str]) -> Iterator[str]:

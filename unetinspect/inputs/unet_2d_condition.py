@@ -6,6 +6,9 @@ Widths are read from the config as `unet_2d_condition.py` of diffusers reads the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from unetinspect.errors import ConfigError
 from unetinspect.inputs.base import Builder, Config, InputSpec, Plan, is_count, is_list, per_block
 from unetinspect.inputs.blocks_2d import ACTIVATIONS, CROSS_DOWN_BLOCKS_2D, CROSS_UP_BLOCKS_2D, DOWN_BLOCKS_2D, MID_BLOCKS_2D, UP_BLOCKS_2D
@@ -38,7 +41,7 @@ class UNet2DConditionInputs(Builder):
             return "encoder_hidden_states"
         if _added_cond(config, 1):
             return "added_cond_kwargs"
-        return "class_labels" if _class_labels(config, 1) else None
+        return "class_labels" if class_labels(config, 1) else None
 
     def inputs(self, config: Config, plan: Plan) -> list[InputSpec]:
         tokens = plan.tokens or self.default_tokens
@@ -46,7 +49,7 @@ class UNet2DConditionInputs(Builder):
             _sample(config, plan),
             InputSpec("timestep", (), (), None, "int64"),
             _encoder_hidden_states(config, plan.batch, tokens),
-            *_class_labels(config, plan.batch),
+            *class_labels(config, plan.batch),
             *_timestep_cond(config, plan.batch),
             *_gligen(config, plan.batch),
             *_added_cond(config, plan.batch),
@@ -96,14 +99,24 @@ def encoder_width(config: Config) -> int | None:
 
 
 def _cross_attention_width(config: Config) -> int | None:
-    crossing = _crossing_blocks(config)
+    return common_width(_crossing_blocks(config), config["cross_attention_dim"])
+
+
+def common_width(crossing: Sequence[tuple[int, int]], wanted: Any) -> int | None:
+    """Return the one width of `encoder_hidden_states` that all blocks with cross-attention read; None: they read none.
+
+    `crossing` holds (cross_attention_dim, channels) of each of them, `wanted` is what the config says.
+
+    Raises:
+        ConfigError: They do not agree on one width.
+    """
     distinct = {width for width, _ in crossing}
     if len(distinct) == 1:
         return distinct.pop()
     if all(width == out for width, out in crossing):
         return None  # none crosses; or, in AudioLDM, attn2 attends to the block's own hidden states
     raise ConfigError(
-        f"cross_attention_dim is {config['cross_attention_dim']}: the blocks with cross-attention want different encoder_hidden_states",
+        f"cross_attention_dim is {wanted}: the blocks with cross-attention want different encoder_hidden_states",
         hint="give every such block the same width, or set encoder_hid_dim",
     )
 
@@ -134,7 +147,8 @@ def _encoder_hidden_states(config: Config, batch: int, tokens: int) -> InputSpec
     return InputSpec("encoder_hidden_states", (batch, tokens, width), ("batch", "tokens", key), key)
 
 
-def _class_labels(config: Config, batch: int) -> list[InputSpec]:
+def class_labels(config: Config, batch: int) -> list[InputSpec]:
+    """Return class_labels as `get_class_embed` reads them, or nothing where there are no classes."""
     kind = config["class_embed_type"]
     if kind is None and config["num_class_embeds"] is not None:
         return [InputSpec("class_labels", (batch,), ("batch",), "num_class_embeds", "int64")]
@@ -150,8 +164,8 @@ def _class_labels(config: Config, batch: int) -> list[InputSpec]:
 
 def time_embed_width(config: Config) -> int:
     """Return the width of the time embedding: 4 x the first block's channels, 2 x with Fourier features."""
-    factor = 2 if config["time_embedding_type"] == "fourier" else 4
-    return int(config["time_embedding_dim"] or factor * config["block_out_channels"][0])
+    factor = 2 if config.get("time_embedding_type") == "fourier" else 4
+    return int(config.get("time_embedding_dim") or factor * config["block_out_channels"][0])
 
 
 def _timestep_cond(config: Config, batch: int) -> list[InputSpec]:
@@ -180,7 +194,7 @@ def _gligen(config: Config, batch: int) -> list[InputSpec]:
 def _added_cond(config: Config, batch: int) -> list[InputSpec]:
     """List added_cond_kwargs as `get_aug_embed` and `process_encoder_hidden_states` read them."""
     kind, projection = config["addition_embed_type"], config["encoder_hid_dim_type"]
-    specs = _text_time(config, batch) if kind == "text_time" else []
+    specs = text_time(config, batch) if kind == "text_time" else []
     if kind == "text_image":
         specs.append(_embeds("text_embeds", config, batch, "cross_attention_dim", "addition_embed_type"))
     if kind == "text_image" or projection == "text_image_proj":
@@ -196,8 +210,8 @@ def _embeds(name: str, config: Config, batch: int, width_key: str, asked_by: str
     return InputSpec(f"added_cond_kwargs.{name}", (batch, config[width_key]), ("batch", width_key), f"{asked_by}, {width_key}")
 
 
-def _text_time(config: Config, batch: int) -> list[InputSpec]:
-    """SDXL's pooled text and size ids: pooled width + ids * addition_time_embed_dim is the projection's input width."""
+def text_time(config: Config, batch: int) -> list[InputSpec]:
+    """Return SDXL's pooled text and size ids: pooled width + ids * addition_time_embed_dim is the projection's input width."""
     total, width = config["projection_class_embeddings_input_dim"], config["addition_time_embed_dim"]
     published = [ids for ids in range(_TIME_IDS, 0, -1) if total - ids * width in _POOLED_WIDTHS]
     ids = published[0] if published else max(1, min(_TIME_IDS, total // width))
