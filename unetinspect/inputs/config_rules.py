@@ -7,6 +7,7 @@ from typing import Any
 
 from unetinspect.errors import nearest_names
 from unetinspect.inputs.base import Config, is_count, is_list
+from unetinspect.inputs.blocks_2d import ACTIVATIONS
 
 
 def check_counts(config: Config, keys: Iterable[str], *, optional: bool = False) -> Iterator[str]:
@@ -52,13 +53,16 @@ def check_block_lists(config: Config, keys: Iterable[str] = ("down_block_types",
         yield f"block_out_channels is {list(channels)!r}, and must hold whole numbers above 0"
 
 
-def check_heads(key: str, heads: Sequence[Any], channels: Sequence[Any], attends: Sequence[bool]) -> Iterator[str]:
-    """Find a block that attends and has no heads, or more heads than channels: each head would be 0 channels wide."""
-    for block, (count, width, has_attention) in enumerate(zip(heads, channels, attends, strict=False)):
-        if has_attention and not is_count(count):
-            yield f"{key} holds {count!r} for block {block}, and must be a whole number above 0 for a block with attention"
-        elif has_attention and is_count(width) and count > width:
-            yield f"{key} holds {count} for block {block}, and must be at most its {width} channels"
+def check_heads(key: str, blocks: Iterable[tuple[str, Any, Any]]) -> Iterator[str]:
+    """Find a block with attention that has no heads, or more heads than channels, which leaves each with none.
+
+    `blocks` holds (its name, its heads, its channels).
+    """
+    for block, heads, channels in blocks:
+        if not is_count(heads):
+            yield f"{key} holds {heads!r} for the {block}, which has attention, and must be a whole number above 0"
+        elif is_count(channels) and heads > channels:
+            yield f"{key} holds {heads} for the {block}, and must be at most its {channels} channels"
 
 
 def check_widths(config: Config, key: str) -> Iterator[str]:
@@ -68,11 +72,14 @@ def check_widths(config: Config, key: str) -> Iterator[str]:
         yield f"{key} is {value!r}, and must be a list of whole numbers above 0 with at least one entry"
 
 
-def check_block_names(config: Config, key: str, known: Sequence[str]) -> Iterator[str]:
-    """Find names in a list of block types that the class does not know or cannot run, with the nearest that it can."""
+def check_block_names(config: Config, key: str, known: Sequence[str], *, prefix: str = "UNetRes") -> Iterator[str]:
+    """Find names in a list of block types that the class does not know or cannot run, with the nearest that it can.
+
+    Most classes take the names with the `prefix` that they once had, too.
+    """
     value = config.get(key)
     for name in {str(name): name for name in value}.values() if is_list(value) else []:
-        if not isinstance(name, str) or name.removeprefix("UNetRes") not in known:
+        if not isinstance(name, str) or name.removeprefix(prefix) not in known:
             yield f"{key} holds {name!r}, which is no block for this class{_meant(name, known)}"
 
 
@@ -82,6 +89,13 @@ def check_choice(config: Config, key: str, known: Sequence[str | None]) -> Itera
     if value not in known:
         names = ", ".join("null" if name is None else name for name in known)
         yield f"{key} is {value!r}, and must be one of: {names}"
+
+
+def check_activation(config: Config, key: str, *, optional: bool = False) -> Iterator[str]:
+    """Find a value that names no activation, in whatever case. Source: `get_activation`."""
+    value = config.get(key)
+    if not (optional and value is None) and (not isinstance(value, str) or value.lower() not in ACTIVATIONS):
+        yield f"{key} is {value!r}, and must be one of: {', '.join(ACTIVATIONS)}"
 
 
 def check_groups(config: Config) -> Iterator[str]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from unetinspect.errors import ConfigError
 from unetinspect.inputs.base import Builder, Config, InputSpec, Plan, is_count, is_list, per_block
-from unetinspect.inputs.blocks_2d import ACTIVATIONS, CROSS_DOWN_BLOCKS_2D, CROSS_UP_BLOCKS_2D, DOWN_BLOCKS_2D, MID_BLOCKS_2D, UP_BLOCKS_2D
+from unetinspect.inputs.blocks_2d import CROSS_DOWN_BLOCKS_2D, CROSS_UP_BLOCKS_2D, DOWN_BLOCKS_2D, MID_BLOCKS_2D, UP_BLOCKS_2D
 from unetinspect.inputs.condition_rules import find_contradictions
 from unetinspect.inputs.config_rules import (
+    check_activation,
     check_block_lists,
     check_block_names,
     check_choice,
@@ -50,7 +51,7 @@ class UNet2DConditionInputs(Builder):
             InputSpec("timestep", (), (), None, "int64"),
             _encoder_hidden_states(config, plan.batch, tokens),
             *class_labels(config, plan.batch),
-            *_timestep_cond(config, plan.batch),
+            *timestep_cond(config, plan.batch),
             *_gligen(config, plan.batch),
             *_added_cond(config, plan.batch),
             *_hint(config, plan),
@@ -67,8 +68,8 @@ class UNet2DConditionInputs(Builder):
             *check_per_block(config, ["attention_head_dim", "cross_attention_dim"]),
             *check_per_block(config, ["layers_per_block"], least=0),
             *check_set(config, ["dropout", "norm_eps", "freq_shift", "mid_block_scale_factor", "downsample_padding"]),
-            *check_choice(config, "act_fn", ACTIVATIONS),
-            *check_choice(config, "time_embedding_act_fn", (None, *ACTIVATIONS)),
+            *check_activation(config, "act_fn"),
+            *check_activation(config, "time_embedding_act_fn", optional=True),
             *check_choice(config, "time_embedding_type", ("positional", "fourier")),
             *check_choice(config, "encoder_hid_dim_type", (None, "text_proj", "text_image_proj", "image_proj")),
             *check_choice(config, "addition_embed_type", (None, "text", "text_image", "text_time", "image", "image_hint")),
@@ -168,7 +169,8 @@ def time_embed_width(config: Config) -> int:
     return int(config.get("time_embedding_dim") or factor * config["block_out_channels"][0])
 
 
-def _timestep_cond(config: Config, batch: int) -> list[InputSpec]:
+def timestep_cond(config: Config, batch: int) -> list[InputSpec]:
+    """Return timestep_cond, where the time embedding has a layer for it."""
     width = config["time_cond_proj_dim"]
     if width is None:
         return []
