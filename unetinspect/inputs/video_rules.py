@@ -1,0 +1,89 @@
+"""Checks of the values that a video UNet's blocks look up for themselves, and what keys of its config ask of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from unetinspect.inputs.base import Config, is_count, is_list
+from unetinspect.inputs.config_rules import check_block_lists, check_block_names, check_counts
+from unetinspect.inputs.video_blocks import Block, entry, list_blocks
+
+
+def check_video_groups(config: Config) -> Iterator[str]:
+    """Find channels that the group norms cannot divide, or a number of groups that is none: nothing here does without."""
+    groups, channels = config["norm_num_groups"], config["block_out_channels"]
+    if not is_count(groups):
+        yield f"norm_num_groups is {groups!r}, and must be a whole number above 0"
+    elif is_list(channels):
+        uneven = sorted({channel for channel in channels if is_count(channel) and channel % groups})
+        if uneven:
+            yield f"block_out_channels holds {', '.join(map(str, uneven))}, which norm_num_groups {groups} does not divide"
+
+
+def check_3d_blocks(config: Config, down: Sequence[str], up: Sequence[str]) -> list[str]:
+    """Find mistakes in what `UNet3DConditionModel` and `I2VGenXLUNet` build their blocks of: one number for all blocks."""
+    head_dim = config["attention_head_dim"]
+    narrow = [block for block in list_blocks(config) if block.crosses and is_count(head_dim) and block.channels < head_dim]
+    return [
+        *check_block_lists(config),
+        *check_block_names(config, "down_block_types", down, prefix=""),
+        *check_block_names(config, "up_block_types", up, prefix=""),
+        *check_counts(config, ["in_channels", "out_channels", "attention_head_dim"]),
+        *check_layers(config),
+        *check_video_groups(config),
+        *(f"attention_head_dim is {head_dim}, and must be at most the {block.channels} channels of {block.path}" for block in narrow[:1]),
+    ]
+
+
+def check_layers(config: Config) -> Iterator[str]:
+    """Find down blocks without a resnet that would have to change the number of channels all the same."""
+    down = [block for block in list_blocks(config) if block.path.startswith("down")]
+    for before, block in pairwise(down):
+        if block.layers <= 0 and block.channels != before.channels:
+            yield f"layers_per_block is {block.layers} for {block.path}, which must turn {before.channels} channels into {block.channels}"
+
+
+def check_block_heads(config: Config, key: str, block: Block) -> Iterator[str]:
+    """Find a block whose attention has no number of heads, or more heads than channels."""
+    heads = entry(config[key], block.place)
+    if block.layers <= 0:
+        return
+    if not is_count(heads):
+        yield _wrong_entry(config, key, block, block.place, "a whole number above 0")
+    elif heads > block.channels:
+        yield f"{key} is {heads} for {block.path}, and must be at most its {block.channels} channels"
+
+
+def check_motion_heads(config: Config, block: Block) -> Iterator[str]:
+    """Find a block whose motion modules would attend with an odd number of channels, which have no sines and cosines in pairs."""
+    key = "motion_num_attention_heads"
+    wrong = list(check_block_heads(config, key, block))
+    heads = entry(config[key], block.place)
+    if not wrong and block.layers > 0 and block.channels // heads * heads % 2:
+        wrong = [f"{key} is {heads} for {block.path}, and must share out its {block.channels} channels in an even number"]
+    yield from wrong
+
+
+def check_depth(config: Config, key: str, block: Block, place: int | None, *, longer: bool = False) -> Iterator[str]:
+    """Find a block whose number of transformer layers is neither a whole number nor a list of one for each of its layers.
+
+    `place` is where the block looks in a list of one value per block, None: the value is for this block alone.
+    With `longer`, its own list may be longer than it needs.
+    """
+    depth = config[key] if place is None else entry(config[key], place)
+    if is_list(depth):
+        fits = len(depth) >= block.layers if longer else len(depth) == block.layers
+        if not fits or not all(isinstance(layers, int) for layers in depth):
+            yield f"{key} holds {list(depth)!r} for {block.path}, and must hold a number, or one for each of its {block.layers} layers"
+    elif not isinstance(depth, int):
+        yield _wrong_entry(config, key, block, place, "a whole number")
+
+
+def _wrong_entry(config: Config, key: str, block: Block, place: int | None, wanted: str) -> str:
+    value = config[key]
+    if place is None or not is_list(value):
+        return f"{key} is {value!r}, and must be {wanted}, or a list of them"
+    if not -len(value) <= place < len(value):
+        return f"{key} has {len(value)} entries, and must have one for each of the {len(config['block_out_channels'])} down_block_types"
+    return f"{key} holds {value[place]!r} for {block.path}, and must hold {wanted}"
