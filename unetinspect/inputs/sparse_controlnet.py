@@ -19,7 +19,15 @@ from unetinspect.inputs.config_rules import (
 )
 from unetinspect.inputs.video_blocks import DOWN_BLOCKS_MOTION, Block, list_blocks
 from unetinspect.inputs.video_inputs import check_frames, frames_of, motion_frames, reads_text, text_per_frame, video_sample
-from unetinspect.inputs.video_rules import check_block_heads, check_depth, check_layers, check_motion_heads, check_video_groups
+from unetinspect.inputs.video_rules import (
+    check_block_heads,
+    check_depth,
+    check_layers,
+    check_motion_heads,
+    check_video_groups,
+    check_width,
+    one_for_each_value,
+)
 
 
 class SparseControlNetInputs(Builder):
@@ -52,7 +60,7 @@ class SparseControlNetInputs(Builder):
             *check_block_names(config, "down_block_types", DOWN_BLOCKS_MOTION, prefix=""),
             *check_counts(config, ["in_channels", "conditioning_channels", "motion_max_seq_length"]),
             *check_per_block(config, [heads]),
-            *check_set(config, ["layers_per_block", "freq_shift", "mid_block_scale_factor", "norm_eps", "transformer_layers_per_block"]),
+            *check_set(config, ["freq_shift", "mid_block_scale_factor", "norm_eps", "transformer_layers_per_block"]),
             *check_activation(config, "act_fn"),
             *check_choice(config, "resnet_time_scale_shift", ("default", "scale_shift")),
             *check_choice(config, "controlnet_conditioning_channel_order", ("rgb", "bgr")),
@@ -60,7 +68,7 @@ class SparseControlNetInputs(Builder):
             *check_video_groups(config),
             *_conditioning_embedding(config),
             *_only_cross_attention(config),
-            *dict.fromkeys(problem for block in list_blocks(config) for problem in _block_problems(config, block, heads)),
+            *one_for_each_value(problem for block in list_blocks(config) for problem in _block_problems(config, block, heads)),
         ]
 
     def assumed_vae_scale(self, config: Config) -> int:
@@ -114,6 +122,7 @@ def _block_problems(config: Config, block: Block, heads: str) -> Iterator[str]:
     """Find the depths and heads that a block cannot be built of. The mid block has no motion module."""
     if block.crosses:
         yield from check_block_heads(config, heads, block)
+        yield from check_width(config, block)
     if block.path == "mid_block":
         if config["transformer_layers_per_mid_block"] is not None:
             yield from check_depth(config, "transformer_layers_per_mid_block", block, None, longer=True)

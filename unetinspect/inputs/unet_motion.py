@@ -27,6 +27,7 @@ from unetinspect.inputs.video_rules import (
     check_layers,
     check_motion_heads,
     check_video_groups,
+    one_for_each_value,
 )
 
 
@@ -59,7 +60,6 @@ class UNetMotionInputs(Builder):
             *check_block_names(config, "up_block_types", UP_BLOCKS_MOTION, prefix=""),
             *check_counts(config, ["in_channels", "out_channels", "motion_max_seq_length"]),
             *check_counts(config, ["time_cond_proj_dim"], optional=True),
-            *check_per_block(config, ["layers_per_block"], least=0),
             *check_per_block(config, ["num_attention_heads", "cross_attention_dim"]),
             *check_set(config, ["downsample_padding", "mid_block_scale_factor", "norm_eps", "mid_block_layers"]),
             *check_activation(config, "act_fn"),
@@ -69,7 +69,7 @@ class UNetMotionInputs(Builder):
             *_text_time_partners(config),
             *_image_projection(config),
             *_not_reversed(config),
-            *dict.fromkeys(problem for block in list_blocks(config) for problem in _block_problems(config, block)),
+            *one_for_each_value(problem for block in list_blocks(config) for problem in _block_problems(config, block)),
         ]
 
     def assumed_vae_scale(self, config: Config) -> int:

@@ -15,7 +15,7 @@ from unetinspect.inputs.config_rules import (
 )
 from unetinspect.inputs.video_blocks import DOWN_BLOCKS_SPATIO_TEMPORAL, UP_BLOCKS_SPATIO_TEMPORAL, Block, entry, list_blocks
 from unetinspect.inputs.video_inputs import frames_of, reads_text, text
-from unetinspect.inputs.video_rules import check_block_heads, check_depth, check_layers, check_video_groups
+from unetinspect.inputs.video_rules import check_block_heads, check_depth, check_layers, one_for_each_value, uneven_channels
 
 _GROUPS = 32  # of every group norm: the config has no say in it
 _FRAMES = 25  # of the class
@@ -51,14 +51,13 @@ class UNetSpatioTemporalInputs(Builder):
             *check_block_names(config, "up_block_types", UP_BLOCKS_SPATIO_TEMPORAL, prefix=""),
             *check_counts(config, ["in_channels", "out_channels"]),
             *check_counts(config, ["num_frames"], optional=True),
-            *check_per_block(config, ["layers_per_block"], least=0),
             *check_per_block(config, ["num_attention_heads", "cross_attention_dim"]),
             *check_set(config, ["transformer_layers_per_block"]),
             *check_layers(config),
-            *check_video_groups({**config, "norm_num_groups": _GROUPS}),
+            *_groups(config),
             *check_sample_size(config),
             *_time_ids(config),
-            *dict.fromkeys(problem for block in list_blocks(config) if block.crosses for problem in _attention(config, block)),
+            *one_for_each_value(problem for block in list_blocks(config) if block.crosses for problem in _attention(config, block)),
         ]
 
     def assumed_vae_scale(self, config: Config) -> int:
@@ -67,6 +66,11 @@ class UNetSpatioTemporalInputs(Builder):
     def frames(self, config: Config) -> Given[int]:
         frames = config["num_frames"]
         return Given(frames, "config") if is_count(frames) else Given(_FRAMES, "taken for granted: the config has no num_frames")
+
+
+def _groups(config: Config) -> list[str]:
+    uneven = uneven_channels(config, _GROUPS)
+    return [f"block_out_channels holds {uneven}, and must hold multiples of {_GROUPS}, the groups of every norm"] if uneven else []
 
 
 def _time_ids(config: Config) -> list[str]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from unetinspect.inputs.base import Config, is_count, is_list
-from unetinspect.inputs.config_rules import check_block_lists, check_block_names, check_counts
+from unetinspect.inputs.config_rules import check_block_lists, check_block_names, check_counts, check_per_block
 from unetinspect.inputs.video_blocks import Block, entry, list_blocks
 
 
 def check_video_groups(config: Config) -> Iterator[str]:
     """Find channels that the group norms cannot divide, or a number of groups that is none: nothing here does without."""
-    groups, channels = config["norm_num_groups"], config["block_out_channels"]
+    groups = config["norm_num_groups"]
     if not is_count(groups):
         yield f"norm_num_groups is {groups!r}, and must be a whole number above 0"
-    elif is_list(channels):
-        uneven = sorted({channel for channel in channels if is_count(channel) and channel % groups})
-        if uneven:
-            yield f"block_out_channels holds {', '.join(map(str, uneven))}, which norm_num_groups {groups} does not divide"
+    else:
+        uneven = uneven_channels(config, groups)
+        yield from [f"block_out_channels holds {uneven}, which norm_num_groups {groups} does not divide"] if uneven else []
+
+
+def uneven_channels(config: Config, groups: int) -> str:
+    """Name the channels that so many groups do not divide; "" where they divide all."""
+    channels = config["block_out_channels"] if is_list(config["block_out_channels"]) else []
+    return ", ".join(str(channel) for channel in sorted({*filter(is_count, channels)}) if channel % groups)
 
 
 def check_3d_blocks(config: Config, down: Sequence[str], up: Sequence[str]) -> list[str]:
@@ -37,7 +42,10 @@ def check_3d_blocks(config: Config, down: Sequence[str], up: Sequence[str]) -> l
 
 
 def check_layers(config: Config) -> Iterator[str]:
-    """Find down blocks without a resnet that would have to change the number of channels all the same."""
+    """Find blocks with no number of layers, and down blocks without any that would have to change the number of channels all the same."""
+    yield from check_per_block(config, ["layers_per_block"], least=0)
+    if is_list(config["layers_per_block"]) and None in config["layers_per_block"]:
+        yield "layers_per_block holds null, and must hold whole numbers from 0 on"
     down = [block for block in list_blocks(config) if block.path.startswith("down")]
     for before, block in pairwise(down):
         if block.layers <= 0 and block.channels != before.channels:
@@ -65,6 +73,15 @@ def check_motion_heads(config: Config, block: Block) -> Iterator[str]:
     yield from wrong
 
 
+def check_width(config: Config, block: Block) -> Iterator[str]:
+    """Find a block with cross-attention whose width is no number; null in a list leaves the block without."""
+    widths = config["cross_attention_dim"]
+    width = entry(widths, block.place)
+    left_out = width is None and is_list(widths) and -len(widths) <= block.place < len(widths)
+    if not is_count(width) and not left_out:
+        yield _wrong_entry(config, "cross_attention_dim", block, block.place, "a whole number above 0")
+
+
 def check_depth(config: Config, key: str, block: Block, place: int | None, *, longer: bool = False) -> Iterator[str]:
     """Find a block whose number of transformer layers is neither a whole number nor a list of one for each of its layers.
 
@@ -74,10 +91,18 @@ def check_depth(config: Config, key: str, block: Block, place: int | None, *, lo
     depth = config[key] if place is None else entry(config[key], place)
     if is_list(depth):
         fits = len(depth) >= block.layers if longer else len(depth) == block.layers
-        if not fits or not all(isinstance(layers, int) for layers in depth):
+        if not fits or not all(isinstance(layers, int) for layers in depth[: block.layers]):
             yield f"{key} holds {list(depth)!r} for {block.path}, and must hold a number, or one for each of its {block.layers} layers"
     elif not isinstance(depth, int):
         yield _wrong_entry(config, key, block, place, "a whole number")
+
+
+def one_for_each_value(problems: Iterable[str]) -> list[str]:
+    """Keep the first sentence on each value: several blocks that look up the same one stumble over it alike."""
+    found: dict[str, str] = {}
+    for problem in problems:
+        found.setdefault(problem.partition(" for ")[0], problem)
+    return list(found.values())
 
 
 def _wrong_entry(config: Config, key: str, block: Block, place: int | None, wanted: str) -> str:

@@ -1,0 +1,178 @@
+"""Video UNets: attention along the frames told from attention in space, counts of published ones, sizes, frames."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import diffusers
+import msgspec
+import pytest
+import torch
+
+from tests.kinds_video import KINDS
+from unetinspect import Trace, trace
+from unetinspect.build import make_inputs
+from unetinspect.inputs import InputSpec
+
+# Of published UNets: parameters, attention layers, and what pushes the first skip.
+FIGURES = {
+    "svd-xt": (1_524_623_082, 64, "conv_in"),
+    "text-to-video-ms-1.7b": (1_411_233_860, 66, "transformer_in"),
+    "i2vgen-xl": (1_420_469_224, 67, "transformer_in"),
+    "animatediff-sd15-v3": (1_276_658_564, 72, "conv_in"),
+}
+# Modules of diffusers that attend along the frames, with both of their attentions.
+_ALONG_FRAMES = ("motion_modules", "temp_attentions", "transformer_in", "image_latents_temporal_encoder")
+ONE_OF_EACH = ["unet3d", "i2vgen", "motion", "svd", "sparse-controlnet"]
+
+
+@cache
+def traced(name: str, **options: Any) -> Trace:
+    """Trace a bundled UNet, or one of `KINDS`, on meta, once for each set of options."""
+    return trace(KINDS.get(name, name), **{"device": "meta", **options})
+
+
+def named_kind(path: str, config: dict[str, Any]) -> str:
+    """Say what an attention layer is by the names of diffusers' modules, which the package does not look at."""
+    if any(name in path for name in _ALONG_FRAMES):
+        return "temporal"
+    if path.endswith("attn2"):
+        return "cross"
+    only = config.get("only_cross_attention") or [False]
+    if path.startswith("down_blocks") and only[int(path.split(".")[1]) % len(only)]:
+        return "cross"
+    return "temporal" if "temporal_transformer_blocks" in path else "self"
+
+
+def wrong_kinds(record: Trace) -> list[tuple[str, str]]:
+    """List the attention layers that the record calls otherwise than their names do."""
+    config = record.model.config
+    return [(layer.path, layer.kind) for layer in record.attentions if layer.kind != named_kind(layer.path, config)]
+
+
+def not_followed(kind: str) -> list[Any]:
+    """Mark what the observer does not follow yet."""
+    reason = "the frames of image_latents, which is not the main input, are not followed"
+    return [pytest.mark.xfail(strict=True, reason=reason)] if kind.startswith("i2vgen") else []
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=not_followed(kind)) for kind in KINDS])
+def test_attention_along_the_frames_is_told_from_attention_in_space(kind: str) -> None:
+    """The observer, which follows the data, agrees with the names that diffusers gave its modules."""
+    record = traced(kind)
+
+    assert wrong_kinds(record) == []
+    assert {layer.kind for layer in record.attentions} >= {"self", "temporal"} or "only-cross" in kind
+
+
+@pytest.mark.parametrize(
+    ("frames", "latent", "batch"),
+    [(4, "2x2", 1), (4, "2x2", 4), (2, "1x2", 1), (2, "2x1", 1), (6, "3x2", 1), (8, "2x4", 4), (8, "16", 1), (2, "1x1", 2), (7, "5x7", 1)],
+)
+@pytest.mark.parametrize("kind", ["unet3d", "motion", "svd"])
+def test_frames_and_pixels_that_are_as_many_are_not_mixed_up(kind: str, frames: int, latent: str, batch: int) -> None:
+    """As many frames as pixels, as many as the batch, a single pixel: shapes alone could not tell."""
+    assert wrong_kinds(traced(kind, frames=frames, latent=latent, batch=batch, cfg=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch"),
+    [
+        pytest.param(kind, batch, marks=[pytest.mark.xfail(strict=True, reason="frames of length 1 are lost")] if batch == 1 else [])
+        for kind in ("unet3d", "motion", "svd")
+        for batch in (1, 2)
+    ],
+)
+def test_a_single_frame_is_still_attended_along(kind: str, batch: int) -> None:
+    """One frame, and one video without guidance: every axis but the channels and the pixels has length 1."""
+    assert wrong_kinds(traced(kind, frames=1, latent="4x6", batch=batch, cfg=False)) == []
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_published_video_unets(name: str) -> None:
+    """Parameters, attention layers, 12 skips, and what pushes the first of them."""
+    record = traced(name, frames=2, latent=8)
+    params, layers, first = FIGURES[name]
+
+    assert record.totals.params == params
+    assert record.totals.attention.total == layers
+    assert len(record.skips) == record.totals.skips.produced == record.totals.skips.consumed == 12
+    assert record.skips[-1].source == first
+    assert {skip.index for skip in record.skips} == set(range(12))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("sparse")])
+def test_every_skip_holds_the_frames_of_all_videos_as_one_batch(kind: str) -> None:
+    """(batch * frames) comes first, and the output has the sample's frames and size again."""
+    record = traced(kind)
+    sample = dict(zip(record.run.inputs[0].axes, record.run.inputs[0].shape or (), strict=True))
+
+    assert {skip.shape[0] for skip in record.skips} == {sample["batch"] * sample["frames"]}
+    assert all(skip.adds_up for skip in record.skips)
+    swapped = {**sample, "in_channels": record.model.config["out_channels"]}
+    assert record.output.shape == tuple(swapped.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_module_is_left_out(kind: str) -> None:
+    """The inputs that are given make every module with parameters run."""
+    record = traced(kind)
+    called = [module.path for module in record.modules if module.calls]
+    left_out = [
+        module.path
+        for module in record.modules
+        if module.params and not module.calls and not any(path.startswith(f"{module.path}.") for path in called)
+    ]
+
+    assert left_out == []
+
+
+@pytest.mark.parametrize("latent", ["1x3", "5x7", "9x4"])
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
+def test_odd_sizes_and_frames_are_the_same_on_the_cpu(kind: str, latent: str) -> None:
+    """A real pass at a size that no level halves evenly differs from the weight-less one in the device's name alone."""
+    on_meta, on_cpu = (trace(KINDS[kind], device=device, latent=latent, frames=2, tokens=3) for device in ("meta", "cpu"))
+    fields = [msgspec.to_builtins(record) for record in (on_meta, on_cpu)]
+
+    assert [field["run"].pop("device") for field in fields] == ["meta", "cpu"]
+    assert fields[0] == fields[1]
+
+
+@pytest.mark.parametrize("kind", ["unet3d", "i2vgen", "motion", "svd"])
+def test_frames_change_what_they_must(kind: str) -> None:
+    """Attention along the frames has as many queries, attention in space as many maps; parameters and layers stay."""
+    few, many = traced(kind, frames=2, latent=4), traced(kind, frames=6, latent=4)
+
+    assert (few.run.frames, few.run.frames_from) == (2, "--frames")
+    assert [{layer.query_shape[2] for layer in record.attentions if layer.kind == "temporal"} for record in (few, many)] == [{2}, {6}]
+    assert [3 * texts for texts in texts_in_space(few)] == texts_in_space(many)
+    assert few.totals.params == many.totals.params
+    assert [layer.path for layer in few.attentions] == [layer.path for layer in many.attentions]
+
+
+def texts_in_space(record: Trace) -> list[int]:
+    """List for how many pictures each attention in space reads the text."""
+    return [layer.key_shape[0] for layer in record.attentions if layer.kind == "cross" and "temporal" not in layer.path]
+
+
+@pytest.mark.parametrize("kind", ["motion", "sparse-controlnet"])
+def test_text_is_given_for_every_frame_where_the_class_does_not_repeat_it(kind: str) -> None:
+    """(batch * frames) texts run, and one for each video does not: diffusers says so itself."""
+    record = traced(kind, frames=2, latent=4, tokens=5)
+    given = {spec.name: InputSpec(spec.name, spec.shape) for spec in record.run.inputs}
+
+    assert given["encoder_hidden_states"].shape == (2 * 2, 5, 24)
+    assert _runs(KINDS[kind], list(given.values()))
+    given["encoder_hidden_states"] = InputSpec("encoder_hidden_states", (2, 5, 24))
+    assert not _runs(KINDS[kind], list(given.values()))
+
+
+def _runs(config: dict[str, Any], specs: list[InputSpec]) -> bool:
+    with torch.device("meta"), torch.no_grad():
+        unet = getattr(diffusers, config["_class_name"]).from_config(config)
+        try:
+            unet(**make_inputs(specs, device=torch.device("meta"), dtype=torch.float32))
+        except RuntimeError:
+            return False
+    return True
