@@ -2,25 +2,74 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.tiny import traced
-from unetinspect.catalog import find_entry, find_hub_id, load_catalog, nearest_entries
+from unetinspect.catalog import Entry, find_entry, find_hub_id, load_catalog, nearest_entries
+from unetinspect.inputs import builder_for
 
 NAMES = sorted(load_catalog())
+# What is pushed on the way down goes to another UNet, or nowhere.
+WITHOUT_A_WAY_UP = {"controlnet-sd15-canny", "controlnet-canny-sdxl", "hopper-medium-v2-value-function"}
+# Its up blocks run several times, and the first one in each reads its skip again: 3 skips, 3 + 2 + 2 reads.
+READS = {"stable-cascade-decoder": 7}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundled_model_has_the_params_and_attention_layers_that_its_entry_says(name: str) -> None:
     """Parameters are counted on the built UNet, attention layers by their products."""
     entry = load_catalog()[name]
-    record = traced(name, latent=32 if entry.vae_scale_factor != 1 else 64)
+    record = traced(name, **_small(entry))
 
     assert entry.params == record.totals.params
     assert entry.attention_layers == record.totals.attention.total
-    assert record.totals.skips.produced == record.totals.skips.consumed == len(record.skips)
+    assert record.totals.skips.consumed == len({skip.sources for skip in record.skips})
+    assert len(record.skips) == READS.get(name, record.totals.skips.consumed)
+    if name in WITHOUT_A_WAY_UP:
+        assert not record.skips
+    else:
+        assert record.totals.skips.produced == record.totals.skips.consumed
     assert all(skip.adds_up for skip in record.skips)
     assert record.model.class_name == entry.class_name
+
+
+def _small(entry: Entry) -> dict[str, int]:
+    """Return a small size for an image; a signal keeps its own length, which few other lengths can stand in for."""
+    if builder_for(entry.class_name).size_axes == ("length",):
+        return {}
+    return {"latent": 32 if entry.vae_scale_factor != 1 else 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sample"),
+    [
+        ("audioldm-s-full-v2", {"res": (512, 64)}, (8, 128, 16)),
+        ("controlnet-sd15-canny", {"res": 512}, (4, 64, 64)),
+        ("controlnet-canny-sdxl", {"res": 1024}, (4, 128, 128)),
+        ("stable-cascade-prior", {"res": 1024}, (16, 24, 24)),
+        ("stable-cascade-decoder", {"res": 1024}, (4, 256, 256)),
+        ("amused-512", {"res": 512}, (32, 32)),
+        ("kandinsky-3", {"res": 1024}, (4, 128, 128)),
+        ("text-to-video-ms-1.7b", {"res": 256}, (4, 16, 32, 32)),
+        ("animatediff-sd15-v3", {"res": 512}, (4, 16, 64, 64)),
+        ("i2vgen-xl", {"res": (704, 1280), "frames": 16}, (4, 16, 88, 160)),
+        ("svd-xt", {"res": (576, 1024)}, (25, 8, 72, 128)),
+    ],
+)
+def test_a_size_in_pixels_is_the_sample_that_the_pipeline_runs(name: str, options: dict[str, Any], sample: tuple[int, ...]) -> None:
+    """diffusers' pipelines divide a size by what the VAE makes into one cell: these are the samples that theirs run."""
+    shape = traced(name, **options).run.inputs[0].shape or ()
+
+    assert shape[1:] == sample
+
+
+def test_a_bundled_config_holds_no_private_path() -> None:
+    """Of the keys that say where a file came from, two alone are bundled."""
+    private = {key for entry in load_catalog().values() for key in entry.config if key.startswith("_")}
+
+    assert private <= {"_class_name", "_diffusers_version"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,9 +90,30 @@ def test_published_exact_parameter_counts_are_met(name: str) -> None:
 def test_the_catalog_begins_with_the_models_that_people_ask_for() -> None:
     """The promised names are there."""
     stable_diffusion = {"sd15", "sd15-inpaint", "sd21-base", "sd21", "sdxl", "sdxl-refiner", "ssd-1b", "bk-sdm-tiny", "lcm-dreamshaper"}
-    others = {"ddpm-cat-256", "ddpm-cifar10-32", "ldm-celebahq-256"}
+    others = {"ddpm-cat-256", "ddpm-cifar10-32", "ldm-celebahq-256", "kandinsky-3", "stable-cascade-prior", "stable-cascade-decoder"}
+    video_and_sound = {"svd-xt", "text-to-video-ms-1.7b", "i2vgen-xl", "audioldm2", "musicldm", "maestro-150k"}
+    plugged = {"controlnet-sd15-canny", "controlnet-canny-sdxl"}
 
-    assert stable_diffusion | others <= set(NAMES)
+    assert stable_diffusion | others | video_and_sound | plugged <= set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("svd", "svd-xt"),
+        ("animatediff", "animatediff-sd15-v3"),
+        ("modelscope", "text-to-video-ms-1.7b"),
+        ("controlnet-canny", "controlnet-sd15-canny"),
+        ("dance-diffusion", "maestro-150k"),
+        ("audioldm", "audioldm-s-full-v2"),
+        ("amused", "amused-512"),
+    ],
+)
+def test_a_short_name_is_enough(alias: str, name: str) -> None:
+    """What people say for a model finds it."""
+    entry = find_entry(alias) or pytest.fail("not found")
+
+    assert entry.name == name
 
 
 def test_names_and_aliases_are_unique_and_found_in_any_case() -> None:
@@ -62,6 +132,7 @@ def test_hub_ids_are_unique_and_lead_to_their_entry() -> None:
     entry, location = find_hub_id("runwayml/stable-diffusion-v1-5") or pytest.fail("not found")
     assert entry.name == "sd15"
     assert location.gone == "removed in 2024; the model lives at stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert all(_says_where(location.gone) for entry in load_catalog().values() for location in entry.hub if _is_dead(location.id))
     assert find_hub_id("nobody/nothing") is None
 
 
@@ -70,3 +141,11 @@ def test_the_nearest_names_of_a_typo_come_first() -> None:
     assert nearest_entries("sdlx")[0] == "sdxl"
     assert nearest_entries("ddpm_cat_256")[0] == "ddpm-cat-256"
     assert nearest_entries("stable-diffusion-v1-6")[0] == "sd15"
+
+
+def _is_dead(repo_id: str) -> bool:
+    return repo_id.startswith(("runwayml/", "stabilityai/stable-diffusion-2"))
+
+
+def _says_where(gone: str | None) -> bool:
+    return gone is not None and ("stable-diffusion-v1-5/" in gone or "sd2-community/" in gone)
