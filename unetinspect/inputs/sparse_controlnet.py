@@ -14,7 +14,6 @@ from unetinspect.inputs.config_rules import (
     check_block_names,
     check_choice,
     check_counts,
-    check_per_block,
     check_set,
 )
 from unetinspect.inputs.video_blocks import DOWN_BLOCKS_MOTION, Block, list_blocks
@@ -23,6 +22,7 @@ from unetinspect.inputs.video_rules import (
     check_block_heads,
     check_depth,
     check_layers,
+    check_lengths,
     check_motion_heads,
     check_video_groups,
     check_width,
@@ -55,12 +55,12 @@ class SparseControlNetInputs(Builder):
 
     def problems(self, config: Config) -> list[str]:
         heads = _heads_key(config)
-        return [
+        found = [
             *check_block_lists(config, ["down_block_types", "block_out_channels"]),
             *check_block_names(config, "down_block_types", DOWN_BLOCKS_MOTION, prefix=""),
             *check_counts(config, ["in_channels", "conditioning_channels", "motion_max_seq_length"]),
-            *check_per_block(config, [heads]),
-            *check_set(config, ["freq_shift", "mid_block_scale_factor", "norm_eps", "transformer_layers_per_block"]),
+            *check_lengths(config, [heads]),
+            *check_set(config, ["freq_shift", "mid_block_scale_factor", "norm_eps"]),
             *check_activation(config, "act_fn"),
             *check_choice(config, "resnet_time_scale_shift", ("default", "scale_shift")),
             *check_choice(config, "controlnet_conditioning_channel_order", ("rgb", "bgr")),
@@ -70,6 +70,7 @@ class SparseControlNetInputs(Builder):
             *_only_cross_attention(config),
             *one_for_each_value(problem for block in list_blocks(config) for problem in _block_problems(config, block, heads)),
         ]
+        return list(dict.fromkeys(found))  # a short list is found by its length and by the blocks that miss an entry
 
     def assumed_vae_scale(self, config: Config) -> int:
         return 8

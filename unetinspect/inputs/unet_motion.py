@@ -14,7 +14,6 @@ from unetinspect.inputs.config_rules import (
     check_block_lists,
     check_block_names,
     check_counts,
-    check_per_block,
     check_sample_size,
     check_set,
 )
@@ -25,8 +24,10 @@ from unetinspect.inputs.video_rules import (
     check_block_heads,
     check_depth,
     check_layers,
+    check_lengths,
     check_motion_heads,
     check_video_groups,
+    check_width,
     one_for_each_value,
 )
 
@@ -54,13 +55,13 @@ class UNetMotionInputs(Builder):
         ]
 
     def problems(self, config: Config) -> list[str]:
-        return [
+        found = [
             *check_block_lists(config),
             *check_block_names(config, "down_block_types", DOWN_BLOCKS_MOTION, prefix=""),
             *check_block_names(config, "up_block_types", UP_BLOCKS_MOTION, prefix=""),
             *check_counts(config, ["in_channels", "out_channels", "motion_max_seq_length"]),
             *check_counts(config, ["time_cond_proj_dim"], optional=True),
-            *check_per_block(config, ["num_attention_heads", "cross_attention_dim"]),
+            *check_lengths(config, ["num_attention_heads", "cross_attention_dim"]),
             *check_set(config, ["downsample_padding", "mid_block_scale_factor", "norm_eps", "mid_block_layers"]),
             *check_activation(config, "act_fn"),
             *check_layers(config),
@@ -71,6 +72,7 @@ class UNetMotionInputs(Builder):
             *_not_reversed(config),
             *one_for_each_value(problem for block in list_blocks(config) for problem in _block_problems(config, block)),
         ]
+        return list(dict.fromkeys(found))  # a short list is found by its length and by the blocks that miss an entry
 
     def assumed_vae_scale(self, config: Config) -> int:
         return 8
@@ -98,12 +100,11 @@ def _image_projection(config: Config) -> list[str]:
 def _not_reversed(config: Config) -> Iterator[str]:
     """Find depths that the way up cannot read from the end: they are nested, or there are none."""
     for key in ("transformer_layers_per_block", "temporal_transformer_layers_per_block"):
-        value, given = config[key], config[f"reverse_{key}"] is not None
-        if is_list(value) and any(is_list(depth) for depth in value) and not given:
+        if _lacks_reverse(config, key):
             yield f"{key} is nested, which needs reverse_{key}"
     key = "transformer_layers_per_block"
     if config[key] in (None, []) and None in (config[f"reverse_{key}"], config["transformer_layers_per_mid_block"]):
-        yield f"{key} is {config[key]!r}, and must have a value"
+        yield f"{key} is {config[key]!r}, and must be a whole number, or a list of them"
 
 
 def _block_problems(config: Config, block: Block) -> Iterator[str]:
@@ -116,6 +117,7 @@ def _block_problems(config: Config, block: Block) -> Iterator[str]:
         yield from _depth("temporal_transformer_layers_per_block", config, block)
     if block.crosses:
         yield from check_block_heads(config, "num_attention_heads", block)
+        yield from check_width(config, block)
     if block.path != "mid_block" or config["use_motion_mid_block"]:
         yield from check_motion_heads(config, block)
 
@@ -124,7 +126,15 @@ def _depth(key: str, config: Config, block: Block) -> Iterator[str]:
     """Hold a block to its list: an up block reads a reversed list of its own, where there is one, from the front."""
     if block.goes_up and config[f"reverse_{key}"] is not None:
         return check_depth(config, f"reverse_{key}", block, -1 - block.place)
+    if block.goes_up and _lacks_reverse(config, key):
+        return iter(())
     return check_depth(config, key, block, block.place)
+
+
+def _lacks_reverse(config: Config, key: str) -> bool:
+    """Tell whether depths are nested, and an up block, which has one layer more than its down block, has none of its own."""
+    value = config[key]
+    return is_list(value) and any(is_list(depth) for depth in value) and config[f"reverse_{key}"] is None
 
 
 def _mid_block_depths(config: Config, block: Block) -> Iterator[str]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_count, is_list
+from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_count
 from unetinspect.inputs.config_rules import (
     check_block_lists,
     check_block_names,
     check_counts,
-    check_per_block,
     check_sample_size,
-    check_set,
 )
 from unetinspect.inputs.video_blocks import DOWN_BLOCKS_SPATIO_TEMPORAL, UP_BLOCKS_SPATIO_TEMPORAL, Block, entry, list_blocks
 from unetinspect.inputs.video_inputs import frames_of, reads_text, text
-from unetinspect.inputs.video_rules import check_block_heads, check_depth, check_layers, one_for_each_value, uneven_channels
+from unetinspect.inputs.video_rules import (
+    check_block_heads,
+    check_depth,
+    check_layers,
+    check_lengths,
+    check_width,
+    one_for_each_value,
+    uneven_channels,
+)
 
 _GROUPS = 32  # of every group norm: the config has no say in it
 _FRAMES = 25  # of the class
@@ -45,20 +51,21 @@ class UNetSpatioTemporalInputs(Builder):
         ]
 
     def problems(self, config: Config) -> list[str]:
-        return [
+        found = [
             *check_block_lists(config),
             *check_block_names(config, "down_block_types", DOWN_BLOCKS_SPATIO_TEMPORAL, prefix=""),
             *check_block_names(config, "up_block_types", UP_BLOCKS_SPATIO_TEMPORAL, prefix=""),
             *check_counts(config, ["in_channels", "out_channels"]),
             *check_counts(config, ["num_frames"], optional=True),
-            *check_per_block(config, ["num_attention_heads", "cross_attention_dim"]),
-            *check_set(config, ["transformer_layers_per_block"]),
+            *check_lengths(config, ["num_attention_heads", "cross_attention_dim"]),
+            *check_lengths(config, ["transformer_layers_per_block"], longer=True),
             *check_layers(config),
             *_groups(config),
             *check_sample_size(config),
             *_time_ids(config),
             *one_for_each_value(problem for block in list_blocks(config) if block.crosses for problem in _attention(config, block)),
         ]
+        return list(dict.fromkeys(found))  # a short list is found by its length and by the blocks that miss an entry
 
     def assumed_vae_scale(self, config: Config) -> int:
         return 8
@@ -90,5 +97,7 @@ def _attention(config: Config, block: Block) -> Iterator[str]:
     if not wrong and block.layers > 0 and block.channels % heads:
         wrong = [f"num_attention_heads is {heads} for {block.path}, and must divide its {block.channels} channels"]
     yield from wrong
-    if block.path != "mid_block" and is_list(config["cross_attention_dim"]) and entry(config["cross_attention_dim"], block.place) is None:
-        yield f"cross_attention_dim holds null for {block.path}, which has cross-attention"
+    wrong = list(check_width(config, block))
+    if not wrong and block.path != "mid_block" and entry(config["cross_attention_dim"], block.place) is None:
+        wrong = [f"cross_attention_dim holds null for {block.path}, which has cross-attention"]
+    yield from wrong

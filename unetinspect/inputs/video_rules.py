@@ -52,6 +52,15 @@ def check_layers(config: Config) -> Iterator[str]:
             yield f"layers_per_block is {block.layers} for {block.path}, which must turn {before.channels} channels into {block.channels}"
 
 
+def check_lengths(config: Config, keys: Iterable[str], *, longer: bool = False) -> Iterator[str]:
+    """Find lists of one value per block that are not as long as the block lists; with `longer`, only those that are shorter."""
+    kinds = config["down_block_types"]
+    for key in keys:
+        missing = len(kinds) - len(config[key]) if is_list(config[key]) and is_list(kinds) else 0
+        if missing > 0 or (missing < 0 and not longer):
+            yield f"{key} has {len(config[key])} entries, and must have one for each of the {len(kinds)} down_block_types"
+
+
 def check_block_heads(config: Config, key: str, block: Block) -> Iterator[str]:
     """Find a block whose attention has no number of heads, or more heads than channels."""
     heads = entry(config[key], block.place)
@@ -98,7 +107,7 @@ def check_depth(config: Config, key: str, block: Block, place: int | None, *, lo
 
 
 def one_for_each_value(problems: Iterable[str]) -> list[str]:
-    """Keep the first sentence on each value: several blocks that look up the same one stumble over it alike."""
+    """Keep the first sentence on each value, and each sentence once: blocks that look up the same value stumble over it alike."""
     found: dict[str, str] = {}
     for problem in problems:
         found.setdefault(problem.partition(" for ")[0], problem)
