@@ -32,6 +32,7 @@ RESIDUALS = {
     "mid_block_res_sample": "mid_block_additional_residual",
 }
 _CLASS_EMBEDS = (None, "timestep", "identity", "projection")
+_ADDITIONS = (None, "text", "text_image", "text_time")
 
 
 def encoder_width(config: Config, *, mid_crosses: bool) -> int | None:
@@ -121,7 +122,7 @@ def find_problems(config: Config, *, mid_crosses: bool) -> list[str]:
         *check_set(config, ["transformer_layers_per_block", "only_cross_attention"]),
         *check_activation(config, "act_fn"),
         *check_choice(config, "resnet_time_scale_shift", ("default", "scale_shift")),
-        *check_choice(config, "addition_embed_type", (None, "text", "text_image", "text_time")),
+        *check_choice(config, "addition_embed_type", _ADDITIONS),
         *check_widths(config, "conditioning_embedding_out_channels"),
         *check_groups(config),
         *missing_partners(_as_read(config)),
@@ -133,8 +134,13 @@ def find_problems(config: Config, *, mid_crosses: bool) -> list[str]:
 
 
 def _as_read(config: Config) -> Config:
-    """Return the config as a ControlNet reads it: a class_embed_type that it does not know stands for no classes."""
-    return config if config["class_embed_type"] in _CLASS_EMBEDS else {**config, "class_embed_type": None, "num_class_embeds": None}
+    """Return the config without what a ControlNet does not know: a class_embed_type of that kind stands for no classes."""
+    read = dict(config)
+    if config["class_embed_type"] not in _CLASS_EMBEDS:
+        read |= {"class_embed_type": None, "num_class_embeds": None}
+    if config["addition_embed_type"] not in _ADDITIONS:
+        read["addition_embed_type"] = None
+    return read
 
 
 def _text_is_read(config: Config) -> bool:

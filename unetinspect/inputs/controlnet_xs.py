@@ -65,7 +65,7 @@ class UNetControlNetXSInputs(Builder):
             *check_choice(config, "addition_embed_type", (None, "text_time")),
             *check_groups({**config, "down_block_types": [], "up_block_types": []}),  # whatever they are called, all blocks have norms
             *check_sample_size(config),
-            *missing_partners(config),
+            *(missing_partners(config) if config["addition_embed_type"] == "text_time" else []),
             *_by_block(config),
             *_time_embedding(config),
         ]
