@@ -37,6 +37,15 @@ def check_set(config: Config, keys: Iterable[str]) -> Iterator[str]:
     yield from (f"{key} is null, and must have a value" for key in keys if config.get(key) is None)
 
 
+def check_dropout(config: Config, key: str) -> Iterator[str]:
+    """Find a probability, or one in a list of them, that is null or not between 0 and 1."""
+    value = config.get(key)
+    for entry in value if is_list(value) else [value]:
+        if not isinstance(entry, int | float) or not 0 <= entry <= 1:
+            yield f"{key} holds {entry!r}, and must be between 0 and 1"
+            break
+
+
 def check_block_lists(config: Config, keys: Iterable[str] = ("down_block_types", "up_block_types", "block_out_channels")) -> Iterator[str]:
     """Find block lists that are no lists, are empty, or differ in length; and channels that are no counts."""
     lengths = {}

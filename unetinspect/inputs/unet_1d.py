@@ -26,6 +26,7 @@ from unetinspect.inputs.unet_1d_rules import (
 )
 from unetinspect.request import Size
 
+_LARGE_BATCH = 1024  # a length at which no batch of this size runs never does
 _KEYS = {  # those that decide the time embedding, with the defaults of the class
     "extra_in_channels": 0,
     "time_embedding_type": "fourier",
@@ -75,7 +76,7 @@ class UNet1DInputs(Builder):
         return None
 
     def inputs(self, config: Config, plan: Plan) -> list[InputSpec]:
-        _check_length(config, plan.size[0])
+        _check_length(config, plan.size[0], plan.batch)
         extra = 0 if appends_time(config) else config["extra_in_channels"]
         keys = ("in_channels", *(["extra_in_channels"] if extra else []), "sample_size")
         sample = (plan.batch, config["in_channels"] + extra, *plan.size)
@@ -92,7 +93,7 @@ class UNet1DInputs(Builder):
             return found
         found = [*check_time(config), *check_channels(config)]
         found = found or [*check_norms(config)]
-        if not found and not lengths_near(config, _wanted(config)):
+        if not found and not lengths_near(config, _wanted(config), _LARGE_BATCH):
             found = [f"out_block_type is {config['out_block_type']!r}, and no length of the sample fits it and all blocks"]
         return found
 
@@ -105,7 +106,8 @@ class UNet1DInputs(Builder):
         own = config["sample_size"] is not None
         if runs_at(config, wanted):
             return Given((wanted,), "config" if own else "taken for granted: the config has no sample_size")
-        near = min(lengths_near(config, wanted), key=lambda length: abs(length - wanted), default=wanted)
+        lengths = lengths_near(config, wanted) or lengths_near(config, wanted, _LARGE_BATCH)
+        near = min(lengths, key=lambda length: abs(length - wanted), default=wanted)
         why = "the longest that runs" if near < wanted else "the shortest that runs"
         return Given((near,), f"{why}; the config's sample_size, {wanted}, does not")
 
@@ -118,10 +120,10 @@ def _wanted(config: Config) -> int:
     return int(size) if is_count(size) else UNet1DInputs.default_size[0]
 
 
-def _check_length(config: Config, length: int) -> None:
-    if runs_at(config, length):
+def _check_length(config: Config, length: int, batch: int) -> None:
+    if runs_at(config, length, batch):
         return
-    near = lengths_near(config, length)
+    near = lengths_near(config, length, batch)
     shown = " or ".join(f"--latent {found}" for found in near)
     raise UsageError(
         f"a sample of {length} does not come through this {UNet1DInputs.class_name}, which halves it {halvings_1d(config)} times",

@@ -41,23 +41,23 @@ def halvings_1d(config: Config) -> int:
     return downs + mid[config["mid_block_type"]]
 
 
-def runs_at(config: Config, length: int) -> bool:
+def runs_at(config: Config, length: int, batch: int = 1) -> bool:
     """Tell whether a sample of this length comes through."""
-    left = _length_left(config, length)
+    left = _length_left(config, length, batch)
     if left is None or config["out_block_type"] != VALUE_FUNCTION:
         return left is not None
     # OutValueFunctionBlock makes one row of channels and length, and its linear layer takes block_out_channels[-1] // 4.
     return bool(_last_channels(config) * left == config["block_out_channels"][-1] // 4)
 
 
-def lengths_near(config: Config, length: int) -> list[int]:
+def lengths_near(config: Config, length: int, batch: int = 1) -> list[int]:
     """Return the nearest length up to this one that runs, and the nearest above it, of each what there is.
 
     A U wants a multiple of a power of 2, a value function a length that shrinks to almost nothing: both are among these.
     """
     powers = [2**power for power in range(halvings_1d(config) + 1)]
     tried = {place for power in powers for place in (length // power * power, -(-length // power) * power, *_multiples(power))}
-    runs = sorted(candidate for candidate in tried if candidate > 0 and runs_at(config, candidate))
+    runs = sorted(candidate for candidate in tried if candidate > 0 and runs_at(config, candidate, batch))
     below, above = [found for found in runs if found <= length], [found for found in runs if found > length]
     return [*below[-1:], *above[:1]]
 
@@ -100,7 +100,7 @@ def check_time(config: Config) -> Iterator[str]:
 
 def check_norms(config: Config) -> Iterator[str]:
     """Find channels that a group norm or the heads of an attention layer do not divide."""
-    normed, attended = _normed(config), _attended(config)
+    normed, attended = _normed_channels(config), _attended_channels(config)
     uneven = sorted({channels for channels in normed if channels % _NORM_GROUPS})
     if uneven:
         yield f"the temporal blocks leave {_listed(uneven)} channels, which their {_NORM_GROUPS} norm groups do not divide"
@@ -123,33 +123,43 @@ def _halves(config: Config, place: int) -> bool:
     return kind in _CUBIC_DOWN or (kind == "DownResnetBlock1D" and (place != last or bool(config["downsample_each_block"])))
 
 
-def _length_left(config: Config, length: int) -> int | None:
+def _length_left(config: Config, length: int, batch: int) -> int | None:
     """Return the length behind the last block, None: a block cannot take its input, or two lengths do not meet."""
     skips = []
     now: int | None = length
     for place, kind in enumerate(config["down_block_types"]):
         if kind in _CUBIC_DOWN:
             now = _cubic_half(now)
+        if kind == "DownResnetBlock1D":
+            now = _normed(now, config["block_out_channels"][place], batch)
         skips.append(now)  # the temporal blocks hand it out before they halve it
         if kind == "DownResnetBlock1D" and _halves(config, place):
             now = _half(now)
-    now = _length_behind_mid(config, now)
-    for place, kind in enumerate(config["up_block_types"]):
+    now = _length_behind_mid(config, now, batch)
+    for place, (kind, channels) in enumerate(zip(config["up_block_types"], _up_channels(config), strict=True)):
         if now is None or now != skips.pop():
             return None
         if kind in _CUBIC_UP:
             now = _cubic_double(now)
-        elif kind == "UpResnetBlock1D" and place != len(config["block_out_channels"]) - 1:
-            now = 2 * now
+        elif kind == "UpResnetBlock1D":
+            now = _normed(now, channels, batch)
+            now = 2 * now if now is not None and place != len(config["block_out_channels"]) - 1 else now
     return now
 
 
-def _length_behind_mid(config: Config, length: int | None) -> int | None:
+def _length_behind_mid(config: Config, length: int | None, batch: int) -> int | None:
+    channels = config["block_out_channels"][-1]
     if config["mid_block_type"] == "UNetMidBlock1D":
         return _cubic_double(_cubic_half(length))
     if config["mid_block_type"] == "ValueFunctionMidBlock1D":
-        return _half(_half(length))
+        return _half(_normed(_half(_normed(length, channels // 2, batch)), channels // 4, batch))
+    length = _normed(length, channels, batch)
     return _half(length) if config["downsample_each_block"] else length
+
+
+def _normed(length: int | None, channels: int, batch: int) -> int | None:
+    """Pass the group norms of a temporal block: torch refuses one that sees a single value in each group of the batch."""
+    return length if length is not None and batch * channels // _NORM_GROUPS * length > 1 else None
 
 
 def _half(length: int | None) -> int | None:
@@ -188,7 +198,7 @@ def _up_channels(config: Config) -> list[int]:
     return [*channels[::-1][1:ups], _last_channels(config)] if ups else []
 
 
-def _normed(config: Config) -> list[int]:
+def _normed_channels(config: Config) -> list[int]:
     """List the channels that the residual blocks of temporal blocks leave."""
     channels = config["block_out_channels"]
     found = [width for width, kind in zip(channels, config["down_block_types"], strict=False) if kind == "DownResnetBlock1D"]
@@ -197,7 +207,7 @@ def _normed(config: Config) -> list[int]:
     return found + mid.get(config["mid_block_type"], [])
 
 
-def _attended(config: Config) -> list[int]:
+def _attended_channels(config: Config) -> list[int]:
     """List the channels of the attention layers."""
     channels = config["block_out_channels"]
     found = [width for width, kind in zip(channels, config["down_block_types"], strict=False) if kind == "AttnDownBlock1D"]

@@ -29,6 +29,7 @@ from unetinspect.inputs.config_rules import (
 _POOLED_WIDTHS = (1280, 768, 2048, 4096)
 _TIME_IDS = 6
 _GLIGEN_OBJECTS = 30
+_SAME_WIDTH = "give every such block the same width, or set encoder_hid_dim"
 
 
 class UNet2DConditionInputs(Builder):
@@ -103,7 +104,7 @@ def _cross_attention_width(config: Config) -> int | None:
     return common_width(_crossing_blocks(config), config["cross_attention_dim"])
 
 
-def common_width(crossing: Sequence[tuple[int, int]], wanted: Any) -> int | None:
+def common_width(crossing: Sequence[tuple[int, int]], wanted: Any, *, hint: str = _SAME_WIDTH) -> int | None:
     """Return the one width of `encoder_hidden_states` that all blocks with cross-attention read; None: they read none.
 
     `crossing` holds (cross_attention_dim, channels) of each of them, `wanted` is what the config says.
@@ -118,18 +119,21 @@ def common_width(crossing: Sequence[tuple[int, int]], wanted: Any) -> int | None
         return None  # none crosses; or, in AudioLDM, attn2 attends to the block's own hidden states
     raise ConfigError(
         f"cross_attention_dim is {wanted}: the blocks with cross-attention want different encoder_hidden_states",
-        hint="give every such block the same width, or set encoder_hid_dim",
+        hint=hint,
     )
 
 
 def _crossing_blocks(config: Config) -> list[tuple[int, int]]:
-    """List (cross_attention_dim, channels) of each block with cross-attention; up blocks read the lists from the end."""
+    """List (cross_attention_dim, channels) of each block with cross-attention; up blocks read the lists from the end.
+
+    A mid block of which the list says null attends to itself alone.
+    """
     channels = list(config["block_out_channels"])
     widths = per_block(config["cross_attention_dim"], len(channels))
     down = zip(config["down_block_types"], widths, channels, strict=True)
     up = zip(config["up_block_types"], reversed(widths), reversed(channels), strict=True)
     mid = (config["mid_block_type"] or "", widths[-1], channels[-1])
-    return [(width, out) for kind, width, out in (*down, mid, *up) if "CrossAttn" in kind]
+    return [(width, out) for kind, width, out in (*down, mid, *up) if "CrossAttn" in kind and width is not None]
 
 
 def _sample(config: Config, plan: Plan) -> InputSpec:
