@@ -202,13 +202,15 @@ def test_a_softmax_without_products_around_it_is_no_attention() -> None:
     assert not seen(module, torch.zeros(1, 4, 2, 2)).attentions
 
 
-def test_a_module_that_runs_twice_is_two_calls_of_one_layer() -> None:
-    """Calls are numbered; counts are of layers."""
+@pytest.mark.parametrize("processor", [None, object()], ids=["itself", "by-a-processor"])
+def test_a_module_that_runs_twice_is_two_calls_of_one_layer(processor: Any) -> None:
+    """Calls are numbered; counts are of layers, and a layer without an attention processor stands beside the total."""
 
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.attn = Attention(2, fused=True)
+            self.attn.processor = processor
 
         def forward(self, hidden_states: Tensor) -> Tensor:
             self.attn(hidden_states)
@@ -217,9 +219,10 @@ def test_a_module_that_runs_twice_is_two_calls_of_one_layer() -> None:
     module = Twice()
     found = seen(module, torch.zeros(2, 5, 8))
     layers = make_attentions(module, found, lambda path: path)
+    counts = make_totals(module, found, layers).attention
 
     assert [layer.call for layer in layers] == [0, 1]
-    assert make_totals(module, found, layers).attention.total == 1
+    assert (counts.total, counts.without_processor) == ((0, 1) if processor is None else (1, 0))
     assert [entry.calls for entry in make_modules(module, found) if entry.path == "attn"] == [2]
 
 
