@@ -96,6 +96,33 @@ def test_a_skip_that_is_a_sum_names_all_that_were_added() -> None:
     assert found[0] == (("down_blocks.0.resnets.0", "down_blocks.0.other"), "up_blocks.0.resnets.0")
 
 
+@pytest.mark.parametrize("swapped", [False, True], ids=["hidden-first", "skip-first"])
+def test_two_streams_that_feed_each_other_on_the_way_down_make_no_skips(swapped: bool) -> None:
+    """What a second stream concatenates beside the U (ControlNet-XS) stands at the other place among the operands."""
+
+    class Streams(TinyU):
+        def __init__(self) -> None:
+            super().__init__(swapped=swapped)
+            self.beside = nn.ModuleList([nn.Conv2d(16, 8, 1) for _ in self.down_blocks])
+            self.fed = nn.ModuleList([nn.Conv2d(8, 8, 1) for _ in self.down_blocks])
+
+        def forward(self, sample: Tensor) -> Tensor:
+            sample = self.conv_in(sample)
+            stream, skips = self.fed[0](sample), (sample,)
+            for block, beside, fed in zip(self.down_blocks, self.beside, self.fed, strict=True):
+                sample, made = block(sample + stream)
+                operands = [fed(sample), stream] if swapped else [stream, fed(sample)]
+                stream = beside(torch.cat(operands, dim=1))
+                skips += made
+            return self.up_blocks[0](self.mid_block(sample), skips)
+
+    assert pairs(Streams()) == [
+        (("down_blocks.1.resnets.0",), "up_blocks.0.resnets.0"),
+        (("down_blocks.0.resnets.0",), "up_blocks.0.resnets.1"),
+        (("conv_in",), "up_blocks.0.resnets.2"),
+    ]
+
+
 def test_skips_that_no_block_reads_are_counted_as_produced() -> None:
     """Three tensors are pushed and one is popped: 3 produced, 1 consumed."""
     unet = TinyU(reads=1)

@@ -251,6 +251,27 @@ def test_the_default_unet_with_a_controlnet_has_the_12_skips_of_stable_diffusion
     assert all(skip.hidden_channels + skip.skip_channels == skip.concat_channels == skip.conv_channels for skip in record.skips)
 
 
+def test_stable_diffusion_xl_with_a_controlnet_has_its_9_skips_named_by_the_unets_own_modules() -> None:
+    """Of each sum, what the UNet made names the skip, and what the control stream adds stands among its changes."""
+    sizes = {"block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10], "cross_attention_dim": 2048}
+    blocks = {
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    }
+    control = {"ctrl_block_out_channels": [32, 64, 128], "ctrl_num_attention_heads": 1, "num_attention_heads": [5, 10, 20]}
+    record = trace({"_class_name": "UNetControlNetXSModel", **sizes, **blocks, **control}, device="meta", latent=16)
+    alone = traced("sdxl").skips
+
+    assert [skip.source.replace("base_", "") for skip in record.skips] == [skip.source.replace("samplers.0", "samplers") for skip in alone]
+    assert [(skip.hidden_channels, skip.conv_channels) for skip in record.skips] == [
+        (skip.hidden_channels, skip.conv_channels) for skip in alone
+    ]
+    for skip in record.skips:
+        ((change),) = skip.changes
+        assert (change.kind, change.with_) == ("sum", tuple(path for path in skip.sources if path != skip.source))
+        assert all("to_base" in path for path in change.with_)
+
+
 def test_a_size_that_an_adapter_cannot_fold_is_refused_with_the_nearest() -> None:
     """PixelUnshuffle folds whole blocks of pixels alone."""
     with pytest.raises(UsageError) as raised:

@@ -2,7 +2,9 @@
 
 The rule, at every concatenation along the channels (dim 1): an operand is a skip if one of its nearest sources is an
 ancestor of the other operand, or if both are the same tensor. In a UNet the hidden states that come up from below were
-made of everything that the down blocks pushed; nothing else that is concatenated has that property.
+made of everything that the down blocks pushed. Two streams that go down side by side and feed each other have that
+property too (ControlNet-XS concatenates the UNet's data to its control stream): a UNet puts its skips always at one place
+among the operands, and what stands at another than that of the last one, on the way up, is no skip.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from unetinspect.observe.calls import CallStack, ModuleCall, tensors_in
 from unetinspect.observe.changes import changes_since_source
-from unetinspect.observe.provenance import Origin, Provenance
+from unetinspect.observe.provenance import NearestSource, Origin, Provenance
 from unetinspect.record import Shape, SkipChange
 
 _CONCAT = "concat"
@@ -27,7 +29,9 @@ class SkipLink:
     """A skip as it was seen: filled in as the pass goes on.
 
     Attributes:
-        sources: The calls that made the skip tensor, in the order in which they returned; the last one names it.
+        sources: The calls that made the skip tensor, in the order in which they returned, but last the one that names it:
+            to whose output the others were added.
+        place: Where the skip stood among the operands, counted from behind; None where all operands were one tensor.
         skip_shape: The skip tensor.
         hidden_channels: Channels of all other operands.
         concat_channels: Channels of the concatenation.
@@ -40,6 +44,7 @@ class SkipLink:
 
     sources: tuple[ModuleCall, ...]
     skip_shape: Shape
+    place: int | None
     hidden_channels: int
     concat_channels: int
     executing: ModuleCall
@@ -101,13 +106,15 @@ class SkipWatch:
 
     def finish(self) -> list[SkipLink]:
         """Return the skips in the order in which they were consumed, without those inside one stage."""
-        kept = []
+        between = []
         for link in self.links:
             link.target = link.target or link.executing
-            stages = {self._stage_of(source.path) for source in link.sources}
-            if self._stage_of(link.target.path) not in stages:
-                kept.append(link)
-                self.produced.setdefault(link.sources, link.skip_shape)
+            if self._stage_of(link.target.path) not in {self._stage_of(source.path) for source in link.sources}:
+                between.append(link)
+        last_place = next((link.place for link in reversed(between) if link.place is not None), None)
+        kept = [link for link in between if link.place in (None, last_place)]
+        for link in kept:
+            self.produced.setdefault(link.sources, link.skip_shape)
         return kept
 
     def _skip_sources(self, operands: Sequence[Tensor], place: int) -> tuple[ModuleCall, ...]:
@@ -121,7 +128,9 @@ class SkipWatch:
         return ()
 
     def _producers(self, origin: Origin) -> tuple[ModuleCall, ...]:
-        return tuple(self._inside_stage(call) for call in origin.source_calls)
+        main = _main_source(origin)
+        calls = sorted(origin.source_calls, key=lambda call: call is main)
+        return tuple(self._inside_stage(call) for call in calls)
 
     def _inside_stage(self, call: ModuleCall) -> ModuleCall:
         """Step into a stage that handed on what a module in it returned, so that the module is named."""
@@ -130,8 +139,16 @@ class SkipWatch:
         return call
 
     def _add(self, sources: tuple[ModuleCall, ...], operands: Sequence[Tensor], place: int, output: Tensor, executing: ModuleCall) -> None:
-        hidden = sum(operand.shape[1] for i, operand in enumerate(operands) if i != place)
-        link = SkipLink(sources, tuple(operands[place].shape), hidden, output.shape[1], executing)
+        others = [operand for i, operand in enumerate(operands) if i != place]
+        is_twin = any(other is operands[place] for other in others)
+        link = SkipLink(
+            sources=sources,
+            skip_shape=tuple(operands[place].shape),
+            place=None if is_twin else place - len(operands),
+            hidden_channels=sum(other.shape[1] for other in others),
+            concat_channels=output.shape[1],
+            executing=executing,
+        )
         link.changes = changes_since_source(self._provenance.of(operands[place]))
         self.links.append(link)
         self._provenance.mark(output, **{_CONCAT: link})
@@ -154,6 +171,13 @@ class SkipWatch:
 
     def _is_stage(self, path: str) -> bool:
         return bool(path) and self._stage_of(path) == path
+
+
+def _main_source(origin: Origin) -> NearestSource | None:
+    """Return what the tensor was before anything was added to it: the first operand of each operation, all the way back."""
+    while origin.step is not None and origin.step.parents:
+        origin = origin.step.parents[0]
+    return next(iter(origin.sources), None)
 
 
 def concat_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Tensor], int]:
