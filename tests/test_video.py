@@ -51,13 +51,7 @@ def wrong_kinds(record: Trace) -> list[tuple[str, str]]:
     return [(layer.path, layer.kind) for layer in record.attentions if layer.kind != named_kind(layer.path, config)]
 
 
-def not_followed(kind: str) -> list[Any]:
-    """Mark what the observer does not follow yet."""
-    reason = "the frames of image_latents, which is not the main input, are not followed"
-    return [pytest.mark.xfail(strict=True, reason=reason)] if kind.startswith("i2vgen") else []
-
-
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=not_followed(kind)) for kind in KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_attention_along_the_frames_is_told_from_attention_in_space(kind: str) -> None:
     """The observer, which follows the data, agrees with the names that diffusers gave its modules."""
     record = traced(kind)

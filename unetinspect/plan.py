@@ -38,10 +38,9 @@ class Work(Struct, frozen=True, kw_only=True):
     plugged: str | None = None
 
     @property
-    def frame_axis(self) -> int | None:
-        """Which axis of the main input counts frames, None where none does."""
-        axes = self.specs[0].axes
-        return axes.index("frames") if "frames" in axes else None
+    def frame_axes(self) -> dict[str, int]:
+        """For each argument that has frames, which of its axes counts them."""
+        return {spec.name: spec.axes.index("frames") for spec in self.specs if "frames" in spec.axes}
 
 
 def plan_work(model: LoadedModel, class_name: str, config: Mapping[str, Any], request: Request) -> Work:

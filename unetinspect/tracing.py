@@ -98,7 +98,7 @@ def _trace(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runne
     inputs = make_inputs(work.specs, device=runner.device, dtype=runner.dtype)
     try:
         with quiet_diffusers(), freeu(runner.unet, work.request.freeu):
-            seen = watch_forward(lambda: runner.call(inputs), runner.unet, dict(named_tensors(inputs)), stage_of, work.frame_axis)
+            seen = watch_forward(lambda: runner.call(inputs), runner.unet, dict(named_tensors(inputs)), stage_of, work.frame_axes)
     except ForwardRaisedError as failure:
         raise explain_failure(failure, model.name, config, work, runner) from failure
     attentions = make_attentions(runner.unet, seen, stage_of)

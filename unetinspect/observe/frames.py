@@ -32,9 +32,11 @@ Axes = tuple[tuple[Factor, ...], ...]
 class FrameAxis:
     """Which axes of which tensors count frames, in one forward pass."""
 
-    def __init__(self, main_input: Tensor, axis: int) -> None:
+    def __init__(self, inputs: Iterable[tuple[Tensor, int]]) -> None:
+        """Start from the inputs that have such an axis, each with its place among the tensor's axes."""
         self._axes: Any = WeakTensorKeyDictionary()
-        self._axes[main_input] = tuple((Factor(place == axis, length),) for place, length in enumerate(main_input.shape))
+        for tensor, axis in inputs:
+            self._axes[tensor] = tuple((Factor(place == axis, length),) for place, length in enumerate(tensor.shape))
 
     def apply(self, func: Any, args: tuple[Any, ...], output: Any) -> None:
         """Follow the axes through one operation."""

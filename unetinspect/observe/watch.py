@@ -54,20 +54,19 @@ def watch_forward(
     root: nn.Module,
     inputs: Mapping[str, Tensor],
     stage_of: Callable[[str], str | None],
-    frame_axis: int | None = None,
+    frame_axes: Mapping[str, int] | None = None,
 ) -> Observation:
     """Run the forward pass of `root` by calling `run`, and write down what happens.
 
     `inputs` are the tensors that it is given, by name, the main one (`sample`) first. `stage_of` says for a module's
-    path which stage it belongs to, `frame_axis` which axis of the main input counts frames. Every hook and mode is gone
-    again afterwards, also if the pass raises.
+    path which stage it belongs to, `frame_axes` for the inputs of a video which axis counts its frames. Every hook and
+    mode is gone again afterwards, also if the pass raises.
 
     Raises:
         ForwardRaisedError: The pass raised.
     """
     provenance = Provenance()
-    main = next(iter(inputs.values()))
-    frames = None if frame_axis is None else FrameAxis(main, frame_axis)
+    frames = FrameAxis((inputs[name], axis) for name, axis in frame_axes.items()) if frame_axes else None
     watcher = _Watcher(provenance, inputs, stage_of, frames)
     with ExitStack() as on:
         on.enter_context(torch.no_grad())
