@@ -8,6 +8,7 @@ operation that keeps the number of axes keeps what they mean. Shapes alone could
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -103,14 +104,17 @@ def regroup(axes: Iterable[Sequence[Factor]], shape: Shape) -> Axes | None:
             if taken < factor.length:
                 factors.append(Factor(factor.is_frames, factor.length // taken))
             missing //= taken
-        # A factor of length 1 (one frame) goes where there is an axis of that length for it, else into this one.
+        # Factors of length 1 (one frame) go where there is an axis of that length for each, else into this one.
         waiting = sum(side == 1 for side in shape[place + 1 :])
-        while factors and factors[-1].length == 1 and (not group or sum(factor.length == 1 for factor in factors) > waiting):
+        while factors and factors[-1].length == 1 and (not group or _units_in_a_row(factors) > waiting):
             group.append(factors.pop())
-            if length == 1:
-                break
         grouped.append(tuple(group))
     return tuple(grouped)
+
+
+def _units_in_a_row(factors: list[Factor]) -> int:
+    """Count the factors of length 1 that come next, the last of the list first."""
+    return sum(1 for _ in takewhile(lambda factor: factor.length == 1, reversed(factors)))
 
 
 def _kept(axes: Axes, shape: Shape) -> Axes:
