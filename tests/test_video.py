@@ -77,6 +77,13 @@ def test_a_single_frame_is_still_attended_along(kind: str, batch: int) -> None:
     assert wrong_kinds(traced(kind, frames=1, latent="4x6", batch=batch, cfg=False)) == []
 
 
+@pytest.mark.parametrize("latent", ["1x4", "2x2", "1x1"])
+@pytest.mark.parametrize("kind", [kind for kind in ONE_OF_EACH if kind != "svd"])
+def test_a_single_frame_of_a_single_pixel_is_attended_along(kind: str, latent: str) -> None:
+    """Where the picture shrinks to one row or one pixel too; in Stable Video Diffusion the data no longer tells, and nothing can."""
+    assert wrong_kinds(traced(kind, frames=1, latent=latent, batch=1, cfg=False)) == []
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_published_video_unets(name: str) -> None:
     """Parameters, attention layers, 12 skips, and what pushes the first of them."""

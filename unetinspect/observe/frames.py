@@ -104,17 +104,17 @@ def regroup(axes: Iterable[Sequence[Factor]], shape: Shape) -> Axes | None:
             if taken < factor.length:
                 factors.append(Factor(factor.is_frames, factor.length // taken))
             missing //= taken
-        # Factors of length 1 (one frame) go where there is an axis of that length for each, else into this one.
-        waiting = sum(side == 1 for side in shape[place + 1 :])
-        while factors and factors[-1].length == 1 and (not group or _units_in_a_row(factors) > waiting):
+        # Factors of length 1 (one frame) go to the axes of that length that follow next, one each; what is too many stays here.
+        waiting = _ones_first(shape[place + 1 :])
+        while factors and factors[-1].length == 1 and (not group or _ones_first(f.length for f in reversed(factors)) > waiting):
             group.append(factors.pop())
         grouped.append(tuple(group))
     return tuple(grouped)
 
 
-def _units_in_a_row(factors: list[Factor]) -> int:
-    """Count the factors of length 1 that come next, the last of the list first."""
-    return sum(1 for _ in takewhile(lambda factor: factor.length == 1, reversed(factors)))
+def _ones_first(lengths: Iterable[int]) -> int:
+    """Count the lengths of 1 before the first that is longer."""
+    return sum(1 for _ in takewhile(lambda length: length == 1, lengths))
 
 
 def _kept(axes: Axes, shape: Shape) -> Axes:
