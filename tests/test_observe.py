@@ -213,6 +213,79 @@ def test_attention_is_found_by_its_products(fused: bool, arguments: list[Tensor]
     assert layer.materialised is not fused
 
 
+class MultiHead(nn.Module):
+    """torch's own attention module over (batch, tokens, 8) or (tokens, batch, 8), in a module that is given one or two tensors."""
+
+    def __init__(self, *, need_weights: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(8, 2, **options)
+        self.need_weights = need_weights
+
+    def forward(self, hidden_states: Tensor, others: Tensor | None = None) -> Tensor:
+        others = hidden_states if others is None else others
+        return self.attn(hidden_states, others, others, need_weights=self.need_weights)[0]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("batch_first", [True, False], ids=["batch-first", "tokens-first"])
+@pytest.mark.parametrize("need_weights", [True, False], ids=["weights", "no-weights"])
+@pytest.mark.parametrize("width", [None, 8, 6], ids=["self", "cross", "cross-of-another-width"])
+def test_multihead_attention_of_torch_is_seen(
+    device: str, training: bool, batch_first: bool, need_weights: bool, width: int | None
+) -> None:
+    """Its heads and shapes are those of its arguments, whichever way it computes, and it has no processor."""
+    module = MultiHead(batch_first=batch_first, need_weights=need_weights, kdim=width, vdim=width).train(training).to(device)
+    shapes = [(2, 5, 8)] if width is None else [(2, 5, 8), (2, 3, width)]
+    given = [torch.zeros(shape if batch_first else (shape[1], shape[0], shape[2]), device=device) for shape in shapes]
+    found = seen(module, *given)
+    (layer,) = layers = make_attentions(module, found, lambda path: path)
+    keys = 5 if width is None else 3
+
+    assert (layer.path, layer.kind, layer.processor) == ("attn", "self" if width is None else "cross", None)
+    assert (layer.query_shape, layer.key_shape, layer.value_shape) == ((2, 2, 5, 4), (2, 2, keys, 4), (2, 2, keys, 4))
+    assert layer.materialised is need_weights
+    assert tuple(found.returned.shape) == tuple(given[0].shape)
+    counts = make_totals(module, found, layers).attention
+    assert (counts.without_processor, counts.total) == (1, 0)
+
+
+@pytest.mark.parametrize(("options", "more"), [({}, 0), ({"add_bias_kv": True}, 1), ({"add_bias_kv": True, "add_zero_attn": True}, 2)])
+def test_multihead_attention_counts_the_keys_that_it_adds(options: dict[str, Any], more: int) -> None:
+    """A learned key and one of zeros stand behind those that were given; without an axis for the batch there is one."""
+    (product,) = seen(MultiHead(**options), torch.zeros(5, 8)).attentions
+
+    assert (product.query_shape, product.key_shape) == ((1, 2, 5, 4), (1, 2, 5 + more, 4))
+
+
+def test_the_fast_path_of_a_transformer_layer_is_seen_too() -> None:
+    """In eval mode torch runs a whole encoder layer as one kernel, where nobody looks on: each layer's attention is listed."""
+    module = nn.Sequential(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)).eval()
+    found = seen(module, torch.zeros(2, 5, 8))
+
+    assert [(product.owner.path, product.kind, product.query_shape) for product in found.attentions] == [
+        (f"0.layers.{layer}.self_attn", "self", (2, 2, 5, 4)) for layer in range(2)
+    ]
+
+
+def test_a_skip_is_followed_through_multihead_attention() -> None:
+    """What torch's attention made of the hidden states still descends from what was pushed before it."""
+
+    class Attending(TinyU):
+        def __init__(self) -> None:
+            super().__init__(depth=1)
+            self.attn = nn.MultiheadAttention(8, 2)
+            self.mid_block = None
+
+        def forward(self, sample: Tensor) -> Tensor:
+            sample = self.conv_in(sample)
+            tokens = sample.flatten(2).permute(2, 0, 1)
+            hidden, _ = self.attn(tokens, tokens, tokens)
+            return self.up_blocks[0](hidden.permute(1, 2, 0).unflatten(2, sample.shape[2:]), (sample, sample))
+
+    assert pairs(Attending()) == [(("conv_in",), "up_blocks.0.resnets.0"), (("conv_in",), "up_blocks.0.resnets.1")]
+
+
 def test_one_tensor_given_twice_is_self_attention() -> None:
     """Passing the hidden states as the encoder's too does not make it cross-attention."""
     hidden_states = torch.zeros(2, 5, 8)

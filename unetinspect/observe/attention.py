@@ -1,12 +1,14 @@
 """Finds attention by the products that are computed: softmax(Q Kᵀ) V, fused or in three steps.
 
-Fused, it is one call of `scaled_dot_product_attention`. In three steps (legacy and sliced processors, attention
-pooling) it is a batched product, a softmax over it, and a product of that with the values; the marks that `Provenance`
-hands on through scaling, masks and casts tie the three together. Names of modules and processors play no part.
+Fused, it is one call of `scaled_dot_product_attention`, or of what `nn.MultiheadAttention` calls. In three steps (legacy
+and sliced processors, attention pooling) it is a batched product, a softmax over it, and a product of that with the
+values; the marks that `Provenance` hands on through scaling, masks and casts tie the three together. Names of modules and
+processors play no part.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +94,8 @@ class AttentionWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             return self._fused_attention(func, args, kwargs)
+        if func is functional.multi_head_attention_forward:
+            return self._multi_head_attention(func, args, kwargs)
         output = func(*args, **kwargs)
         if func in _PRODUCTS:
             self._on_product(args, kwargs, output)
@@ -115,6 +119,33 @@ class AttentionWatch(TorchFunctionMode):
             is_temporal=self._frames is not None and self._frames.is_along_frames(query),
             itemsize=query.element_size(),
             materialised=False,
+        )
+        return output
+
+    def _multi_head_attention(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See `nn.MultiheadAttention` as a whole: torch shows no mode what is computed inside.
+
+        query  (query_tokens, batch, channels)
+        key    (key_tokens, batch, key_channels)
+
+        Without the axis of the batch, there is one. The fast path of eval mode is not taken while a mode looks on.
+        """
+        named = inspect.signature(func).bind(*args, **kwargs).arguments
+        query, key, heads = named["query"], named["key"], named["num_heads"]
+        with self._inside_fused():
+            output = func(*args, **kwargs)
+        self._provenance.apply("multi_head_attention_forward", tensors_in([args, kwargs]), tensors_in(output))
+        if self._frames is not None:
+            self._frames.same_axes(query, output[0])
+        batch = query.shape[1] if query.ndim == 3 else 1
+        keys = key.shape[0] + (named["bias_k"] is not None) + named["add_zero_attn"]
+        query_shape, key_shape = ((batch, heads, tokens, query.shape[-1] // heads) for tokens in (query.shape[0], keys))
+        self._add(
+            shapes=(query_shape, key_shape, key_shape),
+            key_origin=self._provenance.of(key),
+            is_temporal=self._frames is not None and self._frames.is_along_frames(query, axis=0),
+            itemsize=query.element_size(),
+            materialised=named.get("need_weights", True),
         )
         return output
 
@@ -155,7 +186,7 @@ class AttentionWatch(TorchFunctionMode):
             return
         owner, processor = _owner(executing)
         query, key, value = (_four_axes(shape, owner.module) for shape in shapes)
-        kind = _kind(owner, key_origin, query[2])
+        kind = _kind(owner, key_origin, queries=query[2], keys=key[2])
         kind = "temporal" if kind == "self" and is_temporal else kind
         product = AttentionProduct(owner, query, key, value, kind, processor, itemsize, materialised)
         previous = self.products[-1] if self.products else None
@@ -202,18 +233,18 @@ def _four_axes(shape: Shape, module: nn.Module) -> tuple[int, int, int, int]:
     return (maps // heads, heads, tokens, dim) if heads and maps % heads == 0 else (maps, 1, tokens, dim)
 
 
-def _kind(owner: ModuleCall, key_origin: Origin, query_tokens: int) -> AttentionKind:
-    """Say where the keys come from, by which of the owner's arguments they descend from."""
+def _kind(owner: ModuleCall, key_origin: Origin, *, queries: int, keys: int) -> AttentionKind:
+    """Say where the keys come from, by which of the owner's arguments they descend from; one query for all of them pools."""
     if not owner.arguments:
         return "cross"
     hidden, *others = owner.arguments
-    if len(hidden.shape) == 3 and query_tokens == 1 < hidden.shape[1]:
-        return "pooling"
     from_hidden = key_origin.descends_from(hidden.bit)
     from_others = any(key_origin.descends_from(other.bit) for other in others)
     if from_hidden and from_others:
         return "joint"
-    return "self" if from_hidden else "cross"
+    if not from_hidden:
+        return "cross"
+    return "pooling" if queries == 1 < keys else "self"
 
 
 def _is_slice(first: AttentionProduct, second: AttentionProduct) -> bool:

@@ -56,12 +56,12 @@ class FrameAxis:
         if axes is not None:
             self._axes[result] = _kept(axes, tuple(result.shape))
 
-    def is_along_frames(self, query: Tensor) -> bool:
-        """Tell whether the queries, (..., query_tokens, head_dim), are frames and nothing else."""
+    def is_along_frames(self, query: Tensor, axis: int = -2) -> bool:
+        """Tell whether the queries, which an axis of (..., query_tokens, head_dim) counts, are frames and nothing else."""
         axes: Axes | None = self._axes.get(query)
         if axes is None:
             return False
-        tokens = axes[-2]
+        tokens = axes[axis]
         return any(factor.is_frames for factor in tokens) and all(factor.is_frames or factor.length == 1 for factor in tokens)
 
     def _after(self, name: str, args: tuple[Any, ...], operands: list[Tensor], shape: Shape) -> Axes | None:
