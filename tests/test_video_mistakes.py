@@ -43,7 +43,7 @@ MISTAKES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (I2VGEN, {"cross_attention_dim": None}, f"cross_attention_dim is None, {NO_NUMBER}"),
     (I2VGEN, {"norm_num_groups": None}, f"norm_num_groups is None, {NO_NUMBER}"),
     (MOTION, {"cross_attention_dim": None}, f"cross_attention_dim is None, {NO_NUMBER}, or a list of them"),
-    (MOTION, {"layers_per_block": [1, None]}, "layers_per_block holds null, and must hold whole numbers from 0 on"),
+    (MOTION, {"layers_per_block": [1, None]}, "layers_per_block holds None, and must hold whole numbers from 0 on"),
     (
         MOTION,
         {"encoder_hid_dim_type": "ip_image_proj"},

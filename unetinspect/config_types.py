@@ -7,6 +7,8 @@ from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+# Constructors declare one value for them here, and one for each block or side there, and take both: the class's rules say which.
+_MAY_BE_LISTS = ("sample_size", "cross_attention_dim", "motion_num_attention_heads")
 _WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -23,7 +25,7 @@ def wrong_types(constructor: Callable[..., Any], config: Mapping[str, Any]) -> d
 def _mistakes(key: str, value: Any, hint: Any) -> Iterator[str]:
     kinds = set(_flat(hint))
     scalars = [kind for kind in _WORDS if kind in kinds]
-    takes_list = tuple in kinds or list in kinds
+    takes_list = tuple in kinds or list in kinds or key in _MAY_BE_LISTS
     if not scalars:
         return  # nothing that is known here: left to the class
     if isinstance(value, list | tuple):

@@ -18,7 +18,7 @@ from unetinspect.inputs.config_rules import (
     check_block_names,
     check_choice,
     check_counts,
-    check_per_block,
+    check_layers_per_block,
     check_sample_size,
     check_set,
 )
@@ -68,7 +68,7 @@ class AudioLDM2Inputs(Builder):
             *check_choice(config, "mid_block_type", ("UNetMidBlock2DCrossAttn",)),
             *check_counts(config, ["in_channels", "out_channels", "conv_in_kernel", "conv_out_kernel"]),
             *check_counts(config, ["num_class_embeds", "time_cond_proj_dim"], optional=True),
-            *check_per_block(config, ["layers_per_block"], least=0),
+            *check_layers_per_block(config),
             *check_lengths(config, ["attention_head_dim", "cross_attention_dim"]),
             *check_set(config, ["norm_eps", "freq_shift", "mid_block_scale_factor", "downsample_padding"]),
             *check_activation(config, "act_fn"),

@@ -18,16 +18,26 @@ def check_counts(config: Config, keys: Iterable[str], *, optional: bool = False)
             yield f"{key} is {value!r}, and must be a whole number above 0"
 
 
-def check_per_block(config: Config, keys: Iterable[str], *, least: int = 1) -> Iterator[str]:
-    """Find keys that hold neither a whole number from `least` on nor a list of one for each down block."""
+def check_from_zero(config: Config, keys: Iterable[str]) -> Iterator[str]:
+    """Find keys that hold neither null nor a whole number from 0 on; diffusers takes 0 for null."""
+    for key in keys:
+        value = config.get(key)
+        if value is not None and (not isinstance(value, int) or value < 0):
+            yield f"{key} is {value!r}, and must be a whole number from 0 on"
+
+
+def check_per_block(config: Config, keys: Iterable[str], *, least: int = 1, nulls: bool = True) -> Iterator[str]:
+    """Find keys that hold neither a whole number from `least` on nor a list of one for each down block.
+
+    With `nulls`, null in a list stands for a block that does not read the key.
+    """
     kinds = config.get("down_block_types")
     for key in keys:
         value = config.get(key)
         if is_list(value) and is_list(kinds) and len(value) != len(kinds):
             yield f"{key} has {len(value)} entries, and must have one for each of the {len(kinds)} down_block_types"
         for entry in value if is_list(value) else [value]:
-            # null in a list stands for a block that does not read the key
-            if not (isinstance(entry, int) and entry >= least) and not (is_list(value) and entry is None):
+            if not (isinstance(entry, int) and entry >= least) and not (nulls and is_list(value) and entry is None):
                 yield f"{key} holds {entry!r}, and must hold whole numbers from {least} on"
                 break
 
@@ -35,6 +45,11 @@ def check_per_block(config: Config, keys: Iterable[str], *, least: int = 1) -> I
 def check_set(config: Config, keys: Iterable[str]) -> Iterator[str]:
     """Find keys that are null and must not be."""
     yield from (f"{key} is null, and must have a value" for key in keys if config.get(key) is None)
+
+
+def check_layers_per_block(config: Config) -> Iterator[str]:
+    """Find numbers of layers that are none; each block reads its own."""
+    return check_per_block(config, ["layers_per_block"], least=0, nulls=False)
 
 
 def check_dropout(config: Config, key: str) -> Iterator[str]:
@@ -105,6 +120,14 @@ def check_activation(config: Config, key: str, *, optional: bool = False) -> Ite
     value = config.get(key)
     if not (optional and value is None) and (not isinstance(value, str) or value.lower() not in ACTIVATIONS):
         yield f"{key} is {value!r}, and must be one of: {', '.join(ACTIVATIONS)}"
+
+
+def check_time_norm(config: Config) -> Iterator[str]:
+    """Find a way to add the time embedding that the resnets do not know; K-blocks have their own. Source: `ResnetBlock2D`."""
+    lists = [config.get(key) for key in ("down_block_types", "up_block_types")]
+    kinds = [str(kind).removeprefix("UNetRes") for blocks in lists if is_list(blocks) for kind in blocks]
+    if config.get("mid_block_type") is not None or not all(kind.startswith("K") for kind in kinds):
+        yield from check_choice(config, "resnet_time_scale_shift", ("default", "scale_shift"))
 
 
 def check_groups(config: Config) -> Iterator[str]:

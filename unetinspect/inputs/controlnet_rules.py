@@ -10,7 +10,7 @@ from typing import Any
 
 from unetinspect.inputs.base import Config, Given, InputSpec, Plan, is_count, is_list, per_block
 from unetinspect.inputs.blocks_2d import CROSS_DOWN_BLOCKS_2D, DOWN_BLOCKS_2D
-from unetinspect.inputs.condition_rules import missing_partners, uneven_depths
+from unetinspect.inputs.condition_rules import check_text_heads, missing_partners, uneven_depths
 from unetinspect.inputs.config_rules import (
     check_activation,
     check_block_lists,
@@ -19,6 +19,7 @@ from unetinspect.inputs.config_rules import (
     check_counts,
     check_groups,
     check_heads,
+    check_layers_per_block,
     check_per_block,
     check_set,
     check_widths,
@@ -117,7 +118,7 @@ def find_problems(config: Config, *, mid_crosses: bool) -> list[str]:
         *check_counts(config, ["in_channels", "conditioning_channels"]),
         *check_counts(config, ["norm_num_groups", "num_class_embeds", "encoder_hid_dim"], optional=True),
         *check_per_block(config, ["attention_head_dim", *([heads] if heads == "num_attention_heads" else [])]),
-        *check_per_block(config, ["layers_per_block"], least=0),
+        *check_layers_per_block(config),
         *check_set(config, ["freq_shift", "norm_eps", "mid_block_scale_factor", "downsample_padding"]),
         *check_set(config, ["transformer_layers_per_block", "only_cross_attention"]),
         *check_activation(config, "act_fn"),
@@ -179,14 +180,10 @@ def _text(config: Config, *, mid_crosses: bool) -> Iterator[str]:
     reads += [f"encoder_hid_dim_type {config['encoder_hid_dim_type']!r}"] if config["encoder_hid_dim_type"] is not None else []
     if width is not None or reads:
         yield from (f"{problem}{f': {reads[0]} reads it' if reads else ''}" for problem in check_counts(config, ["cross_attention_dim"]))
-    if added != "text":
-        return
     crosses = any("CrossAttn" in kind for kind in kinds) or mid_crosses
-    if projected is not None and crosses and width is not None and projected != width:
+    if added == "text" and projected is not None and crosses and width is not None and projected != width:
         yield f"encoder_hid_dim is {projected}, and must be cross_attention_dim, {width}: addition_embed_type 'text' reads the same text"
-    heads, whole = config["addition_embed_type_num_heads"], projected if projected is not None else width
-    if is_count(whole) and (not is_count(heads) or whole % heads):
-        yield f"addition_embed_type_num_heads is {heads}, and must divide the width of the text, {whole}"
+    yield from check_text_heads(config)
 
 
 def _blocks(config: Config) -> Iterator[str]:

@@ -7,22 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_count, is_list
-from unetinspect.inputs.condition_rules import find_contradictions
+from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_count
+from unetinspect.inputs.condition_rules import (
+    check_text_heads,
+    check_time_values,
+    check_transformers,
+    find_contradictions,
+    transformer_blocks,
+)
 from unetinspect.inputs.config_rules import (
     check_activation,
     check_block_lists,
     check_block_names,
     check_choice,
     check_counts,
-    check_dropout,
+    check_layers_per_block,
     check_per_block,
     check_sample_size,
     check_set,
 )
 from unetinspect.inputs.unet_2d_condition import UNet2DConditionInputs
-from unetinspect.inputs.video_blocks import Block, entry, list_blocks
-from unetinspect.inputs.video_rules import check_block_heads, check_depth, check_video_groups, one_for_each_value
+from unetinspect.inputs.video_blocks import Block, entry
+from unetinspect.inputs.video_rules import check_video_groups, check_widening, one_for_each_value
 from unetinspect.request import Size
 
 _DOWN_BLOCKS = (
@@ -53,7 +59,7 @@ class DreamLiteInputs(Builder):
         return [*_INHERITED.inputs(_as_inherited(config), plan), *_time_ids(config, plan.batch)]
 
     def problems(self, config: Config) -> list[str]:
-        blocks = _transformer_blocks(config)
+        blocks = transformer_blocks(config)
         found = [
             *check_block_lists(config),
             *check_block_names(config, "down_block_types", _DOWN_BLOCKS, prefix=""),
@@ -62,19 +68,19 @@ class DreamLiteInputs(Builder):
             *check_counts(config, ["in_channels", "out_channels", "conv_in_kernel", "conv_out_kernel"]),
             *check_counts(config, ["num_class_embeds", "time_cond_proj_dim", "encoder_hid_dim", "num_kv_heads"], optional=True),
             *check_per_block(config, ["cross_attention_dim"]),
-            *check_per_block(config, ["layers_per_block"], least=0),
-            *check_dropout(config, "dropout"),
+            *check_layers_per_block(config),
             *check_set(config, ["norm_eps", "freq_shift", "mid_block_scale_factor", "downsample_padding", "num_mid_layers"]),
             *check_activation(config, "act_fn"),
-            *check_activation(config, "time_embedding_act_fn", optional=True),
+            *check_time_values(config),
             *check_choice(config, "time_embedding_type", ("positional", "fourier")),
-            *check_choice(config, "resnet_time_scale_shift", ("default", "scale_shift")),
             *check_choice(config, "encoder_hid_dim_type", (None, "text_proj", "text_proj_rms", "text_image_proj", "image_proj")),
             *check_choice(config, "addition_embed_type", (None, "text", "text_image", "text_time", "time", "image", "image_hint")),
             *check_video_groups(config),
             *check_sample_size(config),
             *find_contradictions(config),
             *_time_ids_fit(config),
+            *check_text_heads(config),
+            *check_widening(config),
             *(_attention_values(config) if blocks else []),
             *one_for_each_value(problem for block in blocks for problem in _block_problems(config, block)),
         ]
@@ -116,12 +122,6 @@ def _time_ids_fit(config: Config) -> Iterator[str]:
         yield f"projection_class_embeddings_input_dim is {total}, and must be a multiple of addition_time_embed_dim, {width}"
 
 
-def _transformer_blocks(config: Config) -> list[Block]:
-    """List the blocks with transformers."""
-    blocks = list_blocks({**config, "mid_block_layers": config["num_mid_layers"]})
-    return [block for block in blocks if block.crosses and (block.path != "mid_block" or config["mid_block_type"] is not None)]
-
-
 def _attention_values(config: Config) -> Iterator[str]:
     """Find values that all transformers read alike."""
     yield from check_counts(config, ["ff_mult"])
@@ -131,15 +131,11 @@ def _attention_values(config: Config) -> Iterator[str]:
 
 def _block_problems(config: Config, block: Block) -> Iterator[str]:
     """Find what the transformers of a block cannot use."""
-    reverse, key = config["reverse_transformer_layers_per_block"], "transformer_layers_per_block"
-    if block.goes_up and is_list(reverse):
-        yield from check_depth(config, f"reverse_{key}", block, int(block.path.rpartition(".")[2]), longer=True)
-    else:
-        yield from check_depth(config, key, block, block.place, longer=True)
-    wrong = list(check_block_heads(config, "attention_head_dim", block))
+    yield from check_transformers(config, block)
     heads, kv_heads = entry(config["attention_head_dim"], block.place), config["num_kv_heads"]
-    if not wrong and block.layers > 0 and is_count(kv_heads) and heads % kv_heads:
-        wrong = [f"num_kv_heads is {kv_heads} for {block.path}, and must divide its {heads} heads (attention_head_dim)"]
-    if not wrong and block.layers > 0 and config["qk_norm"] in _ACROSS_HEADS and heads > 1:
-        wrong = [f"qk_norm is {config['qk_norm']!r} for {block.path}, which normalises each of its {heads} heads alone"]
-    yield from wrong
+    if not is_count(heads) or heads > block.channels or block.layers <= 0:
+        return
+    if is_count(kv_heads) and heads % kv_heads:
+        yield f"num_kv_heads is {kv_heads} for {block.path}, and must divide its {heads} heads (attention_head_dim)"
+    elif config["qk_norm"] in _ACROSS_HEADS and heads > 1:
+        yield f"qk_norm is {config['qk_norm']!r} for {block.path}, which normalises each of its {heads} heads alone"

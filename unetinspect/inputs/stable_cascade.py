@@ -31,7 +31,7 @@ class StableCascadeInputs(Builder):
         return "clip_text_pooled"
 
     def inputs(self, config: Config, plan: Plan) -> list[InputSpec]:
-        _check_patches(config, plan.size)
+        _check_size(config, plan.size)
         sample = (plan.batch, config["in_channels"], *plan.size)
         return [
             InputSpec("sample", sample, ("batch", "in_channels", "height", "width"), "in_channels"),
@@ -51,8 +51,7 @@ class StableCascadeInputs(Builder):
     def sample_size(self, config: Config) -> Given[Size]:
         """Return the size at which its pipeline runs: a UNet that is given effnet is a decoder."""
         side = _PRIOR_SIDE if config["effnet_in_channels"] is None else _DECODER_SIDE
-        patch = config["patch_size"]
-        side = ceil(side / patch) * patch
+        side = max(ceil(side / config["patch_size"]) * config["patch_size"], _least_side(config))
         return Given((side, side), "taken for granted: Stable Cascade's size for 1024 px")
 
     def halvings(self, config: Config) -> int:
@@ -89,13 +88,25 @@ def _pixels(config: Config, plan: Plan) -> list[InputSpec]:
     return [InputSpec("pixels", (plan.batch, config[key], _PIXELS, _PIXELS), ("batch", key, "rows", "columns"), key)]
 
 
-def _check_patches(config: Config, size: Size) -> None:
-    patch = config["patch_size"]
-    if not any(side % patch for side in size):
+def _least_side(config: Config) -> int:
+    """Return the side that leaves one cell on the lowest level: each level below the first halves it, rounding down.
+
+    A `switch_level` of false leaves a level as large as the one above it.
+    """
+    below = len(config["block_out_channels"]) - 1
+    switches = config["switch_level"]
+    halvings = below if switches is None else sum(map(bool, switches[:below]))
+    return int(config["patch_size"] * 2**halvings)
+
+
+def _check_size(config: Config, size: Size) -> None:
+    patch, least = config["patch_size"], _least_side(config)
+    if any(side % patch for side in size):
+        wrong = f"is not made up of patches of {patch} x {patch} (patch_size)"
+    elif any(side < least for side in size):
+        wrong = f"is too small: the lowest level would be left with nothing of a side below {least}"
+    else:
         return
-    near = [tuple(rounded(side / patch) * patch for side in size) for rounded in (int, ceil)]
-    shown = " or ".join(dict.fromkeys(f"--latent {format_size(found)}" for found in near if all(found)))
-    raise UsageError(
-        f"a sample of {format_size(size)} is not made up of patches of {patch} x {patch} (patch_size)",
-        hint=f"the nearest that are: {shown}",
-    )
+    near = [tuple(max(rounded(side / patch) * patch, least) for side in size) for rounded in (int, ceil)]
+    shown = " or ".join(dict.fromkeys(f"--latent {format_size(found)}" for found in near))
+    raise UsageError(f"a sample of {format_size(size)} {wrong}", hint=f"the nearest that run: {shown}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from unetinspect.inputs.base import Config, is_count, is_list
-from unetinspect.inputs.config_rules import check_counts, check_widths
+from unetinspect.inputs.config_rules import check_counts, check_dropout, check_widths
 
 _BLOCKS = ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock")
 _COUNTS = (
@@ -64,7 +64,8 @@ def check_levels(config: Config) -> list[str]:
 def check_blocks(config: Config) -> list[str]:
     """List what the blocks that are built cannot use. The lists hold what they must."""
     levels = _built(config)
-    return list(dict.fromkeys([*_names(levels), *_per_level(config, levels), *_heads(config, levels), *_kernel(config, levels)]))
+    found = [*_names(levels), *_per_level(config, levels), *_dropouts(config, levels), *_heads(config, levels), *_kernel(config, levels)]
+    return list(dict.fromkeys(found))
 
 
 def _built(config: Config) -> list[Level]:
@@ -97,11 +98,23 @@ def _per_level(config: Config, levels: list[Level]) -> Iterator[str]:
         yield f"switch_level has {len(switches)} entries, and must have {count - 1}: one between each two levels"
 
 
+def _dropouts(config: Config, levels: list[Level]) -> Iterator[str]:
+    """Find values of a level that are no probability; SDCascadeTimestepBlock reads none."""
+    value = config["dropout"]
+    reading = [level.place for level in levels if {*level.kinds} != {"SDCascadeTimestepBlock"}]
+    if is_list(value):
+        yield from check_dropout({"dropout": [value[place] for place in reading if place < len(value)]}, "dropout")
+    elif reading and isinstance(value, float):
+        yield from check_dropout(config, "dropout")
+
+
 def _heads(config: Config, levels: list[Level]) -> Iterator[str]:
     heads = config["num_attention_heads"]
     for level in levels:
-        count = heads[level.place] if is_list(heads) and level.place < len(heads) else None
-        if "SDCascadeAttnBlock" in level.kinds and count is not None and (not is_count(count) or count > level.channels):
+        if "SDCascadeAttnBlock" not in level.kinds or not is_list(heads) or level.place >= len(heads):
+            continue
+        count = heads[level.place]
+        if not is_count(count) or count > level.channels:
             yield (
                 f"num_attention_heads holds {count!r} for level {level.place}, and must be a whole number above 0"
                 f" and at most its {level.channels} channels: it has SDCascadeAttnBlock"

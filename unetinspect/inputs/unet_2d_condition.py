@@ -12,7 +12,7 @@ from typing import Any
 from unetinspect.errors import ConfigError
 from unetinspect.inputs.base import Builder, Config, InputSpec, Plan, is_count, is_list, per_block
 from unetinspect.inputs.blocks_2d import CROSS_DOWN_BLOCKS_2D, CROSS_UP_BLOCKS_2D, DOWN_BLOCKS_2D, MID_BLOCKS_2D, UP_BLOCKS_2D
-from unetinspect.inputs.condition_rules import find_contradictions
+from unetinspect.inputs.condition_rules import check_attention, check_text_heads, check_time_values, find_contradictions
 from unetinspect.inputs.config_rules import (
     check_activation,
     check_block_lists,
@@ -20,16 +20,18 @@ from unetinspect.inputs.config_rules import (
     check_choice,
     check_counts,
     check_groups,
+    check_layers_per_block,
     check_per_block,
     check_sample_size,
     check_set,
 )
+from unetinspect.inputs.video_rules import check_widening
 
 # Text encoders that published UNets pool their `text_embeds` from: CLIP bigG, CLIP L, unCLIP, ChatGLM.
 _POOLED_WIDTHS = (1280, 768, 2048, 4096)
 _TIME_IDS = 6
 _GLIGEN_OBJECTS = 30
-_SAME_WIDTH = "give every such block the same width, or set encoder_hid_dim"
+_SAME_WIDTH = "give every such block the same width"
 
 
 class UNet2DConditionInputs(Builder):
@@ -67,16 +69,19 @@ class UNet2DConditionInputs(Builder):
             *check_counts(config, ["in_channels", "out_channels", "conv_in_kernel", "conv_out_kernel"]),
             *check_counts(config, ["norm_num_groups", "num_class_embeds", "time_cond_proj_dim", "encoder_hid_dim"], optional=True),
             *check_per_block(config, ["attention_head_dim", "cross_attention_dim"]),
-            *check_per_block(config, ["layers_per_block"], least=0),
-            *check_set(config, ["dropout", "norm_eps", "freq_shift", "mid_block_scale_factor", "downsample_padding"]),
+            *check_layers_per_block(config),
+            *check_set(config, ["norm_eps", "freq_shift", "mid_block_scale_factor", "downsample_padding"]),
             *check_activation(config, "act_fn"),
-            *check_activation(config, "time_embedding_act_fn", optional=True),
+            *check_time_values(config),
             *check_choice(config, "time_embedding_type", ("positional", "fourier")),
             *check_choice(config, "encoder_hid_dim_type", (None, "text_proj", "text_image_proj", "image_proj")),
             *check_choice(config, "addition_embed_type", (None, "text", "text_image", "text_time", "image", "image_hint")),
             *check_groups(config),
             *check_sample_size(config),
             *find_contradictions(config),
+            *check_widening(config),
+            *check_attention(config),
+            *check_text_heads(config),
         ]
 
     def assumed_vae_scale(self, config: Config) -> int:

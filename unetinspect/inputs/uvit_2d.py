@@ -9,7 +9,7 @@ from unetinspect.inputs.config_rules import check_counts, check_dropout, check_s
 
 _COUNTS = (
     *("hidden_size", "cond_embed_dim", "micro_cond_encode_dim", "micro_cond_embed_dim", "encoder_hidden_size", "vocab_size"),
-    *("codebook_size", "in_channels", "block_out_channels", "block_num_heads", "num_attention_heads", "intermediate_size"),
+    *("codebook_size", "in_channels", "block_out_channels", "block_num_heads", "num_attention_heads"),
 )
 
 
@@ -35,6 +35,7 @@ class UVit2DInputs(Builder):
     def problems(self, config: Config) -> list[str]:
         return [
             *check_counts(config, _COUNTS),
+            *check_counts(config, ["intermediate_size"], optional=True),
             *check_set(config, ["layer_norm_eps", "num_res_blocks", "num_hidden_layers"]),
             *check_dropout(config, "hidden_dropout"),
             *check_dropout(config, "attention_dropout"),

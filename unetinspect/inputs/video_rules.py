@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from unetinspect.inputs.base import Config, is_count, is_list
-from unetinspect.inputs.config_rules import check_block_lists, check_block_names, check_counts, check_per_block
+from unetinspect.inputs.config_rules import check_block_lists, check_block_names, check_counts, check_layers_per_block
 from unetinspect.inputs.video_blocks import Block, entry, list_blocks
 
 
@@ -42,10 +42,13 @@ def check_3d_blocks(config: Config, down: Sequence[str], up: Sequence[str]) -> l
 
 
 def check_layers(config: Config) -> Iterator[str]:
-    """Find blocks with no number of layers, and down blocks without any that would have to change the number of channels all the same."""
-    yield from check_per_block(config, ["layers_per_block"], least=0)
-    if is_list(config["layers_per_block"]) and None in config["layers_per_block"]:
-        yield "layers_per_block holds null, and must hold whole numbers from 0 on"
+    """Find blocks with no number of layers, and those that would need some."""
+    yield from check_layers_per_block(config)
+    yield from check_widening(config)
+
+
+def check_widening(config: Config) -> Iterator[str]:
+    """Find down blocks without layers that would have to change the number of channels all the same."""
     down = [block for block in list_blocks(config) if block.path.startswith("down")]
     for before, block in pairwise(down):
         if block.layers <= 0 and block.channels != before.channels:
@@ -80,6 +83,12 @@ def check_motion_heads(config: Config, block: Block) -> Iterator[str]:
     if not wrong and block.layers > 0 and block.channels // heads * heads % 2:
         wrong = [f"{key} is {heads} for {block.path}, and must share out its {block.channels} channels in an even number"]
     yield from wrong
+
+
+def check_text_width(config: Config, block: Block) -> Iterator[str]:
+    """Find a block with cross-attention whose width is no number, in a class that cannot leave it without."""
+    if not is_count(entry(config["cross_attention_dim"], block.place)):
+        yield _wrong_entry(config, "cross_attention_dim", block, block.place, "a whole number above 0")
 
 
 def check_width(config: Config, block: Block) -> Iterator[str]:
