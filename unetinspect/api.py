@@ -20,11 +20,13 @@ def trace(
     model: str | os.PathLike[str] | Mapping[str, Any] | nn.Module | Trace = "sd15",
     *,
     res: int | str | tuple[int, int] | None = None,
-    latent: int | str | tuple[int, int] | None = None,
+    latent: int | str | tuple[int, ...] | None = None,
     batch: int = 1,
     cfg: bool | None = None,
     tokens: int | None = None,
     frames: int | None = None,
+    freeu: str | tuple[float, float, float, float] | None = None,
+    plug_in: str | os.PathLike[str] | Mapping[str, Any] | nn.Module | Trace | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -41,10 +43,13 @@ def trace(
     then traced again. A live module is left exactly as it was.
 
     res        pixels of the image, (height, width); the sample is `res / vae_scale_factor`
-    latent     the sample itself, (height, width); neither: the config's `sample_size`
+    latent     the sample itself, (height, width), or the length of a signal; neither: the config's `sample_size`
     batch      images; `forward_batch` is twice that under classifier-free guidance
     cfg        classifier-free guidance; None: where the UNet is conditioned
     tokens     tokens of `encoder_hidden_states`
+    frames     frames of a video UNet; None: what its config says, or what its pipeline runs
+    freeu      FreeU's factors b1, b2, s1, s2: (1.2, 1.4, 0.9, 0.2)
+    plug_in    a ControlNet or T2I-Adapter, given as `model` is; the UNet then runs with what it returned
     device     "auto" is CUDA where there is one, else "meta", where nothing is allocated
     overrides  config keys to set before the UNet is built
     vae_scale  pixels per sample cell along one side, where the model's own files do not say it
@@ -55,25 +60,56 @@ def trace(
         UnetInspectError: A bad value, an unreadable source, a config that cannot be built, a pass that fails.
     """
     request = make_request(
-        res=res, latent=latent, batch=batch, cfg=cfg, tokens=tokens, frames=frames, device=str(device), dtype=dtype, vae_scale=vae_scale
+        res=res,
+        latent=latent,
+        batch=batch,
+        cfg=cfg,
+        tokens=tokens,
+        frames=frames,
+        device=str(device),
+        dtype=dtype,
+        vae_scale=vae_scale,
+        freeu=freeu,
     )
     overrides = dict(overrides or {})
-    if not isinstance(model, str | os.PathLike | Mapping | Trace):
-        return _trace_live(model, request, overrides)
+    where = {"revision": revision, "subfolder": subfolder, "token": token, "offline": offline}
+    plugged = None if plug_in is None else _load(plug_in, {"token": token, "offline": offline})
+    if _is_live(model):
+        return _trace_live(model, request, overrides, plugged)
     from unetinspect.tracing import trace_model
 
+    return trace_model(_load(model, where), request, overrides, plugged)
+
+
+def _load(model: Any, where: Mapping[str, Any]) -> LoadedModel:
     if isinstance(model, str | os.PathLike):
-        loaded = read_model(model, revision=revision, subfolder=subfolder, token=token, offline=offline)
-    else:
-        loaded = _load(model)
-    return trace_model(loaded, request, overrides)
-
-
-def _load(model: Mapping[str, Any] | Trace) -> LoadedModel:
+        return read_model(model, **where)
     if isinstance(model, Trace):
         return loaded_trace(model)
+    if _is_live(model):
+        from unetinspect.live import LiveModule
+
+        return LiveModule(model).model
     name = str(model.get("_class_name") or "config")
     return LoadedModel(name=name, config=dict(model), source=Source(kind="dict", location=name))
+
+
+def _is_live(model: Any) -> bool:
+    """Tell a module from what a model can be named or described by.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(model, str | os.PathLike | Mapping | Trace):
+        return False
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"a model cannot be a {type(model).__name__}",
+            hint="pass a catalog name, a path, a hub ID, a config dict, a module or a Trace",
+        )
+    return True
 
 
 def loaded_trace(record: Trace) -> LoadedModel:
@@ -88,14 +124,7 @@ def loaded_trace(record: Trace) -> LoadedModel:
     )
 
 
-def _trace_live(module: Any, request: Any, overrides: Mapping[str, Any]) -> Trace:
-    from torch import nn
-
-    if not isinstance(module, nn.Module):
-        raise UsageError(
-            f"a model cannot be a {type(module).__name__}",
-            hint="pass a catalog name, a path, a hub ID, a config dict, a module or a Trace",
-        )
+def _trace_live(module: Any, request: Any, overrides: Mapping[str, Any], plugged: LoadedModel | None) -> Trace:
     if overrides:
         raise UsageError(
             "overrides change a config before it is built, and this module is built already",
@@ -103,4 +132,4 @@ def _trace_live(module: Any, request: Any, overrides: Mapping[str, Any]) -> Trac
         )
     from unetinspect.tracing import trace_module
 
-    return trace_module(module, request)
+    return trace_module(module, request, plugged)

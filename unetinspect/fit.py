@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.errors import UsageError
 from unetinspect.inputs import InputSpec, builder_for, plug_classes
-from unetinspect.record import Run, Shape, Trace
+from unetinspect.record import Fit, PortFit, Run, Shape, Trace
 from unetinspect.request import Request
 from unetinspect.units import format_shape
 
@@ -18,33 +17,6 @@ from unetinspect.units import format_shape
 # channels may differ (an inpainting UNet has 9, its ControlNet 4).
 _SHARED = ("encoder_hidden_states", "added_cond_kwargs.")
 _LATENT_FACTOR = 8  # where nothing says how many pixels a cell of the sample stands for
-
-
-class PortFit(Struct, frozen=True, kw_only=True):
-    """One tensor: what the UNet takes, and what it would be given.
-
-    Attributes:
-        name: The port, or the input that both are given.
-        takes: The shape that the UNet takes, None: it has no such port.
-        given: The shape that it is given, None: it is given none.
-        fits: Whether they are the same.
-        reason: Why they do not fit, None where they do.
-    """
-
-    name: str
-    takes: Shape | None
-    given: Shape | None
-    fits: bool
-    reason: str | None = None
-
-
-class Fit(Struct, frozen=True, kw_only=True):
-    """Whether something fits a UNet, tensor by tensor."""
-
-    name: str
-    class_name: str
-    fits: bool
-    rows: tuple[PortFit, ...]
 
 
 def to_fit(run: Run, request: Request, class_name: str, config: Mapping[str, Any]) -> Request:

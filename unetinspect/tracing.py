@@ -16,7 +16,7 @@ from unetinspect.errors import UsageError
 from unetinspect.failures import Runner, explain_failure
 from unetinspect.fit import find_fit, residual_specs, to_fit
 from unetinspect.freeu import freeu
-from unetinspect.inputs import InputSpec
+from unetinspect.inputs import InputSpec, builder_for
 from unetinspect.live import LiveModule
 from unetinspect.observe import ForwardRaisedError, Observation, watch_forward
 from unetinspect.plan import Work, plan_work
@@ -45,8 +45,7 @@ def trace_model(model: LoadedModel, request: Request, overrides: Mapping[str, An
     work = plan_work(model, config.class_name, config.values, request)
     unet = build_unet(config, device=device, dtype=dtype, name=model.name)
     runner = Runner(unet, lambda inputs: unet(**inputs), device, dtype)
-    record = _trace(model, config, work, runner)
-    return record if plugged is None else _trace(model, config, _plug_in(work, record, plugged), runner)
+    return _trace_plugged(model, config, work, runner, plugged)
 
 
 def trace_to_fit(plugged: LoadedModel, record: Trace, request: Request) -> Trace:
@@ -59,8 +58,8 @@ def trace_to_fit(plugged: LoadedModel, record: Trace, request: Request) -> Trace
     return trace_model(plugged, to_fit(record.run, request, config.class_name, config.values), {})
 
 
-def trace_module(module: nn.Module, request: Request) -> Trace:
-    """Trace one forward pass of a live module, and leave it exactly as it was.
+def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | None = None) -> Trace:
+    """Trace one forward pass of a live module, and leave it exactly as it was. `plugged` as for a model that was read.
 
     Raises:
         ConfigError: It is no UNet that can be traced.
@@ -72,13 +71,19 @@ def trace_module(module: nn.Module, request: Request) -> Trace:
     config = resolve_config(live.model.config, adapt=False)
     work = plan_work(live.model, config.class_name, config.values, request)
     with live.ready(device, request.dtype) as call:
-        return _trace(live.model, config, work, Runner(live.module, call, device, dtype))
+        return _trace_plugged(live.model, config, work, Runner(live.module, call, device, dtype), plugged)
 
 
 def config_of(model: LoadedModel, overrides: Mapping[str, Any]) -> tuple[ModelInfo, tuple[str, ...]]:
     """Return the model with its whole config, without building it, and what was changed in it so that it can be."""
     config = resolve_config(model.config, overrides)
     return _model_info(model, config, params=None), config.notes
+
+
+def _trace_plugged(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runner, plugged: LoadedModel | None) -> Trace:
+    """Trace the UNet; where something is plugged in, once more: what it returns must fit what the first pass showed."""
+    record = _trace(model, config, work, runner)
+    return record if plugged is None else _trace(model, config, _plug_in(work, record, plugged), runner)
 
 
 def _plug_in(work: Work, record: Trace, plugged: LoadedModel) -> Work:
@@ -133,6 +138,7 @@ def _model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | Non
         config_defaults=config.defaults,
         config_ignored=config.ignored,
         config_overrides=config.overridden,
+        module=builder_for(config.class_name).module,
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands that look at one UNet: trace, skips, attn, tree, inputs."""
+"""The commands that look at one UNet: trace, skips, attn, tree, inputs, ports."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import typer
 
 from unetinspect.cli.options import TraceOptions, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import traced
+from unetinspect.cli.run import traced, traced_to_fit
 from unetinspect.errors import UsageError, nearest_names
 from unetinspect.record import Envelope, Trace
 from unetinspect.request import parse_size
 from unetinspect.views.attention import attention_table
 from unetinspect.views.explain import explain_skips
 from unetinspect.views.inputs import inputs_code, inputs_table
+from unetinspect.views.ports import fit_table, ports_table
 from unetinspect.views.skips import skips_table
 from unetinspect.views.stages import stages_table
 from unetinspect.views.tree import tree_table, within_depth
@@ -109,7 +110,21 @@ def inputs(
         output.show(inputs_table(record), _envelope(record))
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (trace, skips, attn, tree, inputs)
+@takes(TraceOptions)
+def ports(options: TraceOptions) -> None:
+    """What can be plugged in: ControlNet and T2I residuals, IP-Adapter tokens; --with MODEL: whether it fits.
+
+    Example: unetinspect ports sd15 --with controlnet-canny-sdxl
+    """
+    output = Output(options)
+    record, fit = traced_to_fit(options, output)
+    if fit is None:
+        output.show(ports_table(record), _envelope(record, ports=record.ports))
+    else:
+        output.show(fit_table(record, fit), _envelope(record, ports=record.ports, fit=fit))
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (trace, skips, attn, tree, inputs, ports)
 
 
 def _envelope(record: Trace, **sections: Any) -> Envelope:

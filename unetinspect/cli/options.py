@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from msgspec import Struct
 
-_SIZE, _RUN, _MODEL, _OUTPUT = "Size and batch", "Device", "Model", "Output"
+_SIZE, _PLUGS, _RUN, _MODEL, _OUTPUT = "Size and batch", "Added to the pass", "Device", "Model", "Output"
 
 
 class OutputOptions(Struct, frozen=True, kw_only=True):
@@ -51,7 +51,9 @@ class TraceOptions(ModelOptions, frozen=True, kw_only=True):
     """How to run the forward pass."""
 
     res: Annotated[str | None, typer.Option(metavar="N|HxW", help="Image size in pixels.", rich_help_panel=_SIZE)] = None
-    latent: Annotated[str | None, typer.Option(metavar="N|HxW", help="Size of the sample itself.", rich_help_panel=_SIZE)] = None
+    latent: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Size of the sample itself; the length of a signal.", rich_help_panel=_SIZE)
+    ] = None
     batch: Annotated[int, typer.Option(metavar="N", help="Images; CFG doubles it.", rich_help_panel=_SIZE)] = 1
     cfg: Annotated[
         bool | None,
@@ -60,6 +62,13 @@ class TraceOptions(ModelOptions, frozen=True, kw_only=True):
     tokens: Annotated[int | None, typer.Option(metavar="N", help="Tokens of encoder_hidden_states.", rich_help_panel=_SIZE)] = None
     frames: Annotated[int | None, typer.Option(metavar="N", help="Frames of a video UNet.", rich_help_panel=_SIZE)] = None
     vae_scale: Annotated[int | None, typer.Option(metavar="N", help="Pixels per sample cell along one side.", rich_help_panel=_SIZE)] = None
+    freeu: Annotated[
+        str | None, typer.Option(metavar="B1,B2,S1,S2", help="Switch FreeU on with these factors.", rich_help_panel=_PLUGS)
+    ] = None
+    plugged: Annotated[
+        str | None,
+        typer.Option("--with", metavar="MODEL", help="Plug a ControlNet or T2I-Adapter in; named as MODEL is.", rich_help_panel=_PLUGS),
+    ] = None
     device: Annotated[str, typer.Option(help="auto, meta, cpu, cuda or cuda:N; auto is CUDA if there is one.", rich_help_panel=_RUN)] = (
         "auto"
     )

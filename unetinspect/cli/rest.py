@@ -11,7 +11,7 @@ from unetinspect.cli.options import ModelOptions, OutputOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import configured, ignored_keys
 from unetinspect.errors import UsageError
-from unetinspect.record import SCHEMA, Envelope, to_json
+from unetinspect.record import SCHEMA, Envelope, ModelInfo, to_json
 
 
 @takes(ModelOptions)
@@ -26,7 +26,7 @@ def config(options: ModelOptions) -> None:
     model = configured(options, output)
     if output.format != "table":
         output.note(*ignored_keys(model))
-    output.show(config_table(model), Envelope(schema=SCHEMA, model=model))
+    output.show(config_table(model, _catalog_notes(model)), Envelope(schema=SCHEMA, model=model))
 
 
 @takes(OutputOptions)
@@ -36,13 +36,14 @@ def models(
 ) -> None:
     """The bundled catalog: name, params, what it is; --classes: the supported classes."""
     from unetinspect.catalog import load_catalog
-    from unetinspect.inputs import supported_classes
+    from unetinspect.inputs import builder_for, supported_classes
     from unetinspect.views.models import classes_table, list_classes, list_models, models_table
 
     output = Output(options)
     entries = tuple(load_catalog().values())
     if classes:
-        output.show(classes_table(supported_classes(), entries), list_classes(supported_classes(), entries))
+        builders = [builder_for(name) for name in supported_classes()]
+        output.show(classes_table(builders, entries), list_classes(builders, entries))
     else:
         output.show(models_table(entries), list_models(entries))
 
@@ -56,6 +57,17 @@ def schema(options: OutputOptions) -> None:
     if output.format not in ("table", "json"):
         raise UsageError(f"--format {output.format}: a schema is JSON", hint="leave --format out")
     output.write(to_json(json_schema()) + "\n")
+
+
+def _catalog_notes(model: ModelInfo) -> tuple[str, ...]:
+    """Return what the catalog notes of a bundled config: what is special in it, and how sure it is."""
+    from unetinspect.catalog import find_entry
+
+    entry = find_entry(model.name) if model.source.kind == "catalog" else None
+    if entry is None:
+        return ()
+    sure = () if entry.confidence == "verbatim" else ("reconstructed from code and siblings, not a verbatim copy of what was published",)
+    return (*entry.notes, *sure)
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (config, models, schema)

@@ -9,7 +9,7 @@ from typing import Any
 from unetinspect.cli.options import ModelOptions, TraceOptions
 from unetinspect.cli.output import Output
 from unetinspect.errors import UsageError, nearest_names
-from unetinspect.record import ModelInfo, Trace
+from unetinspect.record import Fit, ModelInfo, Trace
 from unetinspect.request import Request, make_request
 from unetinspect.source import LoadedModel, read_model
 
@@ -17,10 +17,30 @@ from unetinspect.source import LoadedModel, read_model
 def traced(options: TraceOptions, output: Output) -> Trace:
     """Return the trace that the options ask for; a saved one as it is, unless they ask for another pass."""
     request = _request(options)
+    plugged = None if options.plugged is None else _read(options, output, options.plugged)
+    return _traced(options, output, request, plugged)
+
+
+def traced_to_fit(options: TraceOptions, output: Output) -> tuple[Trace, Fit | None]:
+    """Return the trace without what `--with` names, and how that would fit; None where it names nothing."""
+    request = _request(options)
+    plugged = None if options.plugged is None else _read(options, output, options.plugged)
+    record = _traced(options, output, request, None)
+    if plugged is None:
+        return record, None
+    from unetinspect.fit import find_fit
+    from unetinspect.tracing import trace_to_fit
+
+    given = trace_to_fit(plugged, record, request)
+    output.note(*(f"{given.model.name}: {note}" for note in given.run.notes if note not in plugged.notes))
+    return record, find_fit(record, given)
+
+
+def _traced(options: TraceOptions, output: Output, request: Request, plugged: LoadedModel | None) -> Trace:
     overrides = parse_overrides(options.overrides or [])
-    model = _read(options, output)
+    model = _read(options, output, options.model)
     if model.trace is not None:
-        if request == make_request() and not overrides:
+        if request == make_request() and not overrides and plugged is None:
             output.note(*model.trace.run.notes)
             return model.trace
         from unetinspect.api import loaded_trace
@@ -29,7 +49,7 @@ def traced(options: TraceOptions, output: Output) -> Trace:
         output.note("the options ask for another pass: the config in the saved trace is traced again, with these options alone")
     from unetinspect.tracing import trace_model
 
-    record = trace_model(model, request, overrides)
+    record = trace_model(model, request, overrides, plugged)
     output.note(*ignored_keys(record.model), *(note for note in record.run.notes if note not in model.notes))
     return record
 
@@ -37,7 +57,7 @@ def traced(options: TraceOptions, output: Output) -> Trace:
 def configured(options: ModelOptions, output: Output) -> ModelInfo:
     """Return the model with its whole config."""
     overrides = parse_overrides(options.overrides or [])
-    model = _read(options, output)
+    model = _read(options, output, options.model)
     if model.trace is not None and not overrides:
         return model.trace.model
     from unetinspect.tracing import config_of
@@ -79,9 +99,9 @@ def ignored_keys(model: ModelInfo) -> list[str]:
     return [f"ignored, because {model.class_name} does not know them: {', '.join(shown)}"]
 
 
-def _read(options: ModelOptions, output: Output) -> LoadedModel:
+def _read(options: ModelOptions, output: Output, name: str) -> LoadedModel:
     model = read_model(
-        options.model,
+        name,
         revision=options.revision,
         subfolder=options.subfolder,
         token=options.token,
@@ -103,4 +123,5 @@ def _request(options: TraceOptions) -> Request:
         device=options.device,
         dtype=options.dtype,
         vae_scale=options.vae_scale,
+        freeu=options.freeu,
     )

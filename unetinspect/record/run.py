@@ -39,6 +39,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
         config_defaults: The keys of `config` that were not given but filled in.
         config_ignored: Keys that were given and that the class does not know.
         config_overrides: The keys that were overridden.
+        module: Where its class is imported from.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     config_defaults: tuple[str, ...] = ()
     config_ignored: tuple[str, ...] = ()
     config_overrides: tuple[str, ...] = ()
+    module: str = "diffusers"
 
     @property
     def given_config(self) -> dict[str, Any]:

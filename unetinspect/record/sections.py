@@ -224,6 +224,40 @@ class Port(Struct, frozen=True, kw_only=True):
     stage: str
 
 
+class PortFit(Struct, frozen=True, kw_only=True):
+    """One tensor: what the UNet takes, and what it would be given.
+
+    Attributes:
+        name: The port, or the input that both are given.
+        takes: The shape that the UNet takes, None: it has no such port.
+        given: The shape that it is given, None: it is given none.
+        fits: Whether they are the same.
+        reason: Why they do not fit, None where they do.
+    """
+
+    name: str
+    takes: Shape | None
+    given: Shape | None
+    fits: bool
+    reason: str | None = None
+
+
+class Fit(Struct, frozen=True, kw_only=True):
+    """Whether a ControlNet or T2I-Adapter fits a UNet, tensor by tensor.
+
+    Attributes:
+        name: What would be plugged in.
+        class_name: Its class.
+        fits: Whether every tensor fits.
+        rows: Each tensor that one gives or the other takes.
+    """
+
+    name: str
+    class_name: str
+    fits: bool
+    rows: tuple[PortFit, ...]
+
+
 class Module(Struct, frozen=True, kw_only=True):
     """One module of the tree, called or not, in the order of `named_modules()`; "" is the UNet itself.
 

@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from unetinspect.errors import SourceError
 from unetinspect.record.run import ModelInfo, OutputInfo, Run, TensorInfo
-from unetinspect.record.sections import Attention, Module, Port, Skip, Stage, Totals
+from unetinspect.record.sections import Attention, Fit, Module, Port, Skip, Stage, Totals
 
 SCHEMA: Literal["unetinspect.trace/1"] = "unetinspect.trace/1"
 
@@ -74,6 +74,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attentions: tuple[Attention, ...] | UnsetType = UNSET
     modules: tuple[Module, ...] | UnsetType = UNSET
     ports: tuple[Port, ...] | UnsetType = UNSET
+    fit: Fit | UnsetType = UNSET
 
 
 class _SchemaOnly(Struct):

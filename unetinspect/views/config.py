@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from unetinspect.record import ModelInfo
@@ -19,8 +20,8 @@ class ConfigKey(NamedTuple):
     origin: str
 
 
-def config_table(model: ModelInfo) -> Table:
-    """Show each key with its value; keys that the class does not know are listed below."""
+def config_table(model: ModelInfo, notes: Sequence[str] = ()) -> Table:
+    """Show each key with its value; below, keys that the class does not know, and what the catalog notes of the config."""
     defaults = set(model.config_defaults)
     rows = [
         ConfigKey(key, value, "override" if key in model.config_overrides else "default" if key in defaults else "given")
@@ -29,6 +30,7 @@ def config_table(model: ModelInfo) -> Table:
     below = [f"{plural(len(rows) - len(defaults), 'key')} given, {len(defaults)} filled in by diffusers"]
     if model.config_ignored:
         below.append(f"ignored, because {model.class_name} does not know them: {', '.join(model.config_ignored)}")
+    below += [f"note: {note}" for note in notes]
     return Table(
         columns=(
             Column("key", lambda row: row.key),

@@ -45,8 +45,11 @@ def _pops(trace: Trace) -> list[str]:
     lines = []
     for stage, skips in _by_target(trace):
         widths = ", ".join(str(skip.concat_channels) for skip in skips)
-        lines.append(f"  {stage} pops {len(skips)}: its resnets take {widths} channels")
-        lines += [f"    {_inside(skip.target, stage)}: {skip_sum(skip)}; the skip is {' + '.join(skip.sources)}" for skip in skips]
+        takers = "resnets" if all(".resnets" in skip.target for skip in skips) else "modules"
+        lines.append(f"  {stage} pops {len(skips)}: its {takers} take {widths} channels")
+        lines += [
+            f"    {_inside(skip.target, stage)}{_call(skip)}: {skip_sum(skip)}; the skip is {' + '.join(skip.sources)}" for skip in skips
+        ]
     return lines
 
 
@@ -54,8 +57,7 @@ def _why_so_many(trace: Trace) -> list[str]:
     layers = _layers(trace)
     targets = _by_target(trace)
     if layers is None or not _is_classical(trace, layers, targets):
-        popped = ", ".join(f"{stage} {len(skips)}" for stage, skips in targets)
-        return ["Why so many", f"  This UNet does not follow the rule of layers_per_block + 1: its up blocks pop {popped}."]
+        return ["Why so many", f"  This UNet does not follow the rule of layers_per_block + 1: {_popped(targets)}."]
     downs = [stage for stage in trace.stages if stage.role == "down"]
     counts = [sum(skip.source_stage == stage.name for skip in trace.skips) for stage in downs]
     first, last = targets[0][1], targets[-1][1]
@@ -91,12 +93,24 @@ def _why_those_channels(trace: Trace) -> list[str]:
         "Why those channels",
         "  A resnet takes hidden + skip: the hidden states as the module before it left them, and the skip as it was pushed.",
     ]
-    for stage, skips in _by_target(trace):
-        if len({(skip.hidden_channels, skip.skip_channels) for skip in skips}) == 1:
-            lines.append(f"  {stage}: {_steady(skips)}.")
-        else:
-            lines.append(f"  {stage}: {'; '.join(_reason(skip, before) for skip, before in zip(skips, [None, *skips], strict=False))}.")
+    for why, stages in groupby(_by_target(trace), key=lambda target: _why(target[1])):
+        names = [stage for stage, _ in stages]
+        lines.append(f"  {names[0]}{f' to {names[-1]}' if len(names) > 1 else ''}: {why}.")
     return lines
+
+
+def _why(skips: Sequence[Skip]) -> str:
+    if len({(skip.hidden_channels, skip.skip_channels) for skip in skips}) == 1:
+        return _steady(skips)
+    return "; ".join(_reason(skip, before) for skip, before in zip(skips, [None, *skips], strict=False))
+
+
+def _popped(targets: Sequence[tuple[str, list[Skip]]]) -> str:
+    """Say how many skips each up block pops, in one number where it is the same for all."""
+    counts = {len(skips) for _, skips in targets}
+    if len(counts) == 1:
+        return f"{plural(len(targets), 'stage')} on its way up pop {counts.pop()} each"
+    return f"its up blocks pop {', '.join(f'{stage} {len(skips)}' for stage, skips in targets)}"
 
 
 def _steady(skips: Sequence[Skip]) -> str:
@@ -148,4 +162,10 @@ def _name_in(skip: Skip, stage: str) -> str:
 
 
 def _inside(path: str, stage: str) -> str:
-    return path.removeprefix(f"{stage}.")
+    """Return a module's name inside its stage; one that is a mere number there keeps its whole path."""
+    name = path.removeprefix(f"{stage}.")
+    return path if name.isdigit() else name
+
+
+def _call(skip: Skip) -> str:
+    return f" (call {skip.call})" if skip.call else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from unetinspect.record import ModelInfo, Run, Source
 from unetinspect.units import format_count, format_size
 
@@ -12,12 +14,27 @@ _SOURCES = {
     "dict": "given in Python,",
 }
 
+# What `image_size` is the size of.
+_MEDIA = {"image": "image", "video": "frame", "spectrogram": "spectrogram (time x mel bins)", "signal": "signal"}
+
 
 def header(model: ModelInfo, run: Run | None = None) -> list[str]:
     """Say what was traced and how: class, parameters, source; sizes with the VAE factor; batch, dtype, device."""
     params = f", {format_count(model.params)} params" if model.params is not None else ""
     lines = [f"{model.name}: {model.class_name}{params}", f"config: {_source(model.source)}"]
-    return lines if run is None else [*lines, f"size:   {_sizes(run)}", f"batch:  {_batch(run)}; {_place(run)}"]
+    return lines if run is None else [*lines, *_pass(run)]
+
+
+def _pass(run: Run) -> Iterator[str]:
+    yield f"size:   {_sizes(run)}"
+    if run.frames is not None:
+        yield f"frames: {run.frames} ({run.frames_from})"
+    yield f"batch:  {_batch(run)}; {_place(run)}"
+    if run.freeu is not None:
+        factors = ", ".join(f"{name} {factor:g}" for name, factor in zip(("b1", "b2", "s1", "s2"), run.freeu, strict=True))
+        yield f"FreeU:  {factors}"
+    if run.plugged is not None:
+        yield f"with:   {run.plugged} plugged in"
 
 
 def _source(source: Source) -> str:
@@ -28,12 +45,15 @@ def _source(source: Source) -> str:
 
 
 def _sizes(run: Run) -> str:
+    if run.medium == "signal":
+        return f"sample of length {format_size(run.sample_size)} ({run.sample_size_from})"
     sample = f"sample {format_size(run.sample_size)} ({run.sample_size_from})"
     if run.image_size is None:
         return f"{sample}, vae_scale_factor unknown"
     if run.vae_scale_factor == 1:
         return f"{sample}, in pixels: vae_scale_factor 1 ({run.vae_scale_from})"
-    return f"image {format_size(run.image_size)}, {sample}, vae_scale_factor {run.vae_scale_factor} ({run.vae_scale_from})"
+    factor = f"vae_scale_factor {run.vae_scale_factor:g} ({run.vae_scale_from})"
+    return f"{_MEDIA[run.medium]} {format_size(run.image_size)}, {sample}, {factor}"
 
 
 def _batch(run: Run) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pprint import pformat
+from collections.abc import Iterable
 from typing import Any
 
-from unetinspect.record import InputInfo, Trace
+from unetinspect.dotted import nest
+from unetinspect.record import InputInfo, OutputInfo, Run, Trace
 from unetinspect.units import format_shape
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
@@ -18,7 +19,7 @@ def inputs_table(trace: Trace) -> Table:
     return Table(
         columns=(
             Column("argument", lambda given: given.name),
-            Column("shape", lambda given: "None" if given.shape is None else format_shape(given.shape)),
+            Column("shape", lambda given: str(given.value) if given.shape is None else format_shape(given.shape)),
             Column("axes", lambda given: ", ".join(given.axes) or "-", drop=1, wrap=16),
             Column("dtype", lambda given: given.dtype or "-"),
             Column("asked for by", lambda given: given.config_key or "always", wrap=24),
@@ -32,34 +33,48 @@ def inputs_table(trace: Trace) -> Table:
 def inputs_code(trace: Trace) -> str:
     """Write a Python script that builds this UNet from its config and calls it with these inputs, on meta."""
     model = trace.model
-    given = {key: value for key, value in model.given_config.items() if key != "_class_name"}  # the import says it
-    tensors, names = _tensors(trace)
-    call = ",\n".join(f"{_INDENT * 2}{line}" for line in _arguments(names))
+    given = [f"{_INDENT}{key!r}: {value!r}," for key, value in model.given_config.items() if key != "_class_name"]  # the import says it
     return f"""import torch
-from diffusers import {model.class_name}
+from {model.module} import {model.class_name}
 
-config = {pformat(given, sort_dicts=False, width=100)}
+config = {{
+{_lines(given)}
+}}
 
-with torch.device("meta"), torch.no_grad():  # shapes alone: put "cuda" or "cpu" here, and real values, to compute
-    unet = {model.class_name}.from_config(config){_to_dtype(trace.run.dtype)}
-{tensors}
-    sample_out = unet(
-{call},
-    ).sample
+device = "meta"  # shapes alone: put "cuda" or "cpu" here, and real values, to compute
+with torch.device(device), torch.no_grad():
+    unet = {model.class_name}.from_config(config).to({_to(trace.run)})
+{_tensors(trace)}
+    output = unet(
+{_arguments(trace)},
+    )
 
-print(tuple(sample_out.shape))  # {format_shape(trace.output.shape)}
+{_prints(trace)}
 """
 
 
-def _tensors(trace: Trace) -> tuple[str, dict[str, str]]:
-    """Write one assignment for each input, and say which variable, or None, each argument is given."""
-    lines, names = [], {}
-    for given in trace.run.inputs:
-        variable = given.name.rpartition(".")[2]
-        names[given.name] = "None" if given.shape is None else variable
-        if given.shape is not None:
-            lines.append(f"{_INDENT}{variable} = torch.zeros({given.shape}, dtype=torch.{given.dtype}){_comment(given)}")
-    return "\n".join(lines), names
+def _lines(parts: Iterable[str]) -> str:
+    return "\n".join(parts)
+
+
+def _to(run: Run) -> str:
+    return "device" if run.dtype == "float32" else f"device, torch.{run.dtype}"
+
+
+def _tensors(trace: Trace) -> str:
+    """Write one assignment for each input that is a tensor."""
+    return _lines(
+        f"{_INDENT}{_variable(given)} = torch.zeros({given.shape}, dtype=torch.{given.dtype}){_comment(given)}"
+        for given in trace.run.inputs
+        if given.shape is not None
+    )
+
+
+def _variable(given: InputInfo) -> str:
+    """Return the variable of an input: its last name; one in a list has the list's name and its place in it."""
+    *_, name = (part for part in given.name.split(".") if not part.isdigit())
+    place = given.name.rpartition(".")[2]
+    return f"{name}_{place}" if place.isdigit() else name
 
 
 def _comment(given: InputInfo) -> str:
@@ -69,22 +84,28 @@ def _comment(given: InputInfo) -> str:
     return f"  # {text}" if text else ""
 
 
-def _arguments(names: dict[str, str]) -> list[str]:
-    nested: dict[str, Any] = {}
-    for name, variable in names.items():
-        *outer, last = name.split(".")
-        holder = nested
-        for key in outer:
-            holder = holder.setdefault(key, {})
-        holder[last] = variable
-    return [f"{name}={_expression(value)}" for name, value in nested.items()]
+def _arguments(trace: Trace) -> str:
+    names = {given.name: repr(given.value) if given.shape is None else _variable(given) for given in trace.run.inputs}
+    return ",\n".join(f"{_INDENT * 2}{name}={_expression(value)}" for name, value in nest(names).items())
 
 
 def _expression(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f'"{key}": {_expression(item)}' for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_expression, value)) + "]"
     return str(value)
 
 
-def _to_dtype(dtype: str) -> str:
-    return "" if dtype == "float32" else f".to(torch.{dtype})"
+def _prints(trace: Trace) -> str:
+    """Write what prints the shape of each tensor that is returned, those in one list together."""
+    lines: dict[str, str] = {}
+    for output in trace.outputs or (OutputInfo(name="sample", shape=trace.output.shape, dtype=trace.output.dtype),):
+        name, _, place = output.name.partition(".")
+        if name.isdigit():
+            lines["output"] = "print([tuple(tensor.shape) for tensor in output])"
+        elif place:
+            lines[name] = f"print([tuple(tensor.shape) for tensor in output.{name}])"
+        else:
+            lines[name] = f"print(tuple(output{'.' if name else ''}{name}.shape))  # {format_shape(output.shape)}"
+    return _lines(lines.values())

@@ -137,7 +137,9 @@ def least_width(layout: Layout) -> int:
 
 def _widths(layout: Layout, *, wrapped: bool) -> list[int]:
     rows = [line for line in layout.lines if len(line) == len(layout.columns)]
-    return [_column_width(column, [row[place] for row in rows], wrapped=wrapped) for place, column in enumerate(layout.columns)]
+    texts = [[row[place] for row in rows] for place in range(len(layout.columns))]
+    texts[0] += [line[0] for line in layout.lines if len(line) < len(layout.columns)]  # headings stand in the first column
+    return [_column_width(column, column_texts, wrapped=wrapped) for column, column_texts in zip(layout.columns, texts, strict=True)]
 
 
 def _column_width(column: Column, texts: Sequence[str], *, wrapped: bool) -> int:

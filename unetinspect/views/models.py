@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from unetinspect.catalog import Entry, Figure, HubLocation
+from unetinspect.inputs import Builder
 from unetinspect.units import format_count, plural
 from unetinspect.views.table import Column, Table
 
@@ -38,9 +39,18 @@ class ModelList(Struct, frozen=True, kw_only=True):
 
 
 class ClassSummary(Struct, frozen=True, kw_only=True):
-    """A class that can be traced, and the bundled models of it."""
+    """A class that can be traced, and the bundled models of it.
+
+    Attributes:
+        class_name: The diffusers class.
+        what: What it is, in a few words.
+        plugs_into: The arguments of a UNet's forward that take its outputs; a UNet has none.
+        models: The bundled models of this class.
+    """
 
     class_name: str
+    what: str
+    plugs_into: tuple[str, ...]
     models: tuple[str, ...]
 
 
@@ -68,14 +78,17 @@ def models_table(entries: Sequence[Entry]) -> Table:
     )
 
 
-def classes_table(classes: Sequence[str], entries: Sequence[Entry]) -> Table:
-    """Show each class that can be traced, with the bundled models of that class."""
+def classes_table(classes: Sequence[Builder], entries: Sequence[Entry]) -> Table:
+    """Show each class that can be traced, what it is, and the bundled models of that class."""
+    rows = list_classes(classes, entries).classes
     return Table(
         columns=(
             Column("class", lambda row: row.class_name),
-            Column("bundled models", lambda row: ", ".join(row.models) or "-", wrap=36),
+            Column("what it is", lambda row: row.what, wrap=24),
+            Column("bundled models", lambda row: ", ".join(row.models) or "-", wrap=22, drop=1),
         ),
-        rows=list_classes(classes, entries).classes,
+        rows=rows,
+        below=[f"{len(rows)} classes, {sum(bool(row.plugs_into) for row in rows)} of them to plug into a UNet: --with"],
     )
 
 
@@ -84,10 +97,19 @@ def list_models(entries: Sequence[Entry]) -> ModelList:
     return ModelList(models=tuple(summarise(entry) for entry in entries))
 
 
-def list_classes(classes: Sequence[str], entries: Sequence[Entry]) -> ClassList:
+def list_classes(classes: Sequence[Builder], entries: Sequence[Entry]) -> ClassList:
     """Return what `models --classes --json` prints."""
-    bundled = {name: tuple(entry.name for entry in entries if entry.class_name == name) for name in classes}
-    return ClassList(classes=tuple(ClassSummary(class_name=name, models=models) for name, models in bundled.items()))
+    return ClassList(
+        classes=tuple(
+            ClassSummary(
+                class_name=builder.class_name,
+                what=builder.what,
+                plugs_into=tuple(builder.plugs_into.values()),
+                models=tuple(entry.name for entry in entries if entry.class_name == builder.class_name),
+            )
+            for builder in classes
+        )
+    )
 
 
 def summarise(entry: Entry) -> ModelSummary:

@@ -35,11 +35,12 @@ class Screen:
 def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
     """Draw a table for people; returns the text, and what was left out of it for want of width."""
     layout = fit(table, screen.width, shorten=screen.shorten)
-    blocks = ["\n".join(_wrapped(table.above, screen.width)), _draw(layout, screen), "\n".join(_wrapped(table.below, screen.width))]
+    above, below = ("\n".join(_wrapped(lines, screen.width)) for lines in (table.above, table.below))
+    blocks = [above, _draw(layout, screen) if table.rows else "", below]
     left_out = []
-    if layout.dropped:
+    if table.rows and layout.dropped:
         left_out.append(f"left out at {screen.width} columns: {', '.join(reversed(layout.dropped))} (a wider terminal or a pipe shows all)")
-    if layout.shortened:
+    if table.rows and layout.shortened:
         left_out.append("long paths are shortened on the left: --no-truncate shows them whole")
     return "\n\n".join(block for block in blocks if block) + "\n", tuple(left_out)
 
@@ -49,7 +50,7 @@ def render_markdown(table: Table) -> str:
     headers = [column.header for column in table.columns]
     lines = [headers, ["---:" if column.right else "---" for column in table.columns]]
     lines += [[column.show(row).strip() for column in table.columns] for row in table.rows]
-    body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines if table.rows)
     above, below = ("  \n".join(part) for part in (table.above, table.below))
     return "\n\n".join(block for block in (above, body, below) if block) + "\n"
 

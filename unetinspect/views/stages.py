@@ -24,7 +24,7 @@ def stages_table(trace: Trace) -> Table:
             Column("resnets", lambda stage: _blank_zero(stage.resnets), right=True, drop=1),
             Column("transformer blocks", lambda stage: _blank_zero(stage.transformer_blocks), right=True, drop=8),
             Column("kinds", lambda stage: _kinds(stage.attention), drop=7),
-            Column("attn", lambda stage: _blank_zero(stage.attention.total), right=True),
+            Column("attn", lambda stage: _blank_zero(_all_layers(stage.attention)), right=True),
             Column("params", lambda stage: format_count(stage.params) if stage.params else "", right=True, drop=2),
         ),
         rows=trace.stages,
@@ -36,23 +36,24 @@ def stages_table(trace: Trace) -> Table:
 def attention_lines(trace: Trace) -> list[str]:
     """Say the attention layers in the field's words, and per block of the U."""
     counts = trace.totals.attention
-    pooled = [f"and {plural(counts.pooling, 'attention pooling')} beside the U, not counted above"] if counts.pooling else []
-    if not counts.total:
-        return ["no attention layers", *pooled]
+    beside = [f"and {plural(counts.pooling, 'attention pooling')} beside the U, not counted above"] if counts.pooling else []
+    if counts.without_processor:
+        layers = plural(counts.without_processor, "attention layer")
+        word = "more " if counts.total else ""
+        beside.append(f"{word}{layers} without an attention processor: unet.attn_processors, and others' counts, leave them out")
+    per_block = per_block_text(trace.stages)
     blocks = sum(stage.transformer_blocks for stage in trace.stages)
     kinds = " + ".join(f"{count} {kind}" for kind, count in _by_kind(counts))
     prefix = f"{plural(blocks, 'transformer block')}, " if blocks else ""
-    per_block = per_block_text(trace.stages)
-    return [
-        f"{prefix}{plural(counts.total, 'attention layer')}: {kinds}",
-        *([f"attention layers per block, down | mid | up: {per_block}"] if per_block else []),
-        *pooled,
-    ]
+    first = [f"{prefix}{plural(counts.total, 'attention layer')}: {kinds}"] if counts.total else []
+    if not _all_layers(counts):
+        return ["no attention layers", *beside]
+    return [*first, *([f"attention layers per block, down | mid | up: {per_block}"] if per_block else []), *beside]
 
 
 def per_block_text(stages: Sequence[Stage]) -> str:
     """Write the attention layers of each block: "4, 4, 4, 0 | 2 | 0, 6, 6, 6" for down, mid and up."""
-    blocks: list[tuple[Role, int]] = [(stage.role, stage.attention.total) for stage in stages if stage.role in ("down", "mid", "up")]
+    blocks: list[tuple[Role, int]] = [(stage.role, _all_layers(stage.attention)) for stage in stages if stage.role in ("down", "mid", "up")]
     return " | ".join(", ".join(str(count) for _, count in group) for _, group in groupby(blocks, key=lambda block: block[0]))
 
 
@@ -65,7 +66,7 @@ def _totals_line(trace: Trace) -> str:
 def skip_counts(trace: Trace) -> str:
     """Say whether every skip that was produced was consumed."""
     made, used = trace.totals.skips.produced, trace.totals.skips.consumed
-    if not made and not used:
+    if not used:
         return "no skips"
     sign = "=" if made == used else "!="
     return f"{plural(made, 'skip')} produced {sign} {used} consumed"
@@ -77,13 +78,19 @@ def _idle(trace: Trace) -> list[str]:
     return [f"{format_count(idle)} params stand outside these stages or were not run"] if idle > 0 else []
 
 
+def _all_layers(counts: AttentionCounts) -> int:
+    """Count the layers of the U that were seen, with a processor or without."""
+    return counts.total + counts.without_processor
+
+
 def _by_kind(counts: AttentionCounts) -> list[tuple[str, int]]:
     found = [(kind, getattr(counts, "self_" if kind == "self" else kind)) for kind in _KINDS]
     return [(kind, count) for kind, count in found if count]
 
 
 def _kinds(counts: AttentionCounts) -> str:
-    kinds = [*_by_kind(counts), *([("pooling", counts.pooling)] if counts.pooling else [])]
+    beside = [("pooling", counts.pooling), ("without processor", counts.without_processor)]
+    kinds = [*_by_kind(counts), *((kind, count) for kind, count in beside if count)]
     return " + ".join(f"{count} {kind}" for kind, count in kinds)
 
 

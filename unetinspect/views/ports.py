@@ -1,0 +1,108 @@
+"""`ports`: what can be plugged into a UNet, and whether a ControlNet or T2I-Adapter fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from unetinspect.record import Fit, Port, PortFit, Trace
+from unetinspect.units import format_shape, plural
+from unetinspect.views.header import header
+from unetinspect.views.table import Column, Table
+
+_KINDS = {"controlnet": "ControlNet", "t2i-adapter": "T2I-Adapter", "ip-adapter": "IP-Adapter"}
+
+
+def ports_table(trace: Trace) -> Table:
+    """Show each port with its shape at this size and the module that it joins; both weights of a layer on one line."""
+    return Table(
+        columns=(
+            Column("port", _name, path=True),
+            Column("shape", lambda port: format_shape(port.shape)),
+            Column("added to, or read by", lambda port: port.joins, path=True, drop=1),
+            Column("plugs in", lambda port: _KINDS[port.kind], drop=3),
+        ),
+        rows=[port for port in trace.ports if not port.name.endswith(".to_v_ip")],
+        above=header(trace.model, trace.run),
+        below=list(_port_lines(trace)),
+        records=trace.ports,
+    )
+
+
+def fit_table(trace: Trace, fit: Fit) -> Table:
+    """Show each tensor that the UNet takes and what it would be given."""
+    return Table(
+        columns=(
+            Column("port, or shared input", lambda row: row.name, path=True),
+            Column("taken", lambda row: format_shape(row.takes)),
+            Column("given", lambda row: format_shape(row.given)),
+            Column("fits", lambda row: "yes" if row.fits else "NO"),
+        ),
+        rows=fit.rows,
+        above=[*header(trace.model, trace.run), f"given:  by {fit.name} ({fit.class_name})"],
+        below=fit_lines(trace, fit),
+    )
+
+
+def fit_lines(trace: Trace, fit: Fit) -> list[str]:
+    """Say in words whether something fits, and each reason why not."""
+    subject = f"{fit.name} ({fit.class_name})"
+    if fit.fits:
+        return [f"{subject} fits {trace.model.name}: {plural(len(fit.rows), 'tensor')} of the shapes that it takes"]
+    if not any(row.takes for row in fit.rows):
+        return [f"{subject} does not fit {trace.model.name}: {trace.model.class_name} has no port for what it gives"]
+    wrong = [row for row in fit.rows if not row.fits]
+    return [
+        f"{subject} does not fit {trace.model.name}: {len(wrong)} of {plural(len(fit.rows), 'tensor')}",
+        *(f"  {line}" for line in (*_miscounted(trace, fit), *_misshapen(wrong))),
+    ]
+
+
+def _miscounted(trace: Trace, fit: Fit) -> Iterator[str]:
+    """Yield a line for each list of residuals of which one side has more than the other."""
+    lists: dict[str, list[PortFit]] = {}
+    for row in fit.rows:
+        if _in_list(row):
+            lists.setdefault(row.name.rpartition(".")[0], []).append(row)
+    for name, rows in lists.items():
+        takes, gives = (
+            sum(shape is not None for shape in shapes) for shapes in zip(*((row.takes, row.given) for row in rows), strict=True)
+        )
+        alone = [row.name.rpartition(".")[2] for row in rows if row.takes is None or row.given is None]
+        if alone:
+            yield f"{name}: {trace.model.name} takes {takes}, {fit.name} gives {gives}; without a partner: {', '.join(alone)}"
+
+
+def _misshapen(wrong: Sequence[PortFit]) -> Iterator[str]:
+    yield from (row.reason or "" for row in wrong if not _in_list(row) or (row.takes is not None and row.given is not None))
+
+
+def _in_list(row: PortFit) -> bool:
+    return row.name.rpartition(".")[2].isdigit()
+
+
+def _name(port: Port) -> str:
+    key, _, weight = port.name.partition(".")
+    return f"{port.name}, {key}.to_v_ip" if weight == "to_k_ip" else port.name
+
+
+def _port_lines(trace: Trace) -> Iterator[str]:
+    if not trace.ports:
+        yield f"nothing can be plugged into a {trace.model.class_name}: its forward takes no residuals, and it loads no IP-Adapter"
+        return
+    residuals = _of_kind(trace.ports, "controlnet")
+    if residuals:
+        down = sum(port.name.startswith("down_block") for port in residuals)
+        yield f"ControlNet: {plural(down, 'down-block residual')} + {len(residuals) - down} for the mid block, added to the skips"
+    if features := _of_kind(trace.ports, "t2i-adapter"):
+        yield f"T2I-Adapter: up to {plural(len(features), 'feature')}, one for each down block and one for the mid block"
+    weights = [port for port in _of_kind(trace.ports, "ip-adapter") if "." in port.name]
+    if weights:
+        last = weights[-1].name.partition(".")[0]
+        yield (
+            f"IP-Adapter: {len(weights) // 2} cross-attention layers with to_k_ip and to_v_ip, keys 1, 3, ... {last}; "
+            "image_tokens are 4 to an image, 16 with IP-Adapter Plus"
+        )
+
+
+def _of_kind(ports: Sequence[Port], kind: str) -> list[Port]:
+    return [port for port in ports if port.kind == kind]
