@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from unetinspect.observe.calls import CallStack, ModuleCall, tensors_in
+from unetinspect.observe.calls import CallStack, ModuleCall
 from unetinspect.observe.frames import FrameAxis
 from unetinspect.observe.provenance import Origin, Provenance
+from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import AttentionKind, Shape
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class AttentionWatch(TorchFunctionMode):
             self.fused = False
 
     def _on_product(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        operands = list(tensors_in([args, kwargs]))[-2:]  # baddbmm and einsum have something before them
+        operands = tensors_in([args, kwargs])[-2:]  # baddbmm and einsum have something before them
         if len(operands) < 2 or output.ndim < 3:
             return
         left, right = operands

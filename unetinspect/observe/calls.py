@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from unetinspect.observe.tensors import first_tensor
 from unetinspect.record import Shape
 
 
@@ -102,7 +103,7 @@ class CallStack:
             self.calls.append(call)
             self._open.append(call)
             given = [*args, *kwargs.values()]
-            first = next(tensors_in(given), None)
+            first = first_tensor(given)
             call.in_shape = None if first is None else tuple(first.shape)
             self._on_enter(call, given)
 
@@ -118,19 +119,7 @@ class CallStack:
         error = sys.exception()
         if output is None and error is not None:  # also called for a module that raised, innermost first
             self._failures.append((error, call.path))
-        first = next(tensors_in(output), None)
+        first = first_tensor(output)
         call.out_shape = None if first is None else tuple(first.shape)
         self._on_leave(call, [*args, *kwargs.values()], output)
         self._open.pop()
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a value: itself, or inside tuples, lists and dicts (diffusers' outputs are dicts)."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)

@@ -12,9 +12,8 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from unetinspect.observe.calls import tensors_in
+from unetinspect.observe.tensors import TensorTable
 from unetinspect.record import Shape
 
 _REGROUPING = frozenset({"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "flatten", "_reshape_alias", "unflatten"})
@@ -35,18 +34,17 @@ class FrameAxis:
 
     def __init__(self, inputs: Iterable[tuple[Tensor, int]]) -> None:
         """Start from the inputs that have such an axis, each with its place among the tensor's axes."""
-        self._axes: Any = WeakTensorKeyDictionary()
+        self._axes: TensorTable[Axes] = TensorTable()
         for tensor, axis in inputs:
             self._axes[tensor] = tuple((Factor(place == axis, length),) for place, length in enumerate(tensor.shape))
 
-    def apply(self, func: Any, args: tuple[Any, ...], output: Any) -> None:
+    def apply(self, op: str, args: tuple[Any, ...], inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
         """Follow the axes through one operation."""
-        operands = [tensor for tensor in tensors_in(args) if tensor in self._axes]
+        operands = [(tensor, axes) for tensor in inputs if (axes := self._axes.get(tensor)) is not None]
         if not operands:
             return
-        name = func.overloadpacket.__name__
-        for result in tensors_in(output):
-            axes = self._after(name, args, operands, tuple(result.shape))
+        for result in outputs:
+            axes = self._after(op, args, operands, tuple(result.shape))
             if axes is not None:
                 self._axes[result] = axes
 
@@ -58,15 +56,15 @@ class FrameAxis:
 
     def is_along_frames(self, query: Tensor, axis: int = -2) -> bool:
         """Tell whether the queries, which an axis of (..., query_tokens, head_dim) counts, are frames and nothing else."""
-        axes: Axes | None = self._axes.get(query)
+        axes = self._axes.get(query)
         if axes is None:
             return False
         tokens = axes[axis]
         return any(factor.is_frames for factor in tokens) and all(factor.is_frames or factor.length == 1 for factor in tokens)
 
-    def _after(self, name: str, args: tuple[Any, ...], operands: list[Tensor], shape: Shape) -> Axes | None:
-        first = operands[0]
-        axes: Axes = self._axes[first]
+    @staticmethod
+    def _after(name: str, args: tuple[Any, ...], operands: list[tuple[Tensor, Axes]], shape: Shape) -> Axes | None:
+        _, axes = operands[0]
         if name in _REGROUPING:
             return regroup(axes, shape)
         if name == "permute":
@@ -75,9 +73,9 @@ class FrameAxis:
             return _swapped(axes, args[1], args[2])
         if name == "t":
             return axes[::-1]
-        same = [operand for operand in operands if operand.ndim == len(shape)]
-        exact = [operand for operand in same if tuple(operand.shape) == shape]
-        return _kept(self._axes[(exact or same)[0]], shape) if same else None
+        same = [(operand.shape, axes) for operand, axes in operands if operand.ndim == len(shape)]
+        exact = [axes for operand_shape, axes in same if operand_shape == shape]
+        return _kept(exact[0] if exact else same[0][1], shape) if same else None
 
 
 def regroup(axes: Iterable[Sequence[Factor]], shape: Shape) -> Axes | None:

@@ -17,9 +17,9 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from unetinspect.observe.calls import Argument, ModuleCall, tensors_in
+from unetinspect.observe.calls import Argument, ModuleCall
+from unetinspect.observe.tensors import TensorTable, tensors_in
 from unetinspect.record import Shape
 
 NearestSource = ModuleCall | str
@@ -69,13 +69,12 @@ class Provenance:
     """The origins of all tensors that are alive in one forward pass."""
 
     def __init__(self) -> None:
-        self._origins: Any = WeakTensorKeyDictionary()
+        self._origins: TensorTable[Origin] = TensorTable()
         self._bits = count()
 
     def of(self, tensor: Tensor) -> Origin:
         """Return a tensor's origin; that of a weight, or of a tensor from nowhere, is empty."""
-        origin: Origin = self._origins.get(tensor, _NOWHERE)
-        return origin
+        return self._origins.get(tensor) or _NOWHERE
 
     def mark(self, tensor: Tensor, **marks: Any) -> None:
         """Add marks to a tensor."""
@@ -103,7 +102,7 @@ class Provenance:
     def leave(self, call: ModuleCall, given: list[Any], output: Any) -> None:
         """Mark what a call returned; its single output gets the call as its source."""
         call.bit = next(self._bits)
-        outputs = list(tensors_in(output))
+        outputs = tensors_in(output)
         passed_on = {id(tensor) for tensor in tensors_in(given)}
         for tensor in outputs:
             origin = self.of(tensor)
@@ -116,9 +115,8 @@ class Provenance:
             else:
                 self._origins[tensor] = replace(origin, ancestors=ancestors)
 
-    def apply(self, op: str, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
+    def apply(self, op: str, inputs: list[Tensor], outputs: Iterable[Tensor]) -> None:
         """Let the outputs of an operation descend from its inputs."""
-        inputs = list(inputs)
         origins = [self.of(tensor) for tensor in inputs]
         ancestors = 0
         sources: set[NearestSource] = set()

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unetinspect.observe.calls import CallStack, ModuleCall, tensors_in
+from unetinspect.observe.calls import CallStack, ModuleCall
 from unetinspect.observe.changes import changes_since_source
 from unetinspect.observe.provenance import NearestSource, Origin, Provenance
+from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import Shape, SkipChange
 
 _CONCAT = "concat"

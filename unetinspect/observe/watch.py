@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unetinspect.observe.attention import AttentionProduct, AttentionWatch
-from unetinspect.observe.calls import CallStack, ModuleCall, tensors_in
+from unetinspect.observe.calls import CallStack, ModuleCall
 from unetinspect.observe.frames import FrameAxis
 from unetinspect.observe.provenance import Provenance
 from unetinspect.observe.skips import CONCAT_OP, CONVOLUTION_OP, SkipLink, SkipWatch, concat_arguments
+from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import Shape
 
 
@@ -109,9 +110,10 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = func(*args, **kwargs)
         if self.attention.fused:
             return output
-        self._provenance.apply(func.overloadpacket.__name__, tensors_in([args, kwargs]), tensors_in(output))
+        op, inputs, outputs = func.overloadpacket.__name__, tensors_in(args) + tensors_in(kwargs), tensors_in(output)
+        self._provenance.apply(op, inputs, outputs)
         if self._frames is not None:
-            self._frames.apply(func, args, output)
+            self._frames.apply(op, args, inputs, outputs)
         if func is CONCAT_OP:
             self.skips.on_concat(*concat_arguments(args, kwargs), output)
         elif func is CONVOLUTION_OP:

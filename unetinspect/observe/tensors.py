@@ -1,0 +1,55 @@
+"""Tensors in what a call or an operation is given, and a table of what is known of each."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+from weakref import ref
+
+from torch import Tensor
+
+_Known = TypeVar("_Known")
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """List the tensors in a value: itself, or inside tuples, lists and dicts (diffusers' outputs are dicts)."""
+    found: list[Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """Return the first tensor in a value, None where there is none."""
+    found = tensors_in(value)
+    return found[0] if found else None
+
+
+class TensorTable(Generic[_Known]):
+    """What is known of each tensor, by identity, as long as it lives. No tensor is kept alive by it.
+
+    An id is used again when its tensor is gone, so each entry holds a weak reference and counts only for the tensor
+    that this still leads to. Entries of tensors that are gone stay until their ids are used again: there are no more
+    of them than tensors were alive at once. (torch's own WeakTensorKeyDictionary does the same at several times the cost.)
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[ref[Tensor], _Known]] = {}
+
+    def get(self, tensor: Tensor) -> _Known | None:
+        """Return what is known of a tensor, None where nothing is."""
+        entry = self._entries.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else None
+
+    def __setitem__(self, tensor: Tensor, known: _Known) -> None:
+        """Write down what is known of a tensor, in place of what was."""
+        self._entries[id(tensor)] = (ref(tensor), known)
+
+
+def _collect(value: Any, found: list[Tensor]) -> None:
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            _collect(item, found)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _collect(item, found)
