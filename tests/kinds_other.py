@@ -45,7 +45,7 @@ KANDINSKY: Config = {
     "time_embedding_dim": 16,
     "groups": 2,
     "attention_head_dim": 4,
-    "layers_per_block": 3,
+    "layers_per_block": 2,
     "block_out_channels": [16, 16, 32, 32],
     "cross_attention_dim": 12,
     "encoder_hid_dim": 20,
@@ -162,7 +162,7 @@ KINDS: dict[str, Config] = {
     "unet1d-value-function-of-two": {**VALUE_FUNCTION, "up_block_types": ["UpResnetBlock1D"], "mid_block_type": "MidResTemporalBlock1D"}
     | {"downsample_each_block": False, "block_out_channels": [16, 128]},
     "kandinsky3": KANDINSKY,
-    "kandinsky3-two-levels": {**KANDINSKY, "block_out_channels": [16, 32], "layers_per_block": 2},
+    "kandinsky3-two-levels": {**KANDINSKY, "block_out_channels": [16, 32], "layers_per_block": 3},
     "kandinsky3-one-level": {**KANDINSKY, "block_out_channels": [16]},
     "cascade-prior": PRIOR,
     "cascade-prior-switched": {**PRIOR, "switch_level": [True]},
@@ -223,9 +223,10 @@ KINDS: dict[str, Config] = {
     "audioldm2-own-hidden-states": {**AUDIOLDM2, "cross_attention_dim": [16, 32], "down_block_types": ["CrossAttnDownBlock2D"] * 2}
     | {"up_block_types": ["CrossAttnUpBlock2D"] * 2},
     "audioldm2-second-text-alone": {**AUDIOLDM2, "cross_attention_dim": [[None], [None, None, 20, None]]},
-    "audioldm2-four": {**AUDIOLDM2, "cross_attention_dim": [None, [12, 12, 20, 20]], "transformer_layers_per_block": 2},
+    "audioldm2-four": {**AUDIOLDM2, "cross_attention_dim": [None, [12, 12, 20, 20]]},
     "audioldm2-no-text": {**AUDIOLDM2, "cross_attention_dim": [[None], [None, None]], "only_cross_attention": True},
     "audioldm2-classes": {**AUDIOLDM2, "class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": 12}
     | {"class_embeddings_concat": True, "time_cond_proj_dim": 6},
-    "audioldm2-lists": {**AUDIOLDM2, "layers_per_block": [1, 2], "attention_head_dim": [2, 4], "transformer_layers_per_block": [1, 2]},
+    "audioldm2-lists": {**AUDIOLDM2, "cross_attention_dim": 12, "layers_per_block": [1, 2], "attention_head_dim": [2, 4]}
+    | {"transformer_layers_per_block": [1, 2]},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import get_args
 
@@ -109,7 +109,6 @@ def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
         stage = stage_of(call.path)
         if stage:
             calls[stage].append(call)
-    params = count_params(root)
     from_sample = {stage for stage, inside in calls.items() if any(call.step in seen.from_main_input for call in inside)}
     return tuple(
         Stage(
@@ -121,7 +120,7 @@ def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
             resnets=_items_of_lists(inside, "resnets"),
             transformer_blocks=_items_of_lists(inside, "transformer_blocks"),
             attention=count_attention(attention for attention in attentions if attention.stage == stage),
-            params=params[stage],
+            params=sum(parameter.numel() for parameter in root.get_submodule(stage).parameters()),
         )
         for (stage, inside), role in zip(calls.items(), roles_of(list(calls), from_sample), strict=True)
     )
@@ -129,9 +128,10 @@ def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
 
 def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attention]) -> Totals:
     """Add up the whole UNet."""
+    sizes = [(parameter.numel(), parameter.element_size()) for parameter in root.parameters()]
     return Totals(
-        params=sum(parameter.numel() for parameter in root.parameters()),
-        weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in root.parameters()),
+        params=sum(numel for numel, _ in sizes),
+        weight_bytes=sum(numel * itemsize for numel, itemsize in sizes),
         attention=count_attention(attentions),
         skips=SkipCounts(produced=len(seen.produced), consumed=len({link.sources for link in seen.skips})),
     )
@@ -149,16 +149,23 @@ def count_attention(attentions: Iterable[Attention]) -> AttentionCounts:
 
 def count_params(root: nn.Module) -> Counter[str]:
     """Count the parameters of every module and its children, by path; one that is shared counts once in each."""
-    counts: Counter[str] = Counter()
-    seen = set()
+    sizes: dict[int, int] = {}
+    holders: dict[int, set[str]] = defaultdict(set)
     for name, parameter in root.named_parameters(remove_duplicate=False):
-        path = name
-        while path:
-            path = path.rpartition(".")[0]
-            if (path, id(parameter)) not in seen:
-                seen.add((path, id(parameter)))
-                counts[path] += parameter.numel()
+        sizes[id(parameter)] = parameter.numel()
+        holders[id(parameter)].update(_parents(name))
+    counts: Counter[str] = Counter()
+    for parameter_id, paths_above in holders.items():
+        for path in paths_above:
+            counts[path] += sizes[parameter_id]
     return counts
+
+
+def _parents(name: str) -> Iterator[str]:
+    """Yield the paths of all modules around a name: "a.b" is in "a", which is in ""."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def _module(path: str, module: nn.Module, calls: list[ModuleCall], params: int) -> Module:
@@ -175,7 +182,7 @@ def _module(path: str, module: nn.Module, calls: list[ModuleCall], params: int) 
 
 def _processor_paths(root: nn.Module) -> list[str]:
     """List the attention modules in the order of `attn_processors`, which IP-Adapter's keys count along."""
-    return [path for path, module in root.named_modules() if hasattr(module, "get_processor")]
+    return [path for path, module in root.named_modules() if hasattr(type(module), "get_processor")]
 
 
 def _items_of_lists(calls: list[ModuleCall], name: str) -> int:

@@ -68,9 +68,10 @@ def _t2i_adapter(root: nn.Module, seen: Observation) -> Iterator[Port]:
 def _ip_adapter(root: nn.Module, attentions: Iterable[Attention]) -> Iterator[Port]:
     """Image tokens beside the text, and the two weights of each cross-attention layer, whose keys count 1, 3, 5, ..."""
     layers = {layer.path: layer for layer in attentions if layer.kind == "cross"}
-    read = [layers[path] for path in ip_adapter_layers(root) if path in layers]
-    if not read or len(read) < len(ip_adapter_layers(root)):
+    paths = ip_adapter_layers(root)
+    if not paths or not layers.keys() >= set(paths):
         return
+    read = [layers[path] for path in paths]
     width = _in_features(root, read[0])
     first = read[0]
     batch = first.query_shape[0]

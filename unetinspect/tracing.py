@@ -182,7 +182,7 @@ def _input_info(spec: InputSpec, dtype: torch.dtype) -> InputInfo:
 def _unseen_attention(seen: Observation) -> list[str]:
     """Note attention modules that ran without a product that could be seen: a kernel of another library."""
     owners = {product.owner.path for product in seen.attentions}
-    unseen = sorted({call.path for call in seen.calls if hasattr(call.module, "get_processor")} - owners)
+    unseen = sorted({call.path for call in seen.calls if hasattr(type(call.module), "get_processor")} - owners)
     if not unseen:
         return []
     kinds = sorted({type(call.module.processor).__name__ for call in seen.calls if call.path in unseen})

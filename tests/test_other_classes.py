@@ -1,0 +1,263 @@
+"""Single UNets of other kinds: one-dimensional, Kandinsky 3, Stable Cascade, aMUSEd, DreamLite, AudioLDM 2; against diffusers itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from tests.kinds_other import AUDIO, AUDIOLDM2, DECODER, DREAMLITE, KANDINSKY, KINDS, PRIOR, TEMPORAL, VALUE_FUNCTION, Config
+from unetinspect import Trace, trace
+from unetinspect.build import make_inputs, named_tensors
+from unetinspect.errors import UsageError
+from unetinspect.inputs import InputSpec, builder_for
+from unetinspect.resolve import diffusers_class, resolve_config
+
+# Of bundled UNets: the size of the pass, and parameters, attention layers and skips as counted and published elsewhere.
+FIGURES = {
+    "kandinsky-3": (8, 3_055_348_228, 25, 3),
+    "stable-cascade-prior": (4, 3_589_103_632, 64, 1),
+    "stable-cascade-decoder": (16, 1_562_941_136, 68, 7),
+    "amused-512": (8, 608_257_792, 56, 0),
+    "audioldm2": ((8, 4), 346_943_496, 96, 12),
+    "hopper-medium-v2-value-function": (None, 2_294_817, 0, 0),
+}
+
+
+@cache
+def traced(name: str, **options: Any) -> Trace:
+    """Trace a bundled UNet, or one of `KINDS`, on meta, once for each set of options."""
+    return trace(KINDS.get(name, name), **{"device": "meta", **options})
+
+
+def small(kind: str) -> Trace:
+    """Trace one of `KINDS` at a size that is cheap on the CPU, too."""
+    return traced(kind) if kind.startswith("unet1d") else traced(kind, latent=8)
+
+
+class Witness(TorchFunctionMode):
+    """Runs one of `KINDS` on the CPU with random weights, and notes what torch's own hooks see; knows nothing of the package's.
+
+    Attributes:
+        model: The model, as diffusers builds it.
+        returned: The shape of every tensor that it returns.
+        shapes: What each module returned, call by call: (path, shapes).
+        operands: The shapes of query, key and value of each fused attention.
+        kinds: What each diffusers `Attention` was given keys of, by its arguments: (path, kind).
+    """
+
+    def __init__(self, config: Config, record: Trace) -> None:
+        super().__init__()
+        self.shapes: list[tuple[str, tuple[Any, ...]]] = []
+        self.operands: list[tuple[tuple[int, ...], ...]] = []
+        self.kinds: list[tuple[str, str]] = []
+        torch.manual_seed(0)
+        self.model = diffusers_class(config["_class_name"]).from_config(dict(record.model.config)).eval()
+        for path, module in self.model.named_modules():
+            if isinstance(module, Attention):
+                module.register_forward_pre_hook(partial(self._note_kind, path), with_kwargs=True)
+            module.register_forward_hook(lambda _, __, output, path=path: self.shapes.append((path, _shapes(output))))
+        specs = [InputSpec(given.name, given.shape, dtype=given.dtype, value=given.value) for given in record.run.inputs]
+        with torch.no_grad(), self:
+            self.returned = _shapes(self.model(**make_inputs(specs, device=torch.device("cpu"), dtype=torch.float32)))
+
+    def _note_kind(self, path: str, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        other = args[1] if len(args) > 1 else kwargs.get("encoder_hidden_states")
+        # Stable Cascade's block puts its own hidden states before the text, and hands over both as one.
+        own = getattr(self.model.get_submodule(path.rpartition(".")[0]), "self_attn", False)
+        self.kinds.append((path, "self" if other is None or other is hidden else "joint" if own else "cross"))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            named = {**dict(zip(("query", "key", "value"), args, strict=False)), **(kwargs or {})}
+            self.operands.append(tuple(tuple(named[name].shape) for name in ("query", "key", "value")))
+        return func(*args, **(kwargs or {}))
+
+
+def _shapes(output: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for _, tensor in named_tensors(output))
+
+
+@cache
+def witness(kind: str) -> Witness:
+    """Run a kind by hand, once."""
+    return Witness(KINDS[kind], small(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_agrees_with_a_real_pass(kind: str) -> None:
+    """Parameters, the output, which modules ran, what they returned and what attention was given: as torch's hooks saw them."""
+    record, seen = small(kind), witness(kind)
+
+    assert record.totals.params == sum(parameter.numel() for parameter in seen.model.parameters())
+    assert (record.output.shape,) == seen.returned
+    calls = Counter(path for path, _ in seen.shapes)
+    assert {module.path: module.calls for module in record.modules if module.calls} == calls
+    first = dict(reversed(seen.shapes))
+    assert {module.path: module.out_shape for module in record.modules if module.calls} == {path: first[path][0] for path in calls}
+    fused = [layer for layer in record.attentions if layer.processor]
+    assert seen.operands == [(layer.query_shape, layer.key_shape, layer.value_shape) for layer in fused]
+
+
+# get_clip_embeddings reads the tokens of the text only beside those of an image.
+NEVER_RUN = {"cascade-prior-text-alone": ["clip_txt_mapper"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_inputs_make_every_module_run_that_forward_can_reach(kind: str) -> None:
+    """Nothing that has weights is left out for want of an input."""
+    modules = small(kind).modules
+    holders = {module.path.rpartition(".")[0] for module in modules}
+
+    idle = [module.path for module in modules if module.params and not module.calls and module.path not in holders]
+    assert idle == NEVER_RUN.get(kind, [])
+
+
+# The block itself puts its hidden states before the text, and hands the attention layer both as one argument: called "cross".
+JOINED = [kind for kind in KINDS if kind.startswith("cascade") and not kind.endswith(("single-values", "own-attention"))]
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.xfail(strict=True)] * (kind in JOINED)) for kind in KINDS])
+def test_every_attention_layer_is_of_the_kind_that_its_arguments_make_it(kind: str) -> None:
+    """Other hidden states than its own make cross-attention, none make self-attention, both at once make it joint."""
+    with_processor = [layer for layer in small(kind).attentions if layer.processor]
+
+    assert [(layer.path, layer.kind) for layer in with_processor] == witness(kind).kinds
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("unet1d")])
+def test_attention_without_a_processor_is_listed_and_counted_apart(kind: str) -> None:
+    """UNet1DModel's SelfAttention1d computes attention itself: seen in each, on as many places as the sample has there."""
+    record, seen = small(kind), witness(kind)
+    lengths = [(path, shapes[0][-1]) for path, shapes in seen.shapes if type(seen.model.get_submodule(path)).__name__ == "SelfAttention1d"]
+
+    assert [(layer.path, layer.query_shape[2]) for layer in record.attentions] == lengths
+    assert {(layer.kind, layer.processor) for layer in record.attentions} <= {("self", None)}
+    assert (record.totals.attention.without_processor, record.totals.attention.total) == (len(lengths), 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_skip_adds_up(kind: str) -> None:
+    """Its channels and those it is joined to are what is concatenated, and every up block below the mid block joins one."""
+    record = small(kind)
+
+    assert all(skip.adds_up and skip.combine == "concat" for skip in record.skips)
+    ends = {skip.index: skip for skip in record.skips}
+    returned = dict(reversed(witness(kind).shapes))
+    assert all(ends[index].shape == returned[ends[index].source][0] for index in ends)
+
+
+def test_kandinsky_3_concatenates_between_its_blocks() -> None:
+    """One skip for each level but the lowest, joined in forward itself: the first resnet behind it is what reads it."""
+    skips = small("kandinsky3").skips
+
+    assert [(skip.source, skip.target) for skip in skips] == [
+        (f"down_blocks.{level}.resnets_out.1", f"up_blocks.{3 - level}.resnets_in.0") for level in (2, 1, 0)
+    ]
+    assert [skip.concat_channels for skip in skips] == [64, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("kind", "repeats"), [("cascade-decoder", (3, 2)), ("cascade-decoder-repeats-down", (1, 1)), ("cascade-prior", (1,))]
+)
+def test_stable_cascade_reads_a_skip_as_often_as_it_repeats_the_level(kind: str, repeats: tuple[int, ...]) -> None:
+    """up_blocks_repeat_mappers run the blocks of a level again, and its first block reads the same skip each time."""
+    skips = small(kind).skips
+
+    calls = [call for count in repeats for call in range(count)]
+    targets = [f"up_blocks.{level}.0" for level, count in enumerate(repeats, start=1) for _ in range(count)]
+    assert [(skip.target, skip.call) for skip in skips] == list(zip(targets, calls, strict=True))
+    assert len({skip.source for skip in skips}) == len(repeats)
+
+
+@pytest.mark.parametrize("kind", ["uvit", "uvit-sampled", "unet1d-value-function", "unet1d-no-way-up", "kandinsky3-one-level"])
+def test_some_have_no_skips(kind: str) -> None:
+    """A transformer, a way down alone, a single level."""
+    assert small(kind).skips == ()
+
+
+def test_audioldm_2_reads_two_texts() -> None:
+    """Of 3 transformers behind each resnet, the first reads neither, the second GPT-2's 8 tokens, the third T5's."""
+    layers = [layer for layer in small("audioldm2").attentions if layer.path.endswith("attn2")]
+    read = {int(layer.path.split(".")[-4]) % 3: (layer.kind, layer.key_shape[2]) for layer in layers if not layer.path.startswith("mid")}
+
+    assert (read[1], read[2]) == (("cross", 8), ("cross", 77))
+    assert read[0][0] == "self"
+
+
+@pytest.mark.parametrize("kind", ["kandinsky3-two-levels", "cascade-prior", "cascade-decoder", "uvit-sampled", "dreamlite", "audioldm2"])
+def test_the_output_is_as_large_as_the_sample(kind: str) -> None:
+    """At a size that is no square, and another batch."""
+    record = traced(kind, latent="8x24", batch=3, cfg=False)
+
+    assert (record.output.shape[0], *record.output.shape[2:]) == (3, 8, 24)
+    assert record.run.sample_size == (8, 24)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_published_unets(name: str) -> None:
+    """Parameters, attention layers and skips of the bundled ones."""
+    latent, *figures = FIGURES[name]
+    record = trace(name, device="meta", latent=latent)
+
+    assert [record.totals.params, record.totals.attention.total, len(record.skips)] == figures
+
+
+def test_dance_diffusion_has_the_parameters_that_it_was_trained_with() -> None:
+    """Its first block has room for 16 channels of time, made of 8 weights; without the adaptation diffusers makes 128, and cannot run."""
+    record = traced("maestro-150k")
+    with torch.device("meta"):
+        published = {**record.model.given_config, "time_embedding_dim": None}
+        unadapted = diffusers_class("UNet1DModel").from_config(published)
+
+    assert record.totals.params == 221_389_322
+    assert unadapted.time_proj.weight.numel() == 128
+    assert sum(parameter.numel() for parameter in unadapted.parameters()) - record.totals.params == 128 - 8
+    assert (len(record.skips), record.totals.attention.without_processor) == (13, 36)
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "said_by"),
+    [
+        (KANDINSKY, (128, 128), "taken for granted: the config has no sample_size"),
+        (PRIOR, (24, 24), "taken for granted: Stable Cascade's size for 1024 px"),
+        ({**DECODER, "patch_size": 100}, (400, 400), "taken for granted: Stable Cascade's size for 1024 px"),
+        (DECODER, (256, 256), "taken for granted: Stable Cascade's size for 1024 px"),
+        (DREAMLITE, (8, 16), "config, twice as wide: the pipelines put two images side by side"),
+        (AUDIOLDM2, (16, 16), "config, 16 wide: the 64 mel bins that the pipeline runs it on"),
+        ({**AUDIOLDM2, "sample_size": [12, 20]}, (12, 20), "config"),
+        (TEMPORAL, (32,), "config"),
+        (VALUE_FUNCTION, (16,), "the longest that runs; the config's sample_size, 65536, does not"),
+        ({**AUDIO, "sample_size": 66}, (64,), "the longest that runs; the config's sample_size, 66, does not"),
+    ],
+    ids=lambda value: value["_class_name"] if isinstance(value, dict) else "",
+)
+def test_the_size_where_nobody_says(config: Config, size: tuple[int, ...], said_by: str) -> None:
+    """That of the config, of the class's pipeline, or the nearest that runs."""
+    resolved = resolve_config(config)
+
+    assert builder_for(resolved.class_name).sample_size(resolved.values) == (size, said_by)
+
+
+@pytest.mark.parametrize(
+    ("config", "latent", "message", "nearest"),
+    [
+        (DECODER, (9, 16), "a sample of 9x16 is not made up of patches of 2 x 2 (patch_size)", "8x16 or --latent 10x16"),
+        (DECODER, 6, "a sample of 6x6 is too small: the lowest level would be left with nothing of a side below 8", "8x8"),
+        (AUDIO, 62, "a sample of 62 does not come through this UNet1DModel, which halves it 3 times", "56 or --latent 64"),
+    ],
+)
+def test_a_size_that_cannot_run_is_refused_with_the_nearest(config: Config, latent: Any, message: str, nearest: str) -> None:
+    """Patches, levels and lengths that do not come out even."""
+    with pytest.raises(UsageError) as refused:
+        trace(config, device="meta", latent=latent)
+
+    assert refused.value.message == message
+    assert (refused.value.hint or "").endswith(f"that run: --latent {nearest}")
