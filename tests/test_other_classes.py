@@ -20,7 +20,7 @@ from unetinspect.inputs import InputSpec, builder_for
 from unetinspect.resolve import diffusers_class, resolve_config
 
 # Of bundled UNets: the size of the pass, and parameters, attention layers and skips as counted and published elsewhere.
-FIGURES = {
+FIGURES: dict[str, tuple[Any, ...]] = {
     "kandinsky-3": (8, 3_055_348_228, 25, 3),
     "stable-cascade-prior": (4, 3_589_103_632, 64, 1),
     "stable-cascade-decoder": (16, 1_562_941_136, 68, 7),
@@ -63,7 +63,10 @@ class Witness(TorchFunctionMode):
             if isinstance(module, Attention):
                 module.register_forward_pre_hook(partial(self._note_kind, path), with_kwargs=True)
             module.register_forward_hook(lambda _, __, output, path=path: self.shapes.append((path, _shapes(output))))
-        specs = [InputSpec(given.name, given.shape, dtype=given.dtype, value=given.value) for given in record.run.inputs]
+        specs = [
+            InputSpec(given.name, given.shape, dtype="int64" if given.dtype == "int64" else "float", value=given.value)
+            for given in record.run.inputs
+        ]
         with torch.no_grad(), self:
             self.returned = _shapes(self.model(**make_inputs(specs, device=torch.device("cpu"), dtype=torch.float32)))
 

@@ -61,7 +61,8 @@ MISTAKES: list[tuple[Config, Config, str]] = [
     (
         PRIOR,
         {"num_attention_heads": [2, None]},
-        "num_attention_heads holds None for level 1, and must be a whole number above 0 and at most its 32 channels: it has SDCascadeAttnBlock",
+        "num_attention_heads holds None for level 1, and must be a whole number above 0 and at most its 32 channels:"
+        " it has SDCascadeAttnBlock",
     ),
     (PRIOR, {"dropout": [0.1, 1.5]}, "dropout holds 1.5, and must be between 0 and 1"),
     (PRIOR, {"dropout": 1}, "dropout is 1, and must be a list or a value like 0.1"),
@@ -151,7 +152,7 @@ def test_each_mistake_is_named_and_diffusers_stumbles_over_it(config: Config, ke
 @pytest.mark.parametrize(("config", "keys"), RUNS, ids=_ids(RUNS))
 def test_what_diffusers_runs_is_not_refused(config: Config, keys: Config) -> None:
     """Lists where a constructor declares one value, values that nothing reads, names in another case."""
-    trace({**config, **keys}, device="meta", **({} if "sample_size" in keys else {"latent": 8}))
+    trace({**config, **keys}, device="meta", latent=None if "sample_size" in keys else 8)
 
     assert _runs({**config, **keys}, {**config, **keys})
 
