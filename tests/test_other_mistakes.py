@@ -61,8 +61,10 @@ MISTAKES: list[tuple[Config, Config, str]] = [
     (
         PRIOR,
         {"num_attention_heads": [2, None]},
-        "num_attention_heads holds None for level 1, and must be a whole number above 0 and at most its 32 channels:"
-        " it has SDCascadeAttnBlock",
+        (
+            "num_attention_heads holds None for level 1, and must be a whole number above 0 and at most its 32 channels:"
+            " it has SDCascadeAttnBlock"
+        ),
     ),
     (PRIOR, {"dropout": [0.1, 1.5]}, "dropout holds 1.5, and must be between 0 and 1"),
     (PRIOR, {"dropout": 1}, "dropout is 1, and must be a list or a value like 0.1"),
