@@ -28,7 +28,7 @@ from unetinspect.inputs.config_rules import (
 )
 from unetinspect.inputs.unet_2d_condition import UNet2DConditionInputs
 from unetinspect.inputs.video_blocks import Block, entry
-from unetinspect.inputs.video_rules import check_video_groups, check_widening, one_for_each_value
+from unetinspect.inputs.video_rules import check_video_groups, check_widening, one_for_each_value, with_unsaid
 from unetinspect.request import Size
 
 _DOWN_BLOCKS = (
@@ -80,11 +80,10 @@ class DreamLiteInputs(Builder):
             *find_contradictions(config),
             *_time_ids_fit(config),
             *check_text_heads(config),
-            *check_widening(config),
             *(_attention_values(config) if blocks else []),
-            *one_for_each_value(problem for block in blocks for problem in _block_problems(config, block)),
         ]
-        return list(dict.fromkeys(found))
+        by_block = one_for_each_value(problem for block in blocks for problem in _block_problems(config, block))
+        return list(dict.fromkeys(with_unsaid(found, [*check_widening(config), *by_block])))
 
     def assumed_vae_scale(self, config: Config) -> int:
         return _INHERITED.assumed_vae_scale(config)

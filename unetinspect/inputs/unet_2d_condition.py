@@ -25,7 +25,7 @@ from unetinspect.inputs.config_rules import (
     check_sample_size,
     check_set,
 )
-from unetinspect.inputs.video_rules import check_widening
+from unetinspect.inputs.video_rules import check_widening, with_unsaid
 
 # Text encoders that published UNets pool their `text_embeds` from: CLIP bigG, CLIP L, unCLIP, ChatGLM.
 _POOLED_WIDTHS = (1280, 768, 2048, 4096)
@@ -61,7 +61,7 @@ class UNet2DConditionInputs(Builder):
         ]
 
     def problems(self, config: Config) -> list[str]:
-        return [
+        found = [
             *check_block_lists(config),
             *check_block_names(config, "down_block_types", (*DOWN_BLOCKS_2D, *CROSS_DOWN_BLOCKS_2D)),
             *check_block_names(config, "up_block_types", (*UP_BLOCKS_2D, *CROSS_UP_BLOCKS_2D)),
@@ -79,10 +79,9 @@ class UNet2DConditionInputs(Builder):
             *check_groups(config),
             *check_sample_size(config),
             *find_contradictions(config),
-            *check_widening(config),
-            *check_attention(config),
             *check_text_heads(config),
         ]
+        return with_unsaid(found, [*check_widening(config), *check_attention(config)])
 
     def assumed_vae_scale(self, config: Config) -> int:
         return 1 if config["in_channels"] == 3 else 8

@@ -123,6 +123,12 @@ def one_for_each_value(problems: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
+def with_unsaid(found: list[str], by_block: Iterable[str]) -> list[str]:
+    """Add what blocks stumble over to what was found before, where that says nothing of the same key: its first word."""
+    keys = {problem.partition(" ")[0] for problem in found}
+    return [*found, *(problem for problem in by_block if problem.partition(" ")[0] not in keys)]
+
+
 def _wrong_entry(config: Config, key: str, block: Block, place: int | None, wanted: str) -> str:
     value = config[key]
     if place is None or not is_list(value):
