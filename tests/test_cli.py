@@ -16,7 +16,7 @@ from tests.tiny import CONDITION, KINDS, PLAIN, traced
 from unetinspect.views.inputs import inputs_code
 from unetinspect.views.schema import json_schema
 
-TRACING = ("trace", "skips", "attn", "tree", "inputs")
+TRACING = ("trace", "skips", "attn", "tree", "inputs", "ports")
 COMMANDS = (*TRACING, "config", "models", "schema")
 
 

@@ -11,7 +11,11 @@ import pytest
 from tests.tiny import CONDITION, PLAIN
 from unetinspect import ConfigError, ForwardError, UsageError, trace
 
-SUPPORTED = "UNet2DConditionModel, UNet2DModel"
+SUPPORTED = (
+    "AudioLDM2UNet2DConditionModel, ControlNetModel, ControlNetUnionModel, DreamLiteUNetModel, I2VGenXLUNet, Kandinsky3UNet, "
+    "MotionAdapter, SparseControlNetModel, StableCascadeUNet, T2IAdapter, UNet1DModel, UNet2DConditionModel, UNet2DModel, "
+    "UNet3DConditionModel, UNetControlNetXSModel, UNetMotionModel, UNetSpatioTemporalConditionModel, UVit2DModel"
+)
 
 
 @pytest.mark.parametrize(
@@ -21,14 +25,14 @@ SUPPORTED = "UNet2DConditionModel, UNet2DModel"
             ["trace", "sdlx"],
             3,
             "no model called 'sdlx'",
-            "did you mean sdxl, sd21? `unetinspect models` lists the names; else give a path or a hub ID, org/name",
+            "did you mean sdxl, svd-xt? `unetinspect models` lists the names; else give a path or a hub ID, org/name",
         ),
         (["trac", "sd15"], 2, "No such command 'trac'", "did you mean `unetinspect trace`?"),
         (
             ["sd15"],
             2,
             "No such command 'sd15'",
-            "did you mean `unetinspect trace sd15`? the commands are trace, skips, attn, tree, inputs, config, models, schema",
+            "did you mean `unetinspect trace sd15`? the commands are trace, skips, attn, tree, inputs, ports, config, models, schema",
         ),
         (["trace", "--rez", "5"], 2, "No such option: --rez", "did you mean --res? `unetinspect trace --help` lists what it takes"),
         (["trace", "sd15", "sdxl"], 2, "Got unexpected extra argument(s) (sdxl)", "`unetinspect trace --help` lists what it takes"),

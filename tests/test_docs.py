@@ -21,7 +21,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("trace", "skips", "attn", "tree", "inputs", "config", "models", "schema")
+COMMANDS = ("trace", "skips", "attn", "tree", "inputs", "ports", "config", "models", "schema")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "unetinspect"
 HEAVY = ("torch", "diffusers", "huggingface_hub")
 # Left of the record, where torch and diffusers are at work.
-LEFT = ("assemble.py", "build.py", "live.py", "tracing.py", "observe")
+LEFT = ("assemble.py", "build.py", "failures.py", "freeu.py", "live.py", "ports.py", "resolve.py", "tracing.py", "observe")
 
 
 def imported_after(code: str) -> set[str]:
@@ -49,7 +49,7 @@ def test_a_saved_trace_is_shown_without_torch(tmp_path: Path) -> None:
 
     path = tmp_path / "saved.json"
     path.write_text(traced("conditioned").to_json())
-    commands = [["trace"], ["skips"], ["skips", "--explain"], ["attn"], ["tree"], ["inputs"], ["inputs", "--code"], ["config"]]
+    commands = [["trace"], ["skips"], ["skips", "--explain"], ["attn"], ["tree"], ["inputs"], ["inputs", "--code"], ["ports"], ["config"]]
     code = f"from unetinspect.cli.main import main\nfor command in {commands!r}: assert main([*command, {str(path)!r}]) == 0"
 
     assert imported_after(code) == set()

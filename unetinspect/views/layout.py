@@ -72,16 +72,17 @@ def _whole(table: Table) -> Layout:
 
 
 def _grouped(table: Table, group_of: Callable[[Row], str]) -> Layout:
+    columns = tuple(column for column in table.columns if not column.in_heading)
     lines: list[tuple[str, ...]] = []
     current = None
     for row in table.rows:
         group = group_of(row)
-        first, *others = (column.show(row) for column in table.columns)
+        first, *others = (column.show(row) for column in columns)
         if group and group != current:
             lines.append((group,))
         current = group
         lines.append(("  " + first.removeprefix(f"{group}.") if group else first, *others))
-    return Layout(tuple(table.columns), tuple(lines))
+    return Layout(columns, tuple(lines))
 
 
 def _without_one(layout: Layout) -> Layout | None:
@@ -137,9 +138,7 @@ def least_width(layout: Layout) -> int:
 
 def _widths(layout: Layout, *, wrapped: bool) -> list[int]:
     rows = [line for line in layout.lines if len(line) == len(layout.columns)]
-    texts = [[row[place] for row in rows] for place in range(len(layout.columns))]
-    texts[0] += [line[0] for line in layout.lines if len(line) < len(layout.columns)]  # headings stand in the first column
-    return [_column_width(column, column_texts, wrapped=wrapped) for column, column_texts in zip(layout.columns, texts, strict=True)]
+    return [_column_width(column, [row[place] for row in rows], wrapped=wrapped) for place, column in enumerate(layout.columns)]
 
 
 def _column_width(column: Column, texts: Sequence[str], *, wrapped: bool) -> int:

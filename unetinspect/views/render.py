@@ -79,20 +79,31 @@ def _wrapped(lines: Any, width: int | None) -> list[str]:
 
 
 def _draw(layout: Layout, screen: Screen) -> str:
-    from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
     drawn = RichTable(box=_ruled_head(screen), padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
     for column in layout.columns:
         drawn.add_column(Text(column.header), justify="right" if column.right else "left", no_wrap=True)
+    headings = []
     for line in wrapped_lines(layout, screen.width):
-        is_heading = len(line) < len(layout.columns)
-        drawn.add_row(*(Text(visible(text, keep_lines=True)) for text in line), style="bold cyan" if is_heading else None)
+        if len(line) < len(layout.columns):
+            headings.append(Text(visible(line[0]), style="bold cyan"))
+            drawn.add_row("")  # a heading stands across all columns, which a row of this table cannot: it takes the empty line's place
+        else:
+            drawn.add_row(*(Text(visible(text, keep_lines=True)) for text in line))
+    lines = _printed(drawn, max(needed_width(layout), 1), screen)
+    spanning = iter([_printed(heading, max(len(heading), 1), screen)[0] for heading in headings])
+    return "\n".join(line or next(spanning) for line in lines)
+
+
+def _printed(drawn: Any, width: int, screen: Screen) -> list[str]:
+    from rich.console import Console
+
     text = io.StringIO()
     console = Console(
         file=text,
-        width=max(needed_width(layout), 1),
+        width=width,
         color_system="standard" if screen.color else None,
         force_terminal=screen.color,
         no_color=not screen.color,
@@ -102,7 +113,7 @@ def _draw(layout: Layout, screen: Screen) -> str:
         legacy_windows=False,
     )
     console.print(drawn)
-    return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
+    return [line.rstrip() for line in text.getvalue().rstrip("\n").split("\n")]
 
 
 def _ruled_head(screen: Screen) -> Any:

@@ -30,11 +30,14 @@ def json_schema() -> dict[str, Any]:
 
 
 def _describe_properties(component: dict[str, Any]) -> None:
-    """Move what a record's docstring says of each field to the property that it speaks of, in JSON's words."""
+    """Move what a record's docstring says of each field to the property that it speaks of, in JSON's words.
+
+    A field that Python may not call so ("with") has an underscore behind it there.
+    """
     summary, _, attributes = cleandoc(component.get("description", "")).partition("\n\nAttributes:\n")
     component["description"] = _one_line(summary)
     for name, text in _ATTRIBUTE.findall(attributes):
-        component["properties"][name]["description"] = _one_line(text)
+        component["properties"][name.removesuffix("_")]["description"] = _one_line(text)
 
 
 def _one_line(text: str) -> str:

@@ -22,6 +22,7 @@ class Column:
         drop: When it goes where the width does not suffice: higher numbers go first, 0 never goes.
         wrap: How narrow it may become by continuing on the next line; 0: it never does.
         path: Whether it holds module paths, which are shortened on the left as a last resort.
+        in_heading: Whether the heading of a group says it, so that it goes when rows move under headings.
     """
 
     header: str
@@ -30,6 +31,7 @@ class Column:
     drop: int = 0
     wrap: int = 0
     path: bool = False
+    in_heading: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Table:
         rows: What the columns read.
         above: Lines over the table: what was traced, how.
         below: Lines under it: totals.
-        group: The group of a row, a path that its first column starts with; None: no groups.
+        group: The group of a row, as its heading says it; where that is a path that the first column starts with, it goes
+            from there. None: no groups.
         records: What CSV and TSV write; None: the rows themselves, field by field.
     """
 
