@@ -86,9 +86,14 @@ def _row(name: str, takes: Shape | None, given: Shape | None, plugged: Trace) ->
         reason = f"{plugged.model.name} gives {name}, which the UNet does not take"
     elif given is None:
         reason = f"{plugged.model.name} gives no {name}, and the UNet takes {format_shape(takes)}"
-    elif takes != given:
+    elif not _adds_up(takes, given):
         reason = f"{name} is {format_shape(given)}, and the UNet takes {format_shape(takes)}"
     return PortFit(name=name, takes=takes, given=given, fits=reason is None, reason=reason)
+
+
+def _adds_up(takes: Shape, given: Shape) -> bool:
+    """Tell whether one can be added: the same channels, and every other axis as long, or 1 and spread out (global_pool_conditions)."""
+    return len(takes) == len(given) and takes[1:2] == given[1:2] and all(has in (1, side) for side, has in zip(takes, given, strict=True))
 
 
 def _shared(unet: Trace, plugged: Trace) -> Iterator[PortFit]:
@@ -97,6 +102,17 @@ def _shared(unet: Trace, plugged: Trace) -> Iterator[PortFit]:
         if not spec.name.startswith(_SHARED) or spec.shape is None:
             continue
         takes = own.get(spec.name)
-        same = takes is not None and takes[1:] == spec.shape[1:]
+        same = takes is not None and takes[1:-1] == spec.shape[1:-1] and takes[-1] in _widths(spec.name, spec.shape, plugged)
         reason = None if same else f"both are given one {spec.name}, and {plugged.model.name} takes {format_shape(spec.shape)}"
         yield PortFit(name=spec.name, takes=takes, given=spec.shape, fits=same, reason=reason)
+
+
+def _widths(name: str, shape: Shape, plugged: Trace) -> set[int]:
+    """Return how wide a shared input may be: as forward takes it, and the text also as it was before its own projection.
+
+    diffusers' ControlNets have an `encoder_hid_proj` that their forward leaves to the pipeline to call (Kolors).
+    """
+    config = plugged.model.config
+    projects = name == "encoder_hidden_states" and config.get("encoder_hid_dim_type") in (None, "text_proj")
+    before = config.get("encoder_hid_dim") if projects else None
+    return {shape[-1], before} if isinstance(before, int) else {shape[-1]}
