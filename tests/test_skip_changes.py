@@ -1,0 +1,149 @@
+"""What happens to a skip between the module that pushed it and the concatenation, and how often it is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.kinds_other import KINDS as OTHER
+from tests.kinds_video import KINDS as VIDEO
+from tests.tiny import KINDS
+from unetinspect import trace
+from unetinspect.assemble import make_skips
+from unetinspect.observe import watch_forward
+from unetinspect.record import Skip
+from unetinspect.stages import stage_finder
+
+Way = Callable[[Tensor, Tensor], Tensor]
+
+
+class OneSkip(nn.Module):
+    """One level: what `conv_in` pushes goes some way and is concatenated at half the size, outside any block."""
+
+    def __init__(self, way: Way, channels: int) -> None:
+        super().__init__()
+        self.way = way
+        self.conv_in = nn.Conv2d(4, 8, 1)
+        self.mid_block = nn.Conv2d(8, 8, 2, stride=2)
+        self.up_blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(8 + channels, 8, 1))])
+
+    def forward(self, sample: Tensor, other: Tensor) -> Tensor:
+        pushed = self.conv_in(sample)
+        hidden = self.mid_block(pushed)
+        return self.up_blocks[0](torch.cat([hidden, self.way(pushed, other)[..., :4, :4]], dim=1))
+
+
+def fold(skip: Tensor) -> Tensor:
+    """Fold 2x2 pixels into channels: (2, 8, 8, 8) becomes (2, 32, 4, 4)."""
+    return skip.reshape(2, 8, 4, 2, 4, 2).permute(0, 1, 3, 5, 2, 4).reshape(2, 32, 4, 4)
+
+
+def in_place(skip: Tensor, other: Tensor) -> Tensor:
+    """Add to the tensor itself, as diffusers does with a T2I-Adapter's features."""
+    skip += other
+    return skip
+
+
+WAYS: dict[str, tuple[Way, list[tuple[str, tuple[str, ...]]]]] = {
+    "untouched": (lambda skip, _: skip, []),
+    "copied": (lambda skip, _: skip.clone(), []),
+    "there and back": (lambda skip, _: skip.flatten(2).transpose(1, 2).transpose(1, 2).unflatten(2, (8, 8)), []),
+    "sum": (lambda skip, other: skip + other, [("sum", ("other",))]),
+    "sum in place": (in_place, [("sum", ("other",))]),
+    "two sums": (lambda skip, other: skip + other + other, [("sum", ("other",)), ("sum", ("other",))]),
+    "sum with a number": (lambda skip, _: skip + 1.0, [("other", ())]),
+    "scaled": (lambda skip, _: skip * 0.5, [("other", ())]),
+    "filtered": (lambda skip, _: torch.fft.ifftn(torch.fft.fftn(skip, dim=(-2, -1)), dim=(-2, -1)).real, [("filter", ())]),
+    "cast": (lambda skip, _: skip.half().float(), [("cast", ())]),
+    "cast and added to": (lambda skip, other: skip.half() + other.half(), [("cast", ()), ("sum", ("other",))]),
+    "folded": (lambda skip, _: fold(skip), [("reshape", ())]),
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_happens_to_a_skip_on_its_way(way: str, device: str) -> None:
+    """Each kind of change in its order; the slice to the hidden states' size comes last, where there is something to cut."""
+    go, expected = WAYS[way]
+    if way == "cast and added to":
+        go, expected = (lambda skip, other: (skip.half() + other.half()).float()), [*expected, ("cast", ())]
+    channels = 32 if way == "folded" else 8
+    skip = observed(OneSkip(go, channels).to(device))
+
+    changes = [(change.kind, change.with_) for change in skip.changes if change.kind != "slice"]
+    assert changes == expected
+    is_cut = way not in ("filtered", "folded")  # the one is all one filter; the other has the hidden states' size already
+    assert [change.kind for change in skip.changes].count("slice") == is_cut
+    assert (skip.source, skip.target, skip.concat_in) == ("conv_in", "up_blocks.0.0", "")
+    assert (skip.hidden_channels, skip.skip_channels, skip.conv_channels) == (8, channels, 8 + channels)
+
+
+def observed(module: nn.Module) -> Skip:
+    """Return the one skip of a module."""
+    device = next(module.parameters()).device
+    given = {"sample": torch.zeros(2, 4, 8, 8, device=device), "other": torch.zeros(2, 8, 8, 8, device=device)}
+    stage_of = stage_finder(("up_blocks",))
+    (skip,) = make_skips(watch_forward(lambda: module(**given), module, given, stage_of), stage_of)
+    return skip
+
+
+def test_a_skip_that_a_repeated_block_reads_is_listed_each_time() -> None:
+    """Stable Cascade's decoder runs some up blocks several times, and each run reads the same tensor."""
+    config = OTHER["cascade-decoder"]
+    record = trace(config, device="meta")
+    reads = Counter(skip.index for skip in record.skips)
+
+    assert len(reads) == record.totals.skips.consumed == record.totals.skips.produced == len(config["block_out_channels"]) - 1
+    for index in reads:
+        skips = [skip for skip in record.skips if skip.index == index]
+        assert [skip.call for skip in skips] == list(range(len(skips)))
+        assert len({(skip.source, skip.target, skip.skip_channels) for skip in skips}) == 1
+        assert all(skip.concat_in == skip.target for skip in skips)
+    assert sorted(reads.values()) == sorted(config["up_blocks_repeat_mappers"][1:])
+
+
+def test_a_sum_in_a_blocks_own_body_names_both_of_its_modules() -> None:
+    """NCSN++: a skip block adds the picture, brought to its width, to what its resnet halved."""
+    skips = {skip.source: skip for skip in trace(KINDS["skip-blocks"], device="meta").skips}
+
+    for block in (0, 1):
+        skip = skips[f"down_blocks.{block}.skip_conv"]
+        assert skip.sources == (f"down_blocks.{block}.resnet_down", f"down_blocks.{block}.skip_conv")
+        assert [(change.kind, change.with_) for change in skip.changes] == [("sum", (f"down_blocks.{block}.resnet_down",))]
+    assert [len(skip.changes) for skip in skips.values()].count(0) == len(skips) - 2
+
+
+def test_a_k_block_reads_the_last_of_the_skips_that_it_is_given() -> None:
+    """Each block is given two and concatenates one, the last: that of the last layer, not of the halving."""
+    record = trace(KINDS["k-blocks"], device="meta")
+
+    assert (record.totals.skips.produced, record.totals.skips.consumed) == (6, 3)
+    assert [skip.source.split(".")[1:] for skip in record.skips] == [
+        ["2", "attentions", "1"],
+        ["1", "attentions", "1"],
+        ["0", "resnets", "1"],
+    ]
+    assert [skip.index for skip in record.skips] == [5, 3, 1]
+
+
+def test_a_concatenation_in_the_unets_own_forward_is_taken_by_the_first_module_that_is_given_it() -> None:
+    """Kandinsky 3 concatenates between two blocks; the first convolution of the next has room for both."""
+    skips = trace(OTHER["kandinsky3"], device="meta").skips
+
+    assert skips
+    for skip in skips:
+        assert (skip.concat_in, skip.adds_up) == ("", True)
+        assert skip.target.startswith(f"{skip.target_stage}.resnets_in.0")
+
+
+@pytest.mark.parametrize("kind", ["unet3d", "motion", "svd"])
+def test_frames_beside_the_batch_are_no_change_of_a_skip(kind: str) -> None:
+    """All videos' frames are one batch from the first skip to the last: what a module returned is what is concatenated."""
+    record = trace(VIDEO[kind], device="meta", frames=3, cfg=False)
+
+    assert {skip.shape[0] for skip in record.skips} == {3}
+    assert [skip.changes for skip in record.skips] == [()] * len(record.skips)
