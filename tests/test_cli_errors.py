@@ -93,7 +93,7 @@ SUPPORTED = (
         (
             ["trace", "ddpm-cat-256", "--tokens", "8"],
             2,
-            "--tokens: ddpm-cat-256 takes no encoder_hidden_states",
+            "--tokens: none of the inputs of ddpm-cat-256 has tokens",
             "leave --tokens out",
         ),
         (

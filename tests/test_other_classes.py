@@ -123,11 +123,7 @@ def test_the_inputs_make_every_module_run_that_forward_can_reach(kind: str) -> N
     assert idle == NEVER_RUN.get(kind, [])
 
 
-# The block itself puts its hidden states before the text, and hands the attention layer both as one argument: called "cross".
-JOINED = [kind for kind in KINDS if kind.startswith("cascade") and not kind.endswith(("single-values", "own-attention"))]
-
-
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.xfail(strict=True)] * (kind in JOINED)) for kind in KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_attention_layer_is_of_the_kind_that_its_arguments_make_it(kind: str) -> None:
     """Other hidden states than its own make cross-attention, none make self-attention, both at once make it joint."""
     with_processor = [layer for layer in small(kind).attentions if layer.processor]

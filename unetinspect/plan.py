@@ -61,5 +61,5 @@ def plan_work(model: LoadedModel, class_name: str, config: Mapping[str, Any], re
     )
     specs = builder.inputs(config, plan)
     if request.tokens is not None and not any("tokens" in spec.axes for spec in specs):
-        raise UsageError(f"--tokens: {model.name} takes no encoder_hidden_states", hint="leave --tokens out")
+        raise UsageError(f"--tokens: none of the inputs of {model.name} has tokens", hint="leave --tokens out")
     return Work(builder=builder, request=request, sizes=sizes, cfg=cfg, cfg_reason=reason, plan=plan, specs=tuple(specs))

@@ -235,13 +235,18 @@ def _four_axes(shape: Shape, module: nn.Module) -> tuple[int, int, int, int]:
 
 
 def _kind(owner: ModuleCall, key_origin: Origin, *, queries: int, keys: int) -> AttentionKind:
-    """Say where the keys come from, by which of the owner's arguments they descend from; one query for all of them pools."""
+    """Say where the keys come from, by which of the owner's arguments they descend from; one query for all of them pools.
+
+    The owner's caller may have put the hidden states into another argument already, as Stable Cascade's block does: then
+    the keys descend from the module that made the hidden states, though not from the owner's own copy of them.
+    """
     if not owner.arguments:
         return "cross"
     hidden, *others = owner.arguments
     from_hidden = key_origin.descends_from(hidden.bit)
     from_others = any(key_origin.descends_from(other.bit) for other in others)
-    if from_hidden and from_others:
+    made_by = hidden.made_by.bit if hidden.made_by else None
+    if from_others and (from_hidden or key_origin.descends_from(made_by)):
         return "joint"
     if not from_hidden:
         return "cross"

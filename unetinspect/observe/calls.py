@@ -45,10 +45,17 @@ class ModuleCall:
 
 @dataclass(slots=True, frozen=True)
 class Argument:
-    """A tensor that a call was given: the bit that its descendants carry, and its shape."""
+    """A tensor that a call was given.
+
+    Attributes:
+        bit: Which bit marks what the call makes of it.
+        shape: Its shape.
+        made_by: The call that returned it, untouched since; None: something happened to it on its way here.
+    """
 
     bit: int
     shape: Shape
+    made_by: ModuleCall | None = None
 
 
 class CallStack:

@@ -97,7 +97,7 @@ class Provenance:
             bit = next(self._bits)
             origin = self.of(tensor)
             self._origins[tensor] = replace(origin, ancestors=origin.ancestors | 1 << bit)
-            call.arguments.append(Argument(bit, tuple(tensor.shape)))
+            call.arguments.append(Argument(bit, tuple(tensor.shape), origin.returned))
 
     def leave(self, call: ModuleCall, given: list[Any], output: Any) -> None:
         """Mark what a call returned; its single output gets the call as its source."""
