@@ -8,10 +8,12 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from torch import nn
 
 import unetinspect
-from tests.tiny import CONDITION, traced
+from tests.test_ports import ip_adapter
+from tests.tiny import CONDITION, KINDS, traced
 from unetinspect import ConfigError, UsageError
 
 
@@ -140,3 +142,33 @@ def test_what_is_no_unet_is_refused() -> None:
         unetinspect.trace(7)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="this module is built already"):
         unetinspect.trace(UNet2DConditionModel.from_config(CONDITION), overrides={"in_channels": 8})
+
+
+@pytest.mark.parametrize("plus", [False, True], ids=["whole image", "patches"])
+def test_a_unet_with_an_ip_adapter_in_it_is_traced(unet: Any, plus: bool) -> None:
+    """The adapter's image is an input, and each of its layers attends to the text and to the image: one layer, two products."""
+    shapes = {port.name: port.shape for port in traced("conditioned").ports if port.kind == "ip-adapter"}
+    unet._load_ip_adapter_weights([ip_adapter(shapes)], low_cpu_mem_usage=False)
+    if plus:
+        unet.encoder_hid_proj.image_projection_layers[0] = IPAdapterPlusImageProjection(12, 24, 8, 1, 8, 1, 4)
+    before = snapshot(unet)
+    record = unetinspect.trace(unet)
+    embeds = next(given.shape for given in record.run.inputs if given.name == "added_cond_kwargs.image_embeds.0")
+    on_cpu = unetinspect.trace(unet, device="cpu")
+
+    assert embeds == ((2, 1, 257, 12) if plus else (2, 1, 12))
+    assert [layer.key_shape[2] for layer in record.attentions if layer.kind == "cross"] == [77, 4] * 4
+    assert (record.totals.attention.self_, record.totals.attention.cross) == (4, 4)
+    assert record.totals.attention.joint == plus  # the projection's own layer reads patches and queries together
+    assert on_cpu.attentions == record.attentions
+    assert snapshot(unet) == before
+
+
+def test_a_projected_text_stays_projected_beside_an_ip_adapter() -> None:
+    """As in Kolors: the text keeps the width of `encoder_hid_dim`, since its own projection runs before the adapter's."""
+    unet = UNet2DConditionModel.from_config(KINDS["text-proj"])
+    shapes = {port.name: port.shape for port in traced("text-proj").ports if port.kind == "ip-adapter"}
+    unet._load_ip_adapter_weights([ip_adapter(shapes)], low_cpu_mem_usage=False)
+    given = {spec.name: spec.shape for spec in unetinspect.trace(unet).run.inputs}
+
+    assert given["encoder_hidden_states"] == (2, 77, KINDS["text-proj"]["encoder_hid_dim"])

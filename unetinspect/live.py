@@ -6,19 +6,22 @@ On meta the module runs with its parameters and buffers swapped for empty ones o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from diffusers.models.embeddings import IPAdapterFullImageProjection, IPAdapterPlusImageProjection
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from unetinspect.build import pick_device
 from unetinspect.errors import ConfigError
-from unetinspect.inputs import supported_classes
+from unetinspect.inputs import InputSpec, supported_classes
 from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel
+
+_IMAGE_PATCHES = 257  # of CLIP ViT-H/14 at 224 px: 16 x 16 patches and one for the whole
 
 
 class LiveModule:
@@ -62,6 +65,19 @@ class LiveModule:
             return found
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
+    def added_specs(self, batch: int) -> tuple[InputSpec, ...]:
+        """Return what modules that were loaded into the UNet ask of `forward` beyond its class: an image for each IP-Adapter."""
+        layers: Iterable[nn.Module] = getattr(getattr(self.module, "encoder_hid_proj", None), "image_projection_layers", ())
+        return tuple(
+            InputSpec(
+                f"added_cond_kwargs.image_embeds.{place}",
+                (batch, 1, *((_IMAGE_PATCHES,) if _reads_patches(layer) else ()), _width(layer)),
+                ("batch", "images", *(("image_tokens",) if _reads_patches(layer) else ()), "image_embed_dim"),
+                "encoder_hid_dim_type, by a loaded IP-Adapter",
+            )
+            for place, layer in enumerate(layers)
+        )
+
     @contextmanager
     def ready(self, device: torch.device, dtype: str | None) -> Iterator[Callable[[Mapping[str, Any]], Any]]:
         """Give a way to call the module on `device`, in eval mode; afterwards every module has its own mode again."""
@@ -82,3 +98,13 @@ class LiveModule:
             if tensor.device == device and tensor.dtype == wanted:
                 continue
             yield name, torch.empty_like(tensor, device=device, dtype=wanted) if device.type == "meta" else tensor.to(device, wanted)
+
+
+def _reads_patches(layer: nn.Module) -> bool:
+    """Tell whether an IP-Adapter's projection reads an embedding of every patch of the image, not one of the whole."""
+    return isinstance(layer, IPAdapterFullImageProjection | IPAdapterPlusImageProjection)
+
+
+def _width(layer: nn.Module) -> int:
+    """Return the width of the image embeddings: the projection's first linear layer reads them."""
+    return next(module.in_features for module in layer.modules() if isinstance(module, nn.Linear))

@@ -70,6 +70,7 @@ def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | Non
     device, dtype = live.device(request.device), live.dtype(request.dtype)
     config = resolve_config(live.model.config, adapt=False)
     work = plan_work(live.model, config.class_name, config.values, request)
+    work = replace(work, specs=(*work.specs, *live.added_specs(work.plan.batch)))
     with live.ready(device, request.dtype) as call:
         return _trace_plugged(live.model, config, work, Runner(live.module, call, device, dtype), plugged)
 

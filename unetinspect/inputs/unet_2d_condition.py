@@ -94,8 +94,11 @@ def encoder_width(config: Config) -> int | None:
         ConfigError: The blocks with cross-attention do not agree on one width.
     """
     projection, projected = config["encoder_hid_dim_type"], config["encoder_hid_dim"]
-    # `add_embedding` of "text" reads them before any projection does; without a type diffusers takes text_proj.
-    if projected is not None and (projection in (None, "text_proj", "text_image_proj") or config["addition_embed_type"] == "text"):
+    # `add_embedding` of "text" reads them before any projection does; without a type diffusers takes text_proj. A loaded
+    # IP-Adapter (ip_image_proj, in a live UNet alone) keeps the text's projection beside its own.
+    if projected is not None and (
+        projection in (None, "text_proj", "text_image_proj", "ip_image_proj") or config["addition_embed_type"] == "text"
+    ):
         return int(projected)
     if projection == "image_proj":
         return None
