@@ -229,7 +229,10 @@ def test_union_is_given_one_image_of_the_first_kind() -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("controlnet-xs")])
 def test_nothing_that_is_plugged_in_has_skips_of_its_own(kind: str) -> None:
     """A way down without a way up concatenates nothing."""
+    counts = small(kind).totals.skips
+
     assert small(kind).skips == ()
+    assert (counts.produced, counts.consumed) == (0, 0)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("controlnet-xs")])

@@ -133,7 +133,8 @@ def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
         params=sum(numel for numel, _ in sizes),
         weight_bytes=sum(numel * itemsize for numel, itemsize in sizes),
         attention=count_attention(attentions),
-        skips=SkipCounts(produced=len(seen.produced), consumed=len({link.sources for link in seen.skips})),
+        # Without a way up, what the stages of a way down hand out (a ControlNet's residuals) are no skips.
+        skips=SkipCounts(produced=len(seen.produced) if seen.skips else 0, consumed=len({link.sources for link in seen.skips})),
     )
 
 

@@ -32,7 +32,7 @@ class AttentionCounts(Struct, frozen=True, kw_only=True, rename={"self_": "self"
 
 
 class SkipCounts(Struct, frozen=True, kw_only=True):
-    """Skip tensors that the UNet produced, and how many of them an up block concatenated."""
+    """Skip tensors that the UNet produced, and how many of them were concatenated; none at all where nothing concatenates any."""
 
     produced: int
     consumed: int

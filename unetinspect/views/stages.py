@@ -66,7 +66,7 @@ def _totals_line(trace: Trace) -> str:
 def skip_counts(trace: Trace) -> str:
     """Say whether every skip that was produced was consumed."""
     made, used = trace.totals.skips.produced, trace.totals.skips.consumed
-    if not used:
+    if not made and not used:
         return "no skips"
     sign = "=" if made == used else "!="
     return f"{plural(made, 'skip')} produced {sign} {used} consumed"
