@@ -243,6 +243,8 @@ def test_the_skips_of_a_unet_with_a_controlnet_are_those_of_the_unet(kind: str) 
 
     assert Counter(skip.target_stage for skip in record.skips) == {f"up_blocks.{block}": 3 for block in range(blocks)}
     assert all(skip.adds_up for skip in record.skips)
+    assert record.totals.skips.produced == record.totals.skips.consumed == 3 * blocks
+    assert sorted(skip.index for skip in record.skips) == list(range(3 * blocks))
 
 
 def test_the_default_unet_with_a_controlnet_has_the_12_skips_of_stable_diffusion() -> None:

@@ -115,7 +115,75 @@ def test_sd15_counts_in_the_fields_words() -> None:
         "16 transformer blocks, 32 attention layers: 16 self + 16 cross",
         "attention layers per block, down | mid | up: 4, 4, 4, 0 | 2 | 0, 6, 6, 6",
     ]
-    assert per_block_text(record.stages) == "4, 4, 4, 0 | 2 | 0, 6, 6, 6"
+    assert per_block_text(record.stages) == "down | mid | up: 4, 4, 4, 0 | 2 | 0, 6, 6, 6"
+
+
+def test_attention_without_processors_and_halves_of_a_u_are_said_in_words() -> None:
+    """UNet1DModel's layers stand beside the usual count; a ControlNet has no way up, and blocks are named as they are."""
+    assert attention_lines(traced("maestro-150k")) == [
+        "attention layers per block, down | mid | up: 0, 0, 0, 0, 0, 0, 0, 0, 3, 3, 3, 3, 3 | 6 | 3, 3, 3, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0",
+        "36 attention layers without an attention processor: unet.attn_processors, and others' counts, leave them out",
+    ]
+    assert attention_lines(traced("controlnet-sd15-canny"))[1] == "attention layers per block, down | mid: 4, 4, 4, 0 | 2"
+    assert attention_lines(traced("hopper-medium-v2-value-function")) == ["no attention layers"]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "lines"),
+    [
+        (
+            "controlnet-sd15-canny",
+            {},
+            [
+                "ControlNetModel has no skips: nothing that one stage made is concatenated in another",
+                "what it makes on its way down leaves it, to be added to a UNet's: 12 down_block_res_samples + 1 mid_block_res_sample",
+            ],
+        ),
+        ("amused-512", {}, ["UVit2DModel has no skips: nothing that one stage made is concatenated in another"]),
+        (
+            "stable-cascade-decoder",
+            {},
+            ["3 skips produced = 3 consumed", "read 7 times: a block that runs several times concatenates the same skip each time"],
+        ),
+        (
+            "kandinsky-3",
+            {},
+            [
+                "3 skips produced = 3 consumed",
+                "concatenated outside any block, in Kandinsky3UNet's own forward",
+                "hidden + skip is what the first convolution takes, in 3 of 3",
+            ],
+        ),
+        (
+            "sd15",
+            {"freeu": (1.2, 1.4, 0.9, 0.2), "res": 64},
+            [
+                "12 skips produced = 12 consumed",
+                "on their way, 6 of 12: filtered in the Fourier domain (those of up_blocks.0, up_blocks.1)",
+                "hidden + skip is what the first convolution takes, in 12 of 12",
+            ],
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_skips_that_are_not_those_of_stable_diffusion_are_said_in_words(model: str, options: dict[str, Any], lines: list[str]) -> None:
+    """None at all, one read several times, outside any block, changed on the way."""
+    record = traced(model, **options)
+
+    assert skip_lines(record) == lines
+    assert explain_skips(record)[-len(lines) :] == lines
+
+
+def test_the_way_of_a_skip_is_a_column_only_where_something_happened() -> None:
+    """What is added in a block's own body is named by the sources already."""
+    plain, summed, filtered = (
+        [column.header for column in skips_table(record).columns]
+        for record in (traced("sd15", res=64), traced("ncsnpp-church-256"), traced("sd15", res=64, freeu=(1.2, 1.4, 0.9, 0.2)))
+    )
+
+    assert "on its way" in filtered
+    assert "on its way" not in plain
+    assert "on its way" not in summed
 
 
 def test_headers_say_what_decided_each_size() -> None:

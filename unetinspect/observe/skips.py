@@ -66,6 +66,8 @@ class SkipWatch:
         self._stage_of = stage_of
         self._main_input = main_input
         self._targets: dict[ModuleCall, SkipLink] = {}
+        self._offered: dict[int, tuple[ModuleCall, ...]] = {}
+        self._read: set[tuple[ModuleCall, ...]] = set()
 
     def on_concat(self, operands: Sequence[Tensor], dim: int, output: Tensor) -> None:
         """Look at a concatenation, and remember it if one of its operands is a skip."""
@@ -79,11 +81,13 @@ class SkipWatch:
                 return
 
     def on_enter(self, call: ModuleCall, given: list[Any]) -> None:
-        """Let a call inside a stage take a concatenation that was made outside one."""
+        """Let a call inside a stage take a concatenation that was made outside one, or a tensor that the stage was offered."""
         if self._is_stage(call.path):
-            self._note_produced(given)
+            self._offered = {id(tensor): producers for producers, tensor in self._note_produced(given)}
         elif self._stage_of(call.path):
             for tensor in tensors_in(given):
+                if id(tensor) in self._offered:
+                    self._read.add(self._offered[id(tensor)])
                 link = self._provenance.of(tensor).marks.get(_CONCAT)
                 if link is not None and link.target is None:
                     self._take(link, call)
@@ -91,6 +95,7 @@ class SkipWatch:
     def on_leave(self, call: ModuleCall, output: Any) -> None:
         """Note the skips that a stage hands out."""
         if self._is_stage(call.path):
+            self._offered = {}
             self._note_produced(output if isinstance(output, tuple | list) else [output])
 
     def on_convolution(self, weight: Tensor, groups: int) -> None:
@@ -114,6 +119,9 @@ class SkipWatch:
                 between.append(link)
         last_place = next((link.place for link in reversed(between) if link.place is not None), None)
         kept = [link for link in between if link.place in (None, last_place)]
+        # ControlNet-XS offers its other stream's tensors too, which are read by a convolution and added: no skips here.
+        for producers in self._read - {link.sources for link in kept}:
+            self.produced.pop(producers, None)
         for link in kept:
             self.produced.setdefault(link.sources, link.skip_shape)
         return kept
@@ -160,8 +168,9 @@ class SkipWatch:
         link.target = call
         self._targets[call] = link
 
-    def _note_produced(self, values: list[Any] | tuple[Any, ...]) -> None:
+    def _note_produced(self, values: list[Any] | tuple[Any, ...]) -> list[tuple[tuple[ModuleCall, ...], Tensor]]:
         """Count the tensors that stand in a tuple or list beside a stage's own tensors, and come of the main input."""
+        noted = []
         for value in values:
             if isinstance(value, tuple | list):
                 for tensor in tensors_in(value):
@@ -169,6 +178,8 @@ class SkipWatch:
                     producers = self._producers(origin)
                     if producers and origin.descends_from(self._main_input):
                         self.produced.setdefault(producers, tuple(tensor.shape))
+                        noted.append((producers, tensor))
+        return noted
 
     def _is_stage(self, path: str) -> bool:
         return bool(path) and self._stage_of(path) == path

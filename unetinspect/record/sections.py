@@ -231,7 +231,7 @@ class PortFit(Struct, frozen=True, kw_only=True):
         name: The port, or the input that both are given.
         takes: The shape that the UNet takes, None: it has no such port.
         given: The shape that it is given, None: it is given none.
-        fits: Whether they are the same.
+        fits: Whether the one can be added to the other; of an input, whether both take the same.
         reason: Why they do not fit, None where they do.
     """
 

@@ -41,20 +41,22 @@ def attention_lines(trace: Trace) -> list[str]:
         layers = plural(counts.without_processor, "attention layer")
         word = "more " if counts.total else ""
         beside.append(f"{word}{layers} without an attention processor: unet.attn_processors, and others' counts, leave them out")
-    per_block = per_block_text(trace.stages)
     blocks = sum(stage.transformer_blocks for stage in trace.stages)
     kinds = " + ".join(f"{count} {kind}" for kind, count in _by_kind(counts))
     prefix = f"{plural(blocks, 'transformer block')}, " if blocks else ""
     first = [f"{prefix}{plural(counts.total, 'attention layer')}: {kinds}"] if counts.total else []
     if not _all_layers(counts):
         return ["no attention layers", *beside]
-    return [*first, *([f"attention layers per block, down | mid | up: {per_block}"] if per_block else []), *beside]
+    per_block = per_block_text(trace.stages)
+    return [*first, *([f"attention layers per block, {per_block}"] if per_block else []), *beside]
 
 
 def per_block_text(stages: Sequence[Stage]) -> str:
-    """Write the attention layers of each block: "4, 4, 4, 0 | 2 | 0, 6, 6, 6" for down, mid and up."""
+    """Write the attention layers of each block of the U: "down | mid | up: 4, 4, 4, 0 | 2 | 0, 6, 6, 6"; "" without blocks."""
     blocks: list[tuple[Role, int]] = [(stage.role, _all_layers(stage.attention)) for stage in stages if stage.role in ("down", "mid", "up")]
-    return " | ".join(", ".join(str(count) for _, count in group) for _, group in groupby(blocks, key=lambda block: block[0]))
+    groups = [(role, [str(count) for _, count in group]) for role, group in groupby(blocks, key=lambda block: block[0])]
+    roles, counts = " | ".join(role for role, _ in groups), " | ".join(", ".join(counts) for _, counts in groups)
+    return f"{roles}: {counts}" if groups else ""
 
 
 def _totals_line(trace: Trace) -> str:
