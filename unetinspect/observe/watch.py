@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unetinspect.observe import meta_kernels
 from unetinspect.observe.attention import AttentionProduct, AttentionWatch
 from unetinspect.observe.calls import CallStack, ModuleCall
 from unetinspect.observe.frames import FrameAxis
@@ -107,7 +108,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        output = func(*args, **kwargs)
+        output = meta_kernels.run(func, args, kwargs)
         if self.attention.fused:
             return output
         op, inputs, outputs = func.overloadpacket.__name__, tensors_in(args) + tensors_in(kwargs), tensors_in(output)

@@ -1,0 +1,108 @@
+"""What is made at once on meta is what torch computes on the CPU: shapes, dtypes, strides; the rest is left to torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from unetinspect.observe import meta_kernels
+
+aten = torch.ops.aten
+sides = st.integers(1, 5)
+dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])
+
+
+def described(value: Any) -> list[tuple[Any, ...]]:
+    """Return what a tensor on meta can be told by."""
+    tensors = value if isinstance(value, tuple) else (value,)
+    return [(tuple(tensor.shape), tensor.dtype, tensor.stride()) for tensor in tensors]
+
+
+def held_against_the_cpu(func: Any, *args: Any) -> None:
+    """Run on both devices, and demand that the kernel answered and not torch."""
+    on_meta = tuple(arg.to("meta") if isinstance(arg, Tensor) else arg for arg in args)
+    kernel = meta_kernels._KERNELS[func]
+
+    assert kernel(*on_meta) is not None
+    assert described(meta_kernels.run(func, on_meta, {})) == described(func(*args))
+
+
+@given(batch=sides, groups=sides, per_group=sides, height=sides, width=sides, weighted=st.booleans(), dtype=dtypes)
+def test_group_norm(*, batch: int, groups: int, per_group: int, height: int, width: int, weighted: bool, dtype: torch.dtype) -> None:
+    """A mean and a deviation for each group; half precision keeps them in its own dtype, as it does on the CPU."""
+    channels = groups * per_group
+    weight = torch.ones(channels, dtype=dtype) if weighted else None
+    hidden_states = torch.ones(batch, channels, height, width, dtype=dtype)
+
+    held_against_the_cpu(aten.native_group_norm.default, hidden_states, weight, weight, batch, channels, height * width, groups, 1e-5)
+
+
+@given(outer=st.lists(sides, min_size=1, max_size=3), inner=st.lists(sides, min_size=1, max_size=2), weighted=st.booleans(), dtype=dtypes)
+def test_layer_norm(outer: list[int], inner: list[int], weighted: bool, dtype: torch.dtype) -> None:
+    """A mean and a deviation for each place."""
+    weight = torch.ones(inner, dtype=dtype) if weighted else None
+
+    held_against_the_cpu(aten.native_layer_norm.default, torch.ones(*outer, *inner, dtype=dtype), inner, weight, weight, 1e-5)
+
+
+@given(rows=sides, features=sides, out=sides, transposed=st.booleans(), dtype=dtypes)
+def test_linear(rows: int, features: int, out: int, transposed: bool, dtype: torch.dtype) -> None:
+    """A linear layer gives its transposed weight."""
+    right = torch.ones(out, features, dtype=dtype).t() if transposed else torch.ones(features, out, dtype=dtype)
+
+    held_against_the_cpu(aten.addmm.default, torch.ones(out, dtype=dtype), torch.ones(rows, features, dtype=dtype), right)
+
+
+@pytest.mark.parametrize("func", [aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor], ids=str)
+@given(shape=st.lists(sides, max_size=4), dtype=dtypes)
+def test_elementwise(func: Any, shape: list[int], dtype: torch.dtype) -> None:
+    """Two tensors of one shape."""
+    held_against_the_cpu(func, torch.ones(shape, dtype=dtype), torch.ones(shape, dtype=dtype))
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a tensor without memory."""
+    return torch.empty(shape, device="meta", dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("func", "args"),
+    [
+        (aten.add.Tensor, (meta(2, 3), meta(3))),
+        (aten.add.Tensor, (meta(2, 3), 1.0)),
+        (aten.mul.Tensor, (meta(2, 3), meta(2, 3, dtype=torch.float16))),
+        (aten.div.Tensor, (meta(2, 3, dtype=torch.int64), meta(2, 3, dtype=torch.int64))),
+        (aten.mul.Tensor, (meta(2, 3).t(), meta(3, 2))),
+        (aten.addmm.default, (meta(1), meta(2, 3), meta(3, 4))),
+        (aten.add.Tensor, (meta(2, 3), torch.ones(()))),
+    ],
+    ids=str,
+)
+def test_what_is_not_plain_is_left_to_torch(func: Any, args: tuple[Any, ...]) -> None:
+    """Broadcasting, promotion, other layouts: torch's own answer."""
+    assert meta_kernels._KERNELS[func](*args) is None
+    assert described(meta_kernels.run(func, args, {})) == described(func(*args))
+
+
+@pytest.mark.parametrize(
+    ("func", "args"),
+    [
+        (aten.addmm.default, (meta(4), meta(2, 5), meta(3, 4))),
+        (aten.add.Tensor, (meta(2, 3), meta(2, 4))),
+        (aten.native_layer_norm.default, (meta(2, 3), [4], None, None, 1e-5)),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_fails_as_torch_fails(func: Any, args: tuple[Any, ...]) -> None:
+    """The error is torch's, to the word."""
+    with pytest.raises(RuntimeError) as ours:
+        meta_kernels.run(func, args, {})
+    with pytest.raises(RuntimeError) as theirs:
+        func(*args)
+
+    assert str(ours.value) == str(theirs.value)

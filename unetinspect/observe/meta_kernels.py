@@ -1,0 +1,90 @@
+"""Operations that torch decomposes in Python to find out their result on meta, where that is known at once: shapes alone.
+
+A pass on meta spends most of its time in a few such decompositions (a layer norm takes milliseconds), and nothing in
+them is data flow of the UNet. Each kernel here answers for the plain case, and returns None for every other, which torch
+then computes, or refuses with its own error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_aten = torch.ops.aten
+
+
+def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation; on meta, where its result is known at once, make that."""
+    kernel = _KERNELS.get(func)
+    if kernel is not None and not kwargs and args[0].is_meta:
+        result = kernel(*args)
+        if result is not None:
+            return result
+    return func(*args, **kwargs)
+
+
+def _native_group_norm(
+    hidden_states: Tensor, weight: Tensor | None, bias: Tensor | None, batch: int, channels: int, places: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the normalised tensor, and the mean and the inverse deviation of each group.
+
+    hidden_states    (batch, channels, ...)
+    mean, deviation  (batch, groups)
+    """
+    if hidden_states.numel() != batch * channels * places or channels % groups:
+        return None
+    result = torch.empty_like(hidden_states, memory_format=torch.contiguous_format)
+    return result, hidden_states.new_empty((batch, groups)), hidden_states.new_empty((batch, groups))
+
+
+def _native_layer_norm(
+    hidden_states: Tensor, normalized_shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return the normalised tensor, and the mean and the inverse deviation of each place.
+
+    hidden_states    (..., *normalized_shape)
+    mean, deviation  (..., 1, ...)
+    """
+    inner, outer = len(normalized_shape), hidden_states.shape[: -len(normalized_shape)]
+    if tuple(hidden_states.shape[-inner:]) != tuple(normalized_shape) or not _are_alike(normalized_shape, weight, bias):
+        return None
+    result = torch.empty_like(hidden_states, memory_format=torch.contiguous_format)
+    return result, hidden_states.new_empty((*outer, *[1] * inner)), hidden_states.new_empty((*outer, *[1] * inner))
+
+
+def _addmm(bias: Tensor, left: Tensor, right: Tensor) -> Tensor | None:
+    """Return bias + left @ right: a linear layer.
+
+    bias   (out_features,)
+    left   (rows, in_features)
+    right  (in_features, out_features)
+    """
+    fits = left.ndim == right.ndim == 2 and left.shape[1] == right.shape[0] and tuple(bias.shape) == tuple(right.shape[1:])
+    if not (fits and bias.dtype == left.dtype == right.dtype and bias.is_meta and right.is_meta):
+        return None
+    return left.new_empty((left.shape[0], right.shape[1]))
+
+
+def _elementwise(left: Any, right: Any) -> Tensor | None:
+    """Return the sum, product or quotient of two dense tensors of one shape and one floating-point dtype."""
+    if not (isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape and left.dtype == right.dtype):
+        return None
+    plain = left.is_floating_point() and right.is_meta and left.is_contiguous() and right.is_contiguous()
+    return torch.empty_like(left) if plain else None
+
+
+def _are_alike(shape: list[int], *tensors: Tensor | None) -> bool:
+    return all(tensor is None or tuple(tensor.shape) == tuple(shape) for tensor in tensors)
+
+
+_KERNELS: dict[Any, Callable[..., Any]] = {
+    _aten.native_group_norm.default: _native_group_norm,
+    _aten.native_layer_norm.default: _native_layer_norm,
+    _aten.addmm.default: _addmm,
+    _aten.add.Tensor: _elementwise,
+    _aten.mul.Tensor: _elementwise,
+    _aten.div.Tensor: _elementwise,
+}
