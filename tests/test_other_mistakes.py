@@ -18,6 +18,7 @@ from unetinspect.errors import ConfigError
 from unetinspect.inputs import Plan, builder_for
 from unetinspect.resolve import check_config, diffusers_class, resolve_config
 
+TEXTS_OF_ITS_OWN = KINDS["audioldm2-own-hidden-states"]
 HEADS = "and must be at most its"
 MISTAKES: list[tuple[Config, Config, str]] = [
     (
@@ -97,6 +98,13 @@ MISTAKES: list[tuple[Config, Config, str]] = [
         {"cross_attention_dim": [[12], [12] * 5]},
         "cross_attention_dim holds [12, 12, 12, 12, 12] for down_blocks.1, and must hold 4 widths at most",
     ),
+    (AUDIOLDM2, {"timestep_post_act": "tanh"}, "timestep_post_act is 'tanh', and must be one of: silu, swish, mish, gelu, relu"),
+    (AUDIOLDM2, {"time_embedding_dim": -4}, "time_embedding_dim is -4, and must be a whole number from 0 on"),
+    (
+        TEXTS_OF_ITS_OWN,
+        {"layers_per_block": 0},
+        "layers_per_block is 0 for down_blocks.0, and must be at least 1: its layers share its transformers out",
+    ),
     (AUDIOLDM2, {"mid_block_type": None}, "mid_block_type is None, and must be one of: UNetMidBlock2DCrossAttn"),
     (CONDITION, {"layers_per_block": [1, None]}, "layers_per_block holds None, and must hold whole numbers from 0 on"),
     (CONDITION, {"attention_head_dim": [33, 4]}, f"attention_head_dim is 33 for down_blocks.0, {HEADS} 32 channels"),
@@ -122,6 +130,12 @@ MISTAKES: list[tuple[Config, Config, str]] = [
     ),
     (TINY["simple-cross-attention"], {"attention_head_dim": 40}, f"attention_head_dim is 40 for down_blocks.0, {HEADS} 32 channels"),
     (PLAIN, {"attention_head_dim": 48}, f"attention_head_dim holds 48 for the down block 1, {HEADS} 32 channels"),
+    (
+        TINY["k-blocks"],
+        {"down_block_types": ["DownBlock2D", *TINY["k-blocks"]["down_block_types"][1:]]},
+        "norm_num_groups is null, which only K-blocks and skip blocks can do without",
+    ),
+    (PLAIN, {"num_class_embeds": 0}, "num_class_embeds is 0, and must be a whole number above 0"),
     (PLAIN, {"attn_norm_num_groups": 3}, "attn_norm_num_groups is 3, and must divide the 32 channels of the mid block"),
     (TINY["skip-blocks"], {"in_channels": 4}, "in_channels is 4, and must be 3: SkipDownBlock2D carries an image of 3 channels along"),
 ]
@@ -129,12 +143,26 @@ RUNS: list[tuple[Config, Config]] = [
     (PLAIN, {"act_fn": "SiLU"}),
     (PLAIN, {"down_block_types": ["DownBlock2D"] * 2, "downsample_type": "unread"}),
     (UVIT, {"intermediate_size": None}),
+    *((config, {"num_class_embeds": 0}) for config in (TINY["class-identity"], TINY["plain-class-identity"])),
+    (CONDITION, {"down_block_types": ["UNetResCrossAttnDownBlock2D", "DownBlock2D"]}),
     (CONDITION, {"time_embedding_dim": 0}),
     (PRIOR, {"num_attention_heads": [2, 4, None], "dropout": [0, 1, 7]}),
     *((config, {"sample_size": [8, 12]}) for config in (UNET_3D, I2VGEN, MOTION, SVD, xs(), UVIT)),
     (MOTION, {"cross_attention_dim": [24, 24]}),
     (SPARSE, {"cross_attention_dim": [24, 24], "motion_num_attention_heads": [2, 4]}),
 ]
+
+# What configs of others name, and what is said of it.
+NO_CLASS_OF_OURS = {
+    "UNetUnconditionalModel": "diffusers calls it UNet2DModel today; also rename the keys of an old config: image_size to sample_size,",
+    "NCSNpp": "diffusers calls it UNet2DModel today, with other keys: see `unetinspect config ncsnpp-church-256`",
+    "UNetGLIDEModel": "diffusers no longer has it",
+    "UNetFlatConditionModel": "it is the text UNet of Versatile Diffusion",
+    "ControlNetXSAdapter": "it runs inside a UNet alone: trace the UNetControlNetXSModel",
+    "InteractDiffusionUNet2DConditionModel": "if it is a UNet2DConditionModel with additions, that one is traced without them; supported:",
+    "UNet2DConditonModel": "did you mean UNet2DConditionModel? supported:",
+    "AutoencoderKL": "supported:",
+}
 
 
 def _ids(rows: list[Any]) -> list[str]:
@@ -157,6 +185,16 @@ def test_what_diffusers_runs_is_not_refused(config: Config, keys: Config) -> Non
     trace({**config, **keys}, device="meta", latent=None if "sample_size" in keys else 8)
 
     assert _runs({**config, **keys}, {**config, **keys})
+
+
+@pytest.mark.parametrize("name", NO_CLASS_OF_OURS)
+def test_a_class_that_cannot_be_traced_says_which_one_can(name: str) -> None:
+    """Old names, classes that are parts of others, and classes that others made of one; a stranger is not taken for a slip of the pen."""
+    with pytest.raises(ConfigError) as refused:
+        trace({"_class_name": name}, device="meta")
+
+    assert refused.value.message == f"{name} is not a UNet class that can be traced"
+    assert (refused.value.hint or "").startswith(NO_CLASS_OF_OURS[name])
 
 
 @pytest.mark.parametrize("kind", KINDS)

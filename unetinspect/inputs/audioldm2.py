@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_count, is_list
-from unetinspect.inputs.condition_rules import find_unusable, missing_partners, uneven_depths
+from unetinspect.inputs.condition_rules import check_time_values, find_unusable, missing_partners, uneven_depths
 from unetinspect.inputs.config_rules import (
     check_activation,
     check_block_lists,
     check_block_names,
     check_choice,
+    check_classes,
     check_counts,
     check_layers_per_block,
     check_sample_size,
@@ -67,14 +68,14 @@ class AudioLDM2Inputs(Builder):
             *check_block_names(config, "up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D")),
             *check_choice(config, "mid_block_type", ("UNetMidBlock2DCrossAttn",)),
             *check_counts(config, ["in_channels", "out_channels", "conv_in_kernel", "conv_out_kernel"]),
-            *check_counts(config, ["num_class_embeds", "time_cond_proj_dim"], optional=True),
+            *check_counts(config, ["time_cond_proj_dim"], optional=True),
+            *check_classes(config),
             *check_layers_per_block(config),
             *check_lengths(config, ["attention_head_dim", "cross_attention_dim"]),
             *check_set(config, ["norm_eps", "freq_shift", "mid_block_scale_factor", "downsample_padding"]),
             *check_activation(config, "act_fn"),
-            *check_activation(config, "time_embedding_act_fn", optional=True),
+            *check_time_values(config),
             *check_choice(config, "time_embedding_type", ("positional",)),
-            *check_choice(config, "resnet_time_scale_shift", ("default", "scale_shift")),
             *check_video_groups(config),
             *check_sample_size(config),
             *missing_partners(config),
@@ -131,6 +132,8 @@ def _block_problems(config: Config, block: Block) -> Iterator[str]:
     if not all(is_count(width) or (width is None and is_list(row)) for width in _row(config, block)):
         holds = f"holds {row!r} for {block.path}" if is_list(widths) else f"is {row!r}"
         yield f"cross_attention_dim {holds}, and must hold whole numbers above 0, or a row of them and of null"
+    if block.layers <= 0:
+        yield f"layers_per_block is {block.layers} for {block.path}, and must be at least 1: its layers share its transformers out"
     depth = entry(config["transformer_layers_per_block"], block.place)
     if not isinstance(depth, int):
         yield f"transformer_layers_per_block holds {depth!r} for {block.path}, and must hold a whole number"

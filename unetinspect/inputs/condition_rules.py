@@ -29,7 +29,8 @@ def check_time_values(config: Config) -> Iterator[str]:
     yield from check_activation(config, "time_embedding_act_fn", optional=True)
     yield from check_activation(config, "timestep_post_act", optional=True)
     yield from check_time_norm(config)
-    yield from check_dropout(config, "dropout")
+    if "dropout" in config:
+        yield from check_dropout(config, "dropout")
 
 
 def find_contradictions(config: Config) -> list[str]:

@@ -18,6 +18,12 @@ def check_counts(config: Config, keys: Iterable[str], *, optional: bool = False)
             yield f"{key} is {value!r}, and must be a whole number above 0"
 
 
+def check_classes(config: Config) -> Iterator[str]:
+    """Find a number of classes that is none; a `class_embed_type` leaves it unread."""
+    if config["class_embed_type"] is None:
+        yield from check_counts(config, ["num_class_embeds"], optional=True)
+
+
 def check_from_zero(config: Config, keys: Iterable[str]) -> Iterator[str]:
     """Find keys that hold neither null nor a whole number from 0 on; diffusers takes 0 for null."""
     for key in keys:
@@ -133,15 +139,17 @@ def check_time_norm(config: Config) -> Iterator[str]:
 def check_groups(config: Config) -> Iterator[str]:
     """Find channels that the group norms cannot divide. Source: torch's GroupNorm.
 
-    K-blocks and skip blocks choose their own groups, so a UNet that has any is left to diffusers.
+    K-blocks and skip blocks choose their own groups, so the channels of a UNet that has any are left to diffusers.
     """
     groups, channels = config.get("norm_num_groups"), config.get("block_out_channels")
     lists = [config.get(key) for key in ("down_block_types", "up_block_types")]
     kinds = [str(kind).removeprefix("UNetRes") for blocks in lists if is_list(blocks) for kind in blocks]
-    if any(kind.startswith("K") or "Skip" in kind for kind in kinds):
-        return
-    if groups is None:
+    choosing = [kind for kind in kinds if kind.startswith("K") or "Skip" in kind]
+    # A down block without layers has no group norm; where there are such, a mixed UNet is left to diffusers.
+    if groups is None and (not choosing or (len(choosing) < len(kinds) and is_count(config.get("layers_per_block")))):
         yield "norm_num_groups is null, which only K-blocks and skip blocks can do without"
+    if choosing:
+        return
     if not is_count(groups) or not is_list(channels):
         return
     uneven = sorted({channel for channel in channels if is_count(channel) and channel % groups})
