@@ -11,10 +11,18 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from tests import kinds_other, kinds_plugs, kinds_video
 from tests.tiny import KINDS, traced
 from unetinspect import Trace, trace
 from unetinspect.build import make_inputs
 from unetinspect.inputs import InputSpec
+
+# The first config of each class that is no image UNet.
+OTHER_CLASSES = {
+    config["_class_name"]: config
+    for kinds in (kinds_video.KINDS, kinds_plugs.KINDS, kinds_other.KINDS)
+    for config in reversed(kinds.values())
+}
 
 
 class Witness(TorchFunctionMode):
@@ -114,6 +122,16 @@ def test_cuda_and_meta_give_the_same_record(kind: str) -> None:
 
     assert on_cuda.run.device == "cuda:0"
     assert _without_device(on_cuda) == _without_device(traced(kind))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("class_name", OTHER_CLASSES)
+def test_every_other_class_gives_the_same_record_on_every_device(class_name: str, device: str) -> None:
+    """One config of each class; the files of those classes hold many more against a pass by hand."""
+    on_device, on_meta = (trace(OTHER_CLASSES[class_name], device=where) for where in (device, "meta"))
+
+    assert on_device.run.device.partition(":")[0] == device
+    assert _without_device(on_device) == _without_device(on_meta)
 
 
 @pytest.mark.cuda

@@ -29,9 +29,15 @@ def test_json_has_the_promised_sections_and_plain_values() -> None:
     """Shapes are arrays, counts are integers, absent values are null, names are those of the contract."""
     record = json.loads(traced("sd15").to_json())
 
-    assert list(record) == ["schema", "model", "run", "output", "totals", "stages", "skips", "attentions", "modules"]
+    sections = ["schema", "model", "run", "output", "totals", "stages", "skips", "attentions", "modules", "outputs", "ports"]
+    assert list(record) == sections
     assert record["schema"] == SCHEMA
-    assert record["totals"]["attention"] == {"self": 16, "cross": 16, "joint": 0, "temporal": 0, "pooling": 0, "total": 32}
+    assert record["totals"]["attention"] == {
+        "self": 16,
+        "cross": 16,
+        "total": 32,
+        **dict.fromkeys(("joint", "temporal", "pooling", "without_processor"), 0),
+    }
     assert record["totals"]["skips"] == {"produced": 12, "consumed": 12}
     assert record["totals"]["macs"] is None
     assert record["output"] == {"shape": [2, 4, 64, 64], "dtype": "float32"}
@@ -41,6 +47,7 @@ def test_json_has_the_promised_sections_and_plain_values() -> None:
         "dtype": "float32",
         "axes": ["batch", "in_channels", "height", "width"],
         "config_key": "in_channels, sample_size",
+        "value": None,
     }
     assert record["skips"][0] == {
         "index": 11,
@@ -61,6 +68,8 @@ def test_json_has_the_promised_sections_and_plain_values() -> None:
         "conv_channels": 2560,
         "shortcut": "up_blocks.0.resnets.0.conv_shortcut",
         "call": 0,
+        "concat_in": "up_blocks.0",
+        "changes": [],
     }
     assert {"path", "stage", "index", "kind", "processor", "heads", "head_dim", "query_shape", "map_shape", "map_bytes", "macs"} <= set(
         record["attentions"][0]
@@ -105,6 +114,25 @@ def test_a_record_that_was_cut_off_is_refused_in_a_sentence(cut: int) -> None:
     text = traced("plain").to_json()
     with pytest.raises(SourceError, match="this is not a whole trace"):
         Trace.from_json(text[: cut % len(text)])
+
+
+def test_a_trace_that_was_saved_before_fields_were_added_is_read() -> None:
+    """What is added within a schema version has a value for those that do not have it."""
+    record = traced("conditioned")
+    saved = json.loads(record.to_json())
+    for section in ("outputs", "ports"):
+        del saved[section]
+    for field in ("medium", "frames", "frames_from", "freeu", "plugged"):
+        del saved["run"][field]
+    for skip in saved["skips"]:
+        del skip["concat_in"], skip["changes"]
+    del saved["totals"]["attention"]["without_processor"], saved["model"]["module"]
+    read = Trace.from_json(json.dumps(saved))
+
+    assert read.run == record.run
+    assert read.model == record.model
+    assert read.attentions == record.attentions
+    assert [skip.source for skip in read.skips] == [skip.source for skip in record.skips]
 
 
 def test_a_newer_schema_is_refused_with_both_names() -> None:
