@@ -162,8 +162,8 @@ KINDS: dict[str, Config] = {
     "unet1d-value-function-of-two": {**VALUE_FUNCTION, "up_block_types": ["UpResnetBlock1D"], "mid_block_type": "MidResTemporalBlock1D"}
     | {"downsample_each_block": False, "block_out_channels": [16, 128]},
     "kandinsky3": KANDINSKY,
-    "kandinsky3-two-levels": {**KANDINSKY, "block_out_channels": [16, 32], "layers_per_block": 3},
-    "kandinsky3-one-level": {**KANDINSKY, "block_out_channels": [16]},
+    "kandinsky3-two-levels": {**KANDINSKY, "block_out_channels": [16, 32]},
+    "kandinsky3-one-level": {**KANDINSKY, "block_out_channels": [16], "layers_per_block": 3},
     "cascade-prior": PRIOR,
     "cascade-prior-switched": {**PRIOR, "switch_level": [True]},
     "cascade-prior-text-alone": {**PRIOR, "clip_image_in_channels": None},

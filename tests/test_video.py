@@ -62,7 +62,7 @@ def test_attention_along_the_frames_is_told_from_attention_in_space(kind: str) -
 
 @pytest.mark.parametrize(
     ("frames", "latent", "batch"),
-    [(4, "2x2", 1), (4, "2x2", 4), (2, "1x2", 1), (2, "2x1", 1), (6, "3x2", 1), (8, "2x4", 4), (8, "16", 1), (2, "1x1", 2), (7, "5x7", 1)],
+    [(4, "2x2", 4), (2, "1x2", 1), (2, "2x1", 1), (6, "3x2", 1), (8, "2x4", 4), (2, "1x1", 2), (7, "5x7", 1)],
 )
 @pytest.mark.parametrize("kind", ["unet3d", "motion", "svd"])
 def test_frames_and_pixels_that_are_as_many_are_not_mixed_up(kind: str, frames: int, latent: str, batch: int) -> None:
@@ -123,8 +123,7 @@ def test_no_module_is_left_out(kind: str) -> None:
     assert left_out == []
 
 
-@pytest.mark.parametrize("latent", ["1x3", "5x7", "9x4"])
-@pytest.mark.parametrize("kind", ONE_OF_EACH)
+@pytest.mark.parametrize(("kind", "latent"), [*((kind, "5x7") for kind in ONE_OF_EACH), ("unet3d", "1x3"), ("svd", "9x4")])
 def test_odd_sizes_and_frames_are_the_same_on_the_cpu(kind: str, latent: str) -> None:
     """A real pass at a size that no level halves evenly differs from the weight-less one in the device's name alone."""
     on_meta, on_cpu = (trace(KINDS[kind], device=device, latent=latent, frames=2, tokens=3) for device in ("meta", "cpu"))

@@ -167,11 +167,10 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_config_that_runs_is_refused(kind: str) -> None:
-    """Each of the small configs is built and run by diffusers, and none of them has a problem."""
+    """None of the small configs has a problem; that diffusers builds and runs each is seen where they are traced."""
     config = resolve_config(KINDS[kind])
 
     assert builder_for(config.class_name).problems(config.values) == []
-    assert _runs(KINDS[kind], KINDS[kind])
 
 
 @pytest.mark.parametrize("key", ["motion", "sparse-controlnet"])
