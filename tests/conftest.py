@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -15,6 +16,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for _variable in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "HF_ENDPOINT", "HF_TOKEN"):
     os.environ.pop(_variable, None)
 
+
+# Records that are kept for later tests are many small objects, and looking through them for garbage is a quarter of the time.
+gc.set_threshold(100_000, 20, 50)
 
 # On a busy machine one example may take long; in CI the same examples are tried each time.
 settings.register_profile("local", deadline=None, max_examples=60)
