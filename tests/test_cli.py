@@ -102,8 +102,12 @@ def test_a_part_of_the_tree(cli: Any, tiny: str) -> None:
 
 
 def test_a_filter_that_leaves_nothing_says_what_there_is(cli: Any, tiny: str) -> None:
-    """An empty answer names the numbers of query tokens that the UNet has."""
-    assert "none of the layers is like that; their query tokens are 64, 256" in cli("attn", tiny, "--tokens-at", "64")[1]
+    """An empty answer names the kinds, the numbers of query tokens and the stages that there are."""
+    out = cli("attn", tiny, "--tokens-at", "64")[1]
+
+    assert (
+        "none of the layers is like that: they are self, cross, with 64, 256 query tokens, in down_blocks.0, mid_block, up_blocks.1" in out
+    )
 
 
 def test_ctrl_c_ends_with_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

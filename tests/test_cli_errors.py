@@ -100,7 +100,7 @@ SUPPORTED = (
             ["attn", "--stage", "upblocks.1"],
             2,
             "--stage upblocks.1: sd15 has no such stage",
-            "it has up_blocks, up_blocks.0, up_blocks.1, up_blocks.2, up_blocks.3",
+            "did you mean one of up_blocks, up_blocks.0, up_blocks.1, up_blocks.2, up_blocks.3?",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -132,6 +132,14 @@ def test_nearest_sizes_in_sample_cells(latent: Any, nearest: str) -> None:
         trace("ddpm-cat-256", latent=latent, device="meta")
 
     assert raised.value.hint == f"the nearest sizes that run: {nearest}"
+
+
+def test_the_next_size_of_all_is_tried_too() -> None:
+    """A convolution with an even kernel makes the sample smaller by one, so that odd sizes run and even ones do not."""
+    with pytest.raises(ForwardError) as raised:
+        trace({**CONDITION, "conv_in_kernel": 2}, device="meta")
+
+    assert raised.value.hint == "the nearest sizes that run: --latent 15 or --latent 17"
 
 
 def test_a_wrong_config_gets_every_mistake_at_once(cli: Any, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -72,9 +74,9 @@ def test_one_that_does_not_fit_is_told_where(cli: Any) -> None:
     code, out, err = cli("ports", "unet.json", "--with", "other.json", "--device", "meta")
 
     assert (code, err) == (0, "")
-    assert "other.json (ControlNetModel) does not fit unet.json: 3 of 6 tensors" in out
+    assert "other.json (ControlNetModel) does not fit unet.json: 3 of 6 tensors differ" in out
     assert "down_block_additional_residuals.3 is (2, 96, 8, 8), and the UNet takes (2, 64, 8, 8)" in out
-    assert "both are given one encoder_hidden_states, and other.json takes (2, 77, 40)" in out
+    assert "both are given one encoder_hidden_states: the UNet takes (2, 77, 24), other.json (2, 77, 40)" in out
 
 
 @pytest.mark.usefixtures("folder")
@@ -139,7 +141,7 @@ def test_freeu_is_seen_in_the_skips(cli: Any) -> None:
         (
             ["--with", "other.json"],
             2,
-            "--with other.json: it does not fit unet.json: ",
+            "other.json does not fit unet.json: ",
             "`unetinspect ports unet.json --with other.json` shows each tensor",
         ),
     ],
@@ -154,6 +156,24 @@ def test_mistakes_get_a_sentence_and_a_hint(cli: Any, arguments: list[str], code
     assert (found, out) == (code, "")
     assert first.startswith(f"error: {error}")
     assert hint in second
+
+
+@pytest.mark.usefixtures("folder")
+def test_one_thing_is_plugged_in_at_a_time(cli: Any) -> None:
+    """A second --with is not taken in silence."""
+    code, out, err = cli("trace", "unet.json", "--with", "controlnet.json", "--with", "other.json")
+
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --with is given 2 times, and one thing is plugged in at a time\nhint: ")
+
+
+@pytest.mark.usefixtures("folder")
+def test_changes_are_json_in_a_spreadsheet(cli: Any) -> None:
+    """A list of records has no place in one cell but as JSON."""
+    _, text, _ = cli("skips", "unet.json", "--with", "controlnet.json", "--format", "csv", "--device", "meta")
+    rows = list(csv.DictReader(io.StringIO(text)))
+
+    assert [json.loads(row["changes"])[0]["kind"] for row in rows] == ["sum"] * 4
 
 
 @pytest.mark.usefixtures("folder")

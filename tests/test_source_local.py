@@ -243,6 +243,7 @@ def test_saved_trace(here):
         source=Source(kind="trace", location="t.json"),
         vae_scale_factor=4,
         vae_scale_from="vqvae/config.json",
+        medium="image",
         trace=record,
     )
     assert read_model("-", stdin=io.StringIO(record.to_json())).trace == record

@@ -129,6 +129,24 @@ def test_attention_without_processors_and_halves_of_a_u_are_said_in_words() -> N
 
 
 @pytest.mark.parametrize(
+    ("model", "line", "blocks"),
+    [
+        ("svd-xt", "32 transformer blocks, 64 attention layers: 16 self + 32 cross + 16 temporal", "8, 8, 8, 0 | 4 | 0, 12, 12, 12"),
+        ("amused-512", "22 transformer blocks, 56 attention layers: 22 self + 34 cross", f"6 | {', '.join(['2'] * 22)} | 6"),
+        ("stable-cascade-prior", "64 attention layers: 64 joint", "8, 24 | 24, 8"),
+    ],
+)
+def test_all_attention_layers_stand_in_blocks(model: str, line: str, blocks: str) -> None:
+    """Blocks of videos and of aMUSEd are transformer blocks too; what stands between blocks has no place in the line."""
+    record = traced(model)
+    first, second = attention_lines(record)
+
+    assert first == line
+    assert second.endswith(f": {blocks}")
+    assert sum(map(int, re.findall(r"\d+", blocks))) == record.totals.attention.total
+
+
+@pytest.mark.parametrize(
     ("model", "options", "lines"),
     [
         (

@@ -24,6 +24,9 @@ from unetinspect.record import (
 )
 from unetinspect.stages import StageOf, roles_of, stage_finder
 
+_RESNETS = ("resnets",)  # and Kandinsky 3's resnets_in and resnets_out
+_TRANSFORMERS = ("transformer_blocks", "temporal_transformer_blocks", "transformer_layers")  # of images, of videos, of aMUSEd
+
 
 def stage_finder_of(root: nn.Module) -> StageOf:
     """Return the function from a path of this module tree to its stage."""
@@ -117,8 +120,8 @@ def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
             class_name=type(root.get_submodule(stage)).__name__,
             in_shape=inside[0].in_shape,
             out_shape=_outermost_last(inside).out_shape,
-            resnets=_items_of_lists(inside, "resnets"),
-            transformer_blocks=_items_of_lists(inside, "transformer_blocks"),
+            resnets=_items_of_lists(inside, _RESNETS),
+            transformer_blocks=_items_of_lists(inside, _TRANSFORMERS),
             attention=count_attention(attention for attention in attentions if attention.stage == stage),
             params=sum(parameter.numel() for parameter in root.get_submodule(stage).parameters()),
         )
@@ -186,12 +189,12 @@ def _processor_paths(root: nn.Module) -> list[str]:
     return [path for path, module in root.named_modules() if hasattr(type(module), "get_processor")]
 
 
-def _items_of_lists(calls: list[ModuleCall], name: str) -> int:
-    """Count the modules that ran and stand in a list of that name (`resnets`, or Kandinsky 3's `resnets_in`)."""
+def _items_of_lists(calls: list[ModuleCall], names: tuple[str, ...]) -> int:
+    """Count the modules that ran and stand in a list whose name begins with one of these."""
     found = set()
     for call in calls:
         *_, holder, item = ("", *call.path.split("."))
-        if holder.startswith(name) and item.isdigit():
+        if holder.startswith(names) and item.isdigit():
             found.add(call.path)
     return len(found)
 

@@ -50,11 +50,12 @@ def _scaled(size: Size, factor: int) -> str:
 def _nearest_sizes(runs: Callable[[Size], bool], halvings: int, size: Size) -> list[Size]:
     """Find the nearest smaller and larger sample sizes that run, by running them.
 
-    A U halves its sample a few times, so that multiples of ever higher powers of 2 are tried, and powers of 2 below.
+    A U halves its sample a few times, so that multiples of ever higher powers of 2 are tried; before them the next size
+    of all, since a convolution that makes the sample larger or smaller by one shifts those that fit.
     """
     steps = [2**power for power in range(1, halvings + 1)]
-    below = [tuple(max(side // step, 1) * step for side in size) for step in steps]
-    above = [tuple(-(-side // step) * step for side in size) for step in steps]
+    below = [tuple(max(side - 1, 1) for side in size), *(tuple(max(side // step, 1) * step for side in size) for step in steps)]
+    above = [tuple(side + 1 for side in size), *(tuple(-(-side // step) * step for side in size) for step in steps)]
     found: list[Size] = []
     for candidates in (below, above):
         untried = [candidate for candidate in dict.fromkeys(candidates) if candidate != size]

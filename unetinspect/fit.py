@@ -57,6 +57,8 @@ def find_fit(unet: Trace, plugged: Trace) -> Fit:
     takes = {port.name: port.shape for port in unet.ports if port.name.partition(".")[0] in lists}
     optional = {port.name for port in unet.ports if port.kind == "t2i-adapter"}  # an adapter may give fewer features
     names = [name for name in dict.fromkeys((*takes, *given)) if name in given or name not in optional]
+    firsts = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    names.sort(key=lambda name: firsts.index(name.partition(".")[0]))  # what one side has more of stands behind its like
     rows = [_row(name, takes.get(name), given.get(name), plugged) for name in names]
     rows += _shared(unet, plugged)
     return Fit(
@@ -103,7 +105,9 @@ def _shared(unet: Trace, plugged: Trace) -> Iterator[PortFit]:
             continue
         takes = own.get(spec.name)
         same = takes is not None and takes[1:-1] == spec.shape[1:-1] and takes[-1] in _widths(spec.name, spec.shape, plugged)
-        reason = None if same else f"both are given one {spec.name}, and {plugged.model.name} takes {format_shape(spec.shape)}"
+        takes_text = "takes none" if takes is None else f"takes {format_shape(takes)}"
+        words = f"both are given one {spec.name}: the UNet {takes_text}, {plugged.model.name} {format_shape(spec.shape)}"
+        reason = None if same else words
         yield PortFit(name=spec.name, takes=takes, given=spec.shape, fits=same, reason=reason)
 
 

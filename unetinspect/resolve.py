@@ -88,8 +88,9 @@ def check_config(config: ResolvedConfig, *, name: str) -> None:
     problems = [*types.values(), *rules]
     if problems:
         mistakes = "this mistake" if len(problems) == 1 else f"these {len(problems)} mistakes"
+        subject = "this" if name == config.class_name else name
         raise ConfigError(
-            f"{name} is no {config.class_name} that diffusers can build or run, for {mistakes} in its config:",
+            f"{subject} is no {config.class_name} that diffusers can build or run, for {mistakes} in its config:",
             problems=problems,
             hint="mend the config, or try values with --set key=value",
         )

@@ -33,14 +33,15 @@ def roles_of(names: Sequence[str], from_sample: Collection[str]) -> list[Role]:
     """Return the role of each stage, given in execution order.
 
     diffusers names the three parts of a U itself: down_blocks, mid_block, up_blocks. Of the rest, a stage that does not
-    depend on `sample` makes an embedding; the others stand before the first block ("in") or after it ("out").
+    depend on `sample` makes an embedding; the others stand before the first block ("in"), after the last ("out"), or
+    between them ("mid": aMUSEd's `transformer_layers`).
     """
+    parts = [next((part for part in _PARTS if name.startswith(part)), None) for name in names]
+    blocks = [place for place, part in enumerate(parts) if part is not None]
     roles: list[Role] = []
-    for name in names:
-        part: Role | None = next((part for part in _PARTS if name.startswith(part)), None)
-        if part is None and name not in from_sample:
-            part = "embed"
-        if part is None:
-            part = "out" if any(role in _PARTS for role in roles) else "in"
-        roles.append(part)
+    for place, (name, part) in enumerate(zip(names, parts, strict=True)):
+        if part is not None or name not in from_sample:
+            roles.append(part or "embed")
+        else:
+            roles.append("in" if not blocks or place < blocks[0] else "out" if place > blocks[-1] else "mid")
     return roles

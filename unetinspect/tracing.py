@@ -93,7 +93,7 @@ def _plug_in(work: Work, record: Trace, plugged: LoadedModel) -> Work:
     if not fit.fits:
         wrong = next(row for row in fit.rows if not row.fits)
         raise UsageError(
-            f"--with {plugged.name}: it does not fit {record.model.name}: {wrong.reason}",
+            f"{plugged.name} does not fit {record.model.name}: {wrong.reason}",
             hint=f"`unetinspect ports {record.model.name} --with {plugged.name}` shows each tensor",
         )
     return replace(work, specs=(*work.specs, *residual_specs(given)), plugged=plugged.name)

@@ -54,7 +54,7 @@ def skips(
 def attn(
     options: TraceOptions,
     kind: Annotated[Literal["self", "cross", "joint", "temporal", "pooling"] | None, typer.Option(help="Only layers of this kind.")] = None,
-    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage, or these: up_blocks.1, up_blocks.")] = None,
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1), or all of a list (up_blocks).")] = None,
     tokens_at: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Only layers that work on a map of this size: 16x16 is 256 query tokens.")
     ] = None,
@@ -77,7 +77,7 @@ def attn(
 def tree(
     options: TraceOptions,
     depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet or the stage; default: all.")] = None,
-    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage, or these: up_blocks.1, up_blocks.")] = None,
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1), or all of a list (up_blocks).")] = None,
 ) -> None:
     """The module tree as print(unet) shows it, repeats folded, with observed shapes.
 
@@ -140,8 +140,9 @@ def _check_stage(stage: str | None, record: Trace) -> None:
     names = [found.name for found in record.stages]
     known = list(dict.fromkeys(part for name in names for part in (name.partition(".")[0], name)))
     if stage is not None and stage not in known:
-        close = sorted(nearest_names(stage, known, count=5) or known, key=known.index)
-        raise UsageError(f"--stage {stage}: {record.model.name} has no such stage", hint=f"it has {', '.join(close)}")
+        close = sorted(nearest_names(stage, known, count=5), key=known.index)
+        hint = f"did you mean one of {', '.join(close)}?" if close and "," not in stage else f"it takes one of {', '.join(known)}"
+        raise UsageError(f"--stage {stage}: {record.model.name} has no such stage", hint=hint)
 
 
 def _in_stage(name: str, stage: str | None) -> bool:

@@ -66,7 +66,7 @@ class TraceOptions(ModelOptions, frozen=True, kw_only=True):
         str | None, typer.Option(metavar="B1,B2,S1,S2", help="Switch FreeU on with these factors.", rich_help_panel=_PLUGS)
     ] = None
     plugged: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option("--with", metavar="MODEL", help="Plug a ControlNet or T2I-Adapter in; named as MODEL is.", rich_help_panel=_PLUGS),
     ] = None
     device: Annotated[str, typer.Option(help="auto, meta, cpu, cuda or cuda:N; auto is CUDA if there is one.", rich_help_panel=_RUN)] = (

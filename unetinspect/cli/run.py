@@ -17,14 +17,13 @@ from unetinspect.source import LoadedModel, read_model
 def traced(options: TraceOptions, output: Output) -> Trace:
     """Return the trace that the options ask for; a saved one as it is, unless they ask for another pass."""
     request = _request(options)
-    plugged = None if options.plugged is None else _read(options, output, options.plugged)
-    return _traced(options, output, request, plugged)
+    return _traced(options, output, request, _read_plugged(options, output))
 
 
 def traced_to_fit(options: TraceOptions, output: Output) -> tuple[Trace, Fit | None]:
     """Return the trace without what `--with` names, and how that would fit; None where it names nothing."""
     request = _request(options)
-    plugged = None if options.plugged is None else _read(options, output, options.plugged)
+    plugged = _read_plugged(options, output)
     record = _traced(options, output, request, None)
     if plugged is None:
         return record, None
@@ -110,6 +109,13 @@ def _read(options: ModelOptions, output: Output, name: str) -> LoadedModel:
     )
     output.note(*model.notes)
     return model
+
+
+def _read_plugged(options: TraceOptions, output: Output) -> LoadedModel | None:
+    names = options.plugged or []
+    if len(names) > 1:
+        raise UsageError(f"--with is given {len(names)} times, and one thing is plugged in at a time", hint=f"--with {names[0]} alone")
+    return _read(options, output, names[0]) if names else None
 
 
 def _request(options: TraceOptions) -> Request:

@@ -76,7 +76,7 @@ class Stage(Struct, frozen=True, kw_only=True):
         in_shape: The first tensor that it was given.
         out_shape: The first tensor that it returned.
         resnets: Modules of its `resnets` lists that ran.
-        transformer_blocks: Modules of `transformer_blocks` lists that ran.
+        transformer_blocks: Modules of `transformer_blocks`, `temporal_transformer_blocks` and `transformer_layers` lists that ran.
         attention: Its attention layers.
         params: Its parameters.
     """

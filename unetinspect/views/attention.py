@@ -37,9 +37,15 @@ def _below(trace: Trace, attentions: Sequence[Attention]) -> list[str]:
     lines = attention_lines(trace)
     if len(attentions) < len(trace.attentions):
         lines.insert(0, f"{len(attentions)} shown of {len(trace.attentions)}")
-    if not attentions:
+    if trace.attentions and not attentions:
+        kinds = dict.fromkeys(layer.kind for layer in trace.attentions)
+        stages = dict.fromkeys(layer.stage for layer in trace.attentions)
         tokens = sorted({layer.query_shape[2] for layer in trace.attentions})
-        lines.insert(1, f"none of the layers is like that; their query tokens are {', '.join(map(str, tokens)) or 'none'}")
+        lines.insert(
+            1,
+            f"none of the layers is like that: they are {', '.join(kinds)}, with {', '.join(map(str, tokens))} query tokens, "
+            f"in {', '.join(stages)}",
+        )
     fused = sum(not layer.materialised for layer in attentions)
     held = len(attentions) - fused
     if fused:

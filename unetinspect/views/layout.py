@@ -41,6 +41,8 @@ def fit(table: Table, width: int | None, *, shorten: bool = True) -> Layout:
         return full
     if table.group is not None:
         full = _grouped(table, table.group)
+    if least_width(full) > width:
+        full = _without_empty(full)
     while least_width(full) > width:
         fewer = _without_one(full)
         if fewer is None:
@@ -83,6 +85,14 @@ def _grouped(table: Table, group_of: Callable[[Row], str]) -> Layout:
         current = group
         lines.append(("  " + first.removeprefix(f"{group}.") if group else first, *others))
     return Layout(columns, tuple(lines))
+
+
+def _without_empty(layout: Layout) -> Layout:
+    """Take away the columns that may go and hold nothing; nobody misses them."""
+    rows = [line for line in layout.lines if len(line) == len(layout.columns)]
+    kept = [place for place, column in enumerate(layout.columns) if not column.drop or any(row[place].strip() for row in rows)]
+    lines = tuple(line if len(line) < len(layout.columns) else tuple(line[place] for place in kept) for line in layout.lines)
+    return replace(layout, columns=tuple(layout.columns[place] for place in kept), lines=lines)
 
 
 def _without_one(layout: Layout) -> Layout | None:

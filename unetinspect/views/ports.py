@@ -19,11 +19,12 @@ def ports_table(trace: Trace) -> Table:
             Column("port", _name, path=True),
             Column("shape", lambda port: format_shape(port.shape)),
             Column("added to, or read by", lambda port: port.joins, path=True, drop=1),
-            Column("plugs in", lambda port: _KINDS[port.kind], drop=3),
+            Column("plugs in", lambda port: _KINDS[port.kind], in_heading=True),
         ),
         rows=[port for port in trace.ports if not port.name.endswith(".to_v_ip")],
         above=header(trace.model, trace.run),
         below=list(_port_lines(trace)),
+        group=lambda port: _KINDS[port.kind],
         records=trace.ports,
     )
 
@@ -40,6 +41,7 @@ def fit_table(trace: Trace, fit: Fit) -> Table:
         rows=fit.rows,
         above=[*header(trace.model, trace.run), f"given:  by {fit.name} ({fit.class_name})"],
         below=fit_lines(trace, fit),
+        group=lambda row: row.name.rpartition(".")[0],
     )
 
 
@@ -52,7 +54,7 @@ def fit_lines(trace: Trace, fit: Fit) -> list[str]:
         return [f"{subject} does not fit {trace.model.name}: {trace.model.class_name} has no port for what it gives"]
     wrong = [row for row in fit.rows if not row.fits]
     return [
-        f"{subject} does not fit {trace.model.name}: {len(wrong)} of {plural(len(fit.rows), 'tensor')}",
+        f"{subject} does not fit {trace.model.name}: {len(wrong)} of {plural(len(fit.rows), 'tensor')} differ",
         *(f"  {line}" for line in (*_miscounted(trace, fit), *_misshapen(wrong))),
     ]
 

@@ -53,7 +53,9 @@ def attention_lines(trace: Trace) -> list[str]:
 
 def per_block_text(stages: Sequence[Stage]) -> str:
     """Write the attention layers of each block of the U: "down | mid | up: 4, 4, 4, 0 | 2 | 0, 6, 6, 6"; "" without blocks."""
-    blocks: list[tuple[Role, int]] = [(stage.role, _all_layers(stage.attention)) for stage in stages if stage.role in ("down", "mid", "up")]
+    blocks: list[tuple[Role, int]] = [
+        (stage.role, _all_layers(stage.attention)) for stage in stages if _is_block(stage) and stage.role in ("down", "mid", "up")
+    ]
     groups = [(role, [str(count) for _, count in group]) for role, group in groupby(blocks, key=lambda block: block[0])]
     roles, counts = " | ".join(role for role, _ in groups), " | ".join(", ".join(counts) for _, counts in groups)
     return f"{roles}: {counts}" if groups else ""
@@ -78,6 +80,11 @@ def _idle(trace: Trace) -> list[str]:
     """Own up to parameters of modules that this pass did not run, so that the column adds up to the total."""
     idle = trace.totals.params - sum(stage.params for stage in trace.stages)
     return [f"{format_count(idle)} params stand outside these stages or were not run"] if idle > 0 else []
+
+
+def _is_block(stage: Stage) -> bool:
+    """Tell a block from what stands between blocks: Stable Cascade's `down_downscalers`, aMUSEd's projections."""
+    return "block" in stage.name or bool(_all_layers(stage.attention))
 
 
 def _all_layers(counts: AttentionCounts) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -72,6 +73,8 @@ def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in fields.items():
         if isinstance(value, dict):
             flat += _flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+            flat.append((prefix + name, json.dumps(value)))
         else:
             flat.append((prefix + name, tuple(value) if isinstance(value, list) else value))
     return flat
