@@ -66,10 +66,10 @@ def trace(
         cfg=cfg,
         tokens=tokens,
         frames=frames,
-        device=str(device),
+        freeu=freeu,
+        device=device,
         dtype=dtype,
         vae_scale=vae_scale,
-        freeu=freeu,
     )
     overrides = dict(overrides or {})
     where = {"revision": revision, "subfolder": subfolder, "token": token, "offline": offline}

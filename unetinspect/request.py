@@ -58,7 +58,7 @@ def make_request(
     cfg: bool | None = None,
     tokens: int | None = None,
     frames: int | None = None,
-    device: str = "auto",
+    device: Any = "auto",
     dtype: Any = None,
     vae_scale: int | None = None,
     freeu: Any = None,
