@@ -191,7 +191,7 @@ def test_an_sdxl_controlnet_does_not_fit_stable_diffusion_15_and_says_where() ->
         trace("sd15", device="meta", latent=16, plug_in="controlnet-canny-sdxl")
 
     assert str(raised.value) == (
-        f"--with controlnet-canny-sdxl: it does not fit sd15: controlnet-canny-sdxl gives no {DOWN}.9, and the UNet takes (2, 1280, 2, 2)"
+        f"controlnet-canny-sdxl does not fit sd15: controlnet-canny-sdxl gives no {DOWN}.9, and the UNet takes (2, 1280, 2, 2)"
     )
 
 
