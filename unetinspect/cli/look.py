@@ -21,6 +21,8 @@ from unetinspect.views.skips import skips_table
 from unetinspect.views.stages import stages_table
 from unetinspect.views.tree import tree_table, within_depth
 
+_Stage = Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1), or all of a list (up_blocks).")]
+
 
 @takes(TraceOptions)
 def trace(options: TraceOptions) -> None:
@@ -54,7 +56,7 @@ def skips(
 def attn(
     options: TraceOptions,
     kind: Annotated[Literal["self", "cross", "joint", "temporal", "pooling"] | None, typer.Option(help="Only layers of this kind.")] = None,
-    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1), or all of a list (up_blocks).")] = None,
+    stage: _Stage = None,
     tokens_at: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Only layers that work on a map of this size: 16x16 is 256 query tokens.")
     ] = None,
@@ -77,7 +79,7 @@ def attn(
 def tree(
     options: TraceOptions,
     depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet or the stage; default: all.")] = None,
-    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1), or all of a list (up_blocks).")] = None,
+    stage: _Stage = None,
 ) -> None:
     """The module tree as print(unet) shows it, repeats folded, with observed shapes.
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_count, is_list
+from unetinspect.inputs.block_list import Block, entry, list_blocks
+from unetinspect.inputs.block_rules import check_block_heads, check_lengths, check_plain_groups, one_for_each_value
 from unetinspect.inputs.condition_rules import check_time_values, find_unusable, missing_partners, uneven_depths
 from unetinspect.inputs.config_rules import (
     check_activation,
@@ -24,8 +26,6 @@ from unetinspect.inputs.config_rules import (
     check_set,
 )
 from unetinspect.inputs.unet_2d_condition import class_labels, common_width, timestep_cond
-from unetinspect.inputs.video_blocks import Block, entry, list_blocks
-from unetinspect.inputs.video_rules import check_block_heads, check_lengths, check_video_groups, one_for_each_value
 from unetinspect.request import Size
 
 _FIRST_TEXT = 2  # so many places of a row read encoder_hidden_states
@@ -76,7 +76,7 @@ class AudioLDM2Inputs(Builder):
             *check_activation(config, "act_fn"),
             *check_time_values(config),
             *check_choice(config, "time_embedding_type", ("positional",)),
-            *check_video_groups(config),
+            *check_plain_groups(config),
             *check_sample_size(config),
             *missing_partners(config),
             *find_unusable(config),

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from unetinspect.inputs.base import Config, is_count, is_list
+from unetinspect.inputs.block_list import Block, entry, list_blocks
+from unetinspect.inputs.block_rules import check_block_heads, check_depth, check_text_width, one_for_each_value
 from unetinspect.inputs.config_rules import check_activation, check_choice, check_dropout, check_from_zero, check_time_norm
-from unetinspect.inputs.video_blocks import Block, entry, list_blocks
-from unetinspect.inputs.video_rules import check_block_heads, check_depth, check_text_width, one_for_each_value
 
 # These make one linear layer of the width, and cannot take a width per block.
 _TAKES_ONE_WIDTH = {

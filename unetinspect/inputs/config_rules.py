@@ -130,9 +130,7 @@ def check_activation(config: Config, key: str, *, optional: bool = False) -> Ite
 
 def check_time_norm(config: Config) -> Iterator[str]:
     """Find a way to add the time embedding that the resnets do not know; K-blocks have their own. Source: `ResnetBlock2D`."""
-    lists = [config.get(key) for key in ("down_block_types", "up_block_types")]
-    kinds = [str(kind).removeprefix("UNetRes") for blocks in lists if is_list(blocks) for kind in blocks]
-    if config.get("mid_block_type") is not None or not all(kind.startswith("K") for kind in kinds):
+    if config.get("mid_block_type") is not None or not all(kind.startswith("K") for kind in _block_kinds(config)):
         yield from check_choice(config, "resnet_time_scale_shift", ("default", "scale_shift"))
 
 
@@ -141,20 +139,27 @@ def check_groups(config: Config) -> Iterator[str]:
 
     K-blocks and skip blocks choose their own groups, so the channels of a UNet that has any are left to diffusers.
     """
-    groups, channels = config.get("norm_num_groups"), config.get("block_out_channels")
-    lists = [config.get(key) for key in ("down_block_types", "up_block_types")]
-    kinds = [str(kind).removeprefix("UNetRes") for blocks in lists if is_list(blocks) for kind in blocks]
+    groups, kinds = config.get("norm_num_groups"), _block_kinds(config)
     choosing = [kind for kind in kinds if kind.startswith("K") or "Skip" in kind]
     # A down block without layers has no group norm; where there are such, a mixed UNet is left to diffusers.
     if groups is None and (not choosing or (len(choosing) < len(kinds) and is_count(config.get("layers_per_block")))):
         yield "norm_num_groups is null, which only K-blocks and skip blocks can do without"
-    if choosing:
-        return
-    if not is_count(groups) or not is_list(channels):
-        return
-    uneven = sorted({channel for channel in channels if is_count(channel) and channel % groups})
+    if not choosing and is_count(groups):
+        yield from check_divided(config, groups)
+
+
+def check_divided(config: Config, groups: int) -> Iterator[str]:
+    """Find channels that the number of groups does not divide."""
+    uneven = uneven_channels(config, groups)
     if uneven:
-        yield f"block_out_channels holds {', '.join(map(str, uneven))}, which norm_num_groups {groups} does not divide"
+        yield f"block_out_channels holds {uneven}, which norm_num_groups {groups} does not divide"
+
+
+def uneven_channels(config: Config, groups: int) -> str:
+    """Name the channels that so many groups do not divide; "" where they divide all."""
+    channels = config.get("block_out_channels")
+    counts = {*filter(is_count, channels)} if is_list(channels) else set()
+    return ", ".join(str(channel) for channel in sorted(counts) if channel % groups)
 
 
 def check_sample_size(config: Config) -> Iterator[str]:
@@ -168,3 +173,9 @@ def check_sample_size(config: Config) -> Iterator[str]:
 def _meant(name: Any, known: Sequence[str]) -> str:
     close = nearest_names(str(name), known, count=1)
     return f" (did you mean {close[0]}?)" if close else f" (it has {', '.join(known)})"
+
+
+def _block_kinds(config: Config) -> list[str]:
+    """List the types of the blocks on the way down and up, without the prefix that old configs have."""
+    lists = [config.get(key) for key in ("down_block_types", "up_block_types")]
+    return [str(kind).removeprefix("UNetRes") for blocks in lists if is_list(blocks) for kind in blocks]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_count
+from unetinspect.inputs.block_list import Block, entry
+from unetinspect.inputs.block_rules import check_plain_groups, check_widening, one_for_each_value, with_unsaid
 from unetinspect.inputs.condition_rules import (
     check_text_heads,
     check_time_values,
@@ -28,8 +30,6 @@ from unetinspect.inputs.config_rules import (
     check_set,
 )
 from unetinspect.inputs.unet_2d_condition import UNet2DConditionInputs
-from unetinspect.inputs.video_blocks import Block, entry
-from unetinspect.inputs.video_rules import check_video_groups, check_widening, one_for_each_value, with_unsaid
 from unetinspect.request import Size
 
 _DOWN_BLOCKS = (
@@ -77,7 +77,7 @@ class DreamLiteInputs(Builder):
             *check_choice(config, "time_embedding_type", ("positional", "fourier")),
             *check_choice(config, "encoder_hid_dim_type", (None, "text_proj", "text_proj_rms", "text_image_proj", "image_proj")),
             *check_choice(config, "addition_embed_type", (None, "text", "text_image", "text_time", "time", "image", "image_hint")),
-            *check_video_groups(config),
+            *check_plain_groups(config),
             *check_sample_size(config),
             *find_contradictions(config),
             *_time_ids_fit(config),

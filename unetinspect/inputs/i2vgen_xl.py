@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan
+from unetinspect.inputs.block_rules import check_3d_blocks
+from unetinspect.inputs.blocks_video import DOWN_BLOCKS_3D, UP_BLOCKS_3D
 from unetinspect.inputs.config_rules import check_counts, check_sample_size
-from unetinspect.inputs.video_blocks import DOWN_BLOCKS_3D, UP_BLOCKS_3D
 from unetinspect.inputs.video_inputs import frames_of, pipeline_frames, text, video_sample
-from unetinspect.inputs.video_rules import check_3d_blocks
 
 _LATENT_CHANNELS = 4  # image_latents_proj_in takes these, whatever in_channels says
 

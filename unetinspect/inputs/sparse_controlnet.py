@@ -8,6 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_list
+from unetinspect.inputs.block_list import Block, list_blocks
+from unetinspect.inputs.block_rules import (
+    check_block_heads,
+    check_depth,
+    check_layers,
+    check_lengths,
+    check_motion_heads,
+    check_plain_groups,
+    check_width,
+    one_for_each_value,
+)
+from unetinspect.inputs.blocks_video import DOWN_BLOCKS_MOTION
 from unetinspect.inputs.config_rules import (
     check_activation,
     check_block_lists,
@@ -16,18 +28,7 @@ from unetinspect.inputs.config_rules import (
     check_counts,
     check_set,
 )
-from unetinspect.inputs.video_blocks import DOWN_BLOCKS_MOTION, Block, list_blocks
 from unetinspect.inputs.video_inputs import check_frames, frames_of, motion_frames, reads_text, text_per_frame, video_sample
-from unetinspect.inputs.video_rules import (
-    check_block_heads,
-    check_depth,
-    check_layers,
-    check_lengths,
-    check_motion_heads,
-    check_video_groups,
-    check_width,
-    one_for_each_value,
-)
 
 
 class SparseControlNetInputs(Builder):
@@ -65,7 +66,7 @@ class SparseControlNetInputs(Builder):
             *check_choice(config, "resnet_time_scale_shift", ("default", "scale_shift")),
             *check_choice(config, "controlnet_conditioning_channel_order", ("rgb", "bgr")),
             *check_layers(config),
-            *check_video_groups(config),
+            *check_plain_groups(config),
             *_conditioning_embedding(config),
             *_only_cross_attention(config),
             *one_for_each_value(problem for block in list_blocks(config) for problem in _block_problems(config, block, heads)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unetinspect.inputs.base import Builder, Config, InputSpec, Plan, is_count, is_list
+from unetinspect.inputs.block_rules import check_widening
 from unetinspect.inputs.blocks_2d import DOWN_BLOCKS_2D, SKIP_DOWN_BLOCKS_2D, SKIP_UP_BLOCKS_2D, UP_BLOCKS_2D
 from unetinspect.inputs.config_rules import (
     check_activation,
@@ -22,7 +23,6 @@ from unetinspect.inputs.config_rules import (
     check_set,
     check_time_norm,
 )
-from unetinspect.inputs.video_rules import check_widening
 
 
 class UNet2DInputs(Builder):

@@ -11,6 +11,7 @@ from typing import Any
 
 from unetinspect.errors import ConfigError
 from unetinspect.inputs.base import Builder, Config, InputSpec, Plan, is_count, is_list, per_block
+from unetinspect.inputs.block_rules import check_widening, with_unsaid
 from unetinspect.inputs.blocks_2d import CROSS_DOWN_BLOCKS_2D, CROSS_UP_BLOCKS_2D, DOWN_BLOCKS_2D, MID_BLOCKS_2D, UP_BLOCKS_2D
 from unetinspect.inputs.condition_rules import check_attention, check_text_heads, check_time_values, find_contradictions
 from unetinspect.inputs.config_rules import (
@@ -26,7 +27,6 @@ from unetinspect.inputs.config_rules import (
     check_sample_size,
     check_set,
 )
-from unetinspect.inputs.video_rules import check_widening, with_unsaid
 
 # Text encoders that published UNets pool their `text_embeds` from: CLIP bigG, CLIP L, unCLIP, ChatGLM.
 _POOLED_WIDTHS = (1280, 768, 2048, 4096)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_list
+from unetinspect.inputs.block_rules import check_3d_blocks
+from unetinspect.inputs.blocks_video import DOWN_BLOCKS_3D, UP_BLOCKS_3D
 from unetinspect.inputs.config_rules import check_activation, check_counts, check_sample_size, check_set
 from unetinspect.inputs.unet_2d_condition import timestep_cond
-from unetinspect.inputs.video_blocks import DOWN_BLOCKS_3D, UP_BLOCKS_3D
 from unetinspect.inputs.video_inputs import pipeline_frames, reads_text, text, video_sample
-from unetinspect.inputs.video_rules import check_3d_blocks
 
 
 class UNet3DConditionInputs(Builder):

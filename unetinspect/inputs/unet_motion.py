@@ -8,6 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_list
+from unetinspect.inputs.block_list import Block, list_blocks
+from unetinspect.inputs.block_rules import (
+    check_block_heads,
+    check_depth,
+    check_layers,
+    check_lengths,
+    check_motion_heads,
+    check_plain_groups,
+    check_width,
+    one_for_each_value,
+)
+from unetinspect.inputs.blocks_video import DOWN_BLOCKS_MOTION, UP_BLOCKS_MOTION
 from unetinspect.inputs.condition_rules import missing_partners
 from unetinspect.inputs.config_rules import (
     check_activation,
@@ -18,18 +30,7 @@ from unetinspect.inputs.config_rules import (
     check_set,
 )
 from unetinspect.inputs.unet_2d_condition import text_time, timestep_cond
-from unetinspect.inputs.video_blocks import DOWN_BLOCKS_MOTION, UP_BLOCKS_MOTION, Block, list_blocks
 from unetinspect.inputs.video_inputs import check_frames, motion_frames, reads_text, text_per_frame, video_sample
-from unetinspect.inputs.video_rules import (
-    check_block_heads,
-    check_depth,
-    check_layers,
-    check_lengths,
-    check_motion_heads,
-    check_video_groups,
-    check_width,
-    one_for_each_value,
-)
 
 
 class UNetMotionInputs(Builder):
@@ -65,7 +66,7 @@ class UNetMotionInputs(Builder):
             *check_set(config, ["downsample_padding", "mid_block_scale_factor", "norm_eps", "mid_block_layers"]),
             *check_activation(config, "act_fn"),
             *check_layers(config),
-            *check_video_groups(config),
+            *check_plain_groups(config),
             *check_sample_size(config),
             *_text_time_partners(config),
             *_image_projection(config),

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unetinspect.inputs.base import Builder, Config, Given, InputSpec, Plan, is_count
-from unetinspect.inputs.config_rules import (
-    check_block_lists,
-    check_block_names,
-    check_counts,
-    check_sample_size,
-)
-from unetinspect.inputs.video_blocks import DOWN_BLOCKS_SPATIO_TEMPORAL, UP_BLOCKS_SPATIO_TEMPORAL, Block, entry, list_blocks
-from unetinspect.inputs.video_inputs import frames_of, reads_text, text
-from unetinspect.inputs.video_rules import (
+from unetinspect.inputs.block_list import Block, entry, list_blocks
+from unetinspect.inputs.block_rules import (
     check_block_heads,
     check_depth,
     check_layers,
     check_lengths,
     check_width,
     one_for_each_value,
+)
+from unetinspect.inputs.blocks_video import DOWN_BLOCKS_SPATIO_TEMPORAL, UP_BLOCKS_SPATIO_TEMPORAL
+from unetinspect.inputs.config_rules import (
+    check_block_lists,
+    check_block_names,
+    check_counts,
+    check_sample_size,
     uneven_channels,
 )
+from unetinspect.inputs.video_inputs import frames_of, reads_text, text
 
 _GROUPS = 32  # of every group norm: the config has no say in it
 _FRAMES = 25  # of the class

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from unetinspect.errors import UsageError
 from unetinspect.inputs.base import Config, Given, InputSpec, Plan, is_count
+from unetinspect.inputs.block_list import entry, list_blocks
 from unetinspect.inputs.unet_2d_condition import common_width
-from unetinspect.inputs.video_blocks import entry, list_blocks
 
 # `num_frames` of TextToVideoSDPipeline, I2VGenXLPipeline, AnimateDiffPipeline and its relatives.
 _PIPELINES_MAKE = 16

@@ -1,4 +1,4 @@
-"""Checks of the values that a video UNet's blocks look up for themselves, and what keys of its config ask of each other."""
+"""Checks of the values that each block of a UNet looks up for itself: heads, depths, widths; and of what all blocks share."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from unetinspect.inputs.base import Config, is_count, is_list
-from unetinspect.inputs.config_rules import check_block_lists, check_block_names, check_counts, check_layers_per_block
-from unetinspect.inputs.video_blocks import Block, entry, list_blocks
+from unetinspect.inputs.block_list import Block, entry, list_blocks
+from unetinspect.inputs.config_rules import check_block_lists, check_block_names, check_counts, check_divided, check_layers_per_block
 
 
-def check_video_groups(config: Config) -> Iterator[str]:
+def check_plain_groups(config: Config) -> Iterator[str]:
     """Find channels that the group norms cannot divide, or a number of groups that is none: nothing here does without."""
     groups = config["norm_num_groups"]
     if not is_count(groups):
         yield f"norm_num_groups is {groups!r}, and must be a whole number above 0"
     else:
-        uneven = uneven_channels(config, groups)
-        yield from [f"block_out_channels holds {uneven}, which norm_num_groups {groups} does not divide"] if uneven else []
-
-
-def uneven_channels(config: Config, groups: int) -> str:
-    """Name the channels that so many groups do not divide; "" where they divide all."""
-    channels = config["block_out_channels"] if is_list(config["block_out_channels"]) else []
-    return ", ".join(str(channel) for channel in sorted({*filter(is_count, channels)}) if channel % groups)
+        yield from check_divided(config, groups)
 
 
 def check_3d_blocks(config: Config, down: Sequence[str], up: Sequence[str]) -> list[str]:
@@ -36,7 +29,7 @@ def check_3d_blocks(config: Config, down: Sequence[str], up: Sequence[str]) -> l
         *check_block_names(config, "up_block_types", up, prefix=""),
         *check_counts(config, ["in_channels", "out_channels", "attention_head_dim"]),
         *check_layers(config),
-        *check_video_groups(config),
+        *check_plain_groups(config),
         *(f"attention_head_dim is {head_dim}, and must be at most the {block.channels} channels of {block.path}" for block in narrow[:1]),
     ]
 

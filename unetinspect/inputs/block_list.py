@@ -1,4 +1,4 @@
-"""The blocks of diffusers' video UNets, and where each looks in the config's lists of one value per block."""
+"""The blocks of a UNet by its config, and where each looks in the lists of one value per block."""
 
 from __future__ import annotations
 
@@ -7,16 +7,9 @@ from typing import Any, NamedTuple
 
 from unetinspect.inputs.base import Config, is_count, is_list, per_block
 
-DOWN_BLOCKS_3D = ("CrossAttnDownBlock3D", "DownBlock3D")
-UP_BLOCKS_3D = ("UpBlock3D", "CrossAttnUpBlock3D")
-DOWN_BLOCKS_MOTION = ("CrossAttnDownBlockMotion", "DownBlockMotion")
-UP_BLOCKS_MOTION = ("UpBlockMotion", "CrossAttnUpBlockMotion")
-DOWN_BLOCKS_SPATIO_TEMPORAL = ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal")
-UP_BLOCKS_SPATIO_TEMPORAL = ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal")
-
 
 class Block(NamedTuple):
-    """One block of a video UNet.
+    """One block of a UNet.
 
     Attributes:
         path: "down_blocks.0", "mid_block", "up_blocks.0".
