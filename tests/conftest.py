@@ -17,6 +17,10 @@ for _variable in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "HF_ENDPOINT", "HF_TOKEN
     os.environ.pop(_variable, None)
 
 
+# Workers share the cores: torch threads of one would wait for those of another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Records that are kept for later tests are many small objects, and looking through them for garbage is a quarter of the time.
 gc.set_threshold(100_000, 20, 50)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import get_args
 
+from msgspec import structs
 from torch import nn
 
+from unetinspect.build import dtype_name
+from unetinspect.costs import NO_COST, Cost, module_costs, stage_costs, uncounted, whole_cost
 from unetinspect.observe import Observation
 from unetinspect.observe.calls import ModuleCall
+from unetinspect.observe.macs import attention_macs
 from unetinspect.record import (
     Attention,
     AttentionCounts,
@@ -22,7 +26,7 @@ from unetinspect.record import (
     Stage,
     Totals,
 )
-from unetinspect.stages import StageOf, roles_of, stage_finder
+from unetinspect.stages import StageOf, paths_above, roles_of, stage_finder
 
 _RESNETS = ("resnets",)  # and Kandinsky 3's resnets_in and resnets_out
 _TRANSFORMERS = ("transformer_blocks", "temporal_transformer_blocks", "transformer_layers")  # of images, of videos, of aMUSEd
@@ -38,8 +42,8 @@ def make_modules(root: nn.Module, seen: Observation) -> tuple[Module, ...]:
     calls: dict[str, list[ModuleCall]] = defaultdict(list)
     for call in seen.calls:
         calls[call.path].append(call)
-    params = count_params(root)
-    return tuple(_module(path, module, calls[path], params[path]) for path, module in root.named_modules())
+    params, costs = count_params(root), module_costs(seen)
+    return tuple(_module(path, module, calls[path], params[path], costs.get(path, NO_COST)) for path, module in root.named_modules())
 
 
 def make_attentions(root: nn.Module, seen: Observation, stage_of: StageOf) -> tuple[Attention, ...]:
@@ -66,6 +70,7 @@ def make_attentions(root: nn.Module, seen: Observation, stage_of: StageOf) -> tu
                 map_bytes=prod(map_shape) * product.itemsize,
                 materialised=product.materialised,
                 call=product.owner.number,
+                macs=attention_macs(product.query_shape, product.key_shape, product.value_shape),
             )
         )
     return tuple(attentions)
@@ -112,6 +117,7 @@ def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
         stage = stage_of(call.path)
         if stage:
             calls[stage].append(call)
+    costs = stage_costs(seen, stage_of)
     from_sample = {stage for stage, inside in calls.items() if any(call.step in seen.from_main_input for call in inside)}
     return tuple(
         Stage(
@@ -124,6 +130,7 @@ def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
             transformer_blocks=_items_of_lists(inside, _TRANSFORMERS),
             attention=count_attention(attention for attention in attentions if attention.stage == stage),
             params=sum(parameter.numel() for parameter in root.get_submodule(stage).parameters()),
+            **structs.asdict(costs[stage]),
         )
         for (stage, inside), role in zip(calls.items(), roles_of(list(calls), from_sample), strict=True)
     )
@@ -131,10 +138,22 @@ def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
 
 def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attention]) -> Totals:
     """Add up the whole UNet."""
-    sizes = [(parameter.numel(), parameter.element_size()) for parameter in root.parameters()]
+    weights: Counter[str] = Counter()
+    for parameter in root.parameters():
+        weights[dtype_name(parameter.dtype)] += parameter.numel() * parameter.element_size()
+    cost = whole_cost(seen)
     return Totals(
-        params=sum(numel for numel, _ in sizes),
-        weight_bytes=sum(numel * itemsize for numel, itemsize in sizes),
+        params=sum(parameter.numel() for parameter in root.parameters()),
+        weight_bytes=weights.total(),
+        weight_bytes_by_dtype=dict(weights),
+        macs=cost.macs,
+        macs_by_kind=cost.macs_by_kind,
+        flops=cost.flops,
+        peak_activation_bytes=seen.peak.size,
+        peak_activation_in=seen.peak.call.path if seen.peak.call else None,
+        peak_activation_bytes_with_maps=seen.peak_with_maps.size,
+        peak_activation_in_with_maps=seen.peak_with_maps.call.path if seen.peak_with_maps.call else None,
+        uncounted=uncounted(seen),
         attention=count_attention(attentions),
         # Without a way up, what the stages of a way down hand out (a ControlNet's residuals) are no skips.
         skips=SkipCounts(produced=len(seen.produced) if seen.skips else 0, consumed=len({link.sources for link in seen.skips})),
@@ -157,22 +176,15 @@ def count_params(root: nn.Module) -> Counter[str]:
     holders: dict[int, set[str]] = defaultdict(set)
     for name, parameter in root.named_parameters(remove_duplicate=False):
         sizes[id(parameter)] = parameter.numel()
-        holders[id(parameter)].update(_parents(name))
+        holders[id(parameter)].update(paths_above(name))
     counts: Counter[str] = Counter()
-    for parameter_id, paths_above in holders.items():
-        for path in paths_above:
+    for parameter_id, paths in holders.items():
+        for path in paths:
             counts[path] += sizes[parameter_id]
     return counts
 
 
-def _parents(name: str) -> Iterator[str]:
-    """Yield the paths of all modules around a name: "a.b" is in "a", which is in ""."""
-    while name:
-        name = name.rpartition(".")[0]
-        yield name
-
-
-def _module(path: str, module: nn.Module, calls: list[ModuleCall], params: int) -> Module:
+def _module(path: str, module: nn.Module, calls: list[ModuleCall], params: int, cost: Cost) -> Module:
     return Module(
         path=path,
         class_name=type(module).__name__,
@@ -181,6 +193,7 @@ def _module(path: str, module: nn.Module, calls: list[ModuleCall], params: int) 
         out_shape=calls[0].out_shape if calls else None,
         params=params,
         calls=len(calls),
+        **structs.asdict(cost),
     )
 
 

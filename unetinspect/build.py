@@ -79,6 +79,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name without torch's: "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
 @contextmanager
 def quiet_diffusers() -> Iterator[None]:
     """Keep diffusers' own messages off stderr: what they say of a config, this package says itself."""

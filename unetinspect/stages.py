@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from unetinspect.record import Role
 
@@ -27,6 +27,17 @@ def stage_finder(lists: Collection[str]) -> StageOf:
         return f"{first}.{rest.partition('.')[0]}" if rest else None
 
     return stage_of
+
+
+def paths_above(path: str) -> Iterator[str]:
+    """Yield the paths of all modules around one, innermost first.
+
+    >>> list(paths_above("mid_block.resnets.0"))
+    ['mid_block.resnets', 'mid_block', '']
+    """
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def roles_of(names: Sequence[str], from_sample: Collection[str]) -> list[Role]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from unetinspect.assemble import make_attentions, make_modules, make_skips, make_stages, make_totals, stage_finder_of
-from unetinspect.build import build_unet, make_inputs, named_tensors, pick_device, quiet_diffusers
+from unetinspect.build import build_unet, dtype_name, make_inputs, named_tensors, pick_device, quiet_diffusers
 from unetinspect.errors import UsageError
 from unetinspect.failures import Runner, explain_failure
 from unetinspect.fit import find_fit, residual_specs, to_fit
@@ -126,7 +126,7 @@ def _trace(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runne
 
 def _outputs(seen: Observation) -> Iterator[OutputInfo]:
     for name, tensor in named_tensors(seen.returned):
-        yield OutputInfo(name=name, shape=tuple(tensor.shape), dtype=_dtype_name(tensor.dtype))
+        yield OutputInfo(name=name, shape=tuple(tensor.shape), dtype=dtype_name(tensor.dtype))
 
 
 def _model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | None) -> ModelInfo:
@@ -147,7 +147,7 @@ def _run_info(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Ru
     sizes = work.sizes
     return Run(
         device=str(runner.device),
-        dtype=_dtype_name(runner.dtype),
+        dtype=dtype_name(runner.dtype),
         batch=work.request.batch,
         cfg=work.cfg,
         cfg_reason=work.cfg_reason,
@@ -169,7 +169,7 @@ def _run_info(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Ru
 
 
 def _input_info(spec: InputSpec, dtype: torch.dtype) -> InputInfo:
-    given = spec.dtype if spec.dtype == "int64" else _dtype_name(dtype)
+    given = spec.dtype if spec.dtype == "int64" else dtype_name(dtype)
     return InputInfo(
         name=spec.name,
         shape=spec.shape,
@@ -188,7 +188,3 @@ def _unseen_attention(seen: Observation) -> list[str]:
         return []
     kinds = sorted({type(call.module.processor).__name__ for call in seen.calls if call.path in unseen})
     return [f"{len(unseen)} attention modules ran on a kernel that cannot be watched ({', '.join(kinds)}) and are not listed"]
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

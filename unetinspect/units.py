@@ -39,6 +39,22 @@ def format_count(count: int | None) -> str:
     return str(count)
 
 
+def format_si(count: int | float | None, unit: str = "") -> str:
+    """Write a count with an SI prefix and its unit, to four digits: MACs and FLOPs are told in G and T.
+
+    >>> [format_si(n, "MACs") for n in (640, 94_371_840, 803_273_441_280, 6_761_236_398_080)]
+    ['640 MACs', '94.37 MMACs', '803.3 GMACs', '6.761 TMACs']
+    >>> format_si(0), format_si(109_550_960_640)
+    ('0', '109.6 G')
+    """
+    if count is None:
+        return "-"
+    for size, prefix in ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{_four_digits(count / size)} {prefix}{unit}"
+    return f"{count} {unit}".rstrip()
+
+
 def format_bytes(size: int | None) -> str:
     """Write a number of bytes in binary units: 1 KiB is 1024 B.
 

@@ -9,11 +9,11 @@ processors play no part.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from unetinspect.observe.calls import CallStack, ModuleCall
 from unetinspect.observe.frames import FrameAxis
+from unetinspect.observe.macs import Count, MacWatch, mark_attention
+from unetinspect.observe.memory import MemoryWatch
 from unetinspect.observe.provenance import Origin, Provenance
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import AttentionKind, Shape
@@ -45,12 +47,13 @@ _WEIGHTS = "attention_weights"
 
 
 class Scores(NamedTuple):
-    """A product Q Kᵀ: how large its operands were, where the keys came from, and whether the queries are frames."""
+    """A product Q Kᵀ: how large its operands were, where the keys came from, whether the queries are frames; what it cost."""
 
     query_numel: int
     key_numel: int
     key_origin: Origin
     is_temporal: bool
+    counts: Sequence[Count]
 
 
 @dataclass(slots=True, eq=False)
@@ -79,12 +82,20 @@ class AttentionProduct:
 
 
 class AttentionWatch(TorchFunctionMode):
-    """Collects the attention products of one pass, in the order in which they were computed."""
+    """Collects the attention products of one pass, in the order in which they were computed.
 
-    def __init__(self, provenance: Provenance, stack: CallStack, frames: FrameAxis | None) -> None:
+    Attributes:
+        products: What was seen.
+        inside: Set while something runs inside which is no data flow of the UNet: a fused kernel (on meta it decomposes,
+            on a GPU it does not), or a whole `nn.MultiheadAttention` layer, whose projections cost something all the same.
+    """
+
+    def __init__(self, provenance: Provenance, stack: CallStack, frames: FrameAxis | None, macs: MacWatch, memory: MemoryWatch) -> None:
         super().__init__()
         self.products: list[AttentionProduct] = []
-        self.fused = False
+        self.inside: Literal["kernel", "layer"] | None = None
+        self._macs = macs
+        self._memory = memory
         self._provenance = provenance
         self._stack = stack
         self._frames = frames
@@ -97,9 +108,10 @@ class AttentionWatch(TorchFunctionMode):
             return self._fused_attention(func, args, kwargs)
         if func is functional.multi_head_attention_forward:
             return self._multi_head_attention(func, args, kwargs)
+        counted = len(self._macs.counts)
         output = func(*args, **kwargs)
         if func in _PRODUCTS:
-            self._on_product(args, kwargs, output)
+            self._on_product(args, kwargs, output, self._macs.counts[counted:])
         elif func in _SOFTMAXES:
             scores = self._provenance.of(args[0] if args else kwargs["input"]).marks.get(_SCORES)
             self._provenance.mark(output, **{_SCORES: None, _WEIGHTS: scores})
@@ -108,9 +120,11 @@ class AttentionWatch(TorchFunctionMode):
     def _fused_attention(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = {**dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)), **kwargs}
         query, key, value = named["query"], named["key"], named["value"]
-        with self._inside_fused():
+        with self._looking_away("kernel"):
             output = _without_map(query, key, value, named.get("attn_mask"))
             output = func(*args, **kwargs) if output is None else output
+            self._memory.on_fused_attention(func, args, kwargs, output)
+        self._macs.on_fused_attention(tuple(query.shape), tuple(key.shape), tuple(value.shape))
         self._provenance.apply("scaled_dot_product_attention", tensors_in([args, kwargs]), [output])
         if self._frames is not None:
             self._frames.same_axes(query, output)
@@ -133,8 +147,10 @@ class AttentionWatch(TorchFunctionMode):
         """
         named = inspect.signature(func).bind(*args, **kwargs).arguments
         query, key, heads = named["query"], named["key"], named["num_heads"]
-        with self._inside_fused():
+        counted = len(self._macs.counts)
+        with self._looking_away("layer"):
             output = func(*args, **kwargs)
+        mark_attention([count for count in self._macs.counts[counted:] if count.is_batched])
         self._provenance.apply("multi_head_attention_forward", tensors_in([args, kwargs]), tensors_in(output))
         if self._frames is not None:
             self._frames.same_axes(query, output[0])
@@ -151,15 +167,14 @@ class AttentionWatch(TorchFunctionMode):
         return output
 
     @contextmanager
-    def _inside_fused(self) -> Iterator[None]:
-        """Look away: what the kernel does inside is no data flow of the UNet (on meta it decomposes, on a GPU it does not)."""
-        self.fused = True
+    def _looking_away(self, inside: Literal["kernel", "layer"]) -> Iterator[None]:
+        self.inside = inside
         try:
             yield
         finally:
-            self.fused = False
+            self.inside = None
 
-    def _on_product(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def _on_product(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor, counts: Sequence[Count]) -> None:
         operands = tensors_in([args, kwargs])[-2:]  # baddbmm and einsum have something before them
         if len(operands) < 2 or output.ndim < 3:
             return
@@ -167,9 +182,10 @@ class AttentionWatch(TorchFunctionMode):
         scores = self._provenance.of(left).marks.get(_WEIGHTS)
         if scores is None:
             is_temporal = self._frames is not None and self._frames.is_along_frames(left)
-            found = Scores(left.numel(), right.numel(), self._provenance.of(right), is_temporal)
+            found = Scores(left.numel(), right.numel(), self._provenance.of(right), is_temporal, counts)
             self._provenance.mark(output, **{_SCORES: found, _WEIGHTS: None})
             return
+        mark_attention([*scores.counts, *counts])
         *outer, queries, keys = left.shape
         maps = prod(outer)
         head_dim, value_dim = scores.query_numel // (maps * queries), right.numel() // (maps * keys)
@@ -204,12 +220,22 @@ def _without_map(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None)
     key    (batch, heads, key_tokens, head_dim)
     value  (batch, heads, key_tokens, value_dim)
 
-    None where the tensors are not on meta, have a mask, or do not fit plainly: torch then computes, or raises its error.
+    None where the tensors are not on meta, or do not fit plainly: torch then computes, or raises its error. As the kernels
+    have it, the heads of a token lie side by side, so that joining them again afterwards copies nothing.
     """
     fits = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]
-    if not (query.is_meta and fits and mask is None and query.dtype == key.dtype == value.dtype):
+    if not (query.is_meta and query.ndim == 4 and fits and query.dtype == key.dtype == value.dtype and _is_plain_mask(mask, query, key)):
         return None
-    return query.new_empty((*query.shape[:-1], value.shape[-1]))
+    batch, heads, tokens, _ = query.shape
+    return query.new_empty((batch, tokens, heads, value.shape[-1])).transpose(1, 2)
+
+
+def _is_plain_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> bool:
+    """Tell whether a mask spreads over the map as it is: each axis, counted from behind, has its length or 1."""
+    if mask is None:
+        return True
+    axes = zip(reversed(mask.shape), reversed((*query.shape[:-1], key.shape[-2])), strict=False)
+    return mask.ndim <= query.ndim and mask.dtype in (torch.bool, query.dtype) and all(own in (1, of_map) for own, of_map in axes)
 
 
 def _owner(executing: ModuleCall) -> tuple[ModuleCall, str | None]:

@@ -29,6 +29,7 @@ class ModuleCall:
         arguments: For each tensor that it was given, which bit marks what descends from it.
         bit: Which bit marks what descends from its output; None until it has returned.
         inner: The call inside this one that had already returned the very same tensor.
+        live_bytes: The most bytes of activations that lived at once while it ran, those made before it included.
     """
 
     step: int
@@ -41,6 +42,7 @@ class ModuleCall:
     arguments: list[Argument] = field(default_factory=list)
     bit: int | None = None
     inner: ModuleCall | None = None
+    live_bytes: int = 0
 
 
 @dataclass(slots=True, frozen=True)

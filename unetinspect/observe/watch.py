@@ -15,6 +15,8 @@ from unetinspect.observe import meta_kernels
 from unetinspect.observe.attention import AttentionProduct, AttentionWatch
 from unetinspect.observe.calls import CallStack, ModuleCall
 from unetinspect.observe.frames import FrameAxis
+from unetinspect.observe.macs import Count, MacWatch
+from unetinspect.observe.memory import MemoryWatch, Peak
 from unetinspect.observe.provenance import Provenance
 from unetinspect.observe.skips import CONCAT_OP, CONVOLUTION_OP, SkipLink, SkipWatch, concat_arguments
 from unetinspect.observe.tensors import tensors_in
@@ -32,6 +34,10 @@ class Observation:
         attentions: In the order in which they were computed.
         returned: What the root returned.
         from_main_input: The steps of the calls whose output depends on the first input.
+        macs: The multiply-accumulates of every operation that has a formula.
+        uncounted: How often each operation ran that has none.
+        peak: The most bytes of activations that lived at once.
+        peak_with_maps: The same, as if fused attention had held its maps.
     """
 
     calls: list[ModuleCall]
@@ -40,6 +46,10 @@ class Observation:
     attentions: list[AttentionProduct]
     returned: Any
     from_main_input: frozenset[int]
+    macs: list[Count]
+    uncounted: Mapping[str, int]
+    peak: Peak
+    peak_with_maps: Peak
 
 
 class ForwardRaisedError(Exception):
@@ -87,6 +97,10 @@ def watch_forward(
         attentions=watcher.attention.products,
         returned=output,
         from_main_input=frozenset(watcher.from_main_input),
+        macs=watcher.macs.counts,
+        uncounted=watcher.macs.uncounted,
+        peak=watcher.memory.peak,
+        peak_with_maps=watcher.memory.peak_with_maps,
     )
 
 
@@ -104,14 +118,21 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.from_main_input: set[int] = set()
         self.stack = CallStack(self._on_enter, self._on_leave)
         self.skips = SkipWatch(provenance, self.stack, stage_of, self._main_input)
-        self.attention = AttentionWatch(provenance, self.stack, frames)
+        self.macs = MacWatch(self.stack)
+        self.memory = MemoryWatch(self.stack)
+        self.attention = AttentionWatch(provenance, self.stack, frames, self.macs, self.memory)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         output = meta_kernels.run(func, args, kwargs)
-        if self.attention.fused:
+        if self.attention.inside == "kernel":
             return output
         op, inputs, outputs = func.overloadpacket.__name__, tensors_in(args) + tensors_in(kwargs), tensors_in(output)
+        self.macs.on_operation(func, args, kwargs, output)
+        if not func.is_view:
+            self.memory.on_operation(inputs, outputs)
+        if self.attention.inside == "layer":
+            return output
         self._provenance.apply(op, inputs, outputs)
         if self._frames is not None:
             self._frames.apply(op, args, inputs, outputs)
@@ -122,10 +143,12 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
     def _on_enter(self, call: ModuleCall, given: list[Any]) -> None:
+        self.memory.on_enter(call)
         self._provenance.enter(call, given)
         self.skips.on_enter(call, given)
 
     def _on_leave(self, call: ModuleCall, given: list[Any], output: Any) -> None:
+        self.memory.on_leave(call)
         self._provenance.leave(call, given, output)
         self.skips.on_leave(call, output)
         if any(self._provenance.of(tensor).descends_from(self._main_input) for tensor in tensors_in(output)):

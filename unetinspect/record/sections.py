@@ -39,7 +39,13 @@ class SkipCounts(Struct, frozen=True, kw_only=True):
 
 
 class MacsByKind(Struct, frozen=True, kw_only=True):
-    """Multiply-accumulates by the kind of operation."""
+    """Multiply-accumulates by the kind of operation.
+
+    Attributes:
+        conv: Of convolutions.
+        linear: Of matrix products, but for those of attention.
+        attention: Of the two products of attention, Q Kᵀ and that of the map with V; its projections are linear.
+    """
 
     conv: int
     linear: int
@@ -54,13 +60,35 @@ class Uncounted(Struct, frozen=True, kw_only=True):
 
 
 class Totals(Struct, frozen=True, kw_only=True):
-    """The whole UNet in a few numbers. `macs` and the peak are None until a pass that counts them."""
+    """The whole UNet in a few numbers. Costs are None in records of versions that did not count them.
+
+    Attributes:
+        params: Parameters, each counted once.
+        weight_bytes: Their bytes.
+        weight_bytes_by_dtype: The same, by dtype.
+        macs: Multiply-accumulates of the pass, of all of `run.forward_batch`.
+        macs_by_kind: What they are made of.
+        flops: `2 * macs`.
+        peak_activation_bytes: The most bytes that lived at once of what the pass made: no weights, no inputs. Fused attention
+            holds no map, other attention its own.
+        peak_activation_in: The module whose own forward ran then.
+        peak_activation_bytes_with_maps: The same, as if torch's math attention ran in place of each fused one: it holds maps.
+        peak_activation_in_with_maps: The module whose own forward ran then.
+        attention: Attention layers by kind.
+        skips: Skips.
+        uncounted: Operations that no formula counts.
+    """
 
     params: int
     weight_bytes: int
+    weight_bytes_by_dtype: dict[str, int] | None = None
     macs: int | None = None
     macs_by_kind: MacsByKind | None = None
+    flops: int | None = None
     peak_activation_bytes: int | None = None
+    peak_activation_in: str | None = None
+    peak_activation_bytes_with_maps: int | None = None
+    peak_activation_in_with_maps: str | None = None
     attention: AttentionCounts
     skips: SkipCounts
     uncounted: tuple[Uncounted, ...] = ()
@@ -79,6 +107,11 @@ class Stage(Struct, frozen=True, kw_only=True):
         transformer_blocks: Modules of `transformer_blocks`, `temporal_transformer_blocks` and `transformer_layers` lists that ran.
         attention: Its attention layers.
         params: Its parameters.
+        macs: Multiply-accumulates of everything that ran in it.
+        macs_by_kind: What they are made of.
+        flops: `2 * macs`.
+        activation_bytes: The most bytes of activations that lived at once while it ran, those made before it and still
+            needed (skips) included.
     """
 
     name: str
@@ -91,6 +124,8 @@ class Stage(Struct, frozen=True, kw_only=True):
     attention: AttentionCounts
     params: int
     macs: int | None = None
+    macs_by_kind: MacsByKind | None = None
+    flops: int | None = None
     activation_bytes: int | None = None
 
 
@@ -187,6 +222,7 @@ class Attention(Struct, frozen=True, kw_only=True):
         map_bytes: What the whole map takes, or would take, in the dtype of the query.
         materialised: Whether this pass held the map in memory; scaled-dot-product attention does not.
         call: Which execution of the layer this was, from 0.
+        macs: Multiply-accumulates of its two products, Q Kᵀ and that of the map with V.
     """
 
     path: str
@@ -269,6 +305,10 @@ class Module(Struct, frozen=True, kw_only=True):
         out_shape: The first tensor that its first call returned.
         params: Its parameters and those of its children.
         calls: How often it ran.
+        macs: Multiply-accumulates of everything that ran in it and in its children.
+        macs_by_kind: What they are made of.
+        flops: `2 * macs`.
+        activation_bytes: The most bytes of activations that lived at once while it or one of its children ran.
     """
 
     path: str
@@ -279,4 +319,6 @@ class Module(Struct, frozen=True, kw_only=True):
     params: int
     calls: int
     macs: int | None = None
+    macs_by_kind: MacsByKind | None = None
+    flops: int | None = None
     activation_bytes: int | None = None

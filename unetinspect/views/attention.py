@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unetinspect.record import Attention, Trace
-from unetinspect.units import format_bytes, format_shape, plural
+from unetinspect.units import format_bytes, format_shape, format_si, plural
 from unetinspect.views.header import header
 from unetinspect.views.stages import attention_lines
 from unetinspect.views.table import Column, Table
@@ -23,6 +23,7 @@ def attention_table(trace: Trace, attentions: Sequence[Attention]) -> Table:
             Column("V", lambda layer: format_shape(layer.value_shape), drop=8),
             Column("map", lambda layer: format_shape(layer.map_shape)),
             Column("map bytes", lambda layer: format_bytes(layer.map_bytes), right=True, drop=4),
+            Column("MACs", lambda layer: format_si(layer.macs), right=True, drop=5),
             Column("index", lambda layer: "-" if layer.index is None else str(layer.index), right=True, drop=9),
             Column("processor", lambda layer: layer.processor or "-", drop=10),
         ),

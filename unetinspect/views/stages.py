@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from unetinspect.record import AttentionCounts, Role, Stage, Trace
-from unetinspect.units import format_bytes, format_count, format_shape, plural
+from unetinspect.units import format_bytes, format_count, format_shape, format_si, plural
+from unetinspect.views.costs import cost_lines
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
@@ -14,7 +15,7 @@ _KINDS = ("self", "cross", "joint", "temporal")
 
 
 def stages_table(trace: Trace) -> Table:
-    """Show each stage with its shapes, resnets, attention layers and parameters; totals below."""
+    """Show each stage with its shapes, resnets, attention layers, parameters and costs; totals below."""
     return Table(
         columns=(
             Column("stage", lambda stage: stage.name, path=True),
@@ -26,10 +27,12 @@ def stages_table(trace: Trace) -> Table:
             Column("kinds", lambda stage: _kinds(stage.attention), drop=7),
             Column("attn", lambda stage: _blank_zero(_all_layers(stage.attention)), right=True),
             Column("params", lambda stage: format_count(stage.params) if stage.params else "", right=True, drop=2),
+            Column("MACs", lambda stage: format_si(stage.macs) if stage.macs else "", right=True, drop=5),
+            Column("peak", lambda stage: format_bytes(stage.activation_bytes), right=True, drop=6),
         ),
         rows=trace.stages,
         above=header(trace.model, trace.run),
-        below=[_totals_line(trace), skip_counts(trace), *attention_lines(trace), *_idle(trace)],
+        below=[_totals_line(trace), skip_counts(trace), *attention_lines(trace), *_idle(trace), *cost_lines(trace)],
     )
 
 
@@ -63,7 +66,8 @@ def per_block_text(stages: Sequence[Stage]) -> str:
 
 def _totals_line(trace: Trace) -> str:
     totals = trace.totals
-    weights = f"{format_bytes(totals.weight_bytes)} in {trace.run.dtype}"
+    sizes = totals.weight_bytes_by_dtype or {trace.run.dtype: totals.weight_bytes}
+    weights = " + ".join(f"{format_bytes(size)} in {dtype}" for dtype, size in sizes.items())
     return f"total: {format_count(totals.params)} params ({totals.params:,}; {weights})"
 
 

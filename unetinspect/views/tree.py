@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from msgspec import structs
 
 from unetinspect.record import Module, Trace
-from unetinspect.units import format_count, format_shape, plural
+from unetinspect.units import format_bytes, format_count, format_shape, format_si, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
@@ -48,6 +48,10 @@ def tree_table(trace: Trace, modules: Sequence[Module] | None = None, *, depth: 
             Column("in", lambda line: _shape(line, line.module.in_shape), drop=4),
             Column("out", lambda line: _shape(line, line.module.out_shape)),
             Column("params", _params, right=True, drop=2),
+            Column("MACs", _macs, right=True, drop=5),
+            Column(
+                "peak", lambda line: format_bytes(line.module.activation_bytes) if line.module.activation_bytes else "", right=True, drop=6
+            ),
         ),
         rows=lines,
         above=header(trace.model, trace.run),
@@ -129,7 +133,12 @@ def _shape(line: TreeLine, shape: tuple[int, ...] | None) -> str:
 
 
 def _params(line: TreeLine) -> str:
-    if not line.module.params:
-        return ""
-    each = " each" if line.count > 1 else ""
-    return format_count(line.module.params) + each
+    return _each(line, format_count(line.module.params)) if line.module.params else ""
+
+
+def _macs(line: TreeLine) -> str:
+    return _each(line, format_si(line.module.macs)) if line.module.macs else ""
+
+
+def _each(line: TreeLine, text: str) -> str:
+    return f"{text} each" if line.count > 1 else text

@@ -1,0 +1,156 @@
+"""Follows the memory of activations: what lives at each moment of a pass, from the lifetimes of its storages.
+
+An activation is what an operation of the pass makes: weights, buffers and inputs were there before and are not counted.
+A view shares its storage with what it views. Nothing is asked of an allocator, so that the bytes are the same on meta,
+where nothing is allocated; what a kernel takes for itself while it runs is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unetinspect.observe.calls import CallStack, ModuleCall
+from unetinspect.observe.tensors import tensors_in
+
+_LOGSUMEXP_BYTES = 4  # of one query's, in the accumulation dtype, float32 or wider
+
+
+class _Lifetime(ref):  # type: ignore[type-arg]
+    """A weak reference to a storage that knows what to take off when the storage goes."""
+
+    __slots__ = ("key", "size")
+    key: int
+    size: int
+
+
+class LiveBytes:
+    """The bytes of all storages that operations made and that are still alive.
+
+    Attributes:
+        now: How many there are.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._alive: dict[int, _Lifetime] = {}
+
+    def add(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
+        """Take in what an operation made; False: it made nothing new (a view, or it wrote in place)."""
+        given = {tensor.untyped_storage()._cdata for tensor in inputs}
+        grown = False
+        for tensor in outputs:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in given and storage._cdata not in self._alive:
+                lifetime = _Lifetime(storage, self._forget)
+                lifetime.key, lifetime.size = storage._cdata, storage.nbytes()
+                self._alive[lifetime.key] = lifetime
+                self.now += lifetime.size
+                grown = True
+        return grown
+
+    def _forget(self, lifetime: ref[Any]) -> None:
+        assert isinstance(lifetime, _Lifetime)  # noqa: S101 (the only references that call this)
+        self.now -= lifetime.size
+        del self._alive[lifetime.key]
+
+
+@dataclass(slots=True)
+class Peak:
+    """The largest number of live bytes so far, and the call that ran then."""
+
+    size: int = 0
+    call: ModuleCall | None = None
+
+    def raise_to(self, size: int, call: ModuleCall | None) -> None:
+        """Take a larger number; of equals, the first stays."""
+        if size > self.size:
+            self.size, self.call = size, call
+
+
+class MemoryWatch:
+    """Follows the live bytes of one pass, and their peak: in all, and within each module call.
+
+    Attributes:
+        peak: With fused attention as it is: its maps are never held.
+        peak_with_maps: As if each fused attention ran as torch's math attention does, which holds its map.
+    """
+
+    def __init__(self, stack: CallStack) -> None:
+        self.peak = Peak()
+        self.peak_with_maps = Peak()
+        self._live = LiveBytes()
+        self._stack = stack
+        self._scratch: dict[Any, int] = {}
+
+    def on_enter(self, call: ModuleCall) -> None:
+        """Let a call start with what lives already."""
+        call.live_bytes = self._live.now
+
+    def on_leave(self, call: ModuleCall) -> None:
+        """Let the call around this one have seen its peak too."""
+        if call.parent is not None:
+            call.parent.live_bytes = max(call.parent.live_bytes, call.live_bytes)
+
+    def on_operation(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Take in what an operation made."""
+        if self._live.add(inputs, outputs):
+            self._note(self._live.now, self._live.now)
+
+    def on_fused_attention(self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        """Take in the output of a fused attention, with the log-sum-exp of each query that its kernel returns beside it."""
+        before = self._live.now
+        inputs = tensors_in([args, kwargs])
+        self._live.add(inputs, [output])
+        logsumexp = output[..., 0].numel() * max(_LOGSUMEXP_BYTES, output.element_size())
+        self._note(self._live.now + logsumexp, before + self._math_scratch(run, args, kwargs))
+
+    def _note(self, size: int, size_with_maps: int) -> None:
+        call = self._stack.current
+        self.peak.raise_to(size, call)
+        self.peak_with_maps.raise_to(max(size, size_with_maps), call)
+        if call is not None:
+            call.live_bytes = max(call.live_bytes, size)
+
+    def _math_scratch(self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """Return how many bytes torch's math attention would hold at most: by running it on meta, once for operands alike."""
+        key = (*map(_signature, args), *((name, _signature(value)) for name, value in kwargs.items()))
+        if key not in self._scratch:
+            scratch = _Scratch()
+            with scratch:
+                made = run(*map(_on_meta, args), **{name: _on_meta(value) for name, value in kwargs.items()})
+            del made
+            self._scratch[key] = scratch.peak
+        return self._scratch[key]
+
+
+class _Scratch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees how much operations hold at most, beyond what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._live = LiveBytes()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self._live.add(tensors_in([args, kwargs]), tensors_in(output))
+        self.peak = max(self.peak, self._live.now)
+        return output
+
+
+def _signature(value: Any) -> Any:
+    return (value.shape, value.stride(), value.dtype) if isinstance(value, Tensor) else value
+
+
+def _on_meta(value: Any) -> Any:
+    """Return a tensor of the same shape, strides and dtype on meta; what is no tensor as it is."""
+    if not isinstance(value, Tensor) or value.is_meta:
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
