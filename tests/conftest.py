@@ -47,6 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Keep records of this run apart from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNETINSPECT_CACHE", str(tmp_path_factory.mktemp("records")))
+        yield
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest):
     """Compare a text with the golden file of that name, or write it with `--update-golden`."""

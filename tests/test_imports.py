@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ LEFT = ("assemble.py", "build.py", "costs.py", "failures.py", "freeu.py", "live.
 def imported_after(code: str) -> set[str]:
     """Run code in a fresh interpreter and return which heavy packages it has imported."""
     report = f"import sys\n{code}\nprint(*sorted(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)"
-    ran = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=120, check=True)
+    # Without `env` the child would also get what readline, where pytest has loaded it, has put beside Python's os.environ: COLUMNS.
+    ran = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ))
     return set(ran.stderr.split())
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from unetinspect.cache import open_cache, recall_or_trace
 from unetinspect.errors import UsageError
 from unetinspect.record import Source, Trace
 from unetinspect.request import make_request
@@ -54,7 +55,8 @@ def trace(
     overrides  config keys to set before the UNet is built
     vae_scale  pixels per sample cell along one side, where the model's own files do not say it
     revision, subfolder, token, offline: of a hub ID or a folder, as on the command line
-    cache      accepted for records that are kept from one run to the next; none are kept in this version
+    cache      take the record from the cache where it is kept, and keep it; not of a live module, and not where diffusers
+               was imported before, since its classes may have been changed meanwhile
 
     Raises:
         UnetInspectError: A bad value, an unreadable source, a config that cannot be built, a pass that fails.
@@ -76,9 +78,7 @@ def trace(
     plugged = None if plug_in is None else _load(plug_in, {"token": token, "offline": offline})
     if _is_live(model):
         return _trace_live(model, request, overrides, plugged)
-    from unetinspect.tracing import trace_model
-
-    return trace_model(_load(model, where), request, overrides, plugged)
+    return recall_or_trace(open_cache(wanted=cache), _load(model, where), request, overrides, plugged)
 
 
 def _load(model: Any, where: Mapping[str, Any]) -> LoadedModel:

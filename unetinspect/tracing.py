@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import diffusers
@@ -25,13 +25,22 @@ from unetinspect.record import InputInfo, ModelInfo, OutputInfo, Run, TensorInfo
 from unetinspect.request import Request
 from unetinspect.resolve import ResolvedConfig, check_config, resolve_config
 from unetinspect.source.base import LoadedModel
+from unetinspect.units import format_size
 from unetinspect.version import __version__
 
 
-def trace_model(model: LoadedModel, request: Request, overrides: Mapping[str, Any], plugged: LoadedModel | None = None) -> Trace:
+def trace_model(
+    model: LoadedModel,
+    request: Request,
+    overrides: Mapping[str, Any],
+    plugged: LoadedModel | None = None,
+    *,
+    say: Callable[[str], None] = lambda step: None,
+) -> Trace:
     """Build the UNet that was read, without weights, and trace one forward pass of it.
 
-    With `plugged`, a ControlNet or T2I-Adapter, that is traced first and the UNet is given what it returned.
+    With `plugged`, a ControlNet or T2I-Adapter, that is traced first and the UNet is given what it returned. `say` is told
+    each step as it begins.
 
     Raises:
         ConfigError: The config cannot be built.
@@ -43,7 +52,9 @@ def trace_model(model: LoadedModel, request: Request, overrides: Mapping[str, An
     dtype = getattr(torch, request.dtype or "float32")
     device = pick_device(request.device)
     work = plan_work(model, config.class_name, config.values, request)
+    say(f"building {model.name}")
     unet = build_unet(config, device=device, dtype=dtype, name=model.name)
+    say(f"running {model.name} at sample {format_size(work.sizes.sample_size)} on {device}")
     runner = Runner(unet, lambda inputs: unet(**inputs), device, dtype)
     return _trace_plugged(model, config, work, runner, plugged)
 

@@ -75,7 +75,7 @@ class TraceOptions(ModelOptions, frozen=True, kw_only=True):
     dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or float64; default: float32.", rich_help_panel=_RUN)] = None
     no_cache: Annotated[
         bool,
-        typer.Option("--no-cache", help="Trace afresh; this version keeps no records, so it always does.", rich_help_panel=_RUN),
+        typer.Option("--no-cache", help="Trace afresh, and keep no record of it.", rich_help_panel=_RUN),
     ] = False
 
 

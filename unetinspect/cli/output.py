@@ -6,8 +6,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,18 @@ class Output:
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         sys.stdout.write(text)
         sys.stdout.flush()
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str], None]]:
+        """Give a way to say what is being done, on stderr where that is a terminal; it is gone again afterwards."""
+        if self._quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            yield lambda step: None
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status("", spinner="line") as status:
+            yield lambda step: status.update(Text(visible(step)))
 
     def note(self, *lines: str) -> None:
         """Say on stderr what a reader of the answer should know."""

@@ -1,11 +1,12 @@
-"""The commands that run no forward pass: config, models, schema."""
+"""The commands that run no forward pass: config, models, cache, schema."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from msgspec.structs import replace
 
 from unetinspect.cli.options import ModelOptions, OutputOptions, takes
 from unetinspect.cli.output import Output
@@ -59,6 +60,30 @@ def schema(options: OutputOptions) -> None:
     output.write(to_json(json_schema()) + "\n")
 
 
+@takes(OutputOptions)
+def cache(
+    options: OutputOptions,
+    action: Annotated[Literal["info", "clear"], typer.Argument(help="Show what is kept, or remove it.", show_default=True)] = "info",
+) -> None:
+    """The cached records: where they are, how many; clear removes them.
+
+    Example: unetinspect cache clear
+    """
+    from unetinspect.cache import RecordCache
+    from unetinspect.views.cache import cache_table
+
+    output = Output(options)
+    kept = RecordCache()
+    removed = None
+    if action == "clear":
+        try:
+            removed = kept.clear()
+        except OSError as error:
+            raise UsageError(f"cannot remove the records in {kept.folder}: {error.strerror or error}") from None
+    info = replace(kept.info(), removed=removed)
+    output.show(cache_table(info), info)
+
+
 def _catalog_notes(model: ModelInfo) -> tuple[str, ...]:
     """Return what the catalog notes of a bundled config: what is special in it, and how sure it is."""
     from unetinspect.catalog import find_entry
@@ -70,4 +95,4 @@ def _catalog_notes(model: ModelInfo) -> tuple[str, ...]:
     return (*entry.notes, *sure)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (config, models, schema)
+COMMANDS: tuple[Callable[..., None], ...] = (config, models, cache, schema)

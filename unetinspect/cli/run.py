@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from unetinspect.cache import open_cache, recall_or_trace
 from unetinspect.cli.options import ModelOptions, TraceOptions
 from unetinspect.cli.output import Output
 from unetinspect.errors import UsageError, nearest_names
@@ -27,10 +28,12 @@ def traced_to_fit(options: TraceOptions, output: Output) -> tuple[Trace, Fit | N
     record = _traced(options, output, request, None)
     if plugged is None:
         return record, None
-    from unetinspect.fit import find_fit
-    from unetinspect.tracing import trace_to_fit
+    with output.progress() as say:
+        say(f"importing torch and diffusers, and running {plugged.name}")
+        from unetinspect.fit import find_fit
+        from unetinspect.tracing import trace_to_fit
 
-    given = trace_to_fit(plugged, record, request)
+        given = trace_to_fit(plugged, record, request)
     output.note(*(f"{given.model.name}: {note}" for note in given.run.notes if note not in plugged.notes))
     return record, find_fit(record, given)
 
@@ -46,9 +49,8 @@ def _traced(options: TraceOptions, output: Output, request: Request, plugged: Lo
 
         model = loaded_trace(model.trace)
         output.note("the options ask for another pass: the config in the saved trace is traced again, with these options alone")
-    from unetinspect.tracing import trace_model
-
-    record = trace_model(model, request, overrides, plugged)
+    with output.progress() as say:
+        record = recall_or_trace(open_cache(wanted=not options.no_cache), model, request, overrides, plugged, say=say)
     output.note(*ignored_keys(record.model), *(note for note in record.run.notes if note not in model.notes))
     return record
 

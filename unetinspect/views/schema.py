@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from unetinspect.cache import CacheInfo
 from unetinspect.record import Envelope
 from unetinspect.views.models import ClassList, ModelList
 
@@ -17,13 +18,13 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 
 def json_schema() -> dict[str, Any]:
     """Return one schema that every `--json` document of this version matches."""
-    references, components = msgspec.json.schema_components([Envelope, ModelList, ClassList], ref_template="#/$defs/{name}")
+    references, components = msgspec.json.schema_components([Envelope, ModelList, ClassList, CacheInfo], ref_template="#/$defs/{name}")
     for component in components.values():
         _describe_properties(component)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "unetinspect --json",
-        "description": "Sections of one trace (trace --json has all of them), the catalog, or the classes.",
+        "description": "Sections of one trace (trace --json has all of them), the catalog, the classes, or the state of the cache.",
         "anyOf": list(references),
         "$defs": components,
     }

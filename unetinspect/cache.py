@@ -1,0 +1,242 @@
+"""Records that are kept from one run to the next, so that the same question is answered without torch.
+
+A record is kept under a key made of everything that decides it: the config and what is known of it, the request, and the
+code that ran it (the version of torch, and every file of unetinspect and diffusers). Whatever goes wrong with
+the folder costs a trace, and is never an error.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from unetinspect.errors import SourceError
+from unetinspect.record import Trace
+from unetinspect.request import Request
+from unetinspect.source.base import LoadedModel
+from unetinspect.version import __version__
+
+LIMIT_BYTES = 64 * 2**20
+_LOCATION = "UNETINSPECT_CACHE"
+_SUFFIX = ".json.gz"
+_UNFINISHED = ".writing-"
+
+
+class CacheInfo(Struct, frozen=True, kw_only=True):
+    """The state of the cache of records.
+
+    Attributes:
+        folder: Where records are kept.
+        records: How many there are.
+        bytes: What they take.
+        limit_bytes: What they may take; those that were not asked for longest go first.
+        removed: How many `cache clear` removed, null otherwise.
+    """
+
+    folder: str
+    records: int
+    bytes: int
+    limit_bytes: int
+    removed: int | None = None
+
+
+class RecordCache:
+    """A folder of records.
+
+    Attributes:
+        folder: Where they are: the folder that `UNETINSPECT_CACHE` names, else one in the user's cache folder.
+        limit: How many bytes they may take.
+    """
+
+    def __init__(self, folder: Path | None = None, *, limit: int = LIMIT_BYTES) -> None:
+        self.folder = folder or default_folder()
+        self.limit = limit
+
+    def get(self, key: str) -> Trace | None:
+        """Return the record that is kept under a key; None where there is none, or none that can be read."""
+        path = self._path(key)
+        try:
+            record = Trace.from_json(gzip.decompress(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, EOFError, zlib.error, SourceError):  # damaged: it is traced again, and written anew
+            with suppress(OSError):
+                path.unlink()
+            return None
+        with suppress(OSError):
+            os.utime(path)  # what is asked for stays
+        return record
+
+    def put(self, key: str, record: Trace) -> None:
+        """Keep a record; where that cannot be done, it is not kept."""
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(self._path(key), gzip.compress(msgspec.json.encode(record), compresslevel=3, mtime=0))
+            self._make_room()
+
+    def info(self) -> CacheInfo:
+        """Return how much is kept, and where."""
+        sizes = [size for _, size, _ in self._entries()]
+        return CacheInfo(folder=str(self.folder), records=len(sizes), bytes=sum(sizes), limit_bytes=self.limit)
+
+    def clear(self) -> int:
+        """Remove every record; returns how many there were.
+
+        Raises:
+            OSError: One cannot be removed.
+        """
+        entries = self._entries()
+        for _, _, path in entries:
+            path.unlink(missing_ok=True)
+        return len(entries)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{_SUFFIX}"
+
+    def _entries(self) -> list[tuple[float, int, Path]]:
+        """List (last use, bytes, path) of every record, and of what an interrupted run left, the oldest first."""
+        entries = []
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name.endswith(_SUFFIX):
+                    with suppress(OSError):  # another run may have removed it
+                        entries.append((path.stat().st_mtime, path.stat().st_size, path))
+        return sorted(entries)
+
+    def _make_room(self) -> None:
+        entries = self._entries()
+        excess = sum(size for _, size, _ in entries) - self.limit
+        for _, size, path in entries:
+            if excess <= 0:
+                break
+            path.unlink(missing_ok=True)
+            excess -= size
+
+
+def open_cache(*, wanted: bool = True) -> RecordCache | None:
+    """Return the cache; None where it is not wanted, or where diffusers was imported before.
+
+    Whoever imported diffusers may have changed it since: nothing that its code decides is then taken from a file or kept.
+    """
+    return RecordCache() if wanted and "diffusers" not in sys.modules else None
+
+
+def recall_or_trace(
+    cache: RecordCache | None,
+    model: LoadedModel,
+    request: Request,
+    overrides: Mapping[str, Any],
+    plugged: LoadedModel | None = None,
+    *,
+    say: Callable[[str], None] = lambda step: None,
+) -> Trace:
+    """Return the record of a model that was read: the one that is kept, or that of a pass that is run now, and kept then.
+
+    `say` is told each step of a pass as it begins. Raises what `tracing.trace_model` raises; failures are not kept.
+    """
+    key = record_key(model, request, overrides, plugged) if cache else None
+    kept = cache.get(key) if cache and key else None
+    if kept is not None:
+        return kept
+    say("importing torch and diffusers")
+    from unetinspect.tracing import trace_model
+
+    record = trace_model(model, request, overrides, plugged, say=say)
+    if cache and key:
+        cache.put(key, record)
+    return record
+
+
+def default_folder() -> Path:
+    """Return the folder that records are kept in."""
+    named = os.environ.get(_LOCATION)
+    if named:
+        return Path(named)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("unetinspect", appauthor=False) / "records"
+
+
+def record_key(model: LoadedModel, request: Request, overrides: Mapping[str, Any], plugged: LoadedModel | None = None) -> str | None:
+    """Return the key of a record: a digest of everything that decides it. None: something of that cannot be written down."""
+    code = _code()
+    if code is None:
+        return None
+    decides = (
+        __version__,
+        code,
+        [None if given is None else msgspec.structs.asdict(given) | {"trace": None} for given in (model, plugged)],
+        request,
+        dict(overrides),
+        _devices() if request.device not in ("meta", "cpu") else "",
+    )
+    try:
+        return sha256(msgspec.json.encode(decides, order="deterministic")).hexdigest()
+    except (TypeError, msgspec.MsgspecError):  # a config given in Python may hold anything
+        return None
+
+
+def _code() -> list[str] | None:
+    """Return what changes with the code that makes a record; None where it cannot be found.
+
+    Of unetinspect and diffusers that is every file, as people edit diffusers where it is installed; of torch its version
+    and the list of its files, which every installer writes.
+    """
+    states = [_state_of_files(name) for name in ("unetinspect", "diffusers")]
+    try:
+        torch = distribution("torch")
+    except PackageNotFoundError:
+        return None
+    return None if None in states else [*map(str, states), torch.version, torch.read_text("RECORD") or ""]
+
+
+def _state_of_files(package: str) -> str | None:
+    """Return the path, size and time of each Python file of a package, without importing it."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    return repr(sorted(_states(Path(spec.origin).parent)))
+
+
+def _states(folder: str | Path) -> Iterator[tuple[str, int, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _states(entry.path)
+            elif entry.name.endswith(".py"):
+                found = entry.stat()
+                yield entry.path, found.st_size, found.st_mtime_ns
+
+
+def _devices() -> list[str]:
+    """List the accelerators that the system shows, without asking torch, which would have to be imported."""
+    variables = [os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")]
+    if sys.platform == "win32":
+        return [*variables, str(Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32", "nvcuda.dll").exists())]
+    nodes = [node for pattern in ("nvidia[0-9]*", "kfd", "dxg") for node in Path("/dev").glob(pattern)]
+    return [*variables, *sorted(map(str, nodes))]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write beside the file and then move it there, so that another run never sees half of it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=_SUFFIX)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
