@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.test_imports import imported_after
 from tests.tiny import CONDITION, PLAIN, traced
 from unetinspect import Trace
-from unetinspect.cache import RecordCache, open_cache, recall_or_trace, record_key
+from unetinspect.cache import RecordCache, Recorder, open_cache, record_key
 from unetinspect.record import Source
 from unetinspect.request import Request
 from unetinspect.source.base import LoadedModel
@@ -143,13 +143,13 @@ def damages(whole: bytes) -> dict[str, bytes]:
 def test_a_damaged_entry_is_traced_again_and_written_anew(damage: str, kept: RecordCache) -> None:
     """Whatever the file holds: no error, the right record, and the next run finds it whole."""
     model = msgspec.structs.replace(MODEL, config=PLAIN)
-    record = recall_or_trace(kept, model, ON_META, {})
+    record = Recorder(kept, model).record(ON_META)
     (path,) = kept.folder.iterdir()
     path.write_bytes(damages(path.read_bytes())[damage])
 
     assert kept.get(path.name.partition(".")[0]) is None
     assert not path.exists()
-    assert recall_or_trace(kept, model, ON_META, {}) == record
+    assert Recorder(kept, model).record(ON_META) == record
     assert kept.get(path.name.partition(".")[0]) == record
 
 

@@ -19,11 +19,11 @@ import jq
 import pytest
 import torch
 
-from unetinspect.tracing import trace_model
+from unetinspect.cache import RecordCache
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("trace", "skips", "attn", "tree", "inputs", "ports", "config", "models", "schema")
+COMMANDS = ("trace", "skips", "attn", "tree", "inputs", "ports", "sweep", "config", "models", "cache", "schema")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -73,21 +73,10 @@ def _json(value: Any, *, compact: bool) -> str:
     return json.dumps(value, separators=(",", ":")) if compact else json.dumps(value, indent=2)
 
 
-_records: dict[str, Any] = {}
-
-
-def _trace_once(*given: Any) -> Any:
-    """Trace a model as the docs ask for it, once for all the pages and commands that show it."""
-    key = repr(given)
-    if key not in _records:
-        _records[key] = trace_model(*given)
-    return _records[key]
-
-
 @pytest.fixture
 def as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run as the docs say: 80 columns, no GPU, nobody's files."""
-    monkeypatch.setattr("unetinspect.tracing.trace_model", _trace_once)
+    """Run as the docs say: 80 columns, no GPU, nobody's files; what two pages show is traced once."""
+    monkeypatch.setattr("unetinspect.cli.run.open_cache", lambda wanted: RecordCache())
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(ROOT)

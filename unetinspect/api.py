@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unetinspect.cache import open_cache, recall_or_trace
+from unetinspect.cache import Recorder, open_cache
 from unetinspect.errors import UsageError
 from unetinspect.record import Source, Trace
 from unetinspect.request import make_request
@@ -78,7 +78,7 @@ def trace(
     plugged = None if plug_in is None else _load(plug_in, {"token": token, "offline": offline})
     if _is_live(model):
         return _trace_live(model, request, overrides, plugged)
-    return recall_or_trace(open_cache(wanted=cache), _load(model, where), request, overrides, plugged)
+    return Recorder(open_cache(wanted=cache), _load(model, where), overrides).record(request, plugged)
 
 
 def _load(model: Any, where: Mapping[str, Any]) -> LoadedModel:

@@ -18,7 +18,7 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +28,9 @@ from unetinspect.record import Trace
 from unetinspect.request import Request
 from unetinspect.source.base import LoadedModel
 from unetinspect.version import __version__
+
+if TYPE_CHECKING:
+    from unetinspect.tracing import Tracer
 
 LIMIT_BYTES = 64 * 2**20
 _LOCATION = "UNETINSPECT_CACHE"
@@ -134,30 +137,44 @@ def open_cache(*, wanted: bool = True) -> RecordCache | None:
     return RecordCache() if wanted and "diffusers" not in sys.modules else None
 
 
-def recall_or_trace(
-    cache: RecordCache | None,
-    model: LoadedModel,
-    request: Request,
-    overrides: Mapping[str, Any],
-    plugged: LoadedModel | None = None,
-    *,
-    say: Callable[[str], None] = lambda step: None,
-) -> Trace:
-    """Return the record of a model that was read: the one that is kept, or that of a pass that is run now, and kept then.
+class Recorder:
+    """Gives the records of one model that was read: kept ones, or those of passes that are run when they are asked for.
 
-    `say` is told each step of a pass as it begins. Raises what `tracing.trace_model` raises; failures are not kept.
+    torch is imported and the UNet built only for the first that is not kept. `say` is told each step as it begins.
     """
-    key = record_key(model, request, overrides, plugged) if cache else None
-    kept = cache.get(key) if cache and key else None
-    if kept is not None:
-        return kept
-    say("importing torch and diffusers")
-    from unetinspect.tracing import trace_model
 
-    record = trace_model(model, request, overrides, plugged, say=say)
-    if cache and key:
-        cache.put(key, record)
-    return record
+    def __init__(
+        self,
+        cache: RecordCache | None,
+        model: LoadedModel,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        say: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        self._cache = cache
+        self._model = model
+        self._overrides = overrides or {}
+        self._say = say
+        self._tracer: Tracer | None = None
+
+    def record(self, request: Request, plugged: LoadedModel | None = None) -> Trace:
+        """Return the record of a pass; raises what `Tracer.trace` raises, and keeps no failure."""
+        key = record_key(self._model, request, self._overrides, plugged) if self._cache else None
+        kept = self._cache.get(key) if self._cache and key else None
+        if kept is not None:
+            return kept
+        record = self._ready().trace(request, plugged)
+        if self._cache and key:
+            self._cache.put(key, record)
+        return record
+
+    def _ready(self) -> Tracer:
+        if self._tracer is None:
+            self._say("importing torch and diffusers")
+            from unetinspect.tracing import Tracer
+
+            self._tracer = Tracer(self._model, self._overrides, say=self._say)
+        return self._tracer
 
 
 def default_folder() -> Path:

@@ -117,6 +117,35 @@ def parse_size(value: Any, *, option: str) -> Size | None:
     return numbers[0], numbers[-1]
 
 
+def parse_sizes(value: Any, *, option: str) -> list[Size]:
+    """Read one size or several: "256,512x768", each once.
+
+    Raises:
+        UsageError: One of them is no size.
+
+    >>> parse_sizes("256,512x768,256", option="--res")
+    [(256, 256), (512, 768)]
+    """
+    parts = [] if value is None else value.split(",") if isinstance(value, str) else value
+    sizes = [parse_size(part.strip() if isinstance(part, str) else part, option=option) for part in parts]
+    return list(dict.fromkeys(size for size in sizes if size is not None))
+
+
+def parse_counts(value: str, *, option: str) -> list[int]:
+    """Read one whole number or several: "1,2,4", each once.
+
+    Raises:
+        UsageError: One of them is no whole number above 0.
+
+    >>> parse_counts("1,2,4", option="--batch")
+    [1, 2, 4]
+    """
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= _MAX_SIDE for part in parts):
+        raise UsageError(f"{option} is {value!r}, and must be whole numbers from 1 to {_MAX_SIDE}", hint=f"{option} 1,2,4")
+    return list(dict.fromkeys(map(int, parts)))
+
+
 def parse_device(device: Any) -> str:
     """Return the device's name.
 

@@ -29,34 +29,51 @@ from unetinspect.units import format_size
 from unetinspect.version import __version__
 
 
-def trace_model(
-    model: LoadedModel,
-    request: Request,
-    overrides: Mapping[str, Any],
-    plugged: LoadedModel | None = None,
-    *,
-    say: Callable[[str], None] = lambda step: None,
-) -> Trace:
-    """Build the UNet that was read, without weights, and trace one forward pass of it.
+class Tracer:
+    """Traces one model that was read, at as many sizes as are asked for; it is built when a pass first needs it, and once.
 
-    With `plugged`, a ControlNet or T2I-Adapter, that is traced first and the UNet is given what it returned. `say` is told
-    each step as it begins.
+    `say` is told each step as it begins.
 
     Raises:
-        ConfigError: The config cannot be built.
-        UsageError: The request does not fit the UNet, or what is plugged in does not.
-        ForwardError: The pass failed.
+        ConfigError: The config cannot be built, or names no class that can be traced.
+        UsageError: An override is of a key that the class does not have.
     """
-    config = resolve_config(model.config, overrides)
-    check_config(config, name=model.name)
-    dtype = getattr(torch, request.dtype or "float32")
-    device = pick_device(request.device)
-    work = plan_work(model, config.class_name, config.values, request)
-    say(f"building {model.name}")
-    unet = build_unet(config, device=device, dtype=dtype, name=model.name)
-    say(f"running {model.name} at sample {format_size(work.sizes.sample_size)} on {device}")
-    runner = Runner(unet, lambda inputs: unet(**inputs), device, dtype)
-    return _trace_plugged(model, config, work, runner, plugged)
+
+    def __init__(self, model: LoadedModel, overrides: Mapping[str, Any], *, say: Callable[[str], None] = lambda step: None) -> None:
+        self._model = model
+        self._config = resolve_config(model.config, overrides)
+        check_config(self._config, name=model.name)
+        self._runners: dict[tuple[torch.device, torch.dtype], Runner] = {}
+        self._say = say
+
+    def trace(self, request: Request, plugged: LoadedModel | None = None) -> Trace:
+        """Trace one forward pass.
+
+        With `plugged`, a ControlNet or T2I-Adapter, that is traced first and the UNet is given what it returned.
+
+        Raises:
+            ConfigError: diffusers refuses the config.
+            UsageError: The request does not fit the UNet, or what is plugged in does not.
+            ForwardError: The pass failed.
+        """
+        dtype = getattr(torch, request.dtype or "float32")
+        device = pick_device(request.device)
+        work = plan_work(self._model, self._config.class_name, self._config.values, request)
+        runner = self._runner(device, dtype)
+        self._say(f"running {self._model.name} at sample {format_size(work.sizes.sample_size)} on {device}")
+        return _trace_plugged(self._model, self._config, work, runner, plugged)
+
+    def _runner(self, device: torch.device, dtype: torch.dtype) -> Runner:
+        if (device, dtype) not in self._runners:
+            self._say(f"building {self._model.name}")
+            unet = build_unet(self._config, device=device, dtype=dtype, name=self._model.name)
+            self._runners[device, dtype] = Runner(unet, lambda inputs: unet(**inputs), device, dtype)
+        return self._runners[device, dtype]
+
+
+def trace_model(model: LoadedModel, request: Request, overrides: Mapping[str, Any], plugged: LoadedModel | None = None) -> Trace:
+    """Build a model that was read and trace one pass of it; raises what `Tracer` and its `trace` raise."""
+    return Tracer(model, overrides).trace(request, plugged)
 
 
 def trace_to_fit(plugged: LoadedModel, record: Trace, request: Request) -> Trace:
@@ -66,7 +83,7 @@ def trace_to_fit(plugged: LoadedModel, record: Trace, request: Request) -> Trace
         UsageError: Its class gives nothing that a UNet takes.
     """
     config = resolve_config(plugged.config)
-    return trace_model(plugged, to_fit(record.run, request, config.class_name, config.values), {})
+    return Tracer(plugged, {}).trace(to_fit(record.run, request, config.class_name, config.values))
 
 
 def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | None = None) -> Trace:

@@ -47,14 +47,9 @@ class ModelOptions(OutputOptions, frozen=True, kw_only=True):
     )
 
 
-class TraceOptions(ModelOptions, frozen=True, kw_only=True):
-    """How to run the forward pass."""
+class PassOptions(ModelOptions, frozen=True, kw_only=True):
+    """How to run a forward pass, but for its size."""
 
-    res: Annotated[str | None, typer.Option(metavar="N|HxW", help="Image size in pixels.", rich_help_panel=_SIZE)] = None
-    latent: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="Size of the sample itself; the length of a signal.", rich_help_panel=_SIZE)
-    ] = None
-    batch: Annotated[int, typer.Option(metavar="N", help="Images; CFG doubles it.", rich_help_panel=_SIZE)] = 1
     cfg: Annotated[
         bool | None,
         typer.Option("--cfg/--no-cfg", help="Classifier-free guidance; default: where the UNet is conditioned.", rich_help_panel=_SIZE),
@@ -77,6 +72,29 @@ class TraceOptions(ModelOptions, frozen=True, kw_only=True):
         bool,
         typer.Option("--no-cache", help="Trace afresh, and keep no record of it.", rich_help_panel=_RUN),
     ] = False
+
+
+class TraceOptions(PassOptions, frozen=True, kw_only=True):
+    """How to run one forward pass."""
+
+    res: Annotated[str | None, typer.Option(metavar="N|HxW", help="Image size in pixels.", rich_help_panel=_SIZE)] = None
+    latent: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Size of the sample itself; the length of a signal.", rich_help_panel=_SIZE)
+    ] = None
+    batch: Annotated[int, typer.Option(metavar="N", help="Images; CFG doubles it.", rich_help_panel=_SIZE)] = 1
+
+
+class SweepOptions(PassOptions, frozen=True, kw_only=True):
+    """How to run forward passes at several sizes and batches."""
+
+    res: Annotated[str | None, typer.Option(metavar="N|HxW,...", help="Image sizes in pixels.", rich_help_panel=_SIZE)] = None
+    latent: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW,...", help="Sizes of the sample itself; default: half, once, 1.5 and 2 times its own.", rich_help_panel=_SIZE
+        ),
+    ] = None
+    batch: Annotated[str, typer.Option(metavar="N,...", help="Numbers of images; CFG doubles each.", rich_help_panel=_SIZE)] = "1"
 
 
 def takes(options: type[OutputOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -77,8 +77,16 @@ class Output:
         from rich.console import Console
         from rich.text import Text
 
-        with Console(stderr=True).status("", spinner="line") as status:
-            yield lambda step: status.update(Text(visible(step)))
+        status = Console(stderr=True).status("", spinner="line")
+
+        def say(step: str) -> None:
+            status.update(Text(visible(step)))
+            status.start()  # with the first step: what takes none shows nothing
+
+        try:
+            yield say
+        finally:
+            status.stop()
 
     def note(self, *lines: str) -> None:
         """Say on stderr what a reader of the answer should know."""

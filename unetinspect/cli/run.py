@@ -6,13 +6,34 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from unetinspect.cache import open_cache, recall_or_trace
-from unetinspect.cli.options import ModelOptions, TraceOptions
+from unetinspect.cache import Recorder, open_cache
+from unetinspect.cli.options import ModelOptions, PassOptions, SweepOptions, TraceOptions
 from unetinspect.cli.output import Output
 from unetinspect.errors import UsageError, nearest_names
-from unetinspect.record import Fit, ModelInfo, Trace
-from unetinspect.request import Request, make_request
+from unetinspect.record import Fit, ModelInfo, SweepPoint, Trace
+from unetinspect.request import Request, make_request, parse_counts, parse_sizes
 from unetinspect.source import LoadedModel, read_model
+from unetinspect.sweep import sweep
+
+
+def swept(options: SweepOptions, output: Output) -> tuple[ModelInfo, tuple[SweepPoint, ...], Trace | None]:
+    """Return the model, what a pass at each size and batch cost, and the record of the last that ran."""
+    res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
+    if res and latent:
+        make_request(res=res[0], latent=latent[0])  # which refuses both
+    batch = parse_counts(options.batch, option="--batch")
+    request, overrides = _request(options), parse_overrides(options.overrides or [])
+    plugged = _read_plugged(options, output)
+    model = _to_trace_again(_read(options, output, options.model))
+    with output.progress() as say:
+        recorder = Recorder(open_cache(wanted=not options.no_cache), model, overrides, say=say)
+        points, record = sweep(recorder, request, res=res, latent=latent, batch=batch, plugged=plugged)
+    if record is not None:
+        output.note(*ignored_keys(record.model), *(note for note in record.run.notes if note not in model.notes))
+        return record.model, points, record
+    from unetinspect.tracing import config_of
+
+    return config_of(model, overrides)[0], points, None
 
 
 def traced(options: TraceOptions, output: Output) -> Trace:
@@ -45,12 +66,10 @@ def _traced(options: TraceOptions, output: Output, request: Request, plugged: Lo
         if request == make_request() and not overrides and plugged is None:
             output.note(*model.trace.run.notes)
             return model.trace
-        from unetinspect.api import loaded_trace
-
-        model = loaded_trace(model.trace)
+        model = _to_trace_again(model)
         output.note("the options ask for another pass: the config in the saved trace is traced again, with these options alone")
     with output.progress() as say:
-        record = recall_or_trace(open_cache(wanted=not options.no_cache), model, request, overrides, plugged, say=say)
+        record = Recorder(open_cache(wanted=not options.no_cache), model, overrides, say=say).record(request, plugged)
     output.note(*ignored_keys(record.model), *(note for note in record.run.notes if note not in model.notes))
     return record
 
@@ -113,18 +132,28 @@ def _read(options: ModelOptions, output: Output, name: str) -> LoadedModel:
     return model
 
 
-def _read_plugged(options: TraceOptions, output: Output) -> LoadedModel | None:
+def _to_trace_again(model: LoadedModel) -> LoadedModel:
+    """Take a saved trace as its config; what else was read stays as it is."""
+    if model.trace is None:
+        return model
+    from unetinspect.api import loaded_trace
+
+    return loaded_trace(model.trace)
+
+
+def _read_plugged(options: PassOptions, output: Output) -> LoadedModel | None:
     names = options.plugged or []
     if len(names) > 1:
         raise UsageError(f"--with is given {len(names)} times, and one thing is plugged in at a time", hint=f"--with {names[0]} alone")
     return _read(options, output, names[0]) if names else None
 
 
-def _request(options: TraceOptions) -> Request:
+def _request(options: PassOptions) -> Request:
+    """Read the options that decide a pass; those of a sweep leave its sizes and batches open."""
+    own = ("res", "latent", "batch") if isinstance(options, TraceOptions) else ()
+    sizes: dict[str, Any] = {name: getattr(options, name) for name in own}
     return make_request(
-        res=options.res,
-        latent=options.latent,
-        batch=options.batch,
+        **sizes,
         cfg=options.cfg,
         tokens=options.tokens,
         frames=options.frames,

@@ -1,0 +1,163 @@
+"""A sweep is many traces of one UNet that is built once; the sizes that fail are part of its answer."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tiny import CONDITION, PLAIN
+from unetinspect import trace
+from unetinspect.build import build_unet
+from unetinspect.cache import RecordCache, Recorder
+from unetinspect.errors import UsageError
+from unetinspect.record import Source, SweepPoint
+from unetinspect.request import Request, make_request
+from unetinspect.source.base import LoadedModel
+from unetinspect.sweep import sweep
+from unetinspect.tracing import Tracer
+from unetinspect.views.schema import json_schema
+
+ON_META = Request(device="meta")
+
+
+def model_of(config: dict[str, Any]) -> LoadedModel:
+    """Take a config as if it had been read."""
+    return LoadedModel(name="tiny", config=config, source=Source(kind="dict", location="tiny"))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """A config file of a small UNet that does not run at odd sizes."""
+    path = tmp_path / "tiny" / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(PLAIN))
+    return str(path)
+
+
+@settings(max_examples=3)
+@given(sizes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=2, unique=True), batch=st.integers(1, 3))
+def test_each_point_is_what_a_trace_of_that_size_says(sizes: list[tuple[int, int]], batch: int) -> None:
+    """Costs, shapes and the largest map are those of `trace`, size by size and batch by batch, in the order asked for."""
+    latent = [(8 * height, 8 * width) for height, width in sizes]
+    points, last = sweep(Recorder(None, model_of(CONDITION)), ON_META, latent=latent, batch=[batch, 4])
+
+    assert [(point.sample_size, point.batch) for point in points] == [(size, number) for size in latent for number in (batch, 4)]
+    for point in points:
+        record = trace(CONDITION, latent=point.sample_size, batch=point.batch, device="meta", cache=False)
+        assert point.macs == record.totals.macs
+        assert point.macs_by_kind == record.totals.macs_by_kind
+        assert point.peak_activation_bytes == record.totals.peak_activation_bytes
+        assert point.peak_activation_bytes_with_maps == record.totals.peak_activation_bytes_with_maps
+        assert point.largest_map is not None
+        assert point.largest_map.bytes == max(layer.map_bytes for layer in record.attentions)
+        assert point.tokens == max(layer.query_shape[2] for layer in record.attentions)
+        assert point.output_shape == record.output.shape
+        assert point.forward_batch == 2 * point.batch
+    assert last is not None
+    assert last.run.sample_size == latent[-1]
+
+
+def test_the_unet_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sizes: one build."""
+    build = mock.Mock(wraps=build_unet)
+    monkeypatch.setattr("unetinspect.tracing.build_unet", build)
+    points, _ = sweep(Recorder(None, model_of(CONDITION)), ON_META, latent=[(8, 8), (16, 16), (24, 24)], batch=[1, 2])
+
+    assert len(points) == 6
+    assert build.call_count == 1
+
+
+def test_without_sizes_there_are_four_around_its_own() -> None:
+    """Half, once, one and a half times and twice the config's sample_size of 16."""
+    points, _ = sweep(Recorder(None, model_of(CONDITION)), ON_META)
+
+    assert [point.sample_size for point in points] == [(8, 8), (16, 16), (24, 24), (32, 32)]
+
+
+def test_a_size_that_does_not_run_is_part_of_the_answer(cli: Any, config: str) -> None:
+    """The others are there with their costs, and the failing ones say why, and what would run; exit 0."""
+    code, out, _ = cli("sweep", config, "--latent", "15,16", "--device", "meta", "--json")
+    failed, ran = json.loads(out)["sweep"]
+
+    assert code == 0
+    assert failed["sample_size"] == [15, 15]
+    assert failed["error"].startswith("the forward pass of tiny at sample 15 failed in up_blocks.1")
+    assert failed["hint"] == "the nearest sizes that run: --latent 14 or --latent 16"
+    assert failed["macs"] is None
+    assert (ran["sample_size"], ran["error"]) == ([16, 16], None)
+    assert ran["macs"] == trace(PLAIN, device="meta").totals.macs
+
+    table = cli("sweep", config, "--latent", "15,16", "--device", "meta")[1]
+    assert "1 of 2 fail:" in table
+    assert "Sizes of tensors must match" in " ".join(table.split())
+
+
+def test_a_size_the_vae_cannot_make_is_one_too(cli: Any) -> None:
+    """`--res` that is no multiple of the VAE factor fails alone; where all are, the user made a mistake: exit 2."""
+    code, out, _ = cli("sweep", "sd15", "--res", "100,64", "--device", "meta", "--json")
+    assert code == 0
+    assert [point["error"] is None for point in json.loads(out)["sweep"]] == [False, True]
+
+    code, out, err = cli("sweep", "sd15", "--res", "100,60", "--device", "meta")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --res 100 is no multiple of 8")
+
+
+def test_a_ray_of_failures_still_answers(cli: Any, config: str) -> None:
+    """Where no size runs, the table says so of each, and the header still names the UNet."""
+    code, out, _ = cli("sweep", config, "--latent", "15,17", "--device", "meta")
+
+    assert code == 0
+    assert out.startswith("tiny: UNet2DModel\n")
+    assert "2 of 2 fail:" in out
+
+
+def test_json_fits_the_schema_and_csv_has_the_record(cli: Any, config: str) -> None:
+    """One envelope under the one schema; CSV has a line a point under the fields' names."""
+    asked = ("sweep", config, "--latent", "8,16x24", "--batch", "1, 2", "--device", "meta")
+    document = json.loads(cli(*asked, "--json")[1])
+    jsonschema.validate(document, json_schema())
+    rows = list(csv.DictReader(io.StringIO(cli(*asked, "--format", "csv")[1])))
+
+    assert list(document) == ["schema", "model", "sweep"]
+    assert [int(row["macs"]) for row in rows] == [point["macs"] for point in document["sweep"]]
+    assert set(SweepPoint.__struct_fields__) <= {name.partition(".")[0] for name in rows[0]}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--res", "256,x"), "--res is 'x', and must be a size from 1 to 1048576"),
+        (("--res", ""), "--res is '', and must be a size from 1 to 1048576"),
+        (("--latent", "8,,16"), "--latent is '', and must be a size from 1 to 1048576"),
+        (("--batch", "1,two"), "--batch is '1,two', and must be whole numbers from 1 to 1048576"),
+        (("--batch", "0"), "--batch is '0', and must be whole numbers from 1 to 1048576"),
+        (("--res", "64", "--latent", "8"), "--res and --latent both give a size"),
+    ],
+)
+def test_wrong_lists_are_told_before_anything_runs(cli: Any, options: tuple[str, ...], sentence: str) -> None:
+    """One sentence, exit 2, nothing on stdout."""
+    code, out, err = cli("sweep", "sd15", *options)
+
+    assert (code, out) == (2, "")
+    assert err.splitlines()[0] == f"error: {sentence}"
+
+
+def test_a_recorder_shares_what_it_keeps_with_trace(tmp_path: Path) -> None:
+    """What a sweep has run, a trace of that size finds; a mistake in the request is raised all the same."""
+    kept = RecordCache(tmp_path)
+    points, last = sweep(Recorder(kept, model_of(CONDITION)), ON_META, latent=[(8, 8)])
+
+    assert kept.info().records == len(points) == 1
+    assert Recorder(kept, model_of(CONDITION)).record(make_request(latent=8, device="meta")) == last
+    with pytest.raises(UsageError):
+        Tracer(model_of(CONDITION), {}).trace(make_request(frames=2, device="meta"))
