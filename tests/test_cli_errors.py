@@ -32,7 +32,10 @@ SUPPORTED = (
             ["sd15"],
             2,
             "No such command 'sd15'",
-            "did you mean `unetinspect trace sd15`? the commands are trace, skips, attn, tree, inputs, ports, config, models, schema",
+            (
+                "did you mean `unetinspect trace sd15`? the commands are trace, skips, attn, tree, inputs, ports, sweep, profile, "
+                "config, models, cache, schema"
+            ),
         ),
         (["trace", "--rez", "5"], 2, "No such option: --rez", "did you mean --res? `unetinspect trace --help` lists what it takes"),
         (["trace", "sd15", "sdxl"], 2, "Got unexpected extra argument(s) (sdxl)", "`unetinspect trace --help` lists what it takes"),

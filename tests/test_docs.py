@@ -23,7 +23,7 @@ from unetinspect.cache import RecordCache
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("trace", "skips", "attn", "tree", "inputs", "ports", "sweep", "config", "models", "cache", "schema")
+COMMANDS = ("trace", "skips", "attn", "tree", "inputs", "ports", "sweep", "profile", "config", "models", "cache", "schema")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -13,7 +13,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "unetinspect"
 HEAVY = ("torch", "diffusers", "huggingface_hub")
 # Left of the record, where torch and diffusers are at work.
-LEFT = ("assemble.py", "build.py", "costs.py", "failures.py", "freeu.py", "live.py", "ports.py", "resolve.py", "tracing.py", "observe")
+LEFT = (
+    *("assemble.py", "build.py", "clock.py", "costs.py", "failures.py", "freeu.py"),
+    *("live.py", "measure.py", "ports.py", "profiling.py", "resolve.py", "tracing.py", "observe"),
+)
 
 
 def imported_after(code: str) -> set[str]:

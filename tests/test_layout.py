@@ -128,7 +128,8 @@ def test_csv_has_the_fields_of_the_record() -> None:
     assert rows[3]["name"] == "down_blocks.0"
     assert rows[3]["out_shape"] == "(2, 320, 32, 32)"
     assert (rows[3]["attention.self"], rows[3]["attention.cross"]) == ("2", "2")
-    assert rows[3]["macs"] == ""
+    assert rows[3]["macs"] == "109550960640"
+    assert sum(int(row["macs"]) for row in rows) == traced("sd15").totals.macs
     assert sum(int(row["params"]) for row in rows) == 859_520_964
 
 

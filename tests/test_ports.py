@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from tests.kinds_plugs import CONTROLNET, adapter, controlnet
@@ -17,7 +18,7 @@ from tests.tiny import CONDITION, condition, traced
 from unetinspect import Trace, trace
 from unetinspect.errors import UsageError
 from unetinspect.fit import find_fit, to_fit
-from unetinspect.record import Port, Shape
+from unetinspect.record import Port, Shape, Totals
 from unetinspect.request import Request
 from unetinspect.resolve import resolve_config
 
@@ -171,7 +172,7 @@ def test_residuals_are_seen_in_the_skips_that_they_are_added_to(plug_in: str) ->
         features, name = {place: place for place in range(12)}, DOWN
     assert added == {place: [("sum", (f"{name}.{features[place]}",))] if place in features else [] for place in range(12)}
     assert [skip.source for skip in record.skips] == [skip.source for skip in alone.skips]
-    assert record.totals == alone.totals
+    assert _but_for_sums(record) == _but_for_sums(alone)
 
 
 def test_freeu_filters_the_skips_of_the_first_two_up_blocks_alone() -> None:
@@ -182,7 +183,7 @@ def test_freeu_filters_the_skips_of_the_first_two_up_blocks_alone() -> None:
     assert changed == {"up_blocks.0": ["filter"], "up_blocks.1": ["filter"], "up_blocks.2": [], "up_blocks.3": []}
     channels = [[(skip.source, skip.hidden_channels, skip.conv_channels) for skip in each.skips] for each in (record, alone)]
     assert channels[0] == channels[1]
-    assert record.totals == alone.totals
+    assert _but_for_sums(record) == _but_for_sums(alone)
 
 
 def test_an_sdxl_controlnet_does_not_fit_stable_diffusion_15_and_says_where() -> None:
@@ -223,6 +224,12 @@ def test_text_fits_before_the_controlnets_own_projection_and_behind_it() -> None
     assert not fits(CONDITION, controlnet(cross_attention_dim=12))["encoder_hidden_states"]
 
 
+def _but_for_sums(record: Trace) -> Totals:
+    """Return the totals without what adding a tensor, or filtering one, changes: operations that have no formula, and the peak."""
+    peaks = {name: None for name in Totals.__struct_fields__ if "activation" in name}
+    return replace(record.totals, uncounted=(), **peaks)
+
+
 @pytest.mark.parametrize("kind", ["sparse-controlnet", "sparse-controlnet-pooled"])
 @pytest.mark.parametrize("frames", [1, 2])
 def test_a_sparse_controlnet_adds_a_residual_for_every_frame(kind: str, frames: int) -> None:
@@ -230,7 +237,7 @@ def test_a_sparse_controlnet_adds_a_residual_for_every_frame(kind: str, frames: 
     alone, record = (trace(MOTION, device="meta", frames=frames, plug_in=plug_in) for plug_in in (None, VIDEO[kind]))
 
     assert [skip.changes[0].with_ for skip in record.skips] == [(f"{DOWN}.{skip.index}",) for skip in alone.skips]
-    assert record.totals == alone.totals
+    assert _but_for_sums(record) == _but_for_sums(alone)
 
 
 def test_an_adapter_of_another_width_does_not_fit() -> None:

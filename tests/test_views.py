@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from math import prod
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from msgspec.structs import replace
 
-from tests.tiny import KINDS, traced
+from tests.tiny import KINDS, PLAIN, traced
+from unetinspect import Trace, trace
+from unetinspect.views.attention import attention_table
+from unetinspect.views.costs import cost_lines
 from unetinspect.views.explain import explain_skips
 from unetinspect.views.header import header
 from unetinspect.views.render import Screen, render_table
@@ -261,3 +265,47 @@ def test_depth_cuts_the_tree() -> None:
     assert len(tree_table(record, depth=1).rows) == 1 + 9
     assert [module.path for module in within_depth(record.modules, 0)] == [""]
     assert "mid_block.resnets" not in [module.path for module in within_depth(record.modules, 1)]
+
+
+def test_costs_are_told_in_every_convention() -> None:
+    """The whole with its parts, FLOPs, one sample's, and what papers print: arithmetic on the record."""
+    record = traced("sd15")
+    lines = cost_lines(record)
+
+    assert lines[0] == "MACs:   803.3 GMACs for the batch of 2 (1.607 TFLOPs): 443.9 G conv + 233.3 G linear + 126.1 G attention products"
+    assert lines[1].split("; ") == [
+        "        401.6 GMACs per sample",
+        "338.6 GMACs without attention products, as most papers and counters print it",
+    ]
+    assert lines[2].startswith("        not counted, for want of a formula: 108 add, 68 silu, ")
+    assert lines[3] == "peak:   260.0 MiB of activations, in up_blocks.3.attentions.0.transformer_blocks.0.ff.net.0"
+    assert lines[4].startswith("        2.117 GiB if attention held its maps, in up_blocks.3.attentions.0.")
+
+
+def test_a_pass_without_attention_or_cfg_says_no_more_than_there_is() -> None:
+    """One sample, nothing attends: no second number to tell apart, no second peak."""
+    config = {**PLAIN, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "add_attention": False}
+    lines = cost_lines(trace(config, device="meta"))
+
+    assert lines[0].startswith("MACs:   ")
+    assert "batch" not in lines[0]
+    assert "attention" not in "".join(lines)
+    assert [line.split()[0] for line in lines] == ["MACs:", "not", "peak:"]
+
+
+def test_a_record_from_before_costs_were_counted_shows_none() -> None:
+    """Its fields are null: the table has the lines and columns that it can, and no empty promises."""
+    fields = json.loads(traced("conditioned").to_json())
+    for name in [name for name in fields["totals"] if "macs" in name or "flops" in name or "activation" in name or "dtype" in name]:
+        fields["totals"][name] = None
+    fields["totals"]["uncounted"] = []
+    for section in ("stages", "modules", "attentions"):
+        for row in fields[section]:
+            row |= {name: None for name in ("macs", "macs_by_kind", "flops", "activation_bytes") if name in row}
+    record = Trace.from_json(json.dumps(fields))
+
+    assert cost_lines(record) == []
+    for table in (stages_table(record), tree_table(record), attention_table(record, record.attentions)):
+        text, _ = render_table(table, Screen(width=None))
+        assert "None" not in text
+    assert "total: 790.4 k params" in render_table(stages_table(record), Screen(width=None))[0]

@@ -22,9 +22,9 @@ def swept(options: SweepOptions, output: Output) -> tuple[ModelInfo, tuple[Sweep
     if res and latent:
         make_request(res=res[0], latent=latent[0])  # which refuses both
     batch = parse_counts(options.batch, option="--batch")
-    request, overrides = _request(options), parse_overrides(options.overrides or [])
-    plugged = _read_plugged(options, output)
-    model = _to_trace_again(_read(options, output, options.model))
+    request, overrides = request_of(options), parse_overrides(options.overrides or [])
+    plugged = read_plugged(options, output)
+    model = to_trace_again(read_named(options, output, options.model))
     with output.progress() as say:
         recorder = Recorder(open_cache(wanted=not options.no_cache), model, overrides, say=say)
         points, record = sweep(recorder, request, res=res, latent=latent, batch=batch, plugged=plugged)
@@ -38,14 +38,14 @@ def swept(options: SweepOptions, output: Output) -> tuple[ModelInfo, tuple[Sweep
 
 def traced(options: TraceOptions, output: Output) -> Trace:
     """Return the trace that the options ask for; a saved one as it is, unless they ask for another pass."""
-    request = _request(options)
-    return _traced(options, output, request, _read_plugged(options, output))
+    request = request_of(options)
+    return _traced(options, output, request, read_plugged(options, output))
 
 
 def traced_to_fit(options: TraceOptions, output: Output) -> tuple[Trace, Fit | None]:
     """Return the trace without what `--with` names, and how that would fit; None where it names nothing."""
-    request = _request(options)
-    plugged = _read_plugged(options, output)
+    request = request_of(options)
+    plugged = read_plugged(options, output)
     record = _traced(options, output, request, None)
     if plugged is None:
         return record, None
@@ -61,12 +61,12 @@ def traced_to_fit(options: TraceOptions, output: Output) -> tuple[Trace, Fit | N
 
 def _traced(options: TraceOptions, output: Output, request: Request, plugged: LoadedModel | None) -> Trace:
     overrides = parse_overrides(options.overrides or [])
-    model = _read(options, output, options.model)
+    model = read_named(options, output, options.model)
     if model.trace is not None:
         if request == make_request() and not overrides and plugged is None:
             output.note(*model.trace.run.notes)
             return model.trace
-        model = _to_trace_again(model)
+        model = to_trace_again(model)
         output.note("the options ask for another pass: the config in the saved trace is traced again, with these options alone")
     with output.progress() as say:
         record = Recorder(open_cache(wanted=not options.no_cache), model, overrides, say=say).record(request, plugged)
@@ -77,7 +77,7 @@ def _traced(options: TraceOptions, output: Output, request: Request, plugged: Lo
 def configured(options: ModelOptions, output: Output) -> ModelInfo:
     """Return the model with its whole config."""
     overrides = parse_overrides(options.overrides or [])
-    model = _read(options, output, options.model)
+    model = read_named(options, output, options.model)
     if model.trace is not None and not overrides:
         return model.trace.model
     from unetinspect.tracing import config_of
@@ -119,7 +119,8 @@ def ignored_keys(model: ModelInfo) -> list[str]:
     return [f"ignored, because {model.class_name} does not know them: {', '.join(shown)}"]
 
 
-def _read(options: ModelOptions, output: Output, name: str) -> LoadedModel:
+def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:
+    """Read a model, MODEL itself or what `--with` names, and say the notes that its reading brought."""
     model = read_model(
         name,
         revision=options.revision,
@@ -132,7 +133,7 @@ def _read(options: ModelOptions, output: Output, name: str) -> LoadedModel:
     return model
 
 
-def _to_trace_again(model: LoadedModel) -> LoadedModel:
+def to_trace_again(model: LoadedModel) -> LoadedModel:
     """Take a saved trace as its config; what else was read stays as it is."""
     if model.trace is None:
         return model
@@ -141,14 +142,19 @@ def _to_trace_again(model: LoadedModel) -> LoadedModel:
     return loaded_trace(model.trace)
 
 
-def _read_plugged(options: PassOptions, output: Output) -> LoadedModel | None:
+def read_plugged(options: PassOptions, output: Output) -> LoadedModel | None:
+    """Read what `--with` names; None where it names nothing.
+
+    Raises:
+        UsageError: It names several.
+    """
     names = options.plugged or []
     if len(names) > 1:
         raise UsageError(f"--with is given {len(names)} times, and one thing is plugged in at a time", hint=f"--with {names[0]} alone")
-    return _read(options, output, names[0]) if names else None
+    return read_named(options, output, names[0]) if names else None
 
 
-def _request(options: PassOptions) -> Request:
+def request_of(options: PassOptions) -> Request:
     """Read the options that decide a pass; those of a sweep leave its sizes and batches open."""
     own = ("res", "latent", "batch") if isinstance(options, TraceOptions) else ()
     sizes: dict[str, Any] = {name: getattr(options, name) for name in own}

@@ -122,10 +122,10 @@ class MemoryWatch:
         """Return how many bytes torch's math attention would hold at most: by running it on meta, once for operands alike."""
         key = (*map(_signature, args), *((name, _signature(value)) for name, value in kwargs.items()))
         if key not in self._scratch:
+            given, named = list(map(_on_meta, args)), {name: _on_meta(value) for name, value in kwargs.items()}
             scratch = _Scratch()
             with scratch:
-                made = run(*map(_on_meta, args), **{name: _on_meta(value) for name, value in kwargs.items()})
-            del made
+                run(*given, **named)
             self._scratch[key] = scratch.peak
         return self._scratch[key]
 

@@ -4,6 +4,7 @@ Nothing here knows torch, diffusers or how anything is shown. Shapes are tuples 
 counts and bytes are integers, an absent value is None (`null`).
 """
 
+from unetinspect.record.profile import AttentionMode, Profile, Spread, StageProfile
 from unetinspect.record.run import Constant, InputInfo, Medium, ModelInfo, OutputInfo, Run, Shape, Source, TensorInfo
 from unetinspect.record.sections import (
     Attention,
@@ -24,6 +25,7 @@ from unetinspect.record.sections import (
     Totals,
     Uncounted,
 )
+from unetinspect.record.sweep import LargestMap, SweepPoint
 from unetinspect.record.trace import SCHEMA, Envelope, Trace, to_json
 
 __all__ = [
@@ -31,11 +33,13 @@ __all__ = [
     "Attention",
     "AttentionCounts",
     "AttentionKind",
+    "AttentionMode",
     "ChangeKind",
     "Constant",
     "Envelope",
     "Fit",
     "InputInfo",
+    "LargestMap",
     "MacsByKind",
     "Medium",
     "ModelInfo",
@@ -44,6 +48,7 @@ __all__ = [
     "Port",
     "PortFit",
     "PortKind",
+    "Profile",
     "Role",
     "Run",
     "Shape",
@@ -51,7 +56,10 @@ __all__ = [
     "SkipChange",
     "SkipCounts",
     "Source",
+    "Spread",
     "Stage",
+    "StageProfile",
+    "SweepPoint",
     "TensorInfo",
     "Totals",
     "Trace",

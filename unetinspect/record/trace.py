@@ -8,8 +8,10 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from unetinspect.errors import SourceError
+from unetinspect.record.profile import Profile
 from unetinspect.record.run import ModelInfo, OutputInfo, Run, TensorInfo
 from unetinspect.record.sections import Attention, Fit, Module, Port, Skip, Stage, Totals
+from unetinspect.record.sweep import SweepPoint
 
 SCHEMA: Literal["unetinspect.trace/1"] = "unetinspect.trace/1"
 
@@ -75,6 +77,8 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     modules: tuple[Module, ...] | UnsetType = UNSET
     ports: tuple[Port, ...] | UnsetType = UNSET
     fit: Fit | UnsetType = UNSET
+    sweep: tuple[SweepPoint, ...] | UnsetType = UNSET
+    profile: Profile | UnsetType = UNSET
 
 
 class _SchemaOnly(Struct):

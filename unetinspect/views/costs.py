@@ -22,13 +22,13 @@ def mac_lines(totals: Totals, batch: int) -> Iterator[str]:
     parts = [("conv", kinds.conv), ("linear", kinds.linear), ("attention products", kinds.attention)]
     split = " + ".join(f"{format_si(macs)} {name}" for name, macs in parts if macs)
     of_batch = f" for the batch of {batch}" if batch > 1 else ""
-    whole = f"{format_si(totals.macs, 'MACs')} ({format_si(totals.flops, 'FLOPs')}){of_batch}"
-    yield f"{whole}: {split}" if split else whole
-    per_sample = f"per sample: {format_si(totals.macs / batch, 'MACs')}" if batch > 1 and totals.macs else ""
-    without = format_si((totals.macs - kinds.attention) / batch, "MACs") if kinds.attention else ""
-    usual = f"{without} without attention products, as most papers and counters print it" if without else ""
+    whole = f"{format_si(totals.macs, 'MACs')}{of_batch} ({format_si(totals.flops, 'FLOPs')})"
+    yield f"MACs:   {whole}: {split}" if split else f"MACs:   {whole}"
+    per_sample = f"{format_si(totals.macs / batch, 'MACs')} per sample" if batch > 1 and totals.macs else ""
+    without = f"{format_si((totals.macs - kinds.attention) / batch, 'MACs')} without attention products" if kinds.attention else ""
+    usual = f"{without}, as most papers and counters print it" if without else ""
     if per_sample or usual:
-        yield f"  {'; '.join(filter(None, [per_sample, usual]))}"
+        yield f"        {'; '.join(filter(None, [per_sample, usual]))}"
 
 
 def memory_lines(totals: Totals) -> Iterator[str]:
@@ -36,15 +36,15 @@ def memory_lines(totals: Totals) -> Iterator[str]:
     if totals.peak_activation_bytes is None:
         return
     fused, held = totals.peak_activation_bytes, totals.peak_activation_bytes_with_maps
-    yield f"peak of activations: {format_bytes(fused)}, in {_module(totals.peak_activation_in)}"
+    yield f"peak:   {format_bytes(fused)} of activations, in {_module(totals.peak_activation_in)}"
     if held is not None and held > fused:
-        yield f"  if attention held its maps: {format_bytes(held)}, in {_module(totals.peak_activation_in_with_maps)}"
+        yield f"        {format_bytes(held)} if attention held its maps, in {_module(totals.peak_activation_in_with_maps)}"
 
 
 def _uncounted(totals: Totals) -> Iterator[str]:
     if totals.uncounted:
         operations = ", ".join(f"{operation.calls} {operation.op.removeprefix('aten.')}" for operation in totals.uncounted)
-        yield f"  not counted, for want of a formula: {operations}"
+        yield f"        not counted, for want of a formula: {operations}"
 
 
 def _module(path: str | None) -> str:

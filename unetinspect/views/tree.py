@@ -84,7 +84,7 @@ def _fold(node: _Node) -> _Node:
         last = folded[-1] if folded else None
         if last is not None and child.name.isdigit() and last.name[0].isdigit() and _alike(last, child):
             first = last.name.partition("-")[0]
-            folded[-1] = _Node(f"{first}-{child.name}", last.module, last.children, last.count + 1)
+            folded[-1] = _merged(last, child, name=f"{first}-{child.name}")
         else:
             folded.append(child)
     return _Node(node.name, node.module, folded, node.count)
@@ -99,7 +99,16 @@ def _alike(one: _Node, other: _Node) -> bool:
 
 
 def _anywhere(module: Module) -> Module:
-    return structs.replace(module, path="")
+    """Return a module without its place, and without what lived while it ran: that grows with the skips before it."""
+    return structs.replace(module, path="", activation_bytes=None)
+
+
+def _merged(one: _Node, other: _Node, *, name: str) -> _Node:
+    """Return the node that stands for two which are alike: under it, as under each of its children, the larger peak of both."""
+    peaks = [node.module.activation_bytes for node in (one, other) if node.module.activation_bytes is not None]
+    children = [_merged(a, b, name=a.name) for a, b in zip(one.children, other.children, strict=True)]
+    count = one.count + other.count if name != one.name else one.count
+    return _Node(name, structs.replace(one.module, activation_bytes=max(peaks, default=None)), children, count)
 
 
 def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:
