@@ -102,7 +102,7 @@ def test_the_key_changes_when_code_is_edited_or_upgraded(tmp_path: Path, monkeyp
     block.write_text("a = 12\n")
     keys.append(record_key(MODEL, ON_META, {}))
     torch = type("Torch", (), {"version": "9.9", "read_text": lambda self, name: ""})()
-    monkeypatch.setattr("unetinspect.cache.distribution", lambda name: torch)
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: torch)
     keys.append(record_key(MODEL, ON_META, {}))
 
     assert None not in keys

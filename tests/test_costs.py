@@ -281,3 +281,17 @@ def test_an_unknown_operation_is_never_counted_as_nothing() -> None:
 
     assert seen.uncounted == {"unetinspect_test.double": 1}
     assert seen.macs == []
+
+
+def test_a_tensor_that_has_no_storage_does_not_stop_the_pass() -> None:
+    """A sparse tensor holds its values in others, which no operation shows: it counts for nothing, and the pass goes on."""
+
+    class Sparse(nn.Module):
+        def forward(self, sample: torch.Tensor) -> torch.Tensor:
+            return sample.to_sparse().to_dense() + 1
+
+    module, sample = Sparse(), torch.ones(4, 4)
+    seen = watch_forward(partial(module, sample), module, {"sample": sample}, lambda path: path or None)
+
+    assert seen.returned.shape == (4, 4)
+    assert seen.peak.size >= 2 * 4 * 4 * 4  # the dense tensor, and the sum

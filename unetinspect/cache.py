@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,6 +211,8 @@ def _code() -> list[str] | None:
     Of unetinspect and diffusers that is every file, as people edit diffusers where it is installed; of torch its version
     and the list of its files, which every installer writes.
     """
+    from importlib.metadata import PackageNotFoundError, distribution  # here: it imports half of Python's library
+
     states = [_state_of_files(name) for name in ("unetinspect", "diffusers")]
     try:
         torch = distribution("torch")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import yaml
 from msgspec import Struct
 
 from unetinspect.errors import nearest_names
@@ -122,5 +121,7 @@ def _folder() -> Path:
 
 @cache
 def _read(path: Path) -> Entry:
+    import yaml  # here, since what reads no catalog need not wait for it
+
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return msgspec.convert(yaml.load(path.read_text(encoding="utf-8"), Loader=loader), Entry)  # noqa: S506  a safe loader

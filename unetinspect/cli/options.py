@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Annotated, Any, Literal
 
 import typer
@@ -118,6 +118,7 @@ def takes(options: type[OutputOptions]) -> Callable[[Callable[..., None]], Calla
     return decorate
 
 
+@cache
 def _parameters(options: type[OutputOptions]) -> list[inspect.Parameter]:
     """List the fields as parameters, those of the most special record first: help shows them in that order."""
     hints = {name: hint for base in options.__mro__[:-2] for name, hint in inspect.get_annotations(base, eval_str=True).items()}

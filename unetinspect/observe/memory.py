@@ -43,11 +43,10 @@ class LiveBytes:
 
     def add(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
         """Take in what an operation made; False: it made nothing new (a view, or it wrote in place)."""
-        given = {tensor.untyped_storage()._cdata for tensor in inputs}
+        given = {storage._cdata for storage in map(_storage, inputs) if storage is not None}
         grown = False
-        for tensor in outputs:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in given and storage._cdata not in self._alive:
+        for storage in map(_storage, outputs):
+            if storage is not None and storage._cdata not in given and storage._cdata not in self._alive:
                 lifetime = _Lifetime(storage, self._forget)
                 lifetime.key, lifetime.size = storage._cdata, storage.nbytes()
                 self._alive[lifetime.key] = lifetime
@@ -143,6 +142,14 @@ class _Scratch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._live.add(tensors_in([args, kwargs]), tensors_in(output))
         self.peak = max(self.peak, self._live.now)
         return output
+
+
+def _storage(tensor: Tensor) -> torch.UntypedStorage | None:
+    """Return what holds a tensor's bytes; None: a sparse tensor has no such thing."""
+    try:
+        return tensor.untyped_storage()
+    except NotImplementedError:
+        return None
 
 
 def _signature(value: Any) -> Any:

@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-import yaml
-
 from unetinspect.errors import ConfigError, SourceError
 from unetinspect.record import Trace
 
@@ -111,6 +109,8 @@ def _load_json(text: str, what: str) -> Any:
 
 
 def _load_yaml(text: str, what: str) -> Any:
+    import yaml  # here, since JSON need not wait for it
+
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _refuse_deep(yaml.parse(text, Loader=loader))
