@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 # The tests share out among the cores; one worker per core, two at most: each holds its own torch.
 WORKERS ?= 2
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test lint format docs benchmark clean
 
 demo: .venv/installed
 	.venv/bin/unetinspect trace sd15 --device meta --offline
@@ -26,8 +26,12 @@ docs: .venv/tests-installed
 	.venv/bin/python docs/picture.py
 	CI=1 .venv/bin/python -m pytest --quiet tests/test_docs.py --update-golden
 
+# The other tools get an environment of their own: transformers, which one of them needs, slows `import diffusers` down.
+benchmark: .venv/installed .venv-benchmark/installed
+	.venv/bin/python benchmarks/run.py all --write docs/benchmarks.md
+
 clean:
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-benchmark dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Dependency groups need pip 25.1.
 .venv/installed: pyproject.toml constraints.txt
@@ -42,4 +46,10 @@ clean:
 
 .venv/lint-installed: .venv/tests-installed
 	$(PIP) --group lint
+	touch $@
+
+.venv-benchmark/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-benchmark
+	.venv-benchmark/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	.venv-benchmark/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . --group benchmark
 	touch $@

@@ -52,10 +52,11 @@ def test_layer_norm(outer: list[int], inner: list[int], weighted: bool, dtype: t
 
 @given(rows=sides, features=sides, out=sides, transposed=st.booleans(), dtype=dtypes)
 def test_linear(rows: int, features: int, out: int, transposed: bool, dtype: torch.dtype) -> None:
-    """A linear layer gives its transposed weight."""
+    """A linear layer gives its transposed weight, and has a bias or none."""
     right = torch.ones(out, features, dtype=dtype).t() if transposed else torch.ones(features, out, dtype=dtype)
 
     held_against_the_cpu(aten.addmm.default, torch.ones(out, dtype=dtype), torch.ones(rows, features, dtype=dtype), right)
+    held_against_the_cpu(aten.mm.default, torch.ones(rows, features, dtype=dtype), right)
 
 
 @pytest.mark.parametrize("func", [aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor], ids=str)
@@ -79,6 +80,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         (aten.div.Tensor, (meta(2, 3, dtype=torch.int64), meta(2, 3, dtype=torch.int64))),
         (aten.mul.Tensor, (meta(2, 3).t(), meta(3, 2))),
         (aten.addmm.default, (meta(1), meta(2, 3), meta(3, 4))),
+        (aten.mm.default, (meta(2, 3), meta(3, 4, dtype=torch.float16))),
         (aten.add.Tensor, (meta(2, 3), torch.ones(()))),
     ],
     ids=str,
@@ -93,6 +95,7 @@ def test_what_is_not_plain_is_left_to_torch(func: Any, args: tuple[Any, ...]) ->
     ("func", "args"),
     [
         (aten.addmm.default, (meta(4), meta(2, 5), meta(3, 4))),
+        (aten.mm.default, (meta(2, 5), meta(3, 4))),
         (aten.add.Tensor, (meta(2, 3), meta(2, 4))),
         (aten.native_layer_norm.default, (meta(2, 3), [4], None, None, 1e-5)),
     ],

@@ -68,6 +68,18 @@ def _addmm(bias: Tensor, left: Tensor, right: Tensor) -> Tensor | None:
     return left.new_empty((left.shape[0], right.shape[1]))
 
 
+def _mm(left: Tensor, right: Tensor) -> Tensor | None:
+    """Return left @ right: a linear layer without a bias.
+
+    left   (rows, in_features)
+    right  (in_features, out_features)
+    """
+    fits = left.ndim == right.ndim == 2 and left.shape[1] == right.shape[0]
+    if not (fits and left.dtype == right.dtype and right.is_meta):
+        return None
+    return left.new_empty((left.shape[0], right.shape[1]))
+
+
 def _elementwise(left: Any, right: Any) -> Tensor | None:
     """Return the sum, product or quotient of two dense tensors of one shape and one floating-point dtype."""
     if not (isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape and left.dtype == right.dtype):
@@ -84,6 +96,7 @@ _KERNELS: dict[Any, Callable[..., Any]] = {
     _aten.native_group_norm.default: _native_group_norm,
     _aten.native_layer_norm.default: _native_layer_norm,
     _aten.addmm.default: _addmm,
+    _aten.mm.default: _mm,
     _aten.add.Tensor: _elementwise,
     _aten.mul.Tensor: _elementwise,
     _aten.div.Tensor: _elementwise,

@@ -1,0 +1,78 @@
+"""The bare script: import torch and diffusers, build a UNet on meta, run it once, observe nothing.
+
+What it costs is what any trace must cost at the least, since a trace does all of it too. It knows nothing of unetinspect:
+the inputs of the pass come from a file, so that it does not even pay for working them out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def read_config(model: str) -> dict[str, Any]:
+    """Read the config of a catalog name, as unetinspect reads it."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    entry = yaml.load((CONFIGS / f"{model}.yaml").read_text(encoding="utf-8"), Loader=loader)  # noqa: S506  a safe loader
+    config: dict[str, Any] = entry["config"]
+    return config
+
+
+def read_inputs(path: str) -> list[dict[str, Any]]:
+    """Read the inputs of the pass from what `unetinspect inputs MODEL --json` printed: name, shape and dtype of each."""
+    inputs: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))["run"]["inputs"]
+    return inputs
+
+
+def build(config: Mapping[str, Any], device: str = "meta") -> nn.Module:
+    """Build the UNet of a config, in eval mode."""
+    import diffusers
+    import torch
+
+    unet_class = getattr(diffusers, config["_class_name"])
+    with torch.device(device):
+        unet: nn.Module = unet_class(**{key: value for key, value in config.items() if not key.startswith("_")})
+    return unet.eval()
+
+
+def make_tensors(inputs: Iterable[Mapping[str, Any]], device: str = "meta") -> dict[str, Tensor]:
+    """Make zeros for each input, by its dotted name."""
+    import torch
+
+    return {spec["name"]: torch.zeros(spec["shape"], dtype=getattr(torch, spec["dtype"]), device=device) for spec in inputs}
+
+
+def as_arguments(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn "added_cond_kwargs.time_ids" into an item of a dict: the keyword arguments of `forward`."""
+    arguments: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            arguments.setdefault(first, {})[rest] = tensor
+        else:
+            arguments[first] = tensor
+    return arguments
+
+
+def run(config: Mapping[str, Any], inputs: Iterable[Mapping[str, Any]]) -> None:
+    """Build the UNet and run it once on meta."""
+    import torch
+
+    unet = build(config)
+    with torch.no_grad():
+        unet(**as_arguments(make_tensors(inputs)))
+
+
+if __name__ == "__main__":
+    model, inputs_path = sys.argv[1:]
+    run(read_config(model), read_inputs(inputs_path))
