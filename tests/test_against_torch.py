@@ -30,7 +30,7 @@ OTHER_CLASSES = {
 OTHERWISE_ON_THE_CPU = {
     *("plain", "plain-no-mid-block", "plain-mid-without-attention", "plain-resnet-sampling", "plain-classes", "plain-class-timestep"),
     *("plain-class-identity", "plain-learned-time", "plain-old-prefix", "simple-cross-attention", "dual-without-transformers"),
-    *("k-blocks", "skip-blocks", "ControlNetUnionModel", "UVit2DModel"),
+    *("k-blocks", "skip-blocks", "UVit2DModel"),
 }
 
 

@@ -193,6 +193,7 @@ def test_a_folder_that_cannot_be_used_costs_only_the_trace(obstacle: str, tmp_pa
     kept.put("key", traced("plain"))
 
     assert kept.get("key") is None
+    assert kept.info().writable is (obstacle == "folder in the entry's place")
 
 
 def test_a_write_that_fails_leaves_nothing_behind(kept: RecordCache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +257,7 @@ def test_cache_shows_and_clears(cli: Any, tmp_path: Path, monkeypatch: pytest.Mo
         "records": 0,
         "bytes": 0,
         "limit_bytes": 64 * 2**20,
+        "writable": True,
         "removed": 1,
     }
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -137,8 +137,8 @@ def test_json_fits_the_schema_and_csv_has_the_record(cli: Any, config: str) -> N
     ("options", "sentence"),
     [
         (("--res", "256,x"), "--res is 'x', and must be a size from 1 to 1048576"),
-        (("--res", ""), "--res is '', and must be a size from 1 to 1048576"),
-        (("--latent", "8,,16"), "--latent is '', and must be a size from 1 to 1048576"),
+        (("--res", ""), "--res is '', and must be sizes with commas between them"),
+        (("--latent", "8,,16"), "--latent is '8,,16', and must be sizes with commas between them"),
         (("--batch", "1,two"), "--batch is '1,two', and must be whole numbers from 1 to 1048576"),
         (("--batch", "0"), "--batch is '0', and must be whole numbers from 1 to 1048576"),
         (("--res", "64", "--latent", "8"), "--res and --latent both give a size"),
@@ -161,3 +161,46 @@ def test_a_recorder_shares_what_it_keeps_with_trace(tmp_path: Path) -> None:
     assert Recorder(kept, model_of(CONDITION)).record(make_request(latent=8, device="meta")) == last
     with pytest.raises(UsageError):
         Tracer(model_of(CONDITION), {}).trace(make_request(frames=2, device="meta"))
+
+
+def test_failed_points_have_both_sizes_and_say_how_they_were_run(cli: Any) -> None:
+    """A pixel UNet's size is its image's; a signal has one length; every point says in which dtype it is told."""
+    pixels = json.loads(cli("sweep", "ddpm-cifar10-32", "--latent", "33,32", "--device", "meta", "--dtype", "fp16", "--json")[1])["sweep"]
+    assert [(point["image_size"], point["sample_size"], point["error"] is None) for point in pixels] == [
+        ([33, 33], [33, 33], False),
+        ([32, 32], [32, 32], True),
+    ]
+    assert {(point["dtype"], point["device"]) for point in pixels} == {("float16", "meta")}
+    assert pixels[1]["weight_bytes"] == 2 * 35_746_307
+
+    latents = json.loads(cli("sweep", "sd15", "--res", "60,64", "--device", "meta", "--json")[1])["sweep"]
+    assert [(point["image_size"], point["sample_size"]) for point in latents] == [([60, 60], None), ([64, 64], [8, 8])]
+
+
+@pytest.mark.parametrize("sizes", ["15,16", "16,15", "16"])
+def test_csv_has_the_same_columns_whichever_size_fails(cli: Any, config: str, sizes: str) -> None:
+    """A nested record that is absent from a row leaves its fields empty, and makes no column of its own."""
+    header = cli("sweep", config, "--latent", sizes, "--device", "meta", "--format", "csv")[1].splitlines()[0].split(",")
+    nested = {"macs_by_kind": ["conv", "linear", "attention"], "largest_map": ["path", "shape", "bytes", "materialised"]}
+
+    expected = [[f"{name}.{inner}" for inner in nested[name]] if name in nested else [name] for name in SweepPoint.__struct_fields__]
+    assert header == [name for names in expected for name in names]
+
+
+def test_an_option_may_be_given_several_times(cli: Any, config: str) -> None:
+    """`--latent 8 --latent 16` is `--latent 8,16`; what is given twice is run once."""
+    options = ("--latent", "8", "--latent", "16,8", "--batch", "1", "--batch", "2")
+    points = json.loads(cli("sweep", config, *options, "--device", "meta", "--json")[1])["sweep"]
+
+    assert [(point["sample_size"][0], point["batch"]) for point in points] == [(8, 1), (8, 2), (16, 1), (16, 2)]
+
+
+def test_what_is_added_to_the_pass_is_said(cli: Any) -> None:
+    """FreeU stands in the header of a sweep as it does in that of a trace, and what is plugged in is not in the costs."""
+    options = ("--latent", "8", "--device", "meta", "--freeu", "1.2,1.4,0.9,0.2", "--with", "controlnet-sd15-canny")
+    table, traced = (cli(command, "sd15", *options)[1] for command in ("sweep", "trace"))
+
+    for text in (table, traced):
+        assert "FreeU:  b1 1.2, b2 1.4, s1 0.9, s2 0.2" in text
+        assert "with:   controlnet-sd15-canny plugged in" in text
+        assert "of the UNet alone: what controlnet-sd15-canny costs itself comes on top" in text

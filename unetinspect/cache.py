@@ -45,13 +45,15 @@ class CacheInfo(Struct, frozen=True, kw_only=True):
         records: How many there are.
         bytes: What they take.
         limit_bytes: What they may take; those that were not asked for longest go first.
-        removed: How many `cache clear` removed, null otherwise.
+        writable: Whether records can be kept there.
+        removed: How many `cache clear` removed, None otherwise.
     """
 
     folder: str
     records: int
     bytes: int
     limit_bytes: int
+    writable: bool
     removed: int | None = None
 
 
@@ -92,7 +94,14 @@ class RecordCache:
     def info(self) -> CacheInfo:
         """Return how much is kept, and where."""
         sizes = [size for _, size, _ in self._entries()]
-        return CacheInfo(folder=str(self.folder), records=len(sizes), bytes=sum(sizes), limit_bytes=self.limit)
+        existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+        return CacheInfo(
+            folder=str(self.folder),
+            records=len(sizes),
+            bytes=sum(sizes),
+            limit_bytes=self.limit,
+            writable=existing.is_dir() and os.access(existing, os.W_OK),
+        )
 
     def clear(self) -> int:
         """Remove every record; returns how many there were.

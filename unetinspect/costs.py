@@ -48,7 +48,9 @@ def whole_cost(seen: Observation) -> Cost:
 
 def uncounted(seen: Observation) -> tuple[Uncounted, ...]:
     """List the operations that no formula counts, the most frequent first."""
-    return tuple(Uncounted(op=op, calls=calls) for op, calls in sorted(seen.uncounted.items(), key=lambda item: (-item[1], item[0])))
+    return tuple(
+        Uncounted(op=op, calls=calls) for op, calls in sorted(seen.uncounted.items(), key=lambda item: (-item[1], item[0])) if calls
+    )
 
 
 def _costs(seen: Observation, groups_of: Callable[[ModuleCall], frozenset[str]]) -> dict[str, Cost]:

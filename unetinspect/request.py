@@ -6,6 +6,7 @@ Sizes are (height, width). Nothing here knows torch or diffusers.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
@@ -110,39 +111,41 @@ def parse_size(value: Any, *, option: str) -> Size | None:
     except (TypeError, ValueError):
         numbers, exact = [], False
     if not exact or len(numbers) not in (1, 2) or not all(1 <= number <= _MAX_SIDE for number in numbers):
+        several = "; `unetinspect sweep` takes several" if isinstance(value, str) and "," in value else ""
         raise UsageError(
             f"{option} is {_shown(value)}, and must be a size from 1 to {_MAX_SIDE}",
-            hint=f"write one side or height x width: {option} 512, {option} 512x768",
+            hint=f"write one side or height x width: {option} 512, {option} 512x768{several}",
         )
     return numbers[0], numbers[-1]
 
 
-def parse_sizes(value: Any, *, option: str) -> list[Size]:
-    """Read one size or several: "256,512x768", each once.
+def parse_sizes(value: Sequence[str] | None, *, option: str) -> list[Size]:
+    """Read one size or several, from an option that may be given several times: each once.
 
     Raises:
         UsageError: One of them is no size.
 
-    >>> parse_sizes("256,512x768,256", option="--res")
+    >>> parse_sizes(["256,512x768", "256"], option="--res")
     [(256, 256), (512, 768)]
     """
-    parts = [] if value is None else value.split(",") if isinstance(value, str) else value
-    sizes = [parse_size(part.strip() if isinstance(part, str) else part, option=option) for part in parts]
-    return list(dict.fromkeys(size for size in sizes if size is not None))
+    parts = [part.strip() for text in value or () for part in text.split(",")]
+    if value is not None and not all(parts):
+        raise UsageError(f"{option} is {','.join(value)!r}, and must be sizes with commas between them", hint=f"{option} 512,768x512")
+    return list(dict.fromkeys(size for part in parts if (size := parse_size(part, option=option)) is not None))
 
 
-def parse_counts(value: str, *, option: str) -> list[int]:
-    """Read one whole number or several: "1,2,4", each once.
+def parse_counts(value: Sequence[str], *, option: str) -> list[int]:
+    """Read one whole number or several, from an option that may be given several times: each once.
 
     Raises:
         UsageError: One of them is no whole number above 0.
 
-    >>> parse_counts("1,2,4", option="--batch")
+    >>> parse_counts(["1,2", "4"], option="--batch")
     [1, 2, 4]
     """
-    parts = [part.strip() for part in value.split(",")]
+    parts = [part.strip() for text in value for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= _MAX_SIDE for part in parts):
-        raise UsageError(f"{option} is {value!r}, and must be whole numbers from 1 to {_MAX_SIDE}", hint=f"{option} 1,2,4")
+        raise UsageError(f"{option} is {','.join(value)!r}, and must be whole numbers from 1 to {_MAX_SIDE}", hint=f"{option} 1,2,4")
     return list(dict.fromkeys(map(int, parts)))
 
 

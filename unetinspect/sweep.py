@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from unetinspect.cache import Recorder
 from unetinspect.errors import ForwardError, UsageError
-from unetinspect.record import Attention, LargestMap, Shape, SweepPoint, Trace
+from unetinspect.record import Attention, LargestMap, Run, Shape, SweepPoint, Trace
 from unetinspect.request import Request, Size
 from unetinspect.source.base import LoadedModel
 
@@ -45,10 +45,10 @@ def sweep(
             points.append(_cost(last))
         except (UsageError, ForwardError) as error:
             refusals += [error] if isinstance(error, UsageError) else []
-            points.append(_failed(asked, error))
+            points.append(_failed(asked, error, plugged))
     if len(refusals) == len(requests):
         raise refusals[0]
-    return tuple(points), last
+    return tuple(points if last is None else [_with_both_sizes(point, last.run) for point in points]), last
 
 
 def _around(size: Shape) -> list[Size]:
@@ -65,7 +65,13 @@ def _cost(record: Trace) -> SweepPoint:
         sample_size=run.sample_size,
         batch=run.batch,
         forward_batch=run.forward_batch,
+        cfg=run.cfg,
         frames=run.frames,
+        device=run.device,
+        dtype=run.dtype,
+        freeu=run.freeu,
+        plugged=run.plugged,
+        weight_bytes=totals.weight_bytes,
         tokens=largest.query_shape[2] if largest else None,
         macs=totals.macs,
         macs_by_kind=totals.macs_by_kind,
@@ -81,5 +87,29 @@ def _largest_map(layer: Attention) -> LargestMap:
     return LargestMap(path=layer.path, shape=layer.map_shape, bytes=layer.map_bytes, materialised=layer.materialised)
 
 
-def _failed(asked: Request, error: UsageError | ForwardError) -> SweepPoint:
-    return SweepPoint(image_size=asked.res, sample_size=asked.latent, batch=asked.batch, error=error.message, hint=error.hint)
+def _failed(asked: Request, error: UsageError | ForwardError, plugged: LoadedModel | None) -> SweepPoint:
+    return SweepPoint(
+        image_size=asked.res,
+        sample_size=asked.latent,
+        batch=asked.batch,
+        device=asked.device,
+        dtype=asked.dtype or "float32",
+        freeu=asked.freeu,
+        plugged=plugged.name if plugged else None,
+        error=error.message,
+        hint=error.hint,
+    )
+
+
+def _with_both_sizes(point: SweepPoint, run: Run) -> SweepPoint:
+    """Give a point that failed the size that was not asked for, and a signal its one length, as a pass that ran shows them."""
+    if point.error is None:
+        return point
+    image, sample, factor = point.image_size, point.sample_size, run.vae_scale_factor
+    if sample is not None:
+        sample = sample[: len(run.sample_size)]
+        if run.image_size is not None and factor is not None:
+            image = tuple(int(side * factor) for side in sample)
+    elif image is not None and isinstance(factor, int) and not any(side % factor for side in image):
+        sample = tuple(side // factor for side in image)
+    return replace(point, image_size=image, sample_size=sample, device=run.device)

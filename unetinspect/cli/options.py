@@ -87,14 +87,16 @@ class TraceOptions(PassOptions, frozen=True, kw_only=True):
 class SweepOptions(PassOptions, frozen=True, kw_only=True):
     """How to run forward passes at several sizes and batches."""
 
-    res: Annotated[str | None, typer.Option(metavar="N|HxW,...", help="Image sizes in pixels.", rich_help_panel=_SIZE)] = None
+    res: Annotated[list[str] | None, typer.Option(metavar="N|HxW,...", help="Image sizes in pixels.", rich_help_panel=_SIZE)] = None
     latent: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="N|HxW,...", help="Sizes of the sample itself; default: half, once, 1.5 and 2 times its own.", rich_help_panel=_SIZE
         ),
     ] = None
-    batch: Annotated[str, typer.Option(metavar="N,...", help="Numbers of images; CFG doubles each.", rich_help_panel=_SIZE)] = "1"
+    batch: Annotated[
+        list[str] | None, typer.Option(metavar="N,...", help="Numbers of images, default 1; CFG doubles each.", rich_help_panel=_SIZE)
+    ] = None
 
 
 def takes(options: type[OutputOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -21,7 +21,7 @@ def swept(options: SweepOptions, output: Output) -> tuple[ModelInfo, tuple[Sweep
     res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
     if res and latent:
         make_request(res=res[0], latent=latent[0])  # which refuses both
-    batch = parse_counts(options.batch, option="--batch")
+    batch = parse_counts(options.batch or ["1"], option="--batch")
     request, overrides = request_of(options), parse_overrides(options.overrides or [])
     plugged = read_plugged(options, output)
     model = to_trace_again(read_named(options, output, options.model))

@@ -82,13 +82,13 @@ class MacWatch:
         self._stack = stack
         self._known: dict[Any, int] = {}
 
-    def on_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Count an operation that ran."""
+    def on_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, listed: bool = True) -> None:
+        """Count an operation that ran; one without a formula is listed, but for those inside what is looked at as a whole."""
         kind = _kind(func)
         if kind == "free":
             return
         if kind == "unknown":
-            self.uncounted[str(func.overloadpacket)] += 1
+            self.uncounted[str(func.overloadpacket)] += listed
             return
         flops = self._flops(func, args, kwargs, output)
         self.counts.append(Count(self._stack.current, flops // 2, kind, func.overloadpacket in _BATCHED_PRODUCTS))

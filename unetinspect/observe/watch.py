@@ -128,7 +128,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.attention.inside == "kernel":
             return output
         op, inputs, outputs = func.overloadpacket.__name__, tensors_in(args) + tensors_in(kwargs), tensors_in(output)
-        self.macs.on_operation(func, args, kwargs, output)
+        self.macs.on_operation(func, args, kwargs, output, listed=self.attention.inside is None)
         if not func.is_view:
             self.memory.on_operation(inputs, outputs)
         if self.attention.inside == "layer":

@@ -32,7 +32,13 @@ class SweepPoint(Struct, frozen=True, kw_only=True):
         sample_size: (height, width) of `sample`, (length,) of a signal; None where the size asked for gives none.
         batch: The user's batch.
         forward_batch: The batch of the pass; None where it failed.
+        cfg: Whether classifier-free guidance doubled the batch; None where it failed.
         frames: Frames of a video.
+        device: Where it ran, or was to run.
+        dtype: The dtype of weights and activations.
+        freeu: The factors of FreeU, None where it is off.
+        plugged: What was plugged in; its own costs are not in these.
+        weight_bytes: Bytes of the UNet's parameters.
         tokens: Query tokens of the largest attention map; None where nothing attends.
         macs: Multiply-accumulates.
         macs_by_kind: What they are made of.
@@ -49,7 +55,13 @@ class SweepPoint(Struct, frozen=True, kw_only=True):
     sample_size: Shape | None
     batch: int
     forward_batch: int | None = None
+    cfg: bool | None = None
     frames: int | None = None
+    device: str
+    dtype: str
+    freeu: tuple[float, float, float, float] | None = None
+    plugged: str | None = None
+    weight_bytes: int | None = None
     tokens: int | None = None
     macs: int | None = None
     macs_by_kind: MacsByKind | None = None

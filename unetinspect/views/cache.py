@@ -14,4 +14,6 @@ def cache_table(info: CacheInfo) -> Table:
         lines.append(f"removed: {plural(info.removed, 'record')}")
     else:
         lines.append(f"{plural(info.records, 'record')}, {format_bytes(info.bytes)} of at most {format_bytes(info.limit_bytes)}")
+    if not info.writable:
+        lines.append("the folder cannot be written to: nothing is kept (UNETINSPECT_CACHE names another)")
     return Table(columns=(), rows=(), above=lines, records=(info,))

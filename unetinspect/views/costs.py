@@ -11,7 +11,9 @@ from unetinspect.units import format_bytes, format_si
 def cost_lines(trace: Trace) -> list[str]:
     """Say the multiply-accumulates, what is left out of them, and the peak of the activations; nothing for old records."""
     totals = trace.totals
-    return [*mac_lines(totals, trace.run.forward_batch), *_uncounted(totals), *memory_lines(totals)]
+    lines = [*mac_lines(totals, trace.run.forward_batch), *_uncounted(totals), *memory_lines(totals)]
+    plugged = trace.run.plugged
+    return [*lines, f"        of the UNet alone: what {plugged} costs itself comes on top"] if lines and plugged else lines
 
 
 def mac_lines(totals: Totals, batch: int) -> Iterator[str]:

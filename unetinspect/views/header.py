@@ -30,6 +30,11 @@ def _pass(run: Run) -> Iterator[str]:
     if run.frames is not None:
         yield f"frames: {run.frames} ({run.frames_from})"
     yield f"batch:  {_batch(run)}; {_place(run)}"
+    yield from added_lines(run)
+
+
+def added_lines(run: Run) -> Iterator[str]:
+    """Say what was added to the pass: FreeU, what is plugged in."""
     if run.freeu is not None:
         factors = ", ".join(f"{name} {factor:g}" for name, factor in zip(("b1", "b2", "s1", "s2"), run.freeu, strict=True))
         yield f"FreeU:  {factors}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from unetinspect.record import ModelInfo, SweepPoint, Trace
 from unetinspect.units import format_bytes, format_shape, format_si, format_size
-from unetinspect.views.header import header
+from unetinspect.views.header import added_lines, header
 from unetinspect.views.table import Column, Table
 
 
@@ -42,6 +42,7 @@ def _pass(record: Trace | None) -> Iterator[str]:
         doubled = f"doubled for CFG ({run.cfg_reason})" if run.cfg else f"no CFG ({run.cfg_reason})"
         frames = f"; {run.frames} frames ({run.frames_from})" if run.frames is not None else ""
         yield f"batch:  {doubled}{frames}; {run.dtype} on {run.device}"
+        yield from added_lines(run)
 
 
 def _attention_share(point: SweepPoint) -> str:
@@ -57,6 +58,8 @@ def _largest_bytes(point: SweepPoint) -> str:
 def _weights(record: Trace | None) -> Iterator[str]:
     if record is not None:
         yield f"weights: {format_bytes(record.totals.weight_bytes)} in {record.run.dtype}, the same at every size"
+        if record.run.plugged:
+            yield f"all of the UNet alone: what {record.run.plugged} costs itself comes on top"
 
 
 def _failures(points: Sequence[SweepPoint]) -> Iterator[str]:
