@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from unetinspect.observe import meta_kernels
 
@@ -64,6 +65,45 @@ def test_linear(rows: int, features: int, out: int, transposed: bool, dtype: tor
 def test_elementwise(func: Any, shape: list[int], dtype: torch.dtype) -> None:
     """Two tensors of one shape."""
     held_against_the_cpu(func, torch.ones(shape, dtype=dtype), torch.ones(shape, dtype=dtype))
+
+
+@given(
+    axes=st.tuples(sides, sides, sides, sides, sides),
+    mask=st.sampled_from([None, "bool", "float", "row"]),
+    split=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
+def test_fused_attention(axes: tuple[int, ...], mask: str | None, split: bool, dtype: torch.dtype) -> None:
+    """What the CPU's kernel returns, masked or not; `split` as diffusers does it: heads out of the channels of each token."""
+    batch, heads, queries, keys, dim = axes
+    query = (
+        torch.ones(batch, queries, heads, dim, dtype=dtype).transpose(1, 2)
+        if split
+        else torch.ones(batch, heads, queries, dim, dtype=dtype)
+    )
+    key = torch.ones(batch, heads, keys, dim, dtype=dtype)
+    shape = (batch, 1, 1, keys) if mask == "row" else (queries, keys)
+    added = None if mask is None else torch.ones(shape, dtype=torch.bool if mask == "bool" else dtype)
+    on_cpu = functional.scaled_dot_product_attention(query, key, key, attn_mask=added)
+    made = meta_kernels.fused_attention(query.to("meta"), key.to("meta"), key.to("meta"), None if added is None else added.to("meta"))
+
+    assert made is not None
+    assert (made.shape, made.dtype) == (on_cpu.shape, on_cpu.dtype)
+    assert made.transpose(1, 2).is_contiguous() == on_cpu.transpose(1, 2).is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "mask"),
+    [
+        ((2, 4, 5, 6), (2, 4, 7, 6), None),  # more values than keys
+        ((2, 4, 5, 3), (2, 4, 5, 3), None),  # keys of another width
+        ((2, 4, 5, 6), (2, 4, 5, 6), (4, 5)),  # a mask of another size
+        ((2, 2, 5, 6), (2, 2, 5, 6), None),  # heads that share keys
+    ],
+)
+def test_attention_that_does_not_fit_plainly_is_left_to_torch(key: Any, value: Any, mask: Any) -> None:
+    """torch then computes it, or raises its own error."""
+    assert meta_kernels.fused_attention(meta(2, 4, 3, 6), meta(*key), meta(*value), meta(*mask) if mask else None) is None
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from unetinspect.observe import meta_kernels
 from unetinspect.observe.calls import CallStack, ModuleCall
 from unetinspect.observe.frames import FrameAxis
 from unetinspect.observe.macs import Count, MacWatch, mark_attention
@@ -121,7 +122,7 @@ class AttentionWatch(TorchFunctionMode):
         named = {**dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)), **kwargs}
         query, key, value = named["query"], named["key"], named["value"]
         with self._looking_away("kernel"):
-            output = _without_map(query, key, value, named.get("attn_mask"))
+            output = meta_kernels.fused_attention(query, key, value, named.get("attn_mask"))
             output = func(*args, **kwargs) if output is None else output
             self._memory.on_fused_attention(func, args, kwargs, output)
         self._macs.on_fused_attention(tuple(query.shape), tuple(key.shape), tuple(value.shape))
@@ -211,31 +212,6 @@ class AttentionWatch(TorchFunctionMode):
             self.products[-1] = _joined(previous, product)
         else:
             self.products.append(product)
-
-
-def _without_map(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Return what fused attention returns on meta, where torch would decompose it and make the map after all.
-
-    query  (batch, heads, query_tokens, head_dim)
-    key    (batch, heads, key_tokens, head_dim)
-    value  (batch, heads, key_tokens, value_dim)
-
-    None where the tensors are not on meta, or do not fit plainly: torch then computes, or raises its error. As the kernels
-    have it, the heads of a token lie side by side, so that joining them again afterwards copies nothing.
-    """
-    fits = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]
-    if not (query.is_meta and query.ndim == 4 and fits and query.dtype == key.dtype == value.dtype and _is_plain_mask(mask, query, key)):
-        return None
-    batch, heads, tokens, _ = query.shape
-    return query.new_empty((batch, tokens, heads, value.shape[-1])).transpose(1, 2)
-
-
-def _is_plain_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> bool:
-    """Tell whether a mask spreads over the map as it is: each axis, counted from behind, has its length or 1."""
-    if mask is None:
-        return True
-    axes = zip(reversed(mask.shape), reversed((*query.shape[:-1], key.shape[-2])), strict=False)
-    return mask.ndim <= query.ndim and mask.dtype in (torch.bool, query.dtype) and all(own in (1, of_map) for own, of_map in axes)
 
 
 def _owner(executing: ModuleCall) -> tuple[ModuleCall, str | None]:

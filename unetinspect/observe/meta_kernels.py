@@ -26,6 +26,34 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Return what fused attention returns on meta, where torch would decompose it and make the map after all.
+
+    query  (batch, heads, query_tokens, head_dim)
+    key    (batch, heads, key_tokens, head_dim)
+    value  (batch, heads, key_tokens, value_dim)
+
+    None where the tensors are not on meta, or do not fit plainly: torch then computes, or raises its error. As the kernels
+    have it, the output lies in memory as the query does: in diffusers the heads of a token side by side, so that joining
+    them again afterwards copies nothing.
+    """
+    fits = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]
+    if not (query.is_meta and query.ndim == 4 and fits and query.dtype == key.dtype == value.dtype and _is_plain_mask(mask, query, key)):
+        return None
+    if value.shape[-1] == query.shape[-1]:
+        return torch.empty_like(query)
+    batch, heads, tokens, _ = query.shape
+    return query.new_empty((batch, tokens, heads, value.shape[-1])).transpose(1, 2)
+
+
+def _is_plain_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> bool:
+    """Tell whether a mask spreads over the map as it is: each axis, counted from behind, has its length or 1."""
+    if mask is None:
+        return True
+    axes = zip(reversed(mask.shape), reversed((*query.shape[:-1], key.shape[-2])), strict=False)
+    return mask.ndim <= query.ndim and mask.dtype in (torch.bool, query.dtype) and all(own in (1, of_map) for own, of_map in axes)
+
+
 def _native_group_norm(
     hidden_states: Tensor, weight: Tensor | None, bias: Tensor | None, batch: int, channels: int, places: int, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor] | None:

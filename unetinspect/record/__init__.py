@@ -4,6 +4,7 @@ Nothing here knows torch, diffusers or how anything is shown. Shapes are tuples 
 counts and bytes are integers, an absent value is None (`null`).
 """
 
+from unetinspect.record.ports import Fit, Port, PortFit, PortKind
 from unetinspect.record.profile import AttentionMode, Profile, Spread, StageProfile
 from unetinspect.record.run import Constant, InputInfo, Medium, ModelInfo, OutputInfo, Run, Shape, Source, TensorInfo
 from unetinspect.record.sections import (
@@ -11,12 +12,8 @@ from unetinspect.record.sections import (
     AttentionCounts,
     AttentionKind,
     ChangeKind,
-    Fit,
     MacsByKind,
     Module,
-    Port,
-    PortFit,
-    PortKind,
     Role,
     Skip,
     SkipChange,

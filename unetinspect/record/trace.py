@@ -8,9 +8,10 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from unetinspect.errors import SourceError
+from unetinspect.record.ports import Fit, Port
 from unetinspect.record.profile import Profile
 from unetinspect.record.run import ModelInfo, OutputInfo, Run, TensorInfo
-from unetinspect.record.sections import Attention, Fit, Module, Port, Skip, Stage, Totals
+from unetinspect.record.sections import Attention, Module, Skip, Stage, Totals
 from unetinspect.record.sweep import SweepPoint
 
 SCHEMA: Literal["unetinspect.trace/1"] = "unetinspect.trace/1"
