@@ -26,7 +26,7 @@ _Stage = Annotated[str | None, typer.Option(metavar="NAME", help="Only this stag
 
 @takes(TraceOptions)
 def trace(options: TraceOptions) -> None:
-    """Stage by stage: shapes in and out, resnets, attention layers, params; totals.
+    """Stage by stage: shapes in and out, resnets, attention layers, params, MACs, memory; totals.
 
     Example: unetinspect trace sdxl --res 1024
     """
