@@ -70,10 +70,7 @@ def witnessed(config: dict[str, Any], record: Trace) -> tuple[Witness, torch.nn.
     """Run the UNet of a config on meta with the inputs that the record says, watched by nothing of this package."""
     with torch.device("meta"), torch.no_grad():
         unet = getattr(diffusers, config["_class_name"]).from_config(config)
-        specs = [
-            InputSpec(given.name, given.shape, given.axes, given.config_key, "int64" if given.dtype == "int64" else "float")
-            for given in record.run.inputs
-        ]
+        specs = [InputSpec.of(given) for given in record.run.inputs]
         inputs = make_inputs(specs, device=torch.device("meta"), dtype=torch.float32)
         with Witness(unet) as witness:
             unet(**inputs)

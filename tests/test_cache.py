@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from tests.test_imports import imported_after
 from tests.tiny import CONDITION, PLAIN, traced
-from unetinspect import Trace
-from unetinspect.cache import RecordCache, Recorder, open_cache, record_key
+from unetinspect import Trace, cache
+from unetinspect.cache import RecordCache, Recorder, code_state, open_cache
 from unetinspect.record import Source
 from unetinspect.request import Request
 from unetinspect.source.base import LoadedModel
@@ -49,6 +49,11 @@ OTHER_REQUESTS: dict[str, Any] = {
     "vae_scale": 4,
     "freeu": (1.0, 1.0, 1.0, 1.0),
 }
+
+
+def record_key(model: LoadedModel, request: Request, overrides: dict[str, Any], plugged: LoadedModel | None = None) -> str | None:
+    """Return the key of a record that the code of this moment makes."""
+    return cache.record_key(model, request, overrides, plugged, code=code_state())
 
 
 @pytest.fixture

@@ -46,10 +46,7 @@ def by_hand(config: dict[str, Any], record: Trace, device: str) -> Callable[[], 
     resolved = resolve_config(config)
     with torch.device(device):
         unet = diffusers_class(resolved.class_name)(**resolved.values).to(device).eval()
-    specs = [
-        InputSpec(given.name, given.shape, given.axes, given.config_key, "int64" if given.dtype == "int64" else "float", given.value)
-        for given in record.run.inputs
-    ]
+    specs = [InputSpec.of(given) for given in record.run.inputs]
     inputs = make_inputs(specs, device=torch.device(device), dtype=torch.float32)
 
     def run() -> Any:

@@ -129,7 +129,7 @@ def test_skips_that_no_block_reads_are_counted_as_produced() -> None:
     found = seen(unet, torch.zeros(2, 4, 8, 8))
 
     assert len(found.skips) == 1
-    totals = make_totals(unet, found, [])
+    totals = make_totals(unet, found, [], make_modules(unet, found)[0])
     assert (totals.skips.produced, totals.skips.consumed) == (3, 1)
 
 
@@ -184,7 +184,7 @@ def test_a_shared_module_is_one_module_and_its_weights_count_once() -> None:
     found = seen(module, torch.zeros(1, 3))
 
     assert [(entry.path, entry.calls) for entry in make_modules(module, found)] == [("", 1), ("first", 2)]
-    assert make_totals(module, found, []).params == 3 * 3 + 3
+    assert make_totals(module, found, [], make_modules(module, found)[0]).params == 3 * 3 + 3
 
 
 def test_a_module_that_never_runs_has_no_shapes() -> None:
@@ -195,7 +195,7 @@ def test_a_module_that_never_runs_has_no_shapes() -> None:
     idle = next(entry for entry in make_modules(module, found) if entry.path == "idle")
 
     assert (idle.calls, idle.in_shape, idle.out_shape) == (0, None, None)
-    assert [stage.name for stage in make_stages(module, found, [], stage_finder(()))] == ["used"]
+    assert [stage.name for stage in make_stages(make_modules(module, found), found, [], stage_finder(()))] == ["used"]
 
 
 @pytest.mark.parametrize("output", [None, (), {"sample": torch.zeros(1, 2)}, [torch.zeros(3), None]], ids=str)

@@ -92,7 +92,7 @@ def test_multihead_attention_of_torch_is_seen(
     assert (layer.query_shape, layer.key_shape, layer.value_shape) == ((2, 2, 5, 4), (2, 2, keys, 4), (2, 2, keys, 4))
     assert layer.materialised is need_weights
     assert tuple(found.returned.shape) == tuple(given[0].shape)
-    counts = make_totals(module, found, layers).attention
+    counts = make_totals(module, found, layers, make_modules(module, found)[0]).attention
     assert (counts.without_processor, counts.total) == (1, 0)
 
 
@@ -189,7 +189,7 @@ def test_a_module_that_runs_twice_is_two_calls_of_one_layer(processor: Any) -> N
     module = Twice()
     found = seen(module, torch.zeros(2, 5, 8))
     layers = make_attentions(module, found, lambda path: path)
-    counts = make_totals(module, found, layers).attention
+    counts = make_totals(module, found, layers, make_modules(module, found)[0]).attention
 
     assert [layer.call for layer in layers] == [0, 1]
     assert (counts.total, counts.without_processor) == ((0, 1) if processor is None else (1, 0))

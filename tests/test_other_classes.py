@@ -63,10 +63,7 @@ class Witness(TorchFunctionMode):
             if isinstance(module, Attention):
                 module.register_forward_pre_hook(partial(self._note_kind, path), with_kwargs=True)
             module.register_forward_hook(lambda _, __, output, path=path: self.shapes.append((path, _shapes(output))))
-        specs = [
-            InputSpec(given.name, given.shape, dtype="int64" if given.dtype == "int64" else "float", value=given.value)
-            for given in record.run.inputs
-        ]
+        specs = [InputSpec.of(given) for given in record.run.inputs]
         with torch.no_grad(), self:
             self.returned = _shapes(self.model(**make_inputs(specs, device=torch.device("cpu"), dtype=torch.float32)))
 

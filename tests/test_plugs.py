@@ -57,10 +57,7 @@ def run_by_hand(config: Config, record: Trace) -> tuple[torch.nn.Module, Any, li
         model = getattr(diffusers, config["_class_name"]).from_config(config).eval()
         for path, module in model.named_modules():
             module.register_forward_hook(lambda *_, path=path: ran.add(path))
-        specs = [
-            InputSpec(given.name, given.shape, dtype="int64" if given.dtype == "int64" else "float", value=given.value)
-            for given in record.run.inputs
-        ]
+        specs = [InputSpec.of(given) for given in record.run.inputs]
         with Watch():
             returned = model(**make_inputs(specs, device=torch.device("cpu"), dtype=torch.float32))
     return model, returned, operands, ran

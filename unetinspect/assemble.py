@@ -11,7 +11,7 @@ from msgspec import structs
 from torch import nn
 
 from unetinspect.build import dtype_name
-from unetinspect.costs import NO_COST, Cost, module_costs, stage_costs, uncounted, whole_cost
+from unetinspect.costs import NO_COST, Cost, module_costs, uncounted
 from unetinspect.observe import Observation
 from unetinspect.observe.calls import ModuleCall
 from unetinspect.observe.macs import attention_macs
@@ -109,46 +109,47 @@ def make_skips(seen: Observation, stage_of: StageOf) -> tuple[Skip, ...]:
     return tuple(skips)
 
 
-def make_stages(root: nn.Module, seen: Observation, attentions: Iterable[Attention], stage_of: StageOf) -> tuple[Stage, ...]:
-    """Describe every stage that ran, in execution order."""
-    attentions = tuple(attentions)
+def make_stages(modules: Iterable[Module], seen: Observation, attentions: Iterable[Attention], stage_of: StageOf) -> tuple[Stage, ...]:
+    """Describe every stage that ran, in execution order: what its module is and cost, and what stands in it."""
+    attentions, module_at = tuple(attentions), {module.path: module for module in modules}
     calls: dict[str, list[ModuleCall]] = defaultdict(list)
     for call in seen.calls:
         stage = stage_of(call.path)
         if stage:
             calls[stage].append(call)
-    costs = stage_costs(seen, stage_of)
     from_sample = {stage for stage, inside in calls.items() if any(call.step in seen.from_main_input for call in inside)}
     return tuple(
         Stage(
             name=stage,
             role=role,
-            class_name=type(root.get_submodule(stage)).__name__,
+            class_name=module_at[stage].class_name,
             in_shape=inside[0].in_shape,
             out_shape=_outermost_last(inside).out_shape,
             resnets=_items_of_lists(inside, _RESNETS),
             transformer_blocks=_items_of_lists(inside, _TRANSFORMERS),
             attention=count_attention(attention for attention in attentions if attention.stage == stage),
-            params=sum(parameter.numel() for parameter in root.get_submodule(stage).parameters()),
-            **structs.asdict(costs[stage]),
+            params=module_at[stage].params,
+            macs=module_at[stage].macs,
+            macs_by_kind=module_at[stage].macs_by_kind,
+            flops=module_at[stage].flops,
+            activation_bytes=module_at[stage].activation_bytes,
         )
         for (stage, inside), role in zip(calls.items(), roles_of(list(calls), from_sample), strict=True)
     )
 
 
-def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attention]) -> Totals:
-    """Add up the whole UNet."""
+def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attention], whole: Module) -> Totals:
+    """Add up the whole UNet, which `whole` describes as a module."""
     weights: Counter[str] = Counter()
     for parameter in root.parameters():
         weights[dtype_name(parameter.dtype)] += parameter.numel() * parameter.element_size()
-    cost = whole_cost(seen)
     return Totals(
-        params=sum(parameter.numel() for parameter in root.parameters()),
+        params=whole.params,
         weight_bytes=weights.total(),
         weight_bytes_by_dtype=dict(weights),
-        macs=cost.macs,
-        macs_by_kind=cost.macs_by_kind,
-        flops=cost.flops,
+        macs=whole.macs,
+        macs_by_kind=whole.macs_by_kind,
+        flops=whole.flops,
         peak_activation_bytes=seen.peak.size,
         peak_activation_in=seen.peak.call.path if seen.peak.call else None,
         peak_activation_bytes_with_maps=seen.peak_with_maps.size,

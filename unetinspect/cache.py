@@ -10,10 +10,10 @@ from __future__ import annotations
 import gzip
 import os
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from unetinspect.errors import SourceError
+from unetinspect.files import replacing
 from unetinspect.record import Trace
 from unetinspect.request import Request
 from unetinspect.source.base import LoadedModel
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 64 * 2**20
 _LOCATION = "UNETINSPECT_CACHE"
 _SUFFIX = ".json.gz"
-_UNFINISHED = ".writing-"
 
 
 class CacheInfo(Struct, frozen=True, kw_only=True):
@@ -88,7 +88,8 @@ class RecordCache:
         """Keep a record; where that cannot be done, it is not kept."""
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(self._path(key), gzip.compress(msgspec.json.encode(record), compresslevel=3, mtime=0))
+            with replacing(self._path(key), suffix=_SUFFIX) as (handle, _), os.fdopen(handle, "wb") as file:
+                file.write(gzip.compress(msgspec.json.encode(record), compresslevel=3, mtime=0))
             self._make_room()
 
     def info(self) -> CacheInfo:
@@ -167,7 +168,7 @@ class Recorder:
 
     def record(self, request: Request, plugged: LoadedModel | None = None) -> Trace:
         """Return the record of a pass; raises what `Tracer.trace` raises, and keeps no failure."""
-        key = record_key(self._model, request, self._overrides, plugged) if self._cache else None
+        key = record_key(self._model, request, self._overrides, plugged, code=self._code) if self._cache else None
         kept = self._cache.get(key) if self._cache and key else None
         if kept is not None:
             return kept
@@ -175,6 +176,10 @@ class Recorder:
         if self._cache and key:
             self._cache.put(key, record)
         return record
+
+    @cached_property
+    def _code(self) -> list[str] | None:
+        return code_state()
 
     def _ready(self) -> Tracer:
         if self._tracer is None:
@@ -195,9 +200,18 @@ def default_folder() -> Path:
     return user_cache_path("unetinspect", appauthor=False) / "records"
 
 
-def record_key(model: LoadedModel, request: Request, overrides: Mapping[str, Any], plugged: LoadedModel | None = None) -> str | None:
-    """Return the key of a record: a digest of everything that decides it. None: something of that cannot be written down."""
-    code = _code()
+def record_key(
+    model: LoadedModel,
+    request: Request,
+    overrides: Mapping[str, Any],
+    plugged: LoadedModel | None = None,
+    *,
+    code: list[str] | None,
+) -> str | None:
+    """Return the key of a record: a digest of everything that decides it, `code` (`code_state()`) included.
+
+    None: something of that cannot be found, or not be written down.
+    """
     if code is None:
         return None
     decides = (
@@ -214,7 +228,7 @@ def record_key(model: LoadedModel, request: Request, overrides: Mapping[str, Any
         return None
 
 
-def _code() -> list[str] | None:
+def code_state() -> list[str] | None:
     """Return what changes with the code that makes a record; None where it cannot be found.
 
     Of unetinspect and diffusers that is every file, as people edit diffusers where it is installed; of torch its version
@@ -255,15 +269,3 @@ def _devices() -> list[str]:
         return [*variables, str(Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32", "nvcuda.dll").exists())]
     nodes = [node for pattern in ("nvidia[0-9]*", "kfd", "dxg") for node in Path("/dev").glob(pattern)]
     return [*variables, *sorted(map(str, nodes))]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write beside the file and then move it there, so that another run never sees half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED, suffix=_SUFFIX)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from statistics import quantiles
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from unetinspect.record import Spread
 # For each stage, the modules that are called in it, from outside of them.
 StageModules = Mapping[str, Sequence[nn.Module]]
 
-_LOW, _HIGH = 0.1, 0.9
 # Products that one pair of marks holds, so that starting the first weighs little; and how often that is timed.
 _PRODUCTS, _ROUNDS = 4, 5
 _TERA_PER_MILLI = 1e9
@@ -156,9 +156,8 @@ def spread_of(times: Sequence[float]) -> Spread:
     >>> spread_of([1.0, 3.0, 2.0])
     Spread(median=2.0, low=1.2, high=2.8)
     """
-    ordered = sorted(times)
-    low, median, high = (_quantile(ordered, part) for part in (_LOW, 0.5, _HIGH))
-    return Spread(median=median, low=low, high=high)
+    tenths = quantiles(times if len(times) > 1 else [*times, *times], n=10, method="inclusive")
+    return Spread(low=tenths[0], median=tenths[4], high=tenths[8])
 
 
 class _Spans:
@@ -186,13 +185,6 @@ def _timed(run: Callable[[], None], clock: Clock) -> float:
     end = clock.mark()
     clock.wait()
     return clock.elapsed_ms(start, end)
-
-
-def _quantile(ordered: Sequence[float], part: float) -> float:
-    place = part * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 def _beyond(size: int | None, before: int | None) -> int | None:

@@ -101,7 +101,7 @@ def _profile(model: LoadedModel, record: Trace, overrides: Mapping[str, Any], ho
     dtype: torch.dtype = getattr(torch, record.run.dtype)
     rate = matrix_tflops(clock, dtype)  # before the UNet takes its memory
     unet = build_unet(resolve_config(model.config, overrides), device=clock.device, dtype=dtype, name=model.name)
-    inputs = make_inputs(_specs(record), device=clock.device, dtype=dtype)
+    inputs = make_inputs([InputSpec.of(given) for given in record.run.inputs], device=clock.device, dtype=dtype)
     fill_with_numbers(unet, inputs, clock.device)
     if how.channels_last:
         put_channels_last(unet, record, inputs)
@@ -264,14 +264,6 @@ def compiled(modules: Iterable[nn.Module], backend: Any) -> Iterator[None]:
 
 def _attention(mode: AttentionMode) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if mode == "math" else nullcontext()
-
-
-def _specs(record: Trace) -> list[InputSpec]:
-    """Return the arguments of the pass that was traced."""
-    return [
-        InputSpec(given.name, given.shape, given.axes, given.config_key, "int64" if given.dtype == "int64" else "float", given.value)
-        for given in record.run.inputs
-    ]
 
 
 def _floating(tensors: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -128,7 +128,7 @@ def parse_sizes(value: Sequence[str] | None, *, option: str) -> list[Size]:
     >>> parse_sizes(["256,512x768", "256"], option="--res")
     [(256, 256), (512, 768)]
     """
-    parts = [part.strip() for text in value or () for part in text.split(",")]
+    parts = _parts(value or ())
     if value is not None and not all(parts):
         raise UsageError(f"{option} is {','.join(value)!r}, and must be sizes with commas between them", hint=f"{option} 512,768x512")
     return list(dict.fromkeys(size for part in parts if (size := parse_size(part, option=option)) is not None))
@@ -143,7 +143,7 @@ def parse_counts(value: Sequence[str], *, option: str) -> list[int]:
     >>> parse_counts(["1,2", "4"], option="--batch")
     [1, 2, 4]
     """
-    parts = [part.strip() for text in value for part in text.split(",")]
+    parts = _parts(value)
     if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= _MAX_SIDE for part in parts):
         raise UsageError(f"{option} is {','.join(value)!r}, and must be whole numbers from 1 to {_MAX_SIDE}", hint=f"{option} 1,2,4")
     return list(dict.fromkeys(map(int, parts)))
@@ -198,6 +198,10 @@ def parse_freeu(value: Any) -> FreeU | None:
     if not all(0 < factor < inf for factor in (b1, b2, s1, s2)):
         raise UsageError(f"--freeu is {_shown(value)}, and must be four numbers above 0", hint="b1,b2,s1,s2: --freeu 1.2,1.4,0.9,0.2")
     return b1, b2, s1, s2
+
+
+def _parts(texts: Sequence[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",")]
 
 
 def _shown(value: Any) -> str:

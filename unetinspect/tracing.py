@@ -136,17 +136,18 @@ def _trace(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runne
     except ForwardRaisedError as failure:
         raise explain_failure(failure, model.name, config, work, runner) from failure
     attentions = make_attentions(runner.unet, seen, stage_of)
-    totals = make_totals(runner.unet, seen, attentions)
+    modules = make_modules(runner.unet, seen)
+    totals = make_totals(runner.unet, seen, attentions, modules[0])
     outputs = tuple(_outputs(seen))
     return Trace(
         model=_model_info(model, config, params=totals.params),
         run=_run_info(model, config, work, runner, seen),
         output=TensorInfo(shape=outputs[0].shape, dtype=outputs[0].dtype),
         totals=totals,
-        stages=make_stages(runner.unet, seen, attentions, stage_of),
+        stages=make_stages(modules, seen, attentions, stage_of),
         skips=make_skips(seen, stage_of),
         attentions=attentions,
-        modules=make_modules(runner.unet, seen),
+        modules=modules,
         outputs=outputs,
         ports=make_ports(runner.unet, seen, attentions, stage_of),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -49,7 +49,7 @@ def skips(
     if explain:
         output.say(explain_skips(record), option="--explain")
     else:
-        output.show(skips_table(record), _envelope(record, skips=record.skips))
+        output.show(skips_table(record), Envelope.of(record, skips=record.skips))
 
 
 @takes(TraceOptions)
@@ -72,7 +72,7 @@ def attn(
     picked = [layer for layer in record.attentions if _in_stage(layer.stage, stage)]
     picked = [layer for layer in picked if kind in (None, layer.kind)]
     picked = [layer for layer in picked if size is None or layer.query_shape[2] == size[0] * size[1]]
-    output.show(attention_table(record, picked), _envelope(record, attentions=tuple(picked)))
+    output.show(attention_table(record, picked), Envelope.of(record, attentions=tuple(picked)))
 
 
 @takes(TraceOptions)
@@ -90,7 +90,7 @@ def tree(
     _check_stage(stage, record)
     modules = [module for module in record.modules if _in_stage(module.path, stage)]
     table = tree_table(record, modules, depth=depth, unicode=output.screen.unicode)
-    output.show(table, _envelope(record, modules=within_depth(modules, depth)))
+    output.show(table, Envelope.of(record, modules=within_depth(modules, depth)))
 
 
 @takes(TraceOptions)
@@ -109,7 +109,7 @@ def inputs(
             raise UsageError(f"--code prints Python, and has no {output.format} form", hint="leave out one of the two")
         output.write(inputs_code(record))
     else:
-        output.show(inputs_table(record), _envelope(record))
+        output.show(inputs_table(record), Envelope.of(record))
 
 
 @takes(TraceOptions)
@@ -121,16 +121,12 @@ def ports(options: TraceOptions) -> None:
     output = Output(options)
     record, fit = traced_to_fit(options, output)
     if fit is None:
-        output.show(ports_table(record), _envelope(record, ports=record.ports))
+        output.show(ports_table(record), Envelope.of(record, ports=record.ports))
     else:
-        output.show(fit_table(record, fit), _envelope(record, ports=record.ports, fit=fit))
+        output.show(fit_table(record, fit), Envelope.of(record, ports=record.ports, fit=fit))
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (trace, skips, attn, tree, inputs, ports)
-
-
-def _envelope(record: Trace, **sections: Any) -> Envelope:
-    return Envelope(schema=record.schema, model=record.model, run=record.run, output=record.output, totals=record.totals, **sections)
 
 
 def _check_stage(stage: str | None, record: Trace) -> None:

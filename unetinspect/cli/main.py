@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from unetinspect.__main__ import INTERRUPTED, interrupted
-from unetinspect.cli import look, measure, profile, rest
+from unetinspect.cli import look, measure, rest
 from unetinspect.errors import UnetInspectError, nearest_names
 from unetinspect.units import visible
 from unetinspect.version import __version__
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 for _command in look.COMMANDS:
     app.command(rich_help_panel="Look")(_command)
-for _command in (*measure.COMMANDS, *profile.COMMANDS):
+for _command in measure.COMMANDS:
     app.command(rich_help_panel="Measure")(_command)
 for _command in rest.COMMANDS:
     app.command(rich_help_panel="The rest")(_command)
@@ -85,7 +85,7 @@ def _usage_message(error: Any) -> str:
 
 def _usage_hint(error: Any, given: list[str]) -> str:
     """Say what to type instead of an option or a command that does not exist."""
-    names = [command.__name__ for command in (*look.COMMANDS, *measure.COMMANDS, *profile.COMMANDS, *rest.COMMANDS)]
+    names = [command.__name__ for command in (*look.COMMANDS, *measure.COMMANDS, *rest.COMMANDS)]
     first = next((word for word in given if not word.startswith("-")), "")
     if first in names:
         close = nearest_names(getattr(error, "option_name", None) or "", getattr(error, "possibilities", None) or (), count=1)

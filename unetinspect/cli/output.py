@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
+from unetinspect.files import replacing
 from unetinspect.record import to_json
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
@@ -130,17 +130,11 @@ def _is_unicode() -> bool:
 
 
 def _write_file(path: Path, text: str) -> None:
-    """Write beside the file and then move it there, so that it is never seen half-written."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
+        with replacing(path) as (handle, beside):
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
-            Path(name).chmod(0o666 & ~_umask())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            beside.chmod(0o666 & ~_umask())
     except OSError as error:
         raise UsageError(
             f"cannot write to {path}: {error.strerror or error}", hint="give -o a file in a folder that can be written to"

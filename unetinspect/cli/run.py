@@ -29,7 +29,7 @@ def swept(options: SweepOptions, output: Output) -> tuple[ModelInfo, tuple[Sweep
         recorder = Recorder(open_cache(wanted=not options.no_cache), model, overrides, say=say)
         points, record = sweep(recorder, request, res=res, latent=latent, batch=batch, plugged=plugged)
     if record is not None:
-        output.note(*ignored_keys(record.model), *(note for note in record.run.notes if note not in model.notes))
+        note_pass(record, model, output)
         return record.model, points, record
     from unetinspect.tracing import config_of
 
@@ -70,7 +70,7 @@ def _traced(options: TraceOptions, output: Output, request: Request, plugged: Lo
         output.note("the options ask for another pass: the config in the saved trace is traced again, with these options alone")
     with output.progress() as say:
         record = Recorder(open_cache(wanted=not options.no_cache), model, overrides, say=say).record(request, plugged)
-    output.note(*ignored_keys(record.model), *(note for note in record.run.notes if note not in model.notes))
+    note_pass(record, model, output)
     return record
 
 
@@ -107,6 +107,11 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
                 f"--set {pair}: the value cannot be read", hint="write it as JSON: --set 'block_out_channels=[320, 640]'"
             ) from None
     return overrides
+
+
+def note_pass(record: Trace, model: LoadedModel, output: Output) -> None:
+    """Say what a reader should know of a pass, but for what was said when its model was read."""
+    output.note(*ignored_keys(record.model), *(note for note in record.run.notes if note not in model.notes))
 
 
 def ignored_keys(model: ModelInfo) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeGuard, TypeV
 
 from msgspec import Struct
 
-from unetinspect.record import Constant, Medium, Shape
+from unetinspect.record import Constant, InputInfo, Medium, Shape
 from unetinspect.request import Size
 
 Config = Mapping[str, Any]
@@ -50,6 +50,11 @@ class InputSpec(Struct, frozen=True):
     config_key: str | None = None
     dtype: Literal["float", "int64"] = "float"
     value: Constant = None
+
+    @classmethod
+    def of(cls, given: InputInfo) -> InputSpec:
+        """Return the argument as a record has it."""
+        return cls(given.name, given.shape, given.axes, given.config_key, "int64" if given.dtype == "int64" else "float", given.value)
 
 
 class Adapted(NamedTuple):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -122,9 +124,7 @@ def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
     True
     """
     *outer, queries, head_dim = query
-    maps, keys, value_dim = 1, key[-2], value[-1]
-    for axis in outer:
-        maps *= axis
+    maps, keys, value_dim = prod(outer), key[-2], value[-1]
     product: Callable[..., int] = flop_registry[_aten.bmm]
     scores = product((maps, queries, head_dim), (maps, head_dim, keys))
     read = product((maps, queries, keys), (maps, keys, value_dim))
@@ -138,18 +138,9 @@ def _shape(value: Any) -> Any:
     return tuple(map(_shape, value)) if isinstance(value, tuple | list) else value
 
 
-_kinds: dict[Any, MacKind | Literal["free", "unknown"]] = {}
-
-
+@cache
 def _kind(func: Any) -> MacKind | Literal["free", "unknown"]:
     """Say what counts an operation; asked for each of thousands, and hence remembered."""
-    kind = _kinds.get(func)
-    if kind is None:
-        kind = _kinds[func] = _find_kind(func)
-    return kind
-
-
-def _find_kind(func: Any) -> MacKind | Literal["free", "unknown"]:
     packet = func.overloadpacket
     if packet in _FORMULAS:
         return "conv" if packet in _CONVOLUTIONS else "linear" if packet in _PRODUCTS else "attention"

@@ -90,10 +90,8 @@ def _addmm(bias: Tensor, left: Tensor, right: Tensor) -> Tensor | None:
     left   (rows, in_features)
     right  (in_features, out_features)
     """
-    fits = left.ndim == right.ndim == 2 and left.shape[1] == right.shape[0] and tuple(bias.shape) == tuple(right.shape[1:])
-    if not (fits and bias.dtype == left.dtype == right.dtype and bias.is_meta and right.is_meta):
-        return None
-    return left.new_empty((left.shape[0], right.shape[1]))
+    fits = tuple(bias.shape) == tuple(right.shape[1:]) and bias.dtype == left.dtype and bias.is_meta
+    return _mm(left, right) if fits else None
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor | None:

@@ -81,6 +81,11 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sweep: tuple[SweepPoint, ...] | UnsetType = UNSET
     profile: Profile | UnsetType = UNSET
 
+    @classmethod
+    def of(cls, record: Trace, **sections: Any) -> Envelope:
+        """Return what is printed of a record by every command, and the sections that one command shows."""
+        return cls(schema=record.schema, model=record.model, run=record.run, output=record.output, totals=record.totals, **sections)
+
 
 class _SchemaOnly(Struct):
     schema: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unetinspect.record import Totals, Trace
+from unetinspect.record import Run, Totals, Trace
 from unetinspect.units import format_bytes, format_si
 
 
@@ -12,8 +12,13 @@ def cost_lines(trace: Trace) -> list[str]:
     """Say the multiply-accumulates, what is left out of them, and the peak of the activations; nothing for old records."""
     totals = trace.totals
     lines = [*mac_lines(totals, trace.run.forward_batch), *_uncounted(totals), *memory_lines(totals)]
-    plugged = trace.run.plugged
-    return [*lines, f"        of the UNet alone: what {plugged} costs itself comes on top"] if lines and plugged else lines
+    return [*lines, *(f"        {line}" for line in beside_lines(trace.run) if lines)]
+
+
+def beside_lines(run: Run) -> Iterator[str]:
+    """Yield that what is plugged in is not in the costs."""
+    if run.plugged is not None:
+        yield f"of the UNet alone: what {run.plugged} costs itself comes on top"
 
 
 def mac_lines(totals: Totals, batch: int) -> Iterator[str]:
