@@ -1,4 +1,4 @@
-"""A model hub on 127.0.0.1, and a user who reads from it.
+"""A model hub on 127.0.0.1.
 
 The server speaks as much of the hub's protocol as its client asks for, and remembers what was asked.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
+import re
+import socket
+import struct
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from math import prod
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote
@@ -22,38 +23,22 @@ from urllib.parse import unquote
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_verysecretverysecret"
 
-# huggingface_hub reads its environment when it is imported, so each reading has a process of its own.
-READ = """
-import json, sys
-from unetinspect.errors import UnetInspectError
-from unetinspect.source import read_model
-
-try:
-    model = read_model(sys.argv[1], **json.loads(sys.argv[2]))
-except UnetInspectError as error:
-    found = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
-else:
-    source = model.source
-    found = {
-        "name": model.name,
-        "config": model.config,
-        "source": [source.kind, source.location, source.revision, source.subfolder],
-        "vae": [model.vae_scale_factor, model.vae_scale_from],
-        "notes": list(model.notes),
-    }
-heavy = [name for name in ("torch", "diffusers") if name in sys.modules]
-print(json.dumps(found | {"heavy": heavy}))
-"""
+_CHUNK = 64 * 1024
 
 
 @dataclass
 class Repository:
-    """One repository: files by path, the commit that each branch stands at, and who may read it."""
+    """One repository: files by path, the commit that each branch stands at, and who may read it.
+
+    `sizes` are of files that are longer than what `files` holds of them: the rest is zeros. `refusal` is what every request gets.
+    """
 
     files: dict[str, bytes]
     branches: dict[str, str] = field(default_factory=lambda: {"main": COMMIT})
     is_gated: bool = False
     token: str | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+    refusal: tuple[int, dict[str, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,23 +48,35 @@ class Asked:
     method: str
     path: str
     authorization: str | None
+    range: str | None
 
 
 class HubServer:
     """A hub with the repositories that it is given; `mode` is how it behaves.
 
-    "ok", "500" and "429" (every answer is that error), "hang" (no answer), "trickle" (a byte of the answer now and
-    then), "hang on get" (only the metadata is answered), "page" (something that is no hub), "bare 404" (no word on what is missing).
+    "ok", "500" and "429" (every answer is that error, with `headers`), "hang" (no answer), "trickle" (a byte of the answer now and
+    then), "hang on get" (only the metadata is answered), "page" (something that is no hub), "bare 404" (no word on what is missing),
+    "hang in body", "cut in body" and "trickle in body" (after the first bytes of a file), "whole" (ranges are not known),
+    "elsewhere" (each file is at an address of its own on the same host).
+
+    Attributes:
+        renamed: Repositories by the names that they had before.
+        cdn: The server that has the .safetensors files, where it is not this one.
+        sent: Bytes of files that went out.
     """
 
     def __init__(self, repositories: dict[str, Repository] | None = None, *, mode: str = "ok") -> None:
         self.repositories = repositories or {}
         self.mode = mode
+        self.headers: dict[str, str] = {}
+        self.renamed: dict[str, str] = {}
+        self.cdn: HubServer | None = None
+        self.sent = 0
         self.requests: list[Asked] = []
         self.closing = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._http = _listening()
         self._http.daemon_threads = True
-        self._http.hub = self  # type: ignore[attr-defined]
+        self._http.hub = self
 
     def __enter__(self) -> HubServer:
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -93,7 +90,7 @@ class HubServer:
     @property
     def address(self) -> str:
         """What to set HF_ENDPOINT to."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return address_of(int(self._http.server_address[1]))
 
     def seen(self) -> list[str]:
         """Return the requests so far as "HEAD main unet/config.json", and forget them."""
@@ -102,30 +99,24 @@ class HubServer:
         return lines
 
 
-class HubUser:
-    """A user of a server, with a home for the client's cache; each `read` is one run of a command."""
+def address_of(port: int) -> str:
+    """Return the address of a server on this machine."""
+    return f"http://127.0.0.1:{port}"
 
-    def __init__(self, server: HubServer, home: Path) -> None:
-        self.server = server
-        self.home = home
 
-    def read(self, model: str, *, env: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
-        """Read MODEL in a new process and return what came of it."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-        settings = {"HF_ENDPOINT": self.server.address, "HF_HOME": str(self.home), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-        done = subprocess.run(
-            [sys.executable, "-c", READ, model, json.dumps(options)],
-            env=kept | settings | (env or {}),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert TOKEN not in done.stdout + done.stderr
-        assert done.stderr == ""
-        found: dict[str, Any] = json.loads(done.stdout)
-        assert found.pop("heavy") == []
-        return found
+@cache
+def shared_port() -> int:
+    """Return the port that one server after the other listens on, so that a client need not be imported anew for each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _listening() -> _Server:
+    try:
+        return _Server(("127.0.0.1", shared_port()), _Handler)
+    except OSError:  # another server of this test, or another program, has it
+        return _Server(("127.0.0.1", 0), _Handler)
 
 
 def pipeline(unet: dict[str, Any], vae: dict[str, Any] | None = None) -> dict[str, bytes]:
@@ -146,6 +137,29 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+def safetensors(tensors: dict[str, tuple[str, list[int]]], *, metadata: dict[str, str] | None = None) -> tuple[bytes, int]:
+    """Return the start of a safetensors file, up to its first weight, and the size of the whole file; all in 16 bits.
+
+    A tensor is given as its dtype, one of two bytes, and its shape.
+    """
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    position = 0
+    for name, (dtype, shape) in tensors.items():
+        size = 2 * prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, position + size]}
+        position += size
+    raw = as_json(header)
+    start = struct.pack("<Q", len(raw)) + raw
+    return start, len(start) + position
+
+
+class _Server(ThreadingHTTPServer):
+    hub: HubServer
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a client that went away; a mistake in here is seen by the test that waits for an answer."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -160,65 +174,118 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def hub(self) -> HubServer:
-        return self.server.hub  # type: ignore[attr-defined]
+        found: HubServer = self.server.hub  # type: ignore[attr-defined]
+        return found
 
     def _answer(self) -> None:
         path = unquote(self.path)
-        if "/resolve/" in path:
-            self.hub.requests.append(Asked(self.command, path, self.headers.get("authorization")))
+        if "/resolve/" in path or "/api/models/" in path:
+            self.hub.requests.append(Asked(self.command, path, self.headers.get("authorization"), self.headers.get("range")))
         if self.hub.mode in ("hang", f"hang on {self.command.lower()}"):
             self.hub.closing.wait(30)
             self.close_connection = True
         elif self.hub.mode == "trickle":
-            self._trickle()
+            self._trickle(b"HTTP/1.1 200 OK\r\n" + b"X-Slow: slow\r\n" * 10)
         elif self.hub.mode in ("500", "429"):
-            self._send(int(self.hub.mode))
+            self._send(int(self.hub.mode), self.hub.headers)
         elif self.hub.mode == "page":
             self._send(200, body=b"<html>Sign in to the guest network</html>")
+        elif path.startswith("/api/models/"):
+            self._list(path.removeprefix("/api/models/").partition("/revision/")[0])
+        elif path.startswith("/api/elsewhere/"):
+            self._resolve(re.sub("^/api/elsewhere/([^/]+/[^/]+)/", r"/\1/resolve/", path), is_last=True)
         elif "/resolve/" not in path:
             # Newer clients ask for a list of known agents on the side.
             self._send(200, body=b"{}")
         else:
             self._resolve(path)
 
-    def _resolve(self, path: str) -> None:
+    def _list(self, repo_id: str) -> None:
+        files = self.hub.repositories[repo_id].files
+        self._send(200, body=as_json({"id": repo_id, "siblings": [{"rfilename": file} for file in files]}))
+
+    def _resolve(self, path: str, *, is_last: bool = False) -> None:
         repo_id, _, rest = path.strip("/").partition("/resolve/")
+        if repo_id in self.hub.renamed:
+            return self._send(307, {"Location": f"/{self.hub.renamed[repo_id]}/resolve/{rest}"})
+        if self.hub.mode == "elsewhere" and not is_last:
+            # As the hub does it with small files: the first answer has all but the size.
+            told = {"ETag": '"abc"', "X-Repo-Commit": COMMIT, "Location": f"/api/elsewhere/{repo_id}/{rest}"}
+            return self._send(307, told)
         repository = self.hub.repositories.get(repo_id)
         sent = (self.headers.get("authorization") or "").removeprefix("Bearer ")
-        if repository is None or (repository.token is not None and sent != repository.token and not repository.is_gated):
+        if repository is not None and repository.refusal is not None:
+            return self._send(*repository.refusal)
+        is_closed = repository is None or (repository.token is not None and sent != repository.token)
+        if repository is None or (is_closed and not repository.is_gated):
             return self._refuse(401 if not sent else 404, "RepoNotFound")
-        if repository.is_gated and (repository.token is None or sent != repository.token):
+        if repository.is_gated and (is_closed or repository.token is None):
             return self._refuse(403 if sent else 401, "GatedRepo")
+        return self._send_at(repository, rest)
+
+    def _send_at(self, repository: Repository, rest: str) -> None:
         revision, _, file = rest.partition("/")
         commit = repository.branches.get(revision, revision if revision in repository.branches.values() else None)
         if commit is None:
             return self._refuse(404, "RevisionNotFound")
         if file not in repository.files:
             return self._refuse(404, "EntryNotFound", commit)
-        body = repository.files[file]
-        return self._send(200, {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": commit}, body)
+        return self._send_file(repository, file, commit)
+
+    def _send_file(self, repository: Repository, file: str, commit: str) -> None:
+        start = repository.files[file]
+        size = repository.sizes.get(file, len(start))
+        headers = {"ETag": f'"{hashlib.sha1(start).hexdigest()}"', "X-Repo-Commit": commit}
+        if self.hub.cdn is not None and file.endswith(".safetensors"):
+            linked = {"X-Linked-Size": str(size), "X-Linked-ETag": headers["ETag"], "Location": f"{self.hub.cdn.address}{self.path}"}
+            return self._send(302, headers | linked)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", "")) if self.hub.mode != "whole" else None
+        if asked is None or self.command == "HEAD":
+            return self._stream(200, headers, start, 0, size)
+        first, last = int(asked[1]), min(int(asked[2]), size - 1)
+        if first >= size:
+            return self._send(416, {"Content-Range": f"bytes */{size}"})
+        return self._stream(206, headers | {"Content-Range": f"bytes {first}-{last}/{size}"}, start, first, last + 1)
 
     def _refuse(self, status: int, code: str, commit: str | None = None) -> None:
         headers = {} if self.hub.mode == "bare 404" else {"X-Error-Code": code, "X-Error-Message": f"{code} for {self.path}"}
         self._send(status, {**headers, **({"X-Repo-Commit": commit} if headers and commit else {})})
 
     def _send(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+        self._stream(status, headers or {}, body, 0, len(body))
+
+    def _stream(self, status: int, headers: dict[str, str], start: bytes, first: int, end: int) -> None:
+        """Send bytes `first` to `end` of a file that begins with `start` and goes on with zeros, or as many as `mode` lets through."""
         self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+        for name, value in {**headers, "Content-Length": str(end - first)}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        if self.command == "HEAD":
+            return
+        mode = self.hub.mode
+        if mode.endswith("in body") and "/resolve/" in self.path:
+            half = start[first : first + (end - first) // 2]
+            self._write(half)
+            self.close_connection = True
+            if mode == "hang in body":
+                self.hub.closing.wait(30)
+            elif mode == "trickle in body":
+                self._trickle(start[len(half) : end])
+            return
+        self._write(start[first:end])
+        for position in range(max(first, len(start)), end, _CHUNK):
+            self._write(bytes(min(_CHUNK, end - position)))
 
-    def _trickle(self) -> None:
+    def _write(self, body: bytes) -> None:
+        self.wfile.write(body)
+        self.wfile.flush()
+        self.hub.sent += len(body) if "/resolve/" in self.path else 0
+
+    def _trickle(self, body: bytes) -> None:
         # Each byte resets the client's timeout for one read, so that only a deadline ends this.
         deadline = time.monotonic() + 20
-        try:
-            for byte in b"HTTP/1.1 200 OK\r\n" + b"X-Slow: slow\r\n" * 10:
-                if self.hub.closing.wait(0.5) or time.monotonic() > deadline:
-                    break
-                self.wfile.write(bytes([byte]))
-                self.wfile.flush()
-        except OSError:
-            pass
+        for byte in body:
+            if self.hub.closing.wait(0.5) or time.monotonic() > deadline:
+                break
+            self._write(bytes([byte]))
         self.close_connection = True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from tests.hub_server import COMMIT, TOKEN, HubServer, HubUser, Repository, as_json, pipeline
+from tests.hub_server import COMMIT, TOKEN, HubServer, Repository, as_json, pipeline
+from tests.hub_user import HubUser
 
 UNET = {"_class_name": "UNet2DConditionModel", "block_out_channels": [32, 64], "sample_size": 8}
 VAE = {"_class_name": "AutoencoderKL", "block_out_channels": [8, 8, 8, 8]}
@@ -29,7 +33,7 @@ def test_reads_the_unet_and_the_vae_at_one_commit(hub):
         "notes": [],
     }
     seen = hub.server.seen()
-    assert [line for line in seen if line.startswith("GET")] == ["GET main unet/config.json", f"GET {COMMIT} vae/config.json"]
+    assert [line for line in seen if line.startswith("GET")] == [f"GET {COMMIT} unet/config.json", f"GET {COMMIT} vae/config.json"]
     assert {line.split()[2] for line in seen} == {"unet/config.json", "vae/config.json"}
 
 
@@ -119,7 +123,7 @@ def test_copy_stands_in_for_a_hub_that_does_not_answer(hub):
     hub.server.mode = "500"
     hub.server.seen()
     copied = "unet/config.json, vae/config.json of acme/sd was read from the cache, commit 0123456"
-    assert hub.read("acme/sd") == {**first, "notes": [f"the hub did not answer (error 500): {copied}"]}
+    assert hub.read("acme/sd") == {**first, "notes": [f"the hub is failing (error 500): {copied}"]}
     # Once it failed, the hub is not asked for the VAE too.
     assert hub.server.seen() == ["HEAD main unet/config.json"]
 
@@ -140,7 +144,7 @@ def test_hub_that_dies_after_the_unet(hub):
     hub.server.mode = "500"
     found = hub.read("acme/sd", revision=COMMIT)
     assert (found["config"], found["vae"]) == (UNET, [None, ""])
-    assert found["notes"] == ["the hub did not answer (error 500): the VAE's config of acme/sd was not read"]
+    assert found["notes"] == ["the hub is failing (error 500): the VAE's config of acme/sd was not read"]
 
 
 @pytest.mark.parametrize(("env", "offline", "why"), [({}, True, "--offline"), ({"HF_HUB_OFFLINE": "1"}, False, "HF_HUB_OFFLINE")])
@@ -178,3 +182,22 @@ def test_bundled_config_stands_in_for_a_model_that_is_gone(hub):
 def test_bundled_config_does_not_stand_in_for_another_folder(hub):
     """The catalog's UNet is not shown for a folder that is not its own."""
     assert hub.read(SD15, offline=True, subfolder="text_encoder")["exit_code"] == 3
+
+
+def test_two_runs_at_once_on_one_cache(hub):
+    """Writers of one file in one cache, at the same time, leave it whole, and nothing half-written beside it."""
+    code = """
+import sys
+from unetinspect.source.hub_cache import cached_file, keep_file
+for number in range(100):
+    commit = f"{number:040x}"
+    keep_file("acme/sd", "unet/config.json", b"x" * 9999, revision="main", commit=commit, etag=commit)
+    file = cached_file("acme/sd", "unet/config.json", commit)
+    assert file is not None and file.read_bytes() == b"x" * 9999
+"""
+    runs = [subprocess.Popen([sys.executable, "-c", code], env=hub.environment()) for _ in range(2)]
+    assert [run.wait(60) for run in runs] == [0, 0]
+    files = [file for file in hub.home.rglob("*") if file.is_file()]
+    assert len(files) == 100 + 100 + 1
+    assert {file.stat().st_size for file in files} == {9999, 40}
+    assert {file.stat().st_mode & 0o044 for file in files} == {hub.home.stat().st_mode & 0o044}

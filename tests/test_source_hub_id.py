@@ -42,6 +42,21 @@ def test_addresses_of_a_model(text, place):
     assert parse_hub_id(text) == HubId(repo_id="org/name", revision=place[0], folder=place[1])
 
 
+FILES = {
+    "hf://org/name/unet/model.safetensors": (None, "unet/model.safetensors"),
+    "hf://org/name@refs/pr/3/model.safetensors": ("refs/pr/3", "model.safetensors"),
+    "https://huggingface.co/org/name/blob/main/v1-5-pruned-emaonly.safetensors": ("main", "v1-5-pruned-emaonly.safetensors"),
+    "https://huggingface.co/org/name/resolve/v1/unet/model.SAFETENSORS?download=true": ("v1", "unet/model.SAFETENSORS"),
+    "hf://org/name/unet/model.safetensors.index.json": (None, "unet/model.safetensors.index.json"),
+}
+
+
+@pytest.mark.parametrize(("text", "place"), FILES.items(), ids=FILES)
+def test_addresses_of_weights(text, place):
+    """A file of weights, or the index of several, is meant itself, and no folder is."""
+    assert parse_hub_id(text) == HubId(repo_id="org/name", revision=place[0], file=place[1])
+
+
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:8080", "https://mirror.example/hf/", "https://mirror.example"])
 def test_pages_of_a_mirror(endpoint):
     """A page of whatever HF_ENDPOINT names is the hub's, a path before the ID included."""
@@ -73,9 +88,21 @@ REFUSED = {
         "example.com is not the model hub",
         "pages of https://huggingface.co are read; for a mirror set HF_ENDPOINT; else give the path of a saved config.json",
     ),
-    "hf://org/name/unet/model.safetensors": (
-        "'unet/model.safetensors' is not a config.json",
-        "only configs are read: give the page of the model, its unet folder or its config.json",
+    "hf://org/name/README.md": (
+        "'README.md' is not a config.json or a .safetensors file",
+        "give the page of the model, its unet folder, its config.json or its .safetensors file",
+    ),
+    "https://huggingface.co/org/name/blob/main/sd-v1-4.ckpt": (
+        "'sd-v1-4.ckpt' is a pickle, which can run code when it is read, and so it is never opened",
+        "give the .safetensors of the same repository",
+    ),
+    "hf://org/name/unet/diffusion_pytorch_model.bin": (
+        "'unet/diffusion_pytorch_model.bin' is a pickle, which can run code when it is read, and so it is never opened",
+        "give the .safetensors of the same repository",
+    ),
+    "a/b/unet/model.safetensors": (
+        "there is no file or folder 'a/b/unet/model.safetensors', and it is not a hub ID either",
+        "for a file of a hub repository: hf://a/b/unet/model.safetensors",
     ),
     "hf://spaces/org/name": ("'hf://spaces/org/name' is not a model: it is of the hub's spaces", "write hf://org/name@revision/path"),
     "hf://org": ("'hf://org' is not an address of a model", "write hf://org/name, hf://org/name/unet or hf://org/name@revision/unet"),
@@ -98,6 +125,15 @@ def test_options_complete_an_address():
     """--revision and --subfolder say what MODEL left open, and may repeat what it says."""
     place = HubId(repo_id="org/name", revision="main")
     assert with_options(place, revision="main", subfolder="/unet/") == HubId(repo_id="org/name", revision="main", folder="unet")
+
+
+def test_a_file_has_no_subfolder():
+    """--revision goes with a file of weights; --subfolder does not, for the file says where it lies."""
+    place = HubId(repo_id="org/name", file="unet/model.safetensors")
+    assert with_options(place, revision="v1", subfolder=None) == HubId(repo_id="org/name", revision="v1", file="unet/model.safetensors")
+    with pytest.raises(UsageError) as caught:
+        with_options(place, revision=None, subfolder="unet")
+    assert caught.value.message == "--subfolder is 'unet', and MODEL itself names a file: 'unet/model.safetensors'"
 
 
 @pytest.mark.parametrize(
@@ -131,3 +167,4 @@ def test_any_text_is_read_or_refused(text):
     if found is not None:
         assert is_repo_id(found.repo_id)
         assert found.folder is None or clean_folder(found.folder) == found.folder
+        assert found.file is None or clean_folder(found.file) == found.file

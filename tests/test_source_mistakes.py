@@ -31,8 +31,8 @@ MISTAKES = {
     ),
     "w.safetensors": (
         SourceError,
-        "w.safetensors holds weights, and this version reads configs only",
-        "give the config.json that belongs to them, or a catalog name or hub ID",
+        "w.safetensors has 0 bytes, and is no safetensors file",
+        "download it again, and compare its size with the page that it is from",
     ),
     "empty.json": (ConfigError, "empty.json is empty", A_CONFIG),
     "list.json": (ConfigError, "list.json holds a list, and a config is a mapping of keys to values", A_CONFIG),

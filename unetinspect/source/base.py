@@ -6,7 +6,24 @@ from typing import Any
 
 from msgspec import Struct
 
-from unetinspect.record import Medium, Source, Trace
+from unetinspect.checkpoint.header import Header
+from unetinspect.record import Checkpoint, Medium, Source, Trace
+
+
+class LoadedWeights(Struct, frozen=True, kw_only=True):
+    """A checkpoint of which the header was read.
+
+    Attributes:
+        header: Its tensors.
+        checkpoint: What it is.
+        source: Where it was found.
+        notes: What the user should hear on stderr.
+    """
+
+    header: Header
+    checkpoint: Checkpoint
+    source: Source
+    notes: tuple[str, ...] = ()
 
 
 class LoadedModel(Struct, frozen=True, kw_only=True):
@@ -21,6 +38,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
         medium: What the pixels make up, None where the class alone says it.
         notes: What the user should hear on stderr: a fallback that was taken, a copy from the cache.
         trace: The saved record, where that is what MODEL was; `config` is then its own.
+        weights: The checkpoint, where that is what MODEL was; `config` is then what it tells, or what lies beside it.
     """
 
     name: str
@@ -31,3 +49,4 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     medium: Medium | None = None
     notes: tuple[str, ...] = ()
     trace: Trace | None = None
+    weights: LoadedWeights | None = None

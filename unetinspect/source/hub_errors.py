@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping
 
 from msgspec import Struct
 
-from unetinspect.errors import SourceError
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT
+from unetinspect.source.hub_silence import CATALOG_HINT as _CATALOG
+from unetinspect.source.hub_silence import CutOffError, HubError, NoAnswerError, NotAHubError, unanswered
 
+__all__ = ["CutOffError", "HubError", "NoAnswerError", "NotAHubError", "Question", "explain", "is_absent", "is_from_hub", "offline"]
 
-class HubError(SourceError):
-    """Raised when a repository cannot be read.
-
-    Attributes:
-        reason: A clause for a note that says why something else was read: "the hub did not answer (timed out)".
-        is_final: Whether the hub's answer stands, whatever copy of the repository is at hand.
-    """
-
-    def __init__(self, message: str, *, reason: str, hint: str, is_final: bool = False) -> None:
-        super().__init__(message, hint=hint)
-        self.reason = reason
-        self.is_final = is_final
-
-
-class NoAnswerError(Exception):
-    """Raised when the hub took longer than it may; the message says how long that is."""
-
-
-class NotAHubError(Exception):
-    """Raised when what answers is not a hub: a captive portal, a wrong HF_ENDPOINT."""
+# Answers that say that there was something.
+_GONE = {410: "removed", 451: "had to remove"}
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -52,35 +37,40 @@ def explain(error: BaseException, asked: Question) -> HubError:
     """Say in one sentence what the hub answered, or that it did not."""
     from huggingface_hub import errors
 
-    # The client's own download wraps a hub that stopped answering as a file that is not in the cache.
-    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, OSError) and error.errno is not None:
-        return _unwritable(error, asked)
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if _is_bad_token(status, headers, asked):
+        return _bad_token(asked)
     # GatedRepoError is a RepositoryNotFoundError, and so goes first.
     if isinstance(error, errors.GatedRepoError):
         return _gated(asked)
     if isinstance(error, errors.RepositoryNotFoundError):
         return _not_found(asked)
     if isinstance(error, errors.RevisionNotFoundError):
-        return HubError(
-            f"{asked.repo_id} has no revision {asked.revision!r}",
-            reason="the revision was not found",
-            hint=f"its branches and tags: {asked.endpoint}/{asked.repo_id}/tree/main",
-            is_final=True,
-        )
-    status = getattr(getattr(error, "response", None), "status_code", None)
+        return _no_revision(asked)
+    if isinstance(error, errors.DisabledRepoError):
+        return _gone(asked, "disabled")
+    return _explain_status(error, status, headers, asked)
+
+
+def _explain_status(error: BaseException, status: int | None, headers: Mapping[str, str], asked: Question) -> HubError:
+    if status in _GONE:
+        return _gone(asked, _GONE[status])
     if status in (401, 403):
         return _refused(asked, status)
-    return _unreachable(_why(error, status), asked)
+    if status == 429:
+        return _limited(asked, headers)
+    if status is not None and status >= 500:
+        return _failing(asked, status)
+    return unanswered(error, status, repo_id=asked.repo_id, endpoint=asked.endpoint)
 
 
-def offline(repo_id: str, *, because: str) -> HubError:
-    """Say that a repository is not on this machine, and that nothing was fetched because of `because`."""
+def offline(what: str, *, because: str) -> HubError:
+    """Say that a repository, or a file of one, is not on this machine, and that nothing was fetched because of `because`."""
     return HubError(
-        f"{repo_id} is not in the hub's cache on this machine, and {because} forbids to fetch it",
+        f"{what} is not in the hub's cache on this machine, and {because} forbids to fetch it",
         reason=f"nothing is fetched ({because})",
-        hint="go online once, or name a model of the catalog: `unetinspect models`",
+        hint=f"go online once, or {_CATALOG}",
     )
 
 
@@ -114,6 +104,40 @@ def _not_found(asked: Question) -> HubError:
     return HubError(f"the hub has no repository {asked.repo_id}, or it {private}", reason="the hub did not find it", hint=hint)
 
 
+def _is_bad_token(status: int | None, headers: Mapping[str, str], asked: Question) -> bool:
+    # Without a token the hub says 401 of what it does not show; with one that it knows, it says 403 or 404.
+    if status != 401 or not asked.has_token:
+        return False
+    said = headers.get("x-error-message", "").lower()
+    is_named = any(words in said for words in ("invalid credentials", "invalid username or password", "expired"))
+    return is_named or headers.get("x-error-code") not in ("GatedRepo", "RepoNotFound")
+
+
+def _bad_token(asked: Question) -> HubError:
+    return HubError(
+        f"the token that was sent is not valid: the hub refused it for {asked.repo_id} (401)",
+        reason="the token that was sent is not valid",
+        hint=f"make one on {asked.endpoint}/settings/tokens, then `hf auth login` or --token; a public model needs none: `hf auth logout`",
+    )
+
+
+def _no_revision(asked: Question) -> HubError:
+    return HubError(
+        f"{asked.repo_id} has no revision {asked.revision!r}",
+        reason="the revision was not found",
+        hint=f"its branches and tags: {asked.endpoint}/{asked.repo_id}/tree/main",
+        is_final=True,
+    )
+
+
+def _gone(asked: Question, what: str) -> HubError:
+    return HubError(
+        f"the hub has {what} {asked.repo_id}: nobody can read it there",
+        reason=f"the hub has {what} it",
+        hint=f"its page may say why: {asked.endpoint}/{asked.repo_id}; name a copy of it, or {_CATALOG}",
+    )
+
+
 def _refused(asked: Question, status: int) -> HubError:
     subject = "the token that was sent" if asked.has_token else "a request without a token"
     return HubError(
@@ -123,43 +147,30 @@ def _refused(asked: Question, status: int) -> HubError:
     )
 
 
-def _unwritable(error: OSError, asked: Question) -> HubError:
-    why = error.strerror.lower() if error.strerror else type(error).__name__
+def _limited(asked: Question, headers: Mapping[str, str]) -> HubError:
+    seconds = _seconds_to_wait(headers)
+    wait = "wait some minutes" if seconds is None else f"wait {seconds} s"
+    higher = "" if asked.has_token else ", or log in for a higher limit: `hf auth login`"
     return HubError(
-        f"{asked.repo_id} could not be stored in the hub's cache: {why}",
-        reason=f"the hub's cache could not be written ({why})",
-        hint="set HF_HOME to a folder that you may write",
+        f"{asked.repo_id} could not be fetched: the hub's limit on requests is reached (429)",
+        reason="the hub's limit on requests is reached (429)",
+        hint=f"{wait} and try again{higher}",
     )
 
 
-def _unreachable(why: str, asked: Question) -> HubError:
-    where = "" if asked.endpoint == DEFAULT_ENDPOINT else " and HF_ENDPOINT"
+def _seconds_to_wait(headers: Mapping[str, str]) -> int | None:
+    """Return what the hub says: `Retry-After: 120`, or `RateLimit: "api";r=0;t=55`, as of a draft of the IETF."""
+    after = re.fullmatch(r"\s*(\d{1,6})\s*", headers.get("retry-after", ""))
+    window = re.search(r"\bt\s*=\s*(\d{1,6})\b", headers.get("ratelimit", ""))
+    found = after or window
+    return None if found is None else int(found[1])
+
+
+def _failing(asked: Question, status: int) -> HubError:
+    is_default = asked.endpoint == DEFAULT_ENDPOINT
+    see = "https://status.huggingface.co says how the hub is" if is_default else "or unset HF_ENDPOINT, which names it"
     return HubError(
-        f"{asked.repo_id} could not be fetched: {asked.endpoint} did not answer ({why})",
-        reason=f"the hub did not answer ({why})",
-        hint=f"check the connection{where}, or name a model of the catalog: `unetinspect models`",
+        f"{asked.repo_id} could not be fetched: {asked.endpoint} is failing (error {status})",
+        reason=f"the hub is failing (error {status})",
+        hint=f"try again in a minute; {see}; or {_CATALOG}",
     )
-
-
-def _why(error: BaseException, status: int | None) -> str:
-    """Say why there is no answer, from the class: a message may quote the token, as that of an illegal header does."""
-    if status is not None:
-        reasons = {429: "429: too many requests"}
-        return reasons.get(status, f"error {status}")
-    if isinstance(error, NoAnswerError | NotAHubError):
-        return str(error)
-    name = type(error).__name__
-    if "Timeout" in name:
-        return "timed out"
-    cause = _system_error(error)
-    return cause or name
-
-
-def _system_error(error: BaseException) -> str | None:
-    """Return what the operating system said, from the chain of causes: "Connection refused"."""
-    seen: Any = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno is not None and seen.strerror:
-            return seen.strerror.lower()
-        seen = seen.__cause__ or seen.__context__
-    return None

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from unetinspect.errors import SourceError, UsageError
+from unetinspect.source.weight_files import is_pickle, is_weights, pickle_error
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -17,7 +18,7 @@ _OTHER_REPOS = ("datasets", "spaces", "collections", "papers", "buckets", "kerne
 _PART = re.compile(r"[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?", re.ASCII)
 _REVISION = re.compile(r"[\w.+-]+(/[\w.+-]+)*", re.ASCII)
 _SPECIAL_REVISION = re.compile(r"(refs/(?:pr|convert)/[^/]+)(?:/|$)(.*)")
-_FILE = re.compile(r"\.(json|ya?ml|txt|md|py|safetensors|ckpt|bin|pth?|gguf|onnx|msgpack|h5)$", re.IGNORECASE)
+_FILE = re.compile(r"\.(json|ya?ml|txt|md|py|safetensors|ckpt|bin|pth?|pkl|gguf|onnx|msgpack|h5)$", re.IGNORECASE)
 _SHAPE = "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
@@ -28,11 +29,13 @@ class HubId(Struct, frozen=True, kw_only=True):
         repo_id: "org/name".
         revision: A branch, tag or commit, None: the main one.
         folder: The folder whose config.json is meant, "": the root's own, None: wherever the UNet is.
+        file: The file of weights that is meant, or the index of several; its path in the repository. None: a config is.
     """
 
     repo_id: str
     revision: str | None = None
     folder: str | None = None
+    file: str | None = None
 
 
 def parse_hub_id(text: str, *, endpoint: str = DEFAULT_ENDPOINT) -> HubId | None:
@@ -42,7 +45,7 @@ def parse_hub_id(text: str, *, endpoint: str = DEFAULT_ENDPOINT) -> HubId | None
         SourceError: It looks like one and is not: a file that holds no config, a data set, another site.
 
     >>> parse_hub_id("hf://org/name@v1/unet")
-    HubId(repo_id='org/name', revision='v1', folder='unet')
+    HubId(repo_id='org/name', revision='v1', folder='unet', file=None)
     >>> parse_hub_id("sdxl") is None
     True
     """
@@ -70,10 +73,13 @@ def with_options(found: HubId, *, revision: str | None, subfolder: str | None) -
     for option, given, said in (("--revision", revision, found.revision), ("--subfolder", folder, found.folder)):
         if given is not None and said is not None and given != said:
             raise UsageError(f"{option} is {short(given)}, and MODEL itself says {short(said)}", hint="say it in one place")
+    if folder is not None and found.file is not None:
+        raise UsageError(f"--subfolder is {short(folder)}, and MODEL itself names a file: {short(found.file)}", hint="leave it out")
     return HubId(
         repo_id=found.repo_id,
         revision=found.revision if revision is None else revision,
         folder=found.folder if folder is None else folder,
+        file=found.file,
     )
 
 
@@ -175,7 +181,7 @@ def _parse_page(text: str, path: str) -> HubId:
         return HubId(repo_id=repo_id)
     special = _SPECIAL_REVISION.match(rest)
     revision, _, inside = (special[1], "", special[2]) if special else rest.partition("/")
-    return HubId(repo_id=repo_id, revision=_checked(revision, text), folder=_folder_of(inside, is_file=kind != "tree"))
+    return _place(repo_id, _checked(revision, text), inside, is_file=kind != "tree")
 
 
 def _parse_hf_uri(text: str) -> HubId:
@@ -196,7 +202,7 @@ def _parse_hf_uri(text: str) -> HubId:
         raise SourceError(
             f"{short(text)} is not an address of a model", hint="write hf://org/name, hf://org/name/unet or hf://org/name@revision/unet"
         )
-    return HubId(repo_id=repo_id, revision=None if revision is None else _checked(revision, text), folder=_folder_of(inside, is_file=False))
+    return _place(repo_id, None if revision is None else _checked(revision, text), inside, is_file=False)
 
 
 def _cut(rest: str) -> tuple[str, bool, str]:
@@ -205,22 +211,25 @@ def _cut(rest: str) -> tuple[str, bool, str]:
     return (rest, False, "") if cut is None else (rest[: cut.start()], cut[0] == "@", rest[cut.end() :])
 
 
-def _folder_of(path: str, *, is_file: bool) -> str | None:
-    """Return the folder whose config is meant by a path; a pipeline's index, or no path, leaves the search open."""
+def _place(repo_id: str, revision: str | None, path: str, *, is_file: bool) -> HubId:
+    """Return what a path in a repository means; a pipeline's index, or no path, leaves the search open."""
     path = clean_folder(path)
-    if not path:
-        return None
-    file_name = path.rpartition("/")[2]
-    if file_name == "config.json":
-        return dirname(path)
-    if file_name == "model_index.json":
-        return dirname(path) or None
-    if is_file or _FILE.search(file_name):
+    name = path.rpartition("/")[2]
+    folder, file = path or None, None
+    if name == "config.json":
+        folder = dirname(path)
+    elif name == "model_index.json":
+        folder = dirname(path) or None
+    elif is_weights(name):
+        folder, file = None, path
+    elif is_pickle(name):
+        raise pickle_error(short(path), hint="give the .safetensors of the same repository")
+    elif path and (is_file or _FILE.search(name)):
         raise SourceError(
-            f"{short(path)} is not a config.json",
-            hint="only configs are read: give the page of the model, its unet folder or its config.json",
+            f"{short(path)} is not a config.json or a .safetensors file",
+            hint="give the page of the model, its unet folder, its config.json or its .safetensors file",
         )
-    return path
+    return HubId(repo_id=repo_id, revision=revision, folder=folder, file=file)
 
 
 def _checked(revision: str, text: str) -> str:
@@ -238,6 +247,8 @@ def _is_revision(revision: str) -> bool:
 def _id_hint(text: str) -> str:
     org, name, *inside = [*text.split("/"), ""]
     folder = "/".join(part for part in inside if part)
+    if is_weights(folder) and is_repo_id(f"{org}/{name}"):
+        return f"for a file of a hub repository: hf://{org}/{name}/{folder}"
     if folder and is_repo_id(f"{org}/{name}"):
         return f"for a folder of a hub repository: {org}/{name} --subfolder {folder}"
     return _SHAPE

@@ -10,11 +10,12 @@ from typing import Any, BinaryIO, TextIO
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Source, Trace
 from unetinspect.source.base import LoadedModel
+from unetinspect.source.checkpoint import model_of, refuse_weights, weights_at, with_config
 from unetinspect.source.hub_id import clean_folder
 from unetinspect.source.parse import config_in_envelope, parse_mapping, parse_trace, read_text
-from unetinspect.source.pipeline import FoundUnet, FoundVae, find_unet, find_vae, pipeline_classes
+from unetinspect.source.pipeline import FoundUnet, FoundVae, NoUnetError, find_unet, find_vae, pipeline_classes
+from unetinspect.source.weight_files import is_weights
 
-_WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".onnx")
 _CONFIG_NAMES = ("config.json", "unet/config.json", "model_index.json")
 
 
@@ -54,8 +55,9 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
         return _read_folder(path, subfolder)
     if subfolder is not None:
         raise UsageError(f"--subfolder is {subfolder!r}, and {path} is a file", hint="leave it out, or give the folder that holds the file")
-    if path.suffix.lower() in _WEIGHTS:
-        raise _weights_error(path)
+    if is_weights(path.name):
+        return _checkpoint(path)
+    refuse_weights(path)
     if path.name == "model_index.json":
         return _read_folder(path.parent, None)
     text = _read_file(path)
@@ -137,9 +139,18 @@ def _read_folder(folder: Path, subfolder: str | None) -> LoadedModel:
         raise SourceError(f"{folder} has no folder {wanted!r}", hint=f"folders with a config: {', '.join(held)}" if held else None)
     root, component = _pipeline_of(folder) if wanted is None else (folder, None)
     configs = FolderConfigs(root)
-    found = find_unet(configs, component or wanted)
+    try:
+        found = find_unet(configs, component or wanted)
+    except NoUnetError as error:
+        raise _with_checkpoint(error, folder / (wanted or "")) from None
     source = Source(kind="folder", location=str(folder), subfolder=None if component else found.folder or None)
     return _loaded(found, find_vae(configs, found.folder), name=_name_of(folder / "config.json"), source=source)
+
+
+def _with_checkpoint(error: NoUnetError, folder: Path) -> NoUnetError:
+    """Return the error with a checkpoint that the folder has, whose header tells a config."""
+    found = sorted(path for path in folder.iterdir() if is_weights(path.name))
+    return NoUnetError(error.message, hint=f"it has a checkpoint, whose header is read: {found[0]}") if found else error
 
 
 def _pipeline_of(folder: Path) -> tuple[Path, str | None]:
@@ -183,7 +194,10 @@ def _bytes_of(stream: TextIO) -> BinaryIO:
     return raw if raw is not None else BytesIO(stream.read().encode("utf-8", "surrogatepass"))
 
 
-def _weights_error(path: Path) -> SourceError:
+def _checkpoint(path: Path) -> LoadedModel:
+    """Read a checkpoint as a model; the config of one in diffusers' layout usually lies beside it."""
+    weights = weights_at(path)
     beside = path.parent / "config.json"
-    config = f"give {beside}" if beside.is_file() else "give the config.json that belongs to them"
-    return SourceError(f"{path} holds weights, and this version reads configs only", hint=f"{config}, or a catalog name or hub ID")
+    if weights.checkpoint.layout == "diffusers" and beside.is_file():
+        return with_config(weights, read_path(beside))
+    return model_of(weights)

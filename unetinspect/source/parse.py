@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from unetinspect.errors import ConfigError, SourceError
+from unetinspect.errors import ConfigError, SourceError, UsageError
 from unetinspect.record import Trace
 
 MAX_BYTES = 8 * 1024 * 1024
@@ -94,6 +94,18 @@ def config_in_envelope(mapping: dict[str, Any]) -> dict[str, Any] | None:
     defaults = model.get("config_defaults")
     filled_in = {str(key) for key in defaults} if isinstance(defaults, list) else set()
     return {**{key: value for key, value in model["config"].items() if key not in filled_in}, "_class_name": model["class_name"]}
+
+
+def parse_value(text: str, *, what: str, hint: str) -> Any:
+    """Parse one value that was typed as JSON or YAML: 3, true, null, [320, 640], text.
+
+    Raises:
+        UsageError: It cannot be read, or is nested too deeply.
+    """
+    try:
+        return _load_yaml(text, what)
+    except (ConfigError, RecursionError):
+        raise UsageError(f"{what}: the value cannot be read", hint=hint) from None
 
 
 def _load_json(text: str, what: str) -> Any:

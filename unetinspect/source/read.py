@@ -13,11 +13,23 @@ from unetinspect.catalog import Entry, HubLocation, find_entry, find_hub_id, loa
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel
+from unetinspect.source.checkpoint import model_of, weights_on_hub, with_config
 from unetinspect.source.hub_errors import HubError
-from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, looks_like_path, parse_hub_id, short, with_options
+from unetinspect.source.hub_id import (
+    DEFAULT_ENDPOINT,
+    HubId,
+    check_endpoint,
+    is_repo_id,
+    looks_like_path,
+    parse_hub_id,
+    short,
+    with_options,
+)
 from unetinspect.source.local import has_config, read_path, read_stdin
+from unetinspect.source.weight_files import is_weights
 
 _LONGEST_NAME = 80
+_CHECK_PATH = "check the path; `unetinspect models` lists the names that need none"
 # IDs share long words ("stable-diffusion"), so they must be closer than names to be worth a guess.
 _CLOSE_ID = 0.75
 
@@ -52,13 +64,16 @@ def read_model(
     if entry is not None:
         _refuse_options(f"the bundled {entry.name}", revision=revision, subfolder=subfolder, hub_id=entry.hub[0].id if entry.hub else None)
         return _bundled(entry)
-    return _read_from_hub(_parse(model), revision=revision, subfolder=subfolder, token=token, offline=offline)
+    return _read_from_hub(parse_place(model), revision=revision, subfolder=subfolder, token=token, offline=offline)
 
 
 def _entry_of(model: str | os.PathLike[str]) -> Entry | None:
-    # Only what can be a name is looked up: a text too long to be a file's would raise, and a path would cost the whole catalog.
-    can_be = isinstance(model, str) and len(model) <= _LONGEST_NAME and "/" not in model and not looks_like_path(model)
-    return find_entry(str(model)) if can_be else None
+    return find_entry(model) if isinstance(model, str) and can_be_name(model) else None
+
+
+def can_be_name(text: str) -> bool:
+    """Return whether a text can be a catalog name: one too long to be a file's would raise, and a path would cost the whole catalog."""
+    return len(text) <= _LONGEST_NAME and "/" not in text and not looks_like_path(text)
 
 
 def _existing(model: str | os.PathLike[str], subfolder: str | None, *, is_named: bool) -> Path | None:
@@ -73,17 +88,17 @@ def _existing(model: str | os.PathLike[str], subfolder: str | None, *, is_named:
     return None if could_be_other and not is_explicit and path.is_dir() and not has_config(path, subfolder) else path
 
 
-def _parse(model: str | os.PathLike[str]) -> HubId:
+def parse_place(model: str | os.PathLike[str]) -> HubId:
     """Return MODEL as a place on the hub.
 
     Raises:
         SourceError: It cannot be one, and is nothing else either.
     """
     if not isinstance(model, str) or looks_like_path(model):
-        raise SourceError(
-            f"there is no file or folder {short(os.fspath(model))}",
-            hint="check the path; `unetinspect models` lists the names that need none",
-        )
+        text = os.fspath(model)
+        on_hub = text.count("/") >= 2 and is_weights(text) and is_repo_id("/".join(text.split("/")[:2]))
+        hint = f"for a file of a hub repository: hf://{text}" if on_hub else _CHECK_PATH
+        raise SourceError(f"there is no file or folder {short(text)}", hint=hint)
     if model.lstrip().startswith("{"):
         raise SourceError(
             "MODEL is a config itself, and is read from a file or from standard input", hint="echo '{...}' | unetinspect trace -"
@@ -103,6 +118,8 @@ def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None,
 
     check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
     place = with_options(found, revision=revision, subfolder=subfolder)
+    if place.file is not None:
+        return _checkpoint_on_hub(place, token=token, offline=offline)
     try:
         model = read_hub(place, token=token, is_offline=offline)
     except HubError as error:
@@ -113,6 +130,14 @@ def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None,
     if model.vae_scale_factor is None and (known := find_hub_id(place.repo_id, model.source.subfolder or "")) is not None:
         return replace(model, vae_scale_factor=known[0].vae_scale_factor, vae_scale_from="catalog", medium=known[0].medium)
     return model
+
+
+def _checkpoint_on_hub(place: HubId, *, token: str | None, offline: bool) -> LoadedModel:
+    """Read a checkpoint as a model; the config of one in diffusers' layout usually lies beside it."""
+    weights, beside = weights_on_hub(place, token=token, offline=offline)
+    if weights.checkpoint.layout == "diffusers" and beside is not None:
+        return with_config(weights, LoadedModel(name=place.repo_id, config=beside, source=weights.source))
+    return model_of(weights)
 
 
 def _stand_in(entry: Entry, location: HubLocation, place: HubId, error: HubError) -> LoadedModel:
