@@ -4,6 +4,9 @@ Nothing here knows torch, diffusers or how anything is shown. Shapes are tuples 
 counts and bytes are integers, an absent value is None (`null`).
 """
 
+from unetinspect.record.check import Check, Expectation, Finding, KeyMeaning, NearSize, SizeCheck, TensorDifference, WeightsCheck
+from unetinspect.record.checkpoint import Checkpoint, CheckpointPart, Content, Layout
+from unetinspect.record.explanation import ErrorExplanation, ErrorExplanations, ModelMatch, NumberMeaning
 from unetinspect.record.ports import Fit, Port, PortFit, PortKind
 from unetinspect.record.profile import AttentionMode, Profile, Spread, StageProfile
 from unetinspect.record.run import Constant, InputInfo, Medium, ModelInfo, OutputInfo, Run, Shape, Source, TensorInfo
@@ -32,15 +35,28 @@ __all__ = [
     "AttentionKind",
     "AttentionMode",
     "ChangeKind",
+    "Check",
+    "Checkpoint",
+    "CheckpointPart",
     "Constant",
+    "Content",
     "Envelope",
+    "ErrorExplanation",
+    "ErrorExplanations",
+    "Expectation",
+    "Finding",
     "Fit",
     "InputInfo",
+    "KeyMeaning",
     "LargestMap",
+    "Layout",
     "MacsByKind",
     "Medium",
     "ModelInfo",
+    "ModelMatch",
     "Module",
+    "NearSize",
+    "NumberMeaning",
     "OutputInfo",
     "Port",
     "PortFit",
@@ -49,6 +65,7 @@ __all__ = [
     "Role",
     "Run",
     "Shape",
+    "SizeCheck",
     "Skip",
     "SkipChange",
     "SkipCounts",
@@ -57,9 +74,11 @@ __all__ = [
     "Stage",
     "StageProfile",
     "SweepPoint",
+    "TensorDifference",
     "TensorInfo",
     "Totals",
     "Trace",
     "Uncounted",
+    "WeightsCheck",
     "to_json",
 ]

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from unetinspect.errors import SourceError
+from unetinspect.record.check import Check
 from unetinspect.record.ports import Fit, Port
 from unetinspect.record.profile import Profile
 from unetinspect.record.run import ModelInfo, OutputInfo, Run, TensorInfo
@@ -80,6 +81,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fit: Fit | UnsetType = UNSET
     sweep: tuple[SweepPoint, ...] | UnsetType = UNSET
     profile: Profile | UnsetType = UNSET
+    check: Check | UnsetType = UNSET
 
     @classmethod
     def of(cls, record: Trace, **sections: Any) -> Envelope:
@@ -92,5 +94,17 @@ class _SchemaOnly(Struct):
 
 
 def to_json(value: Any) -> str:
-    """Write a record as indented JSON, without a newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    """Write a record as indented JSON, without a newline at the end; what is no Unicode in it, as tables show it: backslashed."""
+    try:
+        encoded = msgspec.json.encode(value)
+    except UnicodeEncodeError:  # a file's name that is not UTF-8, half of a surrogate pair in a config
+        encoded = msgspec.json.encode(_backslashed(msgspec.to_builtins(value)))
+    return msgspec.json.format(encoded, indent=2).decode()
+
+
+def _backslashed(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_backslashed(key): _backslashed(inner) for key, inner in value.items()}
+    return [_backslashed(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,215 @@
+"""`identify`: what a header says of every kind of file that people have beside a UNet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.checkpoint_kinds import CLIP, FILES, KOHYA, VAE
+from tests.checkpoints import ORIGINALS, Shapes, elements, header_of, original_unet, write_checkpoint
+from unetinspect.catalog import load_catalog
+from unetinspect.checkpoint.header import PREFIX_BYTES, Header, TensorSpec, header_length, parse_header
+from unetinspect.checkpoint.identify import identify, unet_names
+from unetinspect.record import Checkpoint
+from unetinspect.views.checkpoint import checkpoint_table
+from unetinspect.views.render import Screen, render_table
+
+
+def whole(model: str = "sd15", **metadata: str) -> Header:
+    """Return the header of a whole checkpoint, its other parts cut short."""
+    unet = original_unet(ORIGINALS[model], "model.diffusion_model.")
+    vae = {f"first_stage_model.{name}": shape for name, shape in VAE.items()}
+    return header_of({**unet, **vae, f"cond_stage_model.{CLIP}": (768, 768), "betas": (1000,)}, metadata=metadata)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_kind_of_file_is_told_by_a_handful_of_its_names(name: str) -> None:
+    """Content, layout, class and family; and a sentence of evidence that quotes a name of the file."""
+    shapes, expected = FILES[name]
+    found = identify(header_of(shapes))
+
+    assert (found.content, found.layout, found.class_name, found.family) == expected
+    assert not shapes or any(repr(tensor) in sentence for tensor in shapes for sentence in found.evidence)
+    assert sum(part.tensors for part in found.parts) == len(shapes)
+
+
+@pytest.mark.parametrize("model", ORIGINALS)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model."])
+def test_a_unet_in_the_original_layout_is_told_from_any_other_under_every_prefix(model: str, prefix: str) -> None:
+    """The generator has as many parameters as the catalog's model, which is found again, and its family."""
+    shapes = original_unet(ORIGINALS[model])
+    found = identify(header_of(shapes, prefix=prefix))
+    entry = load_catalog()[model]
+
+    assert elements(shapes) == entry.params == found.params
+    assert (found.content, found.layout, found.class_name) == ("unet", "original", "UNet2DConditionModel")
+    assert (found.models[0], found.family) == (model, entry.family)
+    assert [part.prefix for part in found.parts] == [prefix]
+
+
+def test_a_whole_checkpoint_is_a_pipeline_and_says_so_in_one_sentence() -> None:
+    """UNet, VAE and text encoder are parts of their own; what stands without a prefix is other."""
+    found = identify(whole())
+
+    assert found.summary == "a whole Stable Diffusion 1 checkpoint in the original layout, like sd15: UNet, VAE and text encoder, float16"
+    assert [(part.name, part.prefix) for part in found.parts] == [
+        ("unet", "model.diffusion_model."),
+        ("vae", "first_stage_model."),
+        ("text_encoder", "cond_stage_model."),
+        ("other", ""),
+    ]
+    assert found.bytes == sum(size for part in found.parts for size in part.bytes_by_dtype.values()) == 2 * found.params
+    assert found.models == ("sd15", "sd14", "sd-image-variations")
+
+
+def test_evidence_quotes_the_tensors_that_decide() -> None:
+    """Width of the text, channels of the sample, the projection, the added embedding: each with its name and shape."""
+    said = identify(whole("sdxl")).evidence
+
+    text = "'model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight' is (640, 2048): the text is 2048 wide"
+    assert text in said
+    assert any(sentence.startswith("'model.diffusion_model.input_blocks.0.0.weight' is (320, 4, 3, 3)") for sentence in said)
+    assert any(sentence.startswith("'model.diffusion_model.label_emb.0.0.weight' is (1280, 2816)") for sentence in said)
+    assert "'first_stage_model.' stands before 3 tensors: the VAE" in said
+
+
+def test_what_no_header_tells_is_said_with_where_it_was_taken_from() -> None:
+    """Heads come from the catalog where a model fits, else from convention; metadata may say what is predicted."""
+    like = identify(whole()).untold
+    unlike = identify(header_of(original_unet(replace(ORIGINALS["sd15"], in_channels=12))))
+    predicted = identify(whole(**{"modelspec.prediction_type": "epsilon"}))
+
+    assert like[0].startswith("attention_head_dim 8, sample_size 64")
+    assert "taken from sd15 in the catalog" in like[0]
+    assert unlike.models == ()
+    assert unlike.config is not None
+    assert unlike.config["in_channels"] == 12
+    assert unlike.untold[0] == "attention_head_dim 8 is as in Stable Diffusion 1: no name or shape tells the number of heads"
+    assert any("noise or the velocity" in sentence for sentence in like)
+    assert not any("noise or the velocity" in sentence for sentence in predicted.untold)
+    assert "its metadata says modelspec.prediction_type: 'epsilon'" in predicted.evidence
+
+
+def test_a_unet_that_cannot_be_read_says_why_and_has_no_config() -> None:
+    """A tensor is missing, or a video UNet is of no size that the catalog has."""
+    shapes = original_unet(ORIGINALS["sd15"])
+    del shapes["time_embed.0.weight"]
+    cut = identify(header_of(shapes))
+    video = identify(header_of(FILES["SVD, original"][0]))
+
+    assert cut.config is None
+    assert cut.untold[0] == "no config is found from names and shapes, since there is no tensor 'time_embedding.linear_1.weight'"
+    assert video.config is None
+    assert "its config.json is needed" in video.untold[0]
+
+
+def test_the_rank_of_a_lora_is_the_side_that_its_two_matrices_share() -> None:
+    """Also where it is trained for a convolution, whose kernel is smaller than the rank."""
+    shapes = {"lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": (8, 320, 3, 3), KOHYA.format("x", "lora_up.weight"): (320, 8)}
+    both = [identify(header_of({name: shape})).evidence[0] for name, shape in shapes.items()]
+
+    assert all(sentence.endswith("of rank 8") for sentence in both)
+
+
+def test_dtypes_are_those_that_weigh() -> None:
+    """Two dtypes are named where both take a hundredth of the bytes or more; one tensor in another is not."""
+    shapes = original_unet(ORIGINALS["sd15"])
+    half = header_of(shapes)
+    few = {**half.tensors, "time_embed.0.bias": TensorSpec((1280,), "F32")}
+    many = {name: TensorSpec(tensor.shape, "F8_E4M3" if name.startswith("output") else "BF16") for name, tensor in half.tensors.items()}
+
+    assert identify(Header(name="few", tensors=few)).summary.endswith(", float16")
+    assert identify(Header(name="many", tensors=many)).summary.endswith(", bfloat16 and float8_e4m3fn")
+
+
+def test_the_tensors_of_a_unet_are_found_by_diffusers_names() -> None:
+    """Each name of the built model leads to one in the file; a file without a UNet has none."""
+    names = unet_names(whole())
+
+    assert names is not None
+    assert names["mid_block.attentions.0.proj_in.weight"] == "model.diffusion_model.middle_block.1.proj_in.weight"
+    assert names["up_blocks.0.upsamplers.0.conv.bias"] == "model.diffusion_model.output_blocks.2.1.conv.bias"
+    assert len(names) == 686
+    assert unet_names(header_of(FILES["CLIP"][0])) is None
+    assert unet_names(header_of(FILES["peft, SD 2"][0])) is None
+
+
+def test_a_written_file_is_read_back_as_it_was(tmp_path: Path) -> None:
+    """A sparse file of 1.6 GiB takes no more than its header, and says the same as the header that it was written from."""
+    header = whole(format="pt")
+    path = write_checkpoint(tmp_path / "sd15.safetensors", header)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = header_length(file.read(PREFIX_BYTES), what=header.name, file_bytes=size)
+        read = parse_header(file.read(length), what=header.name, file_bytes=size)
+
+    assert size == header.bytes + length + PREFIX_BYTES > 1.6 * 2**30
+    assert path.stat().st_blocks * 512 < 2**20
+    assert identify(read) == identify(header)
+
+
+def shown(checkpoint: Checkpoint, width: int = 80) -> str:
+    """Return what a terminal shows."""
+    return render_table(checkpoint_table(checkpoint), Screen(width=width))[0]
+
+
+def test_the_view_starts_with_the_summary_and_fits_80_columns() -> None:
+    """Summary, size, class, family, models; a row for each part; evidence and what is not told below."""
+    text = shown(identify(whole()))
+    lines = text.splitlines()
+
+    assert lines[0].startswith("some.safetensors: a whole Stable Diffusion 1 checkpoint")
+    assert max(map(len, lines)) <= 80
+    assert "catalog: sd15, sd14, sd-image-variations" in lines
+    assert text.index("text encoder  ") < text.index("evidence:") < text.index("not told by the header:")
+
+
+def test_control_characters_of_a_file_are_shown_and_not_obeyed() -> None:
+    """Names, prefixes and metadata come from whoever wrote the file."""
+    hostile = "\x1b[2J.lora_down.weight"
+    header = Header(
+        name="\x1b]0;x", tensors={hostile: TensorSpec((4, 768), "F\x1b6")}, metadata={"ss_base_model_version": "\x1b[31m", "\x07": "\x9b1m"}
+    )
+
+    assert not set(shown(identify(header))) & set("\x1b\x07\x9b")
+
+
+SIDES = st.lists(st.sampled_from([0, 1, 3, 4, 64, 320, 768, 2048]), max_size=5).map(tuple)
+WORDS = st.sampled_from(
+    [name for shapes, _ in FILES.values() for name in shapes]
+    + list(original_unet(ORIGINALS["sdxl-refiner"]))[::40]
+    + ["conv_in.weight", "conv_out.weight", "down_blocks.0.resnets.0.conv1.weight", "up_blocks.0.resnets.0.conv1.weight", "", ".", "a..b"]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.one_of(WORDS, st.text(max_size=12)), SIDES, max_size=12))
+def test_no_header_is_too_odd_to_be_answered(shapes: Shapes) -> None:
+    """Any names with any shapes end as some content, whose parts hold every tensor, and which can be shown."""
+    found = identify(header_of(shapes))
+
+    assert sum(part.tensors for part in found.parts) == found.tensors == len(shapes)
+    assert shown(found)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_no_damaged_unet_is_too_odd_to_be_answered(data: st.DataObject) -> None:
+    """Tensors of a real UNet that are gone, cut or renamed leave it a UNet, with a config or a reason why there is none."""
+    shapes = original_unet(replace(ORIGINALS["sdxl"], model_channels=32, depths=(0, 1, 2), middle_depth=2))
+    names = data.draw(st.lists(st.sampled_from(sorted(shapes)), min_size=1, max_size=6, unique=True))
+    for name in names:
+        shape = shapes.pop(name)
+        match data.draw(st.sampled_from(["gone", "cut", "renamed"])):
+            case "cut":
+                shapes[name] = data.draw(SIDES)
+            case "renamed":
+                shapes[data.draw(st.sampled_from([f"{name}.x", name[3:], name.replace("0", "9")]))] = shape
+    found = identify(header_of(shapes))
+
+    assert found.content in ("unet", "unknown")
+    assert found.content == "unknown" or found.config is not None or found.untold

@@ -1,0 +1,184 @@
+"""The header of a safetensors file: names, shapes and dtypes of its tensors. Weights are never read.
+
+The format: 8 bytes, little-endian, say how long the header is; then comes the header, a JSON object of
+`name: {"dtype", "shape", "data_offsets": [begin, end]}` and `__metadata__`, a mapping of texts; then the tensors without a gap.
+Source: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from unetinspect.errors import SourceError
+from unetinspect.record import Shape
+
+PREFIX_BYTES = 8
+# What the hub's own client takes; the header of a Stable Diffusion checkpoint with all its parts has 0.3 MB.
+MAX_HEADER_BYTES = 25_000_000
+
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("BOOL", "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+_MAX_SIDE = 1 << 40
+_A_WHOLE_FILE = "download it again, and compare its size with the page that it is from"
+
+
+class TensorSpec(NamedTuple):
+    """One tensor of a checkpoint: its shape, and its dtype as the format writes it ("F16", "BF16")."""
+
+    shape: Shape
+    dtype: str
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int | None:
+        """What it takes; None for a dtype that this version does not know."""
+        bits = _BITS.get(self.dtype)
+        return None if bits is None else -(-self.elements * bits // 8)
+
+
+class Header(Struct, frozen=True, kw_only=True):
+    """What a checkpoint holds, of one file or of all the files of an index.
+
+    Attributes:
+        name: What to call it: a path, "org/name/unet/diffusion_pytorch_model.safetensors".
+        tensors: Every tensor by its name, in the order of the header.
+        metadata: The texts that its writer put beside them.
+        bytes: What the tensors take.
+        files: How many files hold them.
+    """
+
+    name: str
+    tensors: dict[str, TensorSpec]
+    metadata: dict[str, str] = {}
+    bytes: int = 0
+    files: int = 1
+
+    @property
+    def elements(self) -> int:
+        """How many numbers all tensors hold."""
+        return sum(tensor.elements for tensor in self.tensors.values())
+
+
+class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+def header_length(prefix: bytes, *, what: str, file_bytes: int | None) -> int:
+    """Return how long the header is, from the first 8 bytes of a file; `file_bytes` is the file's size, where it is known.
+
+    Raises:
+        SourceError: No header is that long, or the file is not.
+    """
+    if len(prefix) < PREFIX_BYTES:
+        raise SourceError(f"{what} has {len(prefix)} bytes, and is no safetensors file", hint=_A_WHOLE_FILE)
+    (length,) = struct.unpack("<Q", prefix[:PREFIX_BYTES])
+    if length > MAX_HEADER_BYTES or length < 2:
+        raise SourceError(
+            f"{what} is no safetensors file: it says that its header has {length} bytes",
+            hint=_what_else(prefix) or _A_WHOLE_FILE,
+        )
+    if file_bytes is not None and PREFIX_BYTES + length > file_bytes:
+        raise SourceError(
+            f"{what} is cut off: its header has {length} bytes, and the file only {max(file_bytes - PREFIX_BYTES, 0)} for it",
+            hint=_A_WHOLE_FILE,
+        )
+    return int(length)
+
+
+def parse_header(raw: bytes, *, what: str, file_bytes: int | None) -> Header:
+    """Parse a header, its 8 bytes of length left out, and check it against the size of the file, where that is known.
+
+    Raises:
+        SourceError: It is damaged, says of a tensor what cannot be, or promises more or less than the file holds.
+    """
+    entries, metadata = _decode(raw, what)
+    held = _check_offsets(entries, what)
+    expected = PREFIX_BYTES + len(raw) + held
+    if file_bytes is not None and file_bytes != expected:
+        rest = "is cut off" if file_bytes < expected else "has more than its header says"
+        raise SourceError(f"{what} {rest}: its tensors end at byte {expected}, and the file at {file_bytes}", hint=_A_WHOLE_FILE)
+    tensors = {name: TensorSpec(entry.shape, entry.dtype) for name, entry in entries.items()}
+    return Header(name=what, tensors=tensors, metadata=metadata, bytes=held)
+
+
+def merge_headers(headers: Iterable[Header], *, name: str, metadata: Mapping[str, str] | None = None) -> Header:
+    """Return the headers of several files as one, as a sharded checkpoint has them.
+
+    Raises:
+        SourceError: Two files hold a tensor of the same name.
+    """
+    tensors: dict[str, TensorSpec] = {}
+    size = files = 0
+    for header in headers:
+        twice = next((tensor for tensor in header.tensors if tensor in tensors), None)
+        if twice is not None:
+            raise SourceError(f"{name}: two of its files hold the tensor {twice!r}", hint=_A_WHOLE_FILE)
+        tensors |= header.tensors
+        size += header.bytes
+        files += header.files
+    return Header(name=name, tensors=tensors, metadata=dict(metadata or {}), bytes=size, files=files)
+
+
+def _decode(raw: bytes, what: str) -> tuple[dict[str, _Entry], dict[str, str]]:
+    try:
+        parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        metadata = msgspec.json.decode(parts.pop("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str] | None)
+        entries = {name: msgspec.json.decode(part, type=_Entry) for name, part in parts.items()}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise SourceError(f"the header of {what} is damaged: {_first_line(error)}", hint=_A_WHOLE_FILE) from None
+    return entries, metadata or {}
+
+
+def _check_offsets(entries: Mapping[str, _Entry], what: str) -> int:
+    """Check that the tensors follow each other without a gap, each as long as its shape and dtype say; return where they end."""
+    position = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
+        begin, end = entry.data_offsets
+        size = _bytes_of(entry)
+        wrong_shape = any(not 0 <= side <= _MAX_SIDE for side in entry.shape) or len(entry.shape) > 8
+        if wrong_shape or begin != position or end < begin or (size is not None and end - begin != size):
+            raise SourceError(
+                f"the header of {what} is damaged: {name!r} of shape {list(entry.shape)} in {entry.dtype} cannot be bytes {begin} to {end}",
+                hint=_A_WHOLE_FILE,
+            )
+        position = end
+    return position
+
+
+def _bytes_of(entry: _Entry) -> int | None:
+    """Return the bytes that a tensor takes; None for a dtype that this version does not know."""
+    bits = _BITS.get(entry.dtype)
+    return None if bits is None else -(-prod(entry.shape) * bits // 8)
+
+
+def _what_else(prefix: bytes) -> str | None:
+    """Say what a file is by its first bytes, where it is another kind that is often taken for this one."""
+    kinds = {b"PK\x03\x04": "a zip archive, as torch.save writes", b"\x80": "a pickle", b"GGUF": "a GGUF file"}
+    found = next((kind for start, kind in kinds.items() if prefix.startswith(start)), None)
+    if found is None and prefix.startswith(b"version "):
+        found = "a Git LFS pointer: `git lfs pull` fetches the file itself"
+    if found is None and prefix.lstrip().startswith((b"<!", b"<h", b"<H")):
+        found = "a web page: the address that it was downloaded from asked for a login"
+    return f"by its first bytes it is {found}" if found else None
+
+
+def _first_line(error: Any) -> str:
+    return str(error).split("\n", 1)[0]

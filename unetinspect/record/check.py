@@ -1,0 +1,160 @@
+"""What would go wrong with a UNet: its config, a size, a checkpoint, an expectation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from unetinspect.record.run import Shape
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One thing that is wrong, or that will surprise.
+
+    Attributes:
+        about: What was checked.
+        kind: What is wrong; of a config: "wrong" (diffusers cannot build or run it), "contradiction", "unknown" (no key of
+            this class), "ignored" (a key of the class that has no effect with the others), "deprecated"; of weights:
+            "missing", "unexpected", "mismatched"; of a size: "fails", "other_size"; of an expectation: "not_met".
+        what: One sentence.
+        where: The config keys, the module, or the tensors' common name.
+        advice: What to do about it.
+        count: How many tensors it is about.
+        examples: The first few of them: name, shape in the file, shape in the UNet.
+    """
+
+    about: Literal["config", "size", "weights", "expectation"]
+    kind: Literal[
+        "wrong",
+        "contradiction",
+        "unknown",
+        "ignored",
+        "deprecated",
+        "missing",
+        "unexpected",
+        "mismatched",
+        "fails",
+        "other_size",
+        "not_met",
+    ]
+    what: str
+    where: tuple[str, ...] = ()
+    advice: str | None = None
+    count: int | None = None
+    examples: tuple[TensorDifference, ...] = ()
+
+
+class TensorDifference(Struct, frozen=True, kw_only=True):
+    """A tensor that a checkpoint and a UNet do not have alike.
+
+    Attributes:
+        name: As diffusers names it.
+        original_name: As the file names it, where that is another name.
+        found: Its shape in the file; None: the file has none.
+        expected: Its shape in the UNet; None: the UNet has none.
+    """
+
+    name: str
+    original_name: str | None = None
+    found: Shape | None = None
+    expected: Shape | None = None
+
+
+class KeyMeaning(Struct, frozen=True, kw_only=True):
+    """What a config key does in this UNet, where its name says something else."""
+
+    key: str
+    value: Any
+    meaning: str
+
+
+class NearSize(Struct, frozen=True, kw_only=True):
+    """A size that runs: (height, width) in pixels, where a VAE factor is known, and of the sample."""
+
+    image_size: Shape | None
+    sample_size: Shape | None
+
+
+class SizeCheck(Struct, frozen=True, kw_only=True):
+    """Whether one size runs.
+
+    Attributes:
+        image_size: In pixels; None where no VAE factor is known.
+        sample_size: Of the sample; None where the VAE cannot make one of that image.
+        runs: Whether a forward pass of that size runs.
+        output_size: What it returns, (height, width); None where it fails, or returns nothing of that kind.
+        failed_in: The module in which it fails.
+        shapes: The two shapes that do not fit there.
+        reason: Why it fails, or why the output has another size.
+        nearest: The nearest sizes that run and return their own size.
+    """
+
+    image_size: Shape | None
+    sample_size: Shape | None
+    runs: bool
+    output_size: Shape | None = None
+    failed_in: str | None = None
+    shapes: tuple[Shape, ...] = ()
+    reason: str | None = None
+    nearest: tuple[NearSize, ...] = ()
+
+
+class WeightsCheck(Struct, frozen=True, kw_only=True):
+    """How a checkpoint fits a UNet.
+
+    Attributes:
+        name: The checkpoint.
+        layout: How its tensors are named.
+        tensors: Tensors of a UNet in it.
+        matched: Those that the UNet has under the same name and shape.
+        missing: Tensors of the UNet that it lacks.
+        unexpected: Tensors that the UNet does not have.
+        mismatched: Tensors of another shape.
+        fits: Models of the catalog that it fits.
+    """
+
+    name: str
+    layout: Literal["diffusers", "original"] | None
+    tensors: int
+    matched: int
+    missing: int
+    unexpected: int
+    mismatched: int
+    fits: tuple[str, ...] = ()
+
+
+class Expectation(Struct, frozen=True, kw_only=True):
+    """What a number was expected to be, and is.
+
+    Attributes:
+        key: The path in the record, as `--expect` was given it.
+        expected: The value that was given.
+        found: The record's own; None also where it has no such path.
+        holds: Whether they are equal.
+    """
+
+    key: str
+    expected: Any
+    found: Any
+    holds: bool
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """Everything that was checked of a model.
+
+    Attributes:
+        clean: Whether nothing was found.
+        findings: What was found.
+        meanings: Keys whose names say something else than what they do here; no findings.
+        sizes: The sizes that were tried.
+        weights: The checkpoint that was held against the UNet; None: none was.
+        expectations: What was expected.
+    """
+
+    clean: bool
+    findings: tuple[Finding, ...]
+    meanings: tuple[KeyMeaning, ...] = ()
+    sizes: tuple[SizeCheck, ...] = ()
+    weights: WeightsCheck | None = None
+    expectations: tuple[Expectation, ...] = ()
