@@ -32,6 +32,7 @@ def trace(
     dtype: str | torch.dtype | None = None,
     overrides: Mapping[str, Any] | None = None,
     cache: bool = True,
+    force: bool = False,
     vae_scale: int | None = None,
     revision: str | None = None,
     subfolder: str | None = None,
@@ -57,6 +58,7 @@ def trace(
     revision, subfolder, token, offline: of a hub ID or a folder, as on the command line
     cache      take the record from the cache where it is kept, and keep it; not of a live module, and not where diffusers
                was imported before, since its classes may have been changed meanwhile
+    force      build a config that is huge all the same
 
     Raises:
         UnetInspectError: A bad value, an unreadable source, a config that cannot be built, a pass that fails.
@@ -78,7 +80,7 @@ def trace(
     plugged = None if plug_in is None else _load(plug_in, {"token": token, "offline": offline})
     if _is_live(model):
         return _trace_live(model, request, overrides, plugged)
-    return Recorder(open_cache(wanted=cache), _load(model, where), overrides).record(request, plugged)
+    return Recorder(open_cache(wanted=cache), _load(model, where), overrides, force=force).record(request, plugged)
 
 
 def _load(model: Any, where: Mapping[str, Any]) -> LoadedModel:

@@ -17,15 +17,17 @@ from torch import Tensor, nn
 
 from unetinspect.dotted import nest
 from unetinspect.errors import ConfigError, UsageError
+from unetinspect.estimate import available_memory, refuse_beyond_memory
 from unetinspect.inputs import InputSpec
 from unetinspect.resolve import ResolvedConfig, diffusers_class
 
 
-def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dtype, name: str) -> nn.Module:
+def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dtype, name: str, force: bool = False) -> nn.Module:
     """Build the UNet with no weights: on meta without memory, elsewhere with every parameter and buffer zero.
 
     Raises:
         ConfigError: diffusers refuses the config.
+        ForwardError: The device has not the memory for the weights, and is not forced to take them.
     """
     unet_class = diffusers_class(config.class_name)
     try:
@@ -38,11 +40,17 @@ def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dty
             hint="`unetinspect config MODEL` shows every key, with the defaults that were filled in",
         ) from error
     if device.type != "meta":
+        needed = sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers()))
+        refuse_beyond_memory(needed, available=_free_memory(device), device=str(device), name=name, force=force)
         unet = unet.to_empty(device=device)
         with torch.no_grad():
             for tensor in (*unet.parameters(), *unet.buffers()):
                 tensor.zero_()
     return unet.eval()
+
+
+def _free_memory(device: torch.device) -> int | None:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
 
 
 def make_inputs(specs: Sequence[InputSpec], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class RecordCache:
 
     def put(self, key: str, record: Trace) -> None:
         """Keep a record; where that cannot be done, it is not kept."""
-        with suppress(OSError):
+        with suppress(OSError, UnicodeError):  # a name that is not UTF-8 has no JSON
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._path(key), suffix=_SUFFIX) as (handle, _), os.fdopen(handle, "wb") as file:
                 file.write(gzip.compress(msgspec.json.encode(record), compresslevel=3, mtime=0))
@@ -95,13 +95,13 @@ class RecordCache:
     def info(self) -> CacheInfo:
         """Return how much is kept, and where."""
         sizes = [size for _, size, _ in self._entries()]
-        existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+        existing = next((folder for folder in (self.folder, *self.folder.absolute().parents) if os.path.lexists(folder)), Path())
         return CacheInfo(
             folder=str(self.folder),
             records=len(sizes),
             bytes=sum(sizes),
             limit_bytes=self.limit,
-            writable=existing.is_dir() and os.access(existing, os.W_OK),
+            writable=os.access(existing, os.W_OK | os.X_OK) and existing.is_dir(),
         )
 
     def clear(self) -> int:
@@ -149,7 +149,8 @@ def open_cache(*, wanted: bool = True) -> RecordCache | None:
 class Recorder:
     """Gives the records of one model that was read: kept ones, or those of passes that are run when they are asked for.
 
-    torch is imported and the UNet built only for the first that is not kept. `say` is told each step as it begins.
+    torch is imported and the UNet built only for the first that is not kept; `force` builds what is huge all the same.
+    `say` is told each step as it begins.
     """
 
     def __init__(
@@ -158,11 +159,13 @@ class Recorder:
         model: LoadedModel,
         overrides: Mapping[str, Any] | None = None,
         *,
+        force: bool = False,
         say: Callable[[str], None] = lambda step: None,
     ) -> None:
         self._cache = cache
         self._model = model
         self._overrides = overrides or {}
+        self._force = force
         self._say = say
         self._tracer: Tracer | None = None
 
@@ -186,7 +189,7 @@ class Recorder:
             self._say("importing torch and diffusers")
             from unetinspect.tracing import Tracer
 
-            self._tracer = Tracer(self._model, self._overrides, say=self._say)
+            self._tracer = Tracer(self._model, self._overrides, force=self._force, say=self._say)
         return self._tracer
 
 
@@ -224,7 +227,7 @@ def record_key(
     )
     try:
         return sha256(msgspec.json.encode(decides, order="deterministic")).hexdigest()
-    except (TypeError, msgspec.MsgspecError):  # a config given in Python may hold anything
+    except (TypeError, UnicodeError, msgspec.MsgspecError):  # a config given in Python may hold anything, a file's name any bytes
         return None
 
 

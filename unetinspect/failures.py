@@ -1,8 +1,8 @@
-"""What a failed forward pass says to its user: where, and which sizes would have run. Imports torch."""
+"""Sizes that do not run, or that come back as another: where, why, and which sizes would do. Imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,13 +10,15 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from unetinspect.build import first_line, make_inputs, quiet_diffusers
+from unetinspect.build import first_line, make_inputs, named_tensors, quiet_diffusers
 from unetinspect.errors import ForwardError, UnetInspectError
 from unetinspect.observe import ForwardRaisedError
 from unetinspect.plan import Work
+from unetinspect.record import NearSize, SizeCheck
 from unetinspect.request import Size
 from unetinspect.resolve import ResolvedConfig
-from unetinspect.sizes import written_size
+from unetinspect.sizes import image_of, returned_size, written_size
+from unetinspect.units import format_shape
 
 
 class Runner(NamedTuple):
@@ -28,26 +30,65 @@ class Runner(NamedTuple):
     dtype: torch.dtype
 
 
-def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConfig, work: Work, runner: Runner) -> ForwardError:
+class SizeError(ForwardError):
+    """Raised when a pass failed; `size` is what was found out of it."""
+
+    def __init__(self, message: str, *, size: SizeCheck, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.size = size
+
+
+def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConfig, work: Work, runner: Runner) -> SizeError:
     """Say where the pass failed; and, where other sizes run, that it was the size, and which do."""
     where = f" in {failure.path}" if failure.path else ""
-    size = written_size(work.sizes.sample_size)
-    message = f"the forward pass of {name} at sample {size} failed{where}: {first_line(failure.error)}"
-    if runner.device.type != "meta":
-        return ForwardError(message, hint="try --device meta, where nothing is allocated")
-    sizes = _nearest_sizes(partial(_runs, config, work, runner), work.builder.halvings(config.values), work.sizes.sample_size)
-    if not sizes:
-        return ForwardError(message, hint="`unetinspect inputs MODEL` shows what the forward pass was given")
-    factor = work.sizes.vae_scale.factor if work.sizes.sample_size_from == "--res" else None
-    shown = [f"--res {_scaled(size, factor)}" if isinstance(factor, int) else f"--latent {written_size(size)}" for size in sizes]
-    return ForwardError(message, hint=f"the nearest sizes that run: {' or '.join(shown)}")
+    sizes = work.sizes
+    message = f"the forward pass of {name} at sample {written_size(sizes.sample_size)} failed{where}: {first_line(failure.error)}"
+    is_meta = runner.device.type == "meta"
+    nearest = nearest_sizes(config, work, runner) if is_meta else ()
+    size = SizeCheck(
+        image_size=sizes.image_size,
+        sample_size=sizes.sample_size,
+        runs=False,
+        failed_in=failure.path or None,
+        shapes=tuple(operand.shape for operand in failure.operands),
+        reason=_reason(failure),
+        nearest=nearest,
+    )
+    if not is_meta:
+        return SizeError(message, size=size, hint="try --device meta, where nothing is allocated")
+    if not nearest:
+        return SizeError(message, size=size, hint="`unetinspect inputs MODEL` shows what the forward pass was given")
+    in_pixels = sizes.sample_size_from == "--res" and isinstance(sizes.vae_scale.factor, int)
+    return SizeError(message, size=size, hint=f"the nearest sizes that run: {' or '.join(_typed(nearest, in_pixels=in_pixels))}")
 
 
-def _scaled(size: Size, factor: int) -> str:
-    return written_size([side * factor for side in size])
+def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner) -> tuple[NearSize, ...]:
+    """Find the nearest smaller and larger sizes that run and return their own size, by running them."""
+    found = _nearest(partial(_runs, config, work, runner), work.builder.halvings(config.values), work.sizes.sample_size)
+    return tuple(NearSize(image_size=image_of(size, work.sizes.vae_scale.factor), sample_size=size) for size in found)
 
 
-def _nearest_sizes(runs: Callable[[Size], bool], halvings: int, size: Size) -> list[Size]:
+def _typed(sizes: Iterable[NearSize], *, in_pixels: bool) -> list[str]:
+    """Write sizes as the options take them."""
+    if in_pixels:
+        return [f"--res {written_size(size.image_size)}" for size in sizes if size.image_size]
+    return [f"--latent {written_size(size.sample_size)}" for size in sizes if size.sample_size]
+
+
+def _reason(failure: ForwardRaisedError) -> str:
+    """Say in a sentence what met what."""
+    error = first_line(failure.error)
+    if failure.operation == "cat" and len(failure.operands) == 2:
+        hidden, skip = failure.operands
+        return (
+            f"hidden_states come up as {format_shape(hidden.shape)}, and the skip of {skip.source or 'the way down'} that they are"
+            f" joined with is {format_shape(skip.shape)}: a side that is halved unevenly on the way down is rounded, and doubled again"
+            " on the way up it is another"
+        )
+    return error
+
+
+def _nearest(runs: Callable[[Size], bool], halvings: int, size: Size) -> list[Size]:
     """Find the nearest smaller and larger sample sizes that run, by running them.
 
     A U halves its sample a few times, so that multiples of ever higher powers of 2 are tried; before them the next size
@@ -64,14 +105,15 @@ def _nearest_sizes(runs: Callable[[Size], bool], halvings: int, size: Size) -> l
 
 
 def _runs(config: ResolvedConfig, work: Work, runner: Runner, size: Size) -> bool:
-    """Tell whether the UNet runs at another size, by running it."""
+    """Tell whether the UNet runs at another size, and returns that size, by running it."""
     plan = replace(work.plan, size=size)
     try:
         inputs = make_inputs(work.builder.inputs(config.values, plan), device=runner.device, dtype=runner.dtype)
         with torch.no_grad(), quiet_diffusers():
-            runner.call(inputs)
+            returned = runner.call(inputs)
     except UnetInspectError:
         return False
     except Exception:  # whatever it raises, it does not run
         return False
-    return True
+    name, tensor = next(iter(named_tensors(returned)), ("", torch.empty(0)))
+    return returned_size(name, tuple(tensor.shape), size) in (None, size)

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from unetinspect.errors import UsageError
+from unetinspect.estimate import refuse_huge_inputs
 from unetinspect.inputs import Builder, InputSpec, Plan, builder_for
 from unetinspect.request import Request
 from unetinspect.sizes import Sizes, VaeScale, decide_cfg, decide_sizes
@@ -62,4 +63,5 @@ def plan_work(model: LoadedModel, class_name: str, config: Mapping[str, Any], re
     specs = builder.inputs(config, plan)
     if request.tokens is not None and not any("tokens" in spec.axes for spec in specs):
         raise UsageError(f"--tokens: none of the inputs of {model.name} has tokens", hint="leave --tokens out")
+    refuse_huge_inputs(specs, name=model.name)
     return Work(builder=builder, request=request, sizes=sizes, cfg=cfg, cfg_reason=reason, plan=plan, specs=tuple(specs))

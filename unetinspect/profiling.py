@@ -45,6 +45,7 @@ class ProfileOptions(Struct, frozen=True, kw_only=True):
         repeats: Passes of each kind to time.
         warmup: Passes of each kind to run before.
         backend: What `torch.compile` is given.
+        force: Whether to build what is huge all the same.
     """
 
     compile: bool = False
@@ -53,6 +54,7 @@ class ProfileOptions(Struct, frozen=True, kw_only=True):
     repeats: int = 20
     warmup: int = 5
     backend: Any = "inductor"
+    force: bool = False
 
 
 def profile_model(
@@ -72,7 +74,7 @@ def profile_model(
         ForwardError: The pass failed, or did not fit the device's memory.
     """
     clock = clock or CudaClock(cuda_device(request.device))
-    record = trace_model(model, replace(request, device="meta"), overrides, plugged)
+    record = trace_model(model, replace(request, device="meta"), overrides, plugged, force=how.force)
     # The pass that is reported is the one on the device; what the trace says of it does not depend on where it ran.
     record = replace(record, run=replace(record.run, device=str(clock.device)))
     _check(record, how)
@@ -100,7 +102,7 @@ def _check(record: Trace, how: ProfileOptions) -> None:
 def _profile(model: LoadedModel, record: Trace, overrides: Mapping[str, Any], how: ProfileOptions, clock: Clock) -> Profile:
     dtype: torch.dtype = getattr(torch, record.run.dtype)
     rate = matrix_tflops(clock, dtype)  # before the UNet takes its memory
-    unet = build_unet(resolve_config(model.config, overrides), device=clock.device, dtype=dtype, name=model.name)
+    unet = build_unet(resolve_config(model.config, overrides), device=clock.device, dtype=dtype, name=model.name, force=how.force)
     inputs = make_inputs([InputSpec.of(given) for given in record.run.inputs], device=clock.device, dtype=dtype)
     fill_with_numbers(unet, inputs, clock.device)
     if how.channels_last:

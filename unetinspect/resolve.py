@@ -76,16 +76,12 @@ def _parameters(unet_class: type[Any]) -> list[inspect.Parameter]:
 
 
 def check_config(config: ResolvedConfig, *, name: str) -> None:
-    """Find every mistake in a config at once.
+    """Refuse a config that cannot be built or run.
 
     Raises:
-        ConfigError: With all of them.
+        ConfigError: With every mistake in it.
     """
-    types = wrong_types(diffusers_class(config.class_name).__init__, config.values)
-    # The rules may take a value's type for granted: they see null instead of a wrong one, and are not believed on it.
-    usable = {key: None if key in types else value for key, value in config.values.items()}
-    rules = [problem for problem in builder_for(config.class_name).problems(usable) if not any(key in problem for key in types)]
-    problems = [*types.values(), *rules]
+    problems = config_problems(config)
     if problems:
         mistakes = "this mistake" if len(problems) == 1 else f"these {len(problems)} mistakes"
         subject = "this" if name == config.class_name else name
@@ -94,6 +90,15 @@ def check_config(config: ResolvedConfig, *, name: str) -> None:
             problems=problems,
             hint="mend the config, or try values with --set key=value",
         )
+
+
+def config_problems(config: ResolvedConfig) -> list[str]:
+    """Find every mistake in a config at once, a sentence each."""
+    types = wrong_types(diffusers_class(config.class_name).__init__, config.values)
+    # The rules may take a value's type for granted: they see null instead of a wrong one, and are not believed on it.
+    usable = {key: None if key in types else value for key, value in config.values.items()}
+    rules = [problem for problem in builder_for(config.class_name).problems(usable) if not any(key in problem for key in types)]
+    return [*types.values(), *rules]
 
 
 def diffusers_class(class_name: str) -> type[Any]:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from unetinspect.errors import UsageError
 from unetinspect.inputs import Builder
 from unetinspect.inputs.base import Config, Given
-from unetinspect.record import Medium
+from unetinspect.record import Medium, Shape
 from unetinspect.request import Request, Size
 from unetinspect.units import format_size
 
@@ -23,6 +23,15 @@ class VaeScale(Struct, frozen=True):
 
     factor: int | float | None
     said_by: str
+
+
+class UnevenSizeError(UsageError):
+    """Raised when a size in pixels is one that the VAE makes no sample of; `size` is that size, `nearest` are those that it does."""
+
+    def __init__(self, message: str, *, size: Size, nearest: Sequence[Size], hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.size = size
+        self.nearest = tuple(nearest)
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
@@ -131,17 +140,34 @@ def _divide(image: Size, factor: int | float) -> Size:
         return tuple(side // factor for side in image)
     below = [max(factor, side // factor * factor) for side in image]
     above = [-(-side // factor) * factor for side in image]
-    shown = " or ".join(dict.fromkeys(f"--res {written_size(size)}" for size in (below, above)))
-    raise UsageError(
+    nearest = list(dict.fromkeys(tuple(size) for size in (below, above)))
+    raise UnevenSizeError(
         f"--res {written_size(image)} is no multiple of {factor}, the pixels that the VAE makes into one sample cell",
-        hint=f"the nearest sizes that are: {shown}",
+        size=image,
+        nearest=nearest,
+        hint=f"the nearest sizes that are: {' or '.join(f'--res {written_size(size)}' for size in nearest)}",
     )
 
 
 def _image(sample: Size, factor: int | float | None, asked: Size | None) -> Size | None:
-    if factor is None:
-        return None
-    return asked if asked is not None else tuple(int(side * factor) for side in sample)
+    return asked if asked is not None and factor is not None else image_of(sample, factor)
+
+
+def image_of(sample: Size, factor: int | float | None) -> Size | None:
+    """Return the size in pixels that a sample's size stands for; None where no VAE factor is known."""
+    return None if factor is None else tuple(int(side * factor) for side in sample)
+
+
+def returned_size(name: str, shape: Shape, sample: Size) -> Size | None:
+    """Return the size of what a pass returned; None where that is no sample, as a ControlNet's residuals and a signal's value are none.
+
+    `name` is where the tensor stands in what was returned, "" the whole.
+
+    >>> returned_size("sample", (2, 4, 64, 64), (64, 64)), returned_size("", (2, 1), (32,))
+    ((64, 64), None)
+    """
+    is_sample = name in ("", "sample") and len(shape) >= 2 + len(sample)
+    return shape[-len(sample) :] if is_sample else None
 
 
 def written_size(size: Sequence[int]) -> str:

@@ -13,7 +13,8 @@ from torch import nn
 from unetinspect.assemble import make_attentions, make_modules, make_skips, make_stages, make_totals, stage_finder_of
 from unetinspect.build import build_unet, dtype_name, make_inputs, named_tensors, pick_device, quiet_diffusers
 from unetinspect.errors import UsageError
-from unetinspect.failures import Runner, explain_failure
+from unetinspect.estimate import refuse_huge
+from unetinspect.failures import Runner, explain_failure, nearest_sizes
 from unetinspect.fit import find_fit, residual_specs, to_fit
 from unetinspect.freeu import freeu
 from unetinspect.inputs import InputSpec, builder_for
@@ -21,7 +22,7 @@ from unetinspect.live import LiveModule
 from unetinspect.observe import ForwardRaisedError, Observation, watch_forward
 from unetinspect.plan import Work, plan_work
 from unetinspect.ports import make_ports
-from unetinspect.record import InputInfo, ModelInfo, OutputInfo, Run, TensorInfo, Trace
+from unetinspect.record import InputInfo, ModelInfo, NearSize, OutputInfo, Run, TensorInfo, Trace
 from unetinspect.request import Request
 from unetinspect.resolve import ResolvedConfig, check_config, resolve_config
 from unetinspect.source.base import LoadedModel
@@ -32,17 +33,23 @@ from unetinspect.version import __version__
 class Tracer:
     """Traces one model that was read, at as many sizes as are asked for; it is built when a pass first needs it, and once.
 
-    `say` is told each step as it begins.
+    Where the model is a checkpoint, its tensors are held against those of the UNet that was built. `force` builds what is
+    huge all the same. `say` is told each step as it begins.
 
     Raises:
-        ConfigError: The config cannot be built, or names no class that can be traced.
+        ConfigError: The config cannot be built, is huge, or names no class that can be traced.
         UsageError: An override is of a key that the class does not have.
     """
 
-    def __init__(self, model: LoadedModel, overrides: Mapping[str, Any], *, say: Callable[[str], None] = lambda step: None) -> None:
+    def __init__(
+        self, model: LoadedModel, overrides: Mapping[str, Any], *, force: bool = False, say: Callable[[str], None] = lambda step: None
+    ) -> None:
         self._model = model
         self._config = resolve_config(model.config, overrides)
+        refuse_huge(self._config.class_name, self._config.values, name=model.name, force=force)
         check_config(self._config, name=model.name)
+        self._force = force
+        self._notes: tuple[str, ...] = ()
         self._runners: dict[tuple[torch.device, torch.dtype], Runner] = {}
         self._say = say
 
@@ -52,28 +59,49 @@ class Tracer:
         With `plugged`, a ControlNet or T2I-Adapter, that is traced first and the UNet is given what it returned.
 
         Raises:
-            ConfigError: diffusers refuses the config.
+            ConfigError: diffusers refuses the config, or the UNet is not that of the checkpoint.
             UsageError: The request does not fit the UNet, or what is plugged in does not.
             ForwardError: The pass failed.
         """
-        dtype = getattr(torch, request.dtype or "float32")
-        device = pick_device(request.device)
+        work, runner = self._ready(request)
+        self._say(f"running {self._model.name} at sample {format_size(work.sizes.sample_size)} on {runner.device}")
+        model = replace(self._model, notes=(*self._model.notes, *self._notes))
+        return _trace_plugged(model, self._config, work, runner, plugged)
+
+    def nearest_sizes(self, request: Request) -> tuple[NearSize, ...]:
+        """Find the sizes nearest to that of a request which run and return their own size, by running them."""
+        return nearest_sizes(self._config, *self._ready(request))
+
+    def _ready(self, request: Request) -> tuple[Work, Runner]:
+        device, dtype = pick_device(request.device), getattr(torch, request.dtype or "float32")
         work = plan_work(self._model, self._config.class_name, self._config.values, request)
-        runner = self._runner(device, dtype)
-        self._say(f"running {self._model.name} at sample {format_size(work.sizes.sample_size)} on {device}")
-        return _trace_plugged(self._model, self._config, work, runner, plugged)
+        return work, self._runner(device, dtype)
 
     def _runner(self, device: torch.device, dtype: torch.dtype) -> Runner:
         if (device, dtype) not in self._runners:
             self._say(f"building {self._model.name}")
-            unet = build_unet(self._config, device=device, dtype=dtype, name=self._model.name)
+            unet = build_unet(self._config, device=device, dtype=dtype, name=self._model.name, force=self._force)
+            self._notes = (*self._notes, *self._verified(unet))
             self._runners[device, dtype] = Runner(unet, lambda inputs: unet(**inputs), device, dtype)
         return self._runners[device, dtype]
 
+    def _verified(self, unet: nn.Module) -> Iterator[str]:
+        weights = self._model.weights
+        if weights is None or self._notes:
+            return
+        if self._config.overridden:
+            yield f"the tensors of {self._model.name} were not held against the UNet: --set changed its config"
+            return
+        from unetinspect.weights import verify_weights
 
-def trace_model(model: LoadedModel, request: Request, overrides: Mapping[str, Any], plugged: LoadedModel | None = None) -> Trace:
+        yield verify_weights(unet, self._config.values, weights.header, weights.checkpoint)
+
+
+def trace_model(
+    model: LoadedModel, request: Request, overrides: Mapping[str, Any], plugged: LoadedModel | None = None, *, force: bool = False
+) -> Trace:
     """Build a model that was read and trace one pass of it; raises what `Tracer` and its `trace` raise."""
-    return Tracer(model, overrides).trace(request, plugged)
+    return Tracer(model, overrides, force=force).trace(request, plugged)
 
 
 def trace_to_fit(plugged: LoadedModel, record: Trace, request: Request) -> Trace:
@@ -106,7 +134,7 @@ def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | Non
 def config_of(model: LoadedModel, overrides: Mapping[str, Any]) -> tuple[ModelInfo, tuple[str, ...]]:
     """Return the model with its whole config, without building it, and what was changed in it so that it can be."""
     config = resolve_config(model.config, overrides)
-    return _model_info(model, config, params=None), config.notes
+    return model_info(model, config, params=None), config.notes
 
 
 def _trace_plugged(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runner, plugged: LoadedModel | None) -> Trace:
@@ -140,7 +168,7 @@ def _trace(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runne
     totals = make_totals(runner.unet, seen, attentions, modules[0])
     outputs = tuple(_outputs(seen))
     return Trace(
-        model=_model_info(model, config, params=totals.params),
+        model=model_info(model, config, params=totals.params),
         run=_run_info(model, config, work, runner, seen),
         output=TensorInfo(shape=outputs[0].shape, dtype=outputs[0].dtype),
         totals=totals,
@@ -158,7 +186,8 @@ def _outputs(seen: Observation) -> Iterator[OutputInfo]:
         yield OutputInfo(name=name, shape=tuple(tensor.shape), dtype=dtype_name(tensor.dtype))
 
 
-def _model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | None) -> ModelInfo:
+def model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | None) -> ModelInfo:
+    """Return what a record says of a model, `params` where it was built."""
     return ModelInfo(
         name=model.name,
         class_name=config.class_name,

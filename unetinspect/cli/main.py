@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from unetinspect.__main__ import INTERRUPTED, interrupted
-from unetinspect.cli import look, measure, rest
+from unetinspect.cli import checks, look, measure, rest
 from unetinspect.errors import UnetInspectError, nearest_names
-from unetinspect.units import visible
+from unetinspect.streams import ReaderGoneError, print_error
 from unetinspect.version import __version__
 
 # The base of Typer's own errors; Typer carries its own copy of Click, so the class is reached through a public one.
@@ -31,6 +30,8 @@ for _command in look.COMMANDS:
     app.command(rich_help_panel="Look")(_command)
 for _command in measure.COMMANDS:
     app.command(rich_help_panel="Measure")(_command)
+for _command in checks.COMMANDS:
+    app.command(_command.__name__.replace("_", "-"), rich_help_panel="Check")(_command)
 for _command in rest.COMMANDS:
     app.command(rich_help_panel="The rest")(_command)
 
@@ -62,16 +63,12 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(_usage_message(error), _usage_hint(error, given), 2)
     except (KeyboardInterrupt, typer.Abort):
         return interrupted()
-    except BrokenPipeError:
-        # The reader has what it wanted (`| head`). Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGoneError:
         return 0
 
 
 def _fail(message: str, hint: str | None, code: int) -> int:
-    print(f"error: {visible(message, keep_lines=True)}", file=sys.stderr)
-    if hint:
-        print(f"hint: {visible(hint)}", file=sys.stderr)
+    print_error(message, hint)
     return code
 
 
@@ -85,7 +82,8 @@ def _usage_message(error: Any) -> str:
 
 def _usage_hint(error: Any, given: list[str]) -> str:
     """Say what to type instead of an option or a command that does not exist."""
-    names = [command.__name__ for command in (*look.COMMANDS, *measure.COMMANDS, *rest.COMMANDS)]
+    commands = (*look.COMMANDS, *measure.COMMANDS, *checks.COMMANDS, *rest.COMMANDS)
+    names = [command.__name__.replace("_", "-") for command in commands]
     first = next((word for word in given if not word.startswith("-")), "")
     if first in names:
         close = nearest_names(getattr(error, "option_name", None) or "", getattr(error, "possibilities", None) or (), count=1)

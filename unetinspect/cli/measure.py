@@ -62,7 +62,9 @@ def profile(
         from unetinspect.profiling import ProfileOptions, profile_model
     if compile:
         output.note("the first pass compiles each stage, which can take minutes")
-    how = ProfileOptions(compile=compile, channels_last=channels_last, attention=attention, repeats=repeats, warmup=warmup)
+    how = ProfileOptions(
+        compile=compile, channels_last=channels_last, attention=attention, repeats=repeats, warmup=warmup, force=options.force
+    )
     record, measured = profile_model(model, request, overrides, how, plugged)
     note_pass(record, model, output)
     output.show(profile_table(record, measured), Envelope.of(record, stages=record.stages, profile=measured))

@@ -28,7 +28,18 @@ class OutputOptions(Struct, frozen=True, kw_only=True):
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes or hints on stderr.", rich_help_panel=_OUTPUT)] = False
 
 
-class ModelOptions(OutputOptions, frozen=True, kw_only=True):
+class SourceOptions(OutputOptions, frozen=True, kw_only=True):
+    """Where to read from."""
+
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_MODEL)] = None
+    subfolder: Annotated[str | None, typer.Option(help="Folder that holds the config.", rich_help_panel=_MODEL)] = None
+    token: Annotated[str | None, typer.Option(help="Hub token; default: the one you logged in with.", rich_help_panel=_MODEL)] = None
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network: cache and catalog only.", rich_help_panel=_MODEL)] = (
+        False
+    )
+
+
+class ModelOptions(SourceOptions, frozen=True, kw_only=True):
     """Which model, and where from."""
 
     model: Annotated[
@@ -39,12 +50,6 @@ class ModelOptions(OutputOptions, frozen=True, kw_only=True):
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; may be repeated.", rich_help_panel=_MODEL),
     ] = None
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_MODEL)] = None
-    subfolder: Annotated[str | None, typer.Option(help="Folder that holds the config.", rich_help_panel=_MODEL)] = None
-    token: Annotated[str | None, typer.Option(help="Hub token; default: the one you logged in with.", rich_help_panel=_MODEL)] = None
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network: cache and catalog only.", rich_help_panel=_MODEL)] = (
-        False
-    )
 
 
 class PassOptions(ModelOptions, frozen=True, kw_only=True):
@@ -72,6 +77,7 @@ class PassOptions(ModelOptions, frozen=True, kw_only=True):
         bool,
         typer.Option("--no-cache", help="Trace afresh, and keep no record of it.", rich_help_panel=_RUN),
     ] = False
+    force: Annotated[bool, typer.Option("--force", help="Build the UNet however large it is.", rich_help_panel=_RUN)] = False
 
 
 class TraceOptions(PassOptions, frozen=True, kw_only=True):
@@ -80,6 +86,16 @@ class TraceOptions(PassOptions, frozen=True, kw_only=True):
     res: Annotated[str | None, typer.Option(metavar="N|HxW", help="Image size in pixels.", rich_help_panel=_SIZE)] = None
     latent: Annotated[
         str | None, typer.Option(metavar="N|HxW", help="Size of the sample itself; the length of a signal.", rich_help_panel=_SIZE)
+    ] = None
+    batch: Annotated[int, typer.Option(metavar="N", help="Images; CFG doubles it.", rich_help_panel=_SIZE)] = 1
+
+
+class CheckOptions(PassOptions, frozen=True, kw_only=True):
+    """How to run forward passes at several sizes."""
+
+    res: Annotated[list[str] | None, typer.Option(metavar="N|HxW,...", help="Image sizes in pixels.", rich_help_panel=_SIZE)] = None
+    latent: Annotated[
+        list[str] | None, typer.Option(metavar="N|HxW,...", help="Sizes of the sample itself; default: its own.", rich_help_panel=_SIZE)
     ] = None
     batch: Annotated[int, typer.Option(metavar="N", help="Images; CFG doubles it.", rich_help_panel=_SIZE)] = 1
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
-from unetinspect.files import replacing
+from unetinspect.files import write_file
 from unetinspect.record import to_json
+from unetinspect.streams import print_answer, print_aside
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
 from unetinspect.views.table import Format, Table
+
+# What JSON writes as \uXXXX where only ASCII will do.
+_OTHERS = re.compile(r"[^\x00-\x7f]")
 
 
 class Output:
@@ -33,7 +39,7 @@ class Output:
         self._quiet = options.quiet
         self.screen = Screen(
             width=_width(options.output),
-            color=_wants_color() and options.output is None,
+            color=options.output is None and _wants_color(),
             unicode=options.output is not None or _is_unicode(),
             shorten=not options.no_truncate,
         )
@@ -41,7 +47,7 @@ class Output:
     def show(self, table: Table, document: Any) -> None:
         """Print `table` for people or spreadsheets, `document` as JSON."""
         if self.format == "json":
-            self.write(to_json(document) + "\n")
+            self.write_json(document)
         elif self.format == "md":
             self.write(render_markdown(table))
         elif self.format in ("csv", "tsv"):
@@ -58,20 +64,27 @@ class Output:
             raise UsageError(f"{option} prints words, and has no {self.format} form", hint=f"leave out {option}, or {asked}")
         self.write("\n".join(part for line in lines for part in wrap_words(visible(line), self.screen.width)) + "\n")
 
+    def write_json(self, document: Any) -> None:
+        """Print a document as JSON; where stdout is not Unicode, in ASCII, as JSON writes other characters."""
+        text = to_json(document) + "\n"
+        self.write(text if self.screen.unicode else _OTHERS.sub(lambda found: json.dumps(found[0])[1:-1], text))
+
     def write(self, text: str) -> None:
-        """Write the whole answer, or nothing of it."""
-        if self._path is not None:
-            _write_file(Path(self._path), text)
+        """Write the whole answer, or nothing of it: where it cannot be written to a file, that stays as it was."""
+        if self._path is None:
+            print_answer(text)
             return
-        with suppress(AttributeError):  # a stream that a test or another program put there
-            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        try:
+            write_file(Path(self._path), text.encode(errors="backslashreplace"))
+        except OSError as error:
+            raise UsageError(
+                f"cannot write to {self._path}: {error.strerror or error}", hint="give -o a file in a folder that can be written to"
+            ) from None
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
         """Give a way to say what is being done, on stderr where that is a terminal; it is gone again afterwards."""
-        if self._quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        if self._quiet or not _is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
             yield lambda step: None
             return
         from rich.console import Console
@@ -99,7 +112,7 @@ class Output:
     def _aside(self, word: str, lines: Sequence[str]) -> None:
         if not self._quiet:
             for line in lines:
-                print(f"{word}: {visible(line)}", file=sys.stderr)
+                print_aside(f"{word}: {visible(line)}")
 
 
 def _format(options: OutputOptions) -> Format:
@@ -109,39 +122,26 @@ def _format(options: OutputOptions) -> Format:
 
 
 def _width(path: str | None) -> int | None:
-    """Return the width to draw for: the terminal's, or what COLUMNS says; a file and a pipe have none."""
+    """Return the width to draw for: what COLUMNS says, where that is a width, or the terminal's; a file and a pipe have none."""
     if path is not None:
         return None
-    if os.environ.get("COLUMNS", "").isdigit() or sys.stdout.isatty():
-        return shutil.get_terminal_size().columns
-    return None
+    wanted = os.environ.get("COLUMNS", "")
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    return shutil.get_terminal_size().columns if _is_terminal(sys.stdout) else None
 
 
 def _wants_color() -> bool:
     """Colours only on a terminal; NO_COLOR (no-color.org) and FORCE_COLOR overrule that, in this order."""
     if os.environ.get("NO_COLOR"):
         return False
-    return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
+    return bool(os.environ.get("FORCE_COLOR")) or (_is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb")
+
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and bool(stream.isatty())
 
 
 def _is_unicode() -> bool:
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return encoding.lower().replace("-", "").startswith("utf")
-
-
-def _write_file(path: Path, text: str) -> None:
-    try:
-        with replacing(path) as (handle, beside):
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            beside.chmod(0o666 & ~_umask())
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {path}: {error.strerror or error}", hint="give -o a file in a folder that can be written to"
-        ) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -12,7 +12,7 @@ from unetinspect.cli.options import ModelOptions, OutputOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import configured, ignored_keys
 from unetinspect.errors import UsageError
-from unetinspect.record import SCHEMA, Envelope, ModelInfo, to_json
+from unetinspect.record import SCHEMA, Envelope, ModelInfo
 
 
 @takes(ModelOptions)
@@ -57,7 +57,7 @@ def schema(options: OutputOptions) -> None:
     output = Output(options)
     if output.format not in ("table", "json"):
         raise UsageError(f"--format {output.format}: a schema is JSON", hint="leave --format out")
-    output.write(to_json(json_schema()) + "\n")
+    output.write_json(json_schema())
 
 
 @takes(OutputOptions)

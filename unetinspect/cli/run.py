@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from unetinspect.cache import Recorder, open_cache
-from unetinspect.cli.options import ModelOptions, PassOptions, SweepOptions, TraceOptions
+from unetinspect.cli.options import CheckOptions, ModelOptions, PassOptions, SweepOptions, TraceOptions
 from unetinspect.cli.output import Output
 from unetinspect.errors import UsageError, nearest_names
 from unetinspect.record import Fit, ModelInfo, SweepPoint, Trace
 from unetinspect.request import Request, make_request, parse_counts, parse_sizes
 from unetinspect.source import LoadedModel, read_model
+from unetinspect.source.base import LoadedWeights
+from unetinspect.source.parse import parse_value
 from unetinspect.sweep import sweep
+
+if TYPE_CHECKING:
+    from unetinspect.checking import Checked
 
 
 def swept(options: SweepOptions, output: Output) -> tuple[ModelInfo, tuple[SweepPoint, ...], Trace | None]:
@@ -26,7 +33,7 @@ def swept(options: SweepOptions, output: Output) -> tuple[ModelInfo, tuple[Sweep
     plugged = read_plugged(options, output)
     model = to_trace_again(read_named(options, output, options.model))
     with output.progress() as say:
-        recorder = Recorder(open_cache(wanted=not options.no_cache), model, overrides, say=say)
+        recorder = Recorder(open_cache(wanted=not options.no_cache), model, overrides, force=options.force, say=say)
         points, record = sweep(recorder, request, res=res, latent=latent, batch=batch, plugged=plugged)
     if record is not None:
         note_pass(record, model, output)
@@ -34,6 +41,40 @@ def swept(options: SweepOptions, output: Output) -> tuple[ModelInfo, tuple[Sweep
     from unetinspect.tracing import config_of
 
     return config_of(model, overrides)[0], points, None
+
+
+def checked(options: CheckOptions, output: Output, *, weights: str | None, expect: Sequence[str]) -> Checked:
+    """Return what is wrong with a model: with its config, at each size, with a checkpoint, with what is expected of it."""
+    res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
+    request, overrides = request_of(options), parse_overrides(options.overrides or [])
+    request = replace(request, batch=make_request(batch=options.batch).batch)
+    expected = parse_pairs(expect, option="--expect", example="attention.cross=16")
+    if options.plugged:
+        raise UsageError(
+            "--with: check looks at one UNet", hint=f"`unetinspect ports {options.model} --with {options.plugged[0]}` says what fits"
+        )
+    model = to_trace_again(read_named(options, output, options.model))
+    held = _weights_to_hold(model, weights, options, output)
+    requests = [*(replace(request, res=size) for size in res), *(replace(request, latent=size) for size in latent)] or [request]
+    with output.progress() as say:
+        say("importing torch and diffusers")
+        from unetinspect.checking import check_model
+
+        found = check_model(model, overrides, requests, weights=held, expected=expected, force=options.force, say=say)
+    if found.record is not None:
+        output.note(*(note for note in found.record.run.notes if note not in model.notes))
+    return found
+
+
+def _weights_to_hold(model: LoadedModel, name: str | None, options: CheckOptions, output: Output) -> LoadedWeights | None:
+    """Return the checkpoint to hold against the UNet: that of `--weights`, or MODEL itself."""
+    if name is None:
+        return model.weights
+    from unetinspect.source.weights import read_weights
+
+    found = read_weights(name, token=options.token, offline=options.offline)
+    output.note(*found.notes)
+    return found
 
 
 def traced(options: TraceOptions, output: Output) -> Trace:
@@ -69,7 +110,7 @@ def _traced(options: TraceOptions, output: Output, request: Request, plugged: Lo
         model = to_trace_again(model)
         output.note("the options ask for another pass: the config in the saved trace is traced again, with these options alone")
     with output.progress() as say:
-        record = Recorder(open_cache(wanted=not options.no_cache), model, overrides, say=say).record(request, plugged)
+        record = Recorder(open_cache(wanted=not options.no_cache), model, overrides, force=options.force, say=say).record(request, plugged)
     note_pass(record, model, output)
     return record
 
@@ -88,25 +129,23 @@ def configured(options: ModelOptions, output: Output) -> ModelInfo:
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read `--set key=value`; a value is JSON or YAML: 3, true, null, [320, 640], text.
+    """Read `--set key=value`, as `parse_pairs` does."""
+    return parse_pairs(pairs, option="--set", example="cross_attention_dim=1024")
+
+
+def parse_pairs(pairs: Sequence[str], *, option: str, example: str) -> dict[str, Any]:
+    """Read key=value; a value is JSON or YAML: 3, true, null, [320, 640], text.
 
     Raises:
         UsageError: A pair has no "=", or its value cannot be read.
     """
-    import yaml
-
-    overrides = {}
+    found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise UsageError(f"--set {pair} is no key=value", hint="--set cross_attention_dim=1024")
-        try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(
-                f"--set {pair}: the value cannot be read", hint="write it as JSON: --set 'block_out_channels=[320, 640]'"
-            ) from None
-    return overrides
+            raise UsageError(f"{option} {pair} is no key=value", hint=f"{option} {example}")
+        found[key.strip()] = parse_value(value, what=f"{option} {pair}", hint=f"write it as JSON: {option} '{key.strip()}=[320, 640]'")
+    return found
 
 
 def note_pass(record: Trace, model: LoadedModel, output: Output) -> None:

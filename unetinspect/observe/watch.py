@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,13 +52,29 @@ class Observation:
     peak_with_maps: Peak
 
 
-class ForwardRaisedError(Exception):
-    """Raised when the pass raised `error`, in the module `path` ("" is the root)."""
+class Operand(NamedTuple):
+    """A tensor that an operation was given: its shape, and the module, or the input, that it comes from ("" a weight)."""
 
-    def __init__(self, path: str, error: Exception) -> None:
+    shape: Shape
+    source: str
+
+
+class ForwardRaisedError(Exception):
+    """Raised when the pass raised.
+
+    Attributes:
+        path: The module in which it did; "" is the root.
+        error: What was raised.
+        operation: The operation that raised it, "" where that was no operation.
+        operands: The tensors that the operation was given.
+    """
+
+    def __init__(self, path: str, error: Exception, operation: str = "", operands: tuple[Operand, ...] = ()) -> None:
         super().__init__(f"{path}: {error}")
         self.path = path
         self.error = error
+        self.operation = operation
+        self.operands = operands
 
 
 def watch_forward(
@@ -88,7 +104,7 @@ def watch_forward(
         try:
             output = run()
         except Exception as error:
-            raise ForwardRaisedError(watcher.stack.raised_in(error), error) from error
+            raise ForwardRaisedError(watcher.stack.raised_in(error), error, *watcher.failed_at(error)) from error
     skips = watcher.skips.finish()
     return Observation(
         calls=watcher.stack.calls,
@@ -116,6 +132,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._provenance = provenance
         self._frames = frames
         self.from_main_input: set[int] = set()
+        self._failed: tuple[Exception, str, tuple[Operand, ...]] | None = None
         self.stack = CallStack(self._on_enter, self._on_leave)
         self.skips = SkipWatch(provenance, self.stack, stage_of, self._main_input)
         self.macs = MacWatch(self.stack)
@@ -124,7 +141,11 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        output = meta_kernels.run(func, args, kwargs)
+        try:
+            output = meta_kernels.run(func, args, kwargs)
+        except Exception as error:
+            self._failed = error, func.overloadpacket.__name__, tuple(self._operand(tensor) for tensor in tensors_in(args))
+            raise
         if self.attention.inside == "kernel":
             return output
         op, inputs, outputs = func.overloadpacket.__name__, tensors_in(args) + tensors_in(kwargs), tensors_in(output)
@@ -141,6 +162,15 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif func is CONVOLUTION_OP:
             self.skips.on_convolution(args[1], args[8])
         return output
+
+    def failed_at(self, error: Exception) -> tuple[str, tuple[Operand, ...]]:
+        """Return the operation that raised an error, and what it was given; none where it was raised by no operation."""
+        return self._failed[1:] if self._failed is not None and self._failed[0] is error else ("", ())
+
+    def _operand(self, tensor: Tensor) -> Operand:
+        origin = self._provenance.of(tensor)
+        names = [call.path for call in origin.source_calls] or [str(source) for source in origin.sources]
+        return Operand(tuple(tensor.shape), names[-1] if names else "")
 
     def _on_enter(self, call: ModuleCall, given: list[Any]) -> None:
         self.memory.on_enter(call)

@@ -1,0 +1,213 @@
+"""`check`: sizes that fail or come back as another, expectations; exit codes, JSON, and what a person reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from diffusers import UNet2DModel, UVit2DModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.kinds_other import UVIT
+from tests.tiny import CONDITION, PLAIN, condition, plain, traced
+from unetinspect.checking import Checked, check_model
+from unetinspect.errors import UsageError
+from unetinspect.expectations import find_expected, unmet
+from unetinspect.record import Source
+from unetinspect.request import make_request
+from unetinspect.source.base import LoadedModel
+from unetinspect.views.schema import json_schema
+
+THREE_LEVELS = plain(
+    block_out_channels=[16, 16, 32],
+    down_block_types=["DownBlock2D"] * 3,
+    up_block_types=["UpBlock2D"] * 3,
+)
+
+
+def checked(config: dict[str, Any], *sizes: Any, expected: dict[str, Any] | None = None, vae_scale: int | None = None) -> Checked:
+    """Check a config on meta at some sample sizes."""
+    model = LoadedModel(name="small", config=config, source=Source(kind="dict", location="small"), vae_scale_factor=vae_scale)
+    requests = [make_request(latent=size, device="meta") for size in sizes]
+    return check_model(model, {}, requests, expected=expected or {})
+
+
+def runs_on_cpu(config: dict[str, Any], size: tuple[int, int]) -> tuple[int, ...] | None:
+    """Run the real UNet with real weights; returns the size of what comes back, None where it raises."""
+    torch.manual_seed(0)
+    unet = UNet2DModel.from_config(config)
+    try:
+        with torch.no_grad():
+            return tuple(unet(torch.zeros(1, 3, *size), 1).sample.shape[-2:])
+    except RuntimeError:
+        return None
+
+
+def test_a_size_that_runs_is_clean() -> None:
+    """Nothing is found, and the size comes back as it went in."""
+    found = checked(PLAIN, (16, 16)).check
+
+    assert (found.clean, found.findings) == (True, ())
+    assert [(size.runs, size.output_size) for size in found.sizes] == [(True, (16, 16))]
+
+
+def test_a_size_that_fails_is_told_with_place_shapes_and_neighbours() -> None:
+    """The module, the two shapes that met, why, and the nearest sizes in pixels and in the sample, which a CPU run confirms."""
+    found = checked(THREE_LEVELS, (18, 16), vae_scale=8).check
+    (size,) = found.sizes
+    (finding,) = found.findings
+
+    # 18 is halved to 9 and then, rounded up, to 5; doubled on the way up that is 10, and the skip is 9.
+    assert (size.runs, size.failed_in, size.image_size) == (False, "up_blocks.1", (144, 128))
+    assert [shape[2:] for shape in size.shapes] == [(10, 8), (9, 8)]
+    assert "(1, 32, 10, 8)" in str(size.reason)
+    assert "down_blocks.1" in str(size.reason)
+    assert [near.sample_size for near in size.nearest] == [(16, 16), (20, 16)]
+    assert [near.image_size for near in size.nearest] == [(128, 128), (160, 128)]
+    assert runs_on_cpu(THREE_LEVELS, (18, 16)) is None
+    assert all(near.sample_size and runs_on_cpu(THREE_LEVELS, near.sample_size[:2]) == near.sample_size for near in size.nearest)  # type: ignore[arg-type]
+    assert (finding.about, finding.kind, finding.where) == ("size", "fails", ("up_blocks.1",))
+    assert finding.advice == "the nearest sizes that do: image 128 (sample 16) or image 160x128 (sample 20x16)"
+
+
+@settings(max_examples=5)
+@given(st.tuples(st.integers(1, 24), st.integers(1, 24)))
+def test_a_size_is_clean_where_a_cpu_run_says_so(size: tuple[int, int]) -> None:
+    """Whatever the size: it runs here where it runs with real weights, and so do the neighbours that are named."""
+    (found,) = checked(THREE_LEVELS, size).check.sizes
+
+    assert (found.output_size if found.runs else None) == runs_on_cpu(THREE_LEVELS, size)
+    for near in found.nearest:
+        assert near.sample_size is not None
+        assert runs_on_cpu(THREE_LEVELS, (near.sample_size[0], near.sample_size[1])) == near.sample_size
+
+
+def test_a_size_that_comes_back_as_another_is_found() -> None:
+    """aMUSEd's UNet returns an odd size rounded, and raises nothing: the CPU does the same."""
+    config = {**UVIT, "downsample": True, "upsample": True}
+    found = checked(config, (7, 9)).check
+    (size,) = found.sizes
+    unet = UVit2DModel.from_config(config)
+    width, pooled, condition_width = config["encoder_hidden_size"], config["cond_embed_dim"], config["micro_cond_embed_dim"]
+    with torch.no_grad():
+        output = unet(
+            torch.zeros(1, 7, 9, dtype=torch.int64),
+            torch.zeros(1, 5, width),
+            torch.zeros(1, pooled),
+            torch.zeros(1, condition_width // config["micro_cond_encode_dim"]),
+        )
+
+    assert size.runs
+    assert size.output_size == tuple(output.shape[-2:]) != (7, 9)
+    assert [finding.kind for finding in found.findings] == ["other_size"]
+    assert all(near.sample_size for near in size.nearest)
+
+
+def test_every_size_is_checked_also_after_one_that_fails() -> None:
+    """One answer for each size, in the order in which they were given; only those that fail are findings."""
+    found = checked(THREE_LEVELS, (16, 16), (18, 16), (8, 8)).check
+
+    assert [size.runs for size in found.sizes] == [True, False, True]
+    assert [finding.kind for finding in found.findings] == ["fails"]
+
+
+def test_a_config_that_cannot_be_built_is_told_whole_and_not_run() -> None:
+    """Every mistake is a finding of its own; no size is tried; an expectation cannot be held against anything."""
+    found = checked(condition(norm_num_groups=7, act_fn="sillu"), (16, 16), expected={"skips": 4})
+
+    assert found.record is None
+    assert found.check.sizes == ()
+    assert {finding.where for finding in found.check.findings if finding.about == "config"} >= {("act_fn",)}
+    assert sum(finding.about == "config" for finding in found.check.findings) >= 2
+    assert [expectation.holds for expectation in found.check.expectations] == [False]
+
+
+def test_expectations_are_looked_up_in_the_record() -> None:
+    """In the totals, the record, the model and the run; sections and lists stand for their count."""
+    record = traced("conditioned")
+    cross = sum(layer.kind == "cross" for layer in record.attentions)
+    expected = {
+        "attention.cross": cross,
+        "attention": len(record.attentions),
+        "skips": len(record.skips),
+        "params": record.totals.params,
+        "stages": len(record.stages),
+        "stages.0.name": record.stages[0].name,
+        "class_name": "UNet2DConditionModel",
+        "config.cross_attention_dim": 24,
+        "sample_size": [16, 16],
+        "cfg": True,
+    }
+
+    assert [found.key for found in find_expected(record, expected) if not found.holds] == []
+    assert all(cross > 0 and not found.holds for found in find_expected(record, {"attention.cross": cross + 1, "skips": 0, "cfg": 1}))
+    assert [found.holds for found in unmet({"skips": 1})] == [False]
+
+
+def test_an_expectation_of_nothing_that_there_is_gets_the_nearest_names() -> None:
+    """A typing error is no finding: it is refused."""
+    with pytest.raises(UsageError, match=r"--expect attention\.cros") as raised:
+        find_expected(traced("conditioned"), {"attention.cros": 1})
+
+    assert "attention.cross" in str(raised.value.hint)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small configs."""
+    monkeypatch.chdir(tmp_path)
+    for name, config in {"unet": CONDITION, "plain": THREE_LEVELS}.items():
+        Path(f"{name}.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+def test_exit_codes(cli: Any) -> None:
+    """0 where nothing is found, 1 where something is, 2 where it cannot be asked."""
+    clean = cli("check", "unet.json", "--device", "meta", "--expect", "attention.cross=6", "--expect", "skips=4")
+    found = cli("check", "plain.json", "--device", "meta", "--latent", "16,18")
+    typo = cli("check", "unet.json", "--device", "meta", "--expect", "atention=6")
+    no_pair = cli("check", "unet.json", "--device", "meta", "--expect", "skips")
+
+    assert (clean[0], clean[2]) == (1, "") if "NO" in clean[1] else (0, "")
+    assert found[0] == 1
+    assert "does NOT run" in found[1]
+    assert (typo[0], typo[1], typo[2].splitlines()[0]) == (2, "", "error: --expect atention: the record has nothing of that name")
+    assert (no_pair[0], no_pair[2]) == (2, "error: --expect skips is no key=value\nhint: --expect attention.cross=16\n")
+
+
+@pytest.mark.usefixtures("folder")
+def test_json_is_of_the_schema_and_says_what_the_table_says(cli: Any) -> None:
+    """The envelope with a section `check`, also where nothing ran."""
+    code, text, _ = cli("check", "plain.json", "--device", "meta", "--latent", "18", "--json")
+    document = json.loads(text)
+    broken = json.loads(cli("check", "plain.json", "--device", "meta", "--set", "act_fn=sillu", "--json")[1])
+
+    assert (code, document["check"]["clean"], document["check"]["sizes"][0]["runs"]) == (1, False, False)
+    assert broken["check"]["findings"][0]["about"] == "config"
+    for each in (document, broken):
+        jsonschema.validate(each, json_schema())
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_size_that_the_vae_cannot_make_is_a_finding(cli: Any) -> None:
+    """A size in pixels that is no multiple of the VAE's factor, with those next to it that are."""
+    code, text, _ = cli("check", "unet.json", "--device", "meta", "--vae-scale", "8", "--res", "100", "--json")
+    (size,) = json.loads(text)["check"]["sizes"]
+
+    assert (code, size["runs"], size["sample_size"]) == (1, False, None)
+    assert [near["image_size"] for near in size["nearest"]] == [[96, 96], [104, 104]]
+
+
+@pytest.mark.usefixtures("folder")
+def test_it_reads_well_at_eighty_columns(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is wider but where a word is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    _, text, _ = cli("check", "plain.json", "--device", "meta", "--latent", "16,18", "--expect", "skips=1")
+
+    assert [line for line in text.splitlines() if len(line) > 80 and " " in line.strip()] == []

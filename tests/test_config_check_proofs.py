@@ -1,0 +1,169 @@
+"""That a config key which is said to have no effect has none, and that one which has an effect is not said to have none."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+
+from tests import kinds_other, kinds_plugs, kinds_video, tiny
+from tests.config_effects import Seen, differs, seen
+from unetinspect.config_check import find_in_config
+from unetinspect.config_check.class_keys import class_keys
+from unetinspect.config_check.ignored import unread_keys
+from unetinspect.inputs import supported_classes
+from unetinspect.resolve import diffusers_class, resolve_config
+
+Config = dict[str, Any]
+
+KINDS: dict[str, Config] = {
+    **tiny.KINDS,
+    **kinds_other.KINDS,
+    **kinds_video.KINDS,
+    **kinds_plugs.KINDS,
+    "unknown-classes": tiny.condition(class_embed_type="unknown", num_class_embeds=5),
+    "plain-unknown-classes": tiny.plain(class_embed_type="projection", num_class_embeds=5),
+    "unknown-attention-type": tiny.condition(attention_type="unknown"),
+}
+# Another value for every key that a rule is about, of a kind that diffusers could take.
+OTHER: Config = {
+    "act_fn": "gelu",
+    "add_attention": False,
+    "addition_embed_type": "unknown",
+    "addition_embed_type_num_heads": 2,
+    "addition_time_embed_dim": 6,
+    "attention_head_dim": 2,
+    "attention_type": "other",
+    "attn_norm_num_groups": 2,
+    "class_embed_type": "other",
+    "conditioning_embedding_out_channels": [4, 8],
+    "cross_attention_dim": 20,
+    "cross_attention_norm": "layer_norm",
+    "downsample_each_block": True,
+    "downsample_padding": 0,
+    "downsample_type": "resnet",
+    "dual_cross_attention": True,
+    "encoder_hid_dim": 7,
+    "flip_sin_to_cos": False,
+    "freq_shift": 2,
+    "layers_per_block": 3,
+    "mid_block_only_cross_attention": True,
+    "mid_block_scale_factor": 2,
+    "mid_block_type": "unknown",
+    "norm_num_groups": 4,
+    "num_attention_heads": 1,
+    "num_class_embeds": 6,
+    "num_train_timesteps": 9,
+    "num_trans_head": 4,
+    "only_cross_attention": True,
+    "out_block_type": "other",
+    "projection_class_embeddings_input_dim": 88,
+    "resnet_out_scale_factor": 2.0,
+    "resnet_skip_time_act": True,
+    "resnet_time_scale_shift": "default",
+    "reverse_motion_num_attention_heads": 2,
+    "reverse_transformer_layers_per_block": [2, 2, 2, 2],
+    "temporal_transformer_layers_per_mid_block": 2,
+    "time_embedding_dim": 24,
+    "transformer_layers_per_block": 2,
+    "upcast_attention": True,
+    "upsample_type": "resnet",
+    "use_linear_projection": True,
+}
+# Kinds whose unread keys are changed all at once; between them they meet the rules.
+CHANGED = (
+    *("conditioned", "simple-cross-attention", "k-blocks", "no-cross-attention", "unknown-classes", "unknown-attention-type"),
+    *("plain-no-mid-block", "skip-blocks", "plain-unknown-classes", "unet1d-audio", "unet1d-temporal", "dreamlite", "i2vgen"),
+    *("motion-plain-mid-block", "motion-other-addition", "sparse-controlnet", "controlnet-without-text", "controlnet-heads"),
+    *("controlnet-union-without-transformer", "controlnet-xs"),
+)
+# Kinds of which every key that is not said to be unread is changed alone.
+HELD_AGAINST = ("conditioned", "plain")
+
+
+def unread_of(config: Config) -> set[str]:
+    """Return the keys that are said to have no effect."""
+    resolved = resolve_config(config)
+    return {key for key, _ in unread_keys(resolved.class_name, resolved.values)}
+
+
+@cache
+def base_of(name: str) -> tuple[Seen, Seen]:
+    """Build and run a kind as it is, once."""
+    return seen(KINDS[name])
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_keys_that_are_said_to_have_no_effect_have_none(name: str) -> None:
+    """With all of them changed at once, diffusers builds the same modules and tensors, and computes the same to the last bit."""
+    config, unread = KINDS[name], unread_of(KINDS[name])
+    changed = {**config, **{key: OTHER[key] for key in unread}}
+
+    assert unread
+    assert unread_of(changed) >= unread
+    assert seen(changed) == base_of(name)
+
+
+@pytest.mark.parametrize("name", HELD_AGAINST)
+def test_keys_that_have_an_effect_are_not_said_to_have_none(name: str) -> None:
+    """Every other key of the table changes what is built or computed, or is refused."""
+    config = KINDS[name]
+    values, unread = resolve_config(config).values, unread_of(config)
+    tried = {key: other for key, other in OTHER.items() if key in values and key not in unread and values[key] != other}
+    words = {key for key, other in tried.items() if key in unread_of({**config, key: other})}  # unknown ones, taken for none
+
+    assert [key for key, other in tried.items() if key not in words and not differs({**config, key: other}, base_of(name))] == []
+
+
+def test_the_table_of_keys_is_that_of_the_installed_diffusers() -> None:
+    """Every class's keys and defaults are those of its constructor."""
+    for name in supported_classes():
+        parameters = list(inspect.signature(diffusers_class(name).__init__).parameters.values())[1:]
+
+        assert class_keys()[name] == {parameter.name: _plain(parameter.default) for parameter in parameters}, name
+    assert list(class_keys()) == supported_classes()
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def test_every_kind_is_told_of_its_unread_keys_once_they_are_given() -> None:
+    """A finding for each, which names the key and the value; keys at their default, or not given, are passed over."""
+    for name in CHANGED:
+        config = {**KINDS[name], **{key: OTHER[key] for key in unread_of(KINDS[name])}}
+        resolved = resolve_config(config)
+        report = find_in_config(resolved.class_name, config, resolved.values, ignored=(), problems=(), diffusers_version="0.42.1")
+        expected = {key for key in unread_of(config) if key in config and config[key] != class_keys()[resolved.class_name][key]}
+        ignored = [finding for finding in report.findings if finding.kind == "ignored"]
+
+        assert sorted(key for finding in ignored for key in finding.where) == sorted(_but_nulls(config, expected)), name
+        assert all(finding.what.startswith(finding.where[0]) and finding.advice for finding in ignored)
+
+
+def _but_nulls(config: Config, keys: set[str]) -> list[str]:
+    return [key for key in keys if config[key] not in (None, [None, None])]
+
+
+@pytest.mark.parametrize("name", ["conditioned", "simple-cross-attention", "per-block-lists", "plain", "no-mid-block"])
+def test_heads_and_resnets_are_said_as_they_are_traced(name: str) -> None:
+    """The heads and the channels of each block's attention, and the number of its resnets, are those of a real forward pass."""
+    record, config = tiny.traced(name), resolve_config(KINDS[name])
+    report = find_in_config(config.class_name, {}, config.values, ignored=(), problems=(), diffusers_version="0.42.1")
+    said = {meaning.key: meaning.meaning for meaning in report.meanings}
+    heads = re.findall(r"(\d+) heads? of (\d+) channels? in (.+?)(?=, \d|$)", said["attention_head_dim"])
+    by_block = {path: (int(number), int(width)) for number, width, paths in heads for path in re.findall(r"\w+_blocks?(?:\.\d+)?", paths)}
+    resnets = [module.path.rpartition(".resnets.")[0] for module in record.modules if re.search(r"\.resnets\.\d+$", module.path)]
+    counts = [[str(resnets.count(path)) for path in dict.fromkeys(resnets) if path.startswith(way)] for way in ("down", "up")]
+
+    assert by_block == {_block_of(each.path): (each.heads, each.head_dim) for each in record.attentions}
+    assert re.findall(r"((?:\d+ and )?\d+) resnets?", said["layers_per_block"]) == [
+        " and ".join(dict.fromkeys(numbers)) for numbers in counts
+    ]
+
+
+def _block_of(path: str) -> str:
+    return re.match(r"(?:down|up)_blocks\.\d+|mid_block", path)[0]  # type: ignore[index]  # every attention of these is in a block
