@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,14 @@ gc.set_threshold(100_000, 20, 50)
 settings.register_profile("local", deadline=None, max_examples=60)
 settings.register_profile("ci", parent=settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the workers of a run one folder for the records that they share: the process that starts them makes it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="unetinspect-tests-")
+        os.environ["UNETINSPECT_TEST_RECORDS"] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,9 +82,16 @@ def golden(request: pytest.FixtureRequest):
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]):
-    """Run the command line in this process; returns (exit code, stdout, stderr)."""
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Run the command line in this process; returns (exit code, stdout, stderr).
+
+    What several tests ask for is traced once in a run, under the keys of the real cache; `--no-cache` takes and keeps nothing.
+    """
+    from tests.tiny import SharedRecords, code_of_this_run
     from unetinspect.cli.main import main
+
+    monkeypatch.setattr("unetinspect.cli.run.open_cache", lambda *, wanted: SharedRecords() if wanted else None)
+    monkeypatch.setattr("unetinspect.cache.code_state", code_of_this_run)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main(list(arguments))

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests import kinds_other, kinds_plugs, kinds_video
-from tests.tiny import KINDS, traced
+from tests.tiny import KINDS, traced, traced_once
 from unetinspect import Trace, trace
 from unetinspect.build import make_inputs
 from unetinspect.inputs import InputSpec
@@ -35,7 +36,10 @@ OTHERWISE_ON_THE_CPU = {
 
 
 class Witness(TorchFunctionMode):
-    """Writes down every scaled-dot-product attention, and every `torch.cat` along dim 1 that is made inside an up block."""
+    """Writes down every scaled-dot-product attention, and every `torch.cat` along dim 1 that is made inside an up block.
+
+    `flops` is what torch's own counter counted in the same pass.
+    """
 
     def __init__(self, unet: torch.nn.Module) -> None:
         super().__init__()
@@ -43,6 +47,7 @@ class Witness(TorchFunctionMode):
         self.concats: list[tuple[int, int]] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.inside_up = 0
+        self.flops = FlopCounterMode(display=False)
         for path, module in unet.named_modules():
             if path.startswith("up_blocks.") and path.count(".") == 1:
                 module.register_forward_pre_hook(lambda *_: self._step(1))
@@ -72,14 +77,31 @@ def witnessed(config: dict[str, Any], record: Trace) -> tuple[Witness, torch.nn.
         unet = getattr(diffusers, config["_class_name"]).from_config(config)
         specs = [InputSpec.of(given) for given in record.run.inputs]
         inputs = make_inputs(specs, device=torch.device("meta"), dtype=torch.float32)
-        with Witness(unet) as witness:
+        with Witness(unet) as witness, witness.flops:
             unet(**inputs)
     return witness, unet
 
 
+def assert_macs_are_half_of(counter: FlopCounterMode, record: Trace) -> None:
+    """Compare a record's costs with what torch's own counter saw on meta, where torch takes attention apart."""
+    flops = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
+    kinds = record.totals.macs_by_kind
+
+    assert record.totals.flops == counter.get_total_flops() == 2 * (record.totals.macs or 0)
+    assert kinds is not None
+    assert 2 * kinds.conv == sum(count for operation, count in flops.items() if "conv" in operation)
+    assert 2 * kinds.attention == sum(count for operation, count in flops.items() if "bmm" in operation)
+    assert kinds.conv + kinds.linear + kinds.attention == record.totals.macs
+
+
+def small_pass(class_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a small config of a class that is no image UNet, and the options of a pass that a CPU runs at once."""
+    return OTHER_CLASSES[class_name], {} if class_name == "UNet1DModel" else {"latent": 8}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_config_agrees_with_the_witness(kind: str) -> None:
-    """Attention operands, skip channels, parameters and output shapes are those that a separate run shows."""
+    """Attention operands, skip channels, parameters, output shapes and MACs are those that a separate run shows."""
     record = traced(kind)
     witness, unet = witnessed(KINDS[kind], record)
 
@@ -89,6 +111,7 @@ def test_every_kind_of_config_agrees_with_the_witness(kind: str) -> None:
     assert record.totals.params == sum(parameter.numel() for parameter in unet.parameters())
     seen = {module.path: module.out_shape for module in record.modules if module.calls}
     assert {path: seen[path] for path in witness.shapes if path} == {path: shape for path, shape in witness.shapes.items() if path}
+    assert_macs_are_half_of(witness.flops, record)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,7 +157,8 @@ def test_cuda_and_meta_give_the_same_record(kind: str) -> None:
 @pytest.mark.parametrize("class_name", OTHER_CLASSES)
 def test_every_other_class_gives_the_same_record_on_every_device(class_name: str, device: str) -> None:
     """One config of each class; the files of those classes hold many more against a pass by hand."""
-    on_device, on_meta = (trace(OTHER_CLASSES[class_name], device=where) for where in (device, "meta"))
+    config, size = small_pass(class_name)
+    on_device, on_meta = trace(config, device=device, **size), traced_once(config, **size)
 
     assert on_device.run.device.partition(":")[0] == device
     kind = class_name if device == "cpu" else None

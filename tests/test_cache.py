@@ -20,12 +20,28 @@ from tests.test_imports import imported_after
 from tests.tiny import CONDITION, PLAIN, traced
 from unetinspect import Trace, cache
 from unetinspect.cache import RecordCache, Recorder, code_state, open_cache
-from unetinspect.record import Source
+from unetinspect.checkpoint.header import Header
+from unetinspect.record import Checkpoint, Source
 from unetinspect.request import Request
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.base import LoadedModel, LoadedWeights
 
 MODEL = LoadedModel(name="tiny", config=CONDITION, source=Source(kind="dict", location="tiny"))
 ON_META = Request(device="meta")
+CHECKPOINT = Checkpoint(
+    name="w",
+    files=1,
+    bytes=0,
+    tensors=0,
+    params=0,
+    content="unet",
+    layout=None,
+    class_name=None,
+    family=None,
+    models=(),
+    summary="nothing",
+    parts=(),
+    evidence=(),
+)
 
 # Every field of what decides a record, with another value than above.
 OTHER_MODELS: dict[str, Any] = {
@@ -36,6 +52,7 @@ OTHER_MODELS: dict[str, Any] = {
     "vae_scale_from": "catalog",
     "medium": "image",
     "notes": ("a note",),
+    "weights": LoadedWeights(header=Header(name="w", tensors={}), checkpoint=CHECKPOINT, source=Source(kind="file", location="w")),
 }
 OTHER_REQUESTS: dict[str, Any] = {
     "res": (64, 64),
@@ -230,21 +247,34 @@ def test_runs_at_once_never_see_half_an_entry(kept: RecordCache) -> None:
 
 @pytest.mark.slow
 def test_a_repeated_trace_imports_no_torch_and_prints_the_same(tmp_path: Path) -> None:
-    """As a user runs it: the second time the answer comes without torch, to the byte; `--no-cache` keeps nothing."""
+    """As a user runs it: the second time the answer comes without torch, to the byte."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONDITION))
     environment = {**os.environ, "UNETINSPECT_CACHE": str(tmp_path / "records")}
     command = [sys.executable, "-m", "unetinspect", "trace", str(config), "--device", "meta"]
 
-    def run(*options: str) -> str:
-        return subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+    def run() -> str:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
 
-    afresh = run("--no-cache")
-    assert not (tmp_path / "records").exists()
-    assert run() == afresh
+    afresh = run()
+    assert len(list((tmp_path / "records").iterdir())) == 1
     code = f"import os; os.environ['UNETINSPECT_CACHE'] = {str(tmp_path / 'records')!r}\nfrom unetinspect.cli.main import main\n"
     assert imported_after(f"{code}assert main({command[3:]!r}) == 0") == set()
     assert run() == afresh
+
+
+def test_no_cache_takes_nothing_and_keeps_nothing(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--no-cache` asks for no cache, and then there is none."""
+    config, asked = tmp_path / "config.json", []
+    config.write_text(json.dumps(PLAIN))
+    monkeypatch.setattr("unetinspect.cli.run.open_cache", lambda *, wanted: asked.append(wanted))
+    assert cli("trace", str(config), "--device", "meta", "--no-cache")[0] == 0
+    assert cli("trace", str(config), "--device", "meta")[0] == 0
+
+    assert asked == [False, True]
+    monkeypatch.delitem(sys.modules, "diffusers")
+    assert open_cache(wanted=False) is None
+    assert open_cache() is not None
 
 
 def test_cache_shows_and_clears(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from tests.tiny import traced
-from unetinspect.catalog import Entry, find_entry, find_hub_id, load_catalog, nearest_entries
-from unetinspect.inputs import builder_for
+from unetinspect.catalog import find_entry, find_hub_id, load_catalog, nearest_entries
+from unetinspect.plan import plan_work
+from unetinspect.request import make_request
+from unetinspect.resolve import resolve_config
+from unetinspect.source import read_model
 
 NAMES = sorted(load_catalog())
 # What is pushed on the way down goes to another UNet, or nowhere.
@@ -19,9 +22,9 @@ READS = {"stable-cascade-decoder": 7}
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundled_model_has_the_params_and_attention_layers_that_its_entry_says(name: str) -> None:
-    """Parameters are counted on the built UNet, attention layers by their products."""
+    """Parameters are counted on the built UNet, attention layers by their products, in a pass at the model's own size."""
     entry = load_catalog()[name]
-    record = traced(name, **_small(entry))
+    record = traced(name)
 
     assert entry.params == record.totals.params
     assert entry.attention_layers == record.totals.attention.total
@@ -33,13 +36,6 @@ def test_a_bundled_model_has_the_params_and_attention_layers_that_its_entry_says
         assert record.totals.skips.produced == record.totals.skips.consumed
     assert all(skip.adds_up for skip in record.skips)
     assert record.model.class_name == entry.class_name
-
-
-def _small(entry: Entry) -> dict[str, int]:
-    """Return a small size for an image; a signal keeps its own length, which few other lengths can stand in for."""
-    if builder_for(entry.class_name).size_axes == ("length",):
-        return {}
-    return {"latent": 32 if entry.vae_scale_factor != 1 else 64}
 
 
 @pytest.mark.parametrize(
@@ -60,9 +56,10 @@ def _small(entry: Entry) -> dict[str, int]:
 )
 def test_a_size_in_pixels_is_the_sample_that_the_pipeline_runs(name: str, options: dict[str, Any], sample: tuple[int, ...]) -> None:
     """diffusers' pipelines divide a size by what the VAE makes into one cell: these are the samples that theirs run."""
-    shape = traced(name, **options).run.inputs[0].shape or ()
+    config = resolve_config(load_catalog()[name].config)
+    work = plan_work(read_model(name), config.class_name, config.values, make_request(**options))
 
-    assert shape[1:] == sample
+    assert (work.specs[0].shape or ())[1:] == sample
 
 
 def test_a_bundled_config_holds_no_private_path() -> None:

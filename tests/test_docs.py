@@ -19,11 +19,25 @@ import jq
 import pytest
 import torch
 
-from unetinspect.cache import RecordCache
-
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("trace", "skips", "attn", "tree", "inputs", "ports", "sweep", "profile", "config", "models", "cache", "schema")
+COMMANDS = (
+    "trace",
+    "skips",
+    "attn",
+    "tree",
+    "inputs",
+    "ports",
+    "sweep",
+    "profile",
+    "check",
+    "identify",
+    "explain-error",
+    "config",
+    "models",
+    "cache",
+    "schema",
+)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -75,8 +89,7 @@ def _json(value: Any, *, compact: bool) -> str:
 
 @pytest.fixture
 def as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run as the docs say: 80 columns, no GPU, nobody's files; what two pages show is traced once."""
-    monkeypatch.setattr("unetinspect.cli.run.open_cache", lambda wanted: RecordCache())
+    """Run as the docs say: 80 columns, no GPU, nobody's files."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(ROOT)

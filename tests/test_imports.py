@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "unetinspect"
 HEAVY = ("torch", "diffusers", "huggingface_hub")
 # Left of the record, where torch and diffusers are at work.
 LEFT = (
-    *("assemble.py", "build.py", "clock.py", "costs.py", "failures.py", "freeu.py"),
-    *("live.py", "measure.py", "ports.py", "profiling.py", "resolve.py", "tracing.py", "observe"),
+    *("assemble.py", "build.py", "checking.py", "clock.py", "costs.py", "failures.py", "freeu.py"),
+    *("live.py", "measure.py", "ports.py", "profiling.py", "resolve.py", "tracing.py", "weights.py", "observe"),
 )
 
 

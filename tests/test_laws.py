@@ -7,11 +7,11 @@ from typing import Any
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.tiny import CONDITION, PLAIN, condition, plain
+from tests.tiny import CONDITION, PLAIN, condition, plain, traced
 from unetinspect import UnetInspectError, trace
 
 # Each example builds and runs a UNet on meta: some tenths of a second.
-few = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
@@ -61,26 +61,19 @@ def test_the_skips_of_a_classical_u(config: dict[str, Any]) -> None:
 
 
 @few
-@given(config=configs(), batch=st.integers(2, 3))
-def test_the_batch_scales_shapes_and_leaves_parameters(config: dict[str, Any], batch: int) -> None:
-    """With n images every attention map is n times as large, and there is not one parameter more."""
-    one, many = (trace(config, batch=count, device="meta") for count in (1, batch))
+@given(config=configs(), batch=st.integers(1, 2))
+def test_the_batch_scales_what_a_pass_costs_and_guidance_is_a_batch_of_two(config: dict[str, Any], batch: int) -> None:
+    """n images cost n times as much and have not one parameter more; guided, they run what twice as many run without it."""
+    one, many = (trace(config, cfg=False, batch=count, device="meta") for count in (1, 2 * batch))
+    guided = trace(config, cfg=True, batch=batch, device="meta")
 
     assert many.totals.params == one.totals.params
-    assert many.run.forward_batch == batch * one.run.forward_batch
-    assert [layer.map_bytes for layer in many.attentions] == [batch * layer.map_bytes for layer in one.attentions]
+    assert many.run.forward_batch == 2 * batch * one.run.forward_batch
+    assert many.totals.macs == 2 * batch * (one.totals.macs or 0)
+    assert (many.totals.peak_activation_bytes or 0) <= 2 * batch * (one.totals.peak_activation_bytes or 0)
+    assert [layer.map_bytes for layer in many.attentions] == [2 * batch * layer.map_bytes for layer in one.attentions]
     assert [skip.shape[1:] for skip in many.skips] == [skip.shape[1:] for skip in one.skips]
-
-
-@few
-@given(config=configs())
-def test_guidance_is_a_batch_of_two(config: dict[str, Any]) -> None:
-    """CFG with one image runs what two images run without it."""
-    guided, two = trace(config, cfg=True, device="meta"), trace(config, cfg=False, batch=2, device="meta")
-
-    assert guided.stages == two.stages
-    assert guided.modules == two.modules
-    assert guided.skips == two.skips
+    assert (guided.stages, guided.modules, guided.skips) == (many.stages, many.modules, many.skips)
 
 
 @few
@@ -104,7 +97,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
     max_leaves=5,
 )
-keys = st.sampled_from(sorted(trace(CONDITION, device="meta").model.config))
+keys = st.sampled_from(sorted(traced("conditioned").model.config))
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 
+from tests.tiny import traced_once
 from unetinspect import Trace, trace
 from unetinspect.catalog import find_entry
 from unetinspect.errors import ConfigError, UsageError
@@ -66,10 +66,9 @@ def from_unet2d(host: str, adapter: dict[str, Any]) -> Any:
         return UNetMotionModel.from_unet2d(unet, MotionAdapter(**adapter))
 
 
-@cache
 def traced(name: str) -> Trace:
     """Trace an adapter at a small size, once."""
-    return trace({"_class_name": "MotionAdapter", **ADAPTERS[name][1]}, device="meta", latent=8, frames=2)
+    return traced_once({"_class_name": "MotionAdapter", **ADAPTERS[name][1]}, latent=8, frames=2)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -99,7 +98,7 @@ def test_the_record_is_of_that_unet(name: str) -> None:
 
 def test_what_the_adapter_adds_is_all_along_the_frames() -> None:
     """SD 1.5's own attention stays as it is, and 21 motion modules of two layers each stand beside it."""
-    counts, alone = traced("defaults").totals.attention, trace("sd15", device="meta", latent=8).totals.attention
+    counts, alone = traced("defaults").totals.attention, traced_once("sd15").totals.attention
 
     assert (counts.self_, counts.cross) == (alone.self_, alone.cross)
     assert counts.temporal == counts.total - alone.total == 2 * 21

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
 from typing import Any
 
 import diffusers
@@ -14,7 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from tests.kinds_plugs import KINDS, Config, adapter
-from tests.tiny import traced
+from tests.tiny import traced, traced_once
 from unetinspect import Trace, trace
 from unetinspect.build import make_inputs
 from unetinspect.errors import UsageError
@@ -28,10 +27,9 @@ SDXL_ADAPTER: Config = {"_class_name": "T2IAdapter", "adapter_type": "full_adapt
 ONE_OF_EACH = ["controlnet-text-time", "controlnet-k-block", "controlnet-union-text-time", "controlnet-xs-text-time", "t2i-adapter-xl"]
 
 
-@cache
 def small(kind: str, **options: Any) -> Trace:
     """Trace one of `KINDS` on meta, at a size that all of them can take."""
-    return trace(KINDS[kind], **{"device": "meta", "latent": 48 if kind.startswith("t2i") else 16, **options})
+    return traced_once(KINDS[kind], **{"latent": 48 if kind.startswith("t2i") else 16, **options})
 
 
 def shapes(record: Trace) -> list[tuple[int, ...]]:

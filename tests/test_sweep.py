@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> str:
     return str(path)
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(sizes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=2, unique=True), batch=st.integers(1, 3))
 def test_each_point_is_what_a_trace_of_that_size_says(sizes: list[tuple[int, int]], batch: int) -> None:
     """Costs, shapes and the largest map are those of `trace`, size by size and batch by batch, in the order asked for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import diffusers
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from tests.kinds_video import KINDS
+from tests.tiny import traced_once
 from unetinspect import Trace, trace
 from unetinspect.build import make_inputs
 from unetinspect.inputs import InputSpec
@@ -27,10 +27,9 @@ _ALONG_FRAMES = ("motion_modules", "temp_attentions", "transformer_in", "image_l
 ONE_OF_EACH = ["unet3d", "i2vgen", "motion", "svd", "sparse-controlnet"]
 
 
-@cache
 def traced(name: str, **options: Any) -> Trace:
     """Trace a bundled UNet, or one of `KINDS`, on meta, once for each set of options."""
-    return trace(KINDS.get(name, name), **{"device": "meta", **options})
+    return traced_once(KINDS.get(name, name), **options)
 
 
 def named_kind(path: str, config: dict[str, Any]) -> str:
@@ -87,7 +86,7 @@ def test_a_single_frame_of_a_single_pixel_is_attended_along(kind: str, latent: s
 @pytest.mark.parametrize("name", FIGURES)
 def test_published_video_unets(name: str) -> None:
     """Parameters, attention layers, 12 skips, and what pushes the first of them."""
-    record = traced(name, frames=2, latent=8)
+    record = traced(name)
     params, layers, first = FIGURES[name]
 
     assert record.totals.params == params

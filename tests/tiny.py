@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from unetinspect import Trace, trace
+from unetinspect.cache import RecordCache, code_state
 
 Config = dict[str, Any]
 
@@ -175,7 +179,44 @@ KINDS: dict[str, Config] = {
 }
 
 
-@cache
+# The folder where a run of the tests keeps the records that its workers share; `conftest.py` makes it.
+SHARED_RECORDS = "UNETINSPECT_TEST_RECORDS"
+_known: dict[str, Trace] = {}
+
+
+class SharedRecords(RecordCache):
+    """The records of a run of the tests. Each is held against its JSON form, so one that is read is the one that was traced."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.environ[SHARED_RECORDS]), limit=2**40)
+
+    def put(self, key: str, record: Trace) -> None:
+        assert Trace.from_json(record.to_json()) == record
+        super().put(key, record)
+
+
 def traced(name: str, **options: Any) -> Trace:
     """Trace a bundled model, or one of `KINDS`, on meta, once for each set of options."""
-    return trace(KINDS.get(name, name), **{"device": "meta", **options})
+    return traced_once(KINDS.get(name, name), **options)
+
+
+def traced_once(model: str | Config, **options: Any) -> Trace:
+    """Trace a model on meta, once for each set of options in a whole run: what one worker traced, the others read."""
+    options = {"device": "meta", **options}
+    key = sha256(repr((model, sorted(options.items()))).encode()).hexdigest()
+    if key not in _known:
+        _known[key] = _shared_or_traced(key, model, options) if SHARED_RECORDS in os.environ else trace(model, **options)
+    return _known[key]
+
+
+def _shared_or_traced(key: str, model: str | Config, options: dict[str, Any]) -> Trace:
+    shared = SharedRecords()
+    record = shared.get(key)
+    if record is None:
+        record = trace(model, **options)
+        shared.put(key, record)
+    return record
+
+
+# No code changes during a run, whatever a test pretends: it is looked through once.
+code_of_this_run = cache(code_state)

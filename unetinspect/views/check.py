@@ -13,14 +13,13 @@ _TITLES = {"config": "Config", "size": "Sizes", "weights": "Weights", "expectati
 
 
 def check_table(model: ModelInfo, check: Check) -> Table:
-    """Show what was checked, then each finding with its advice, then what keys with misleading names mean here."""
-    paragraphs = [header(model), list(_checked(check))]
+    """Show what was checked, what keys with misleading names mean here, and last each finding with its advice."""
+    paragraphs = [header(model), list(_checked(check)), list(_meanings(check))]
     for about, title in _TITLES.items():
         found = [finding for finding in check.findings if finding.about == about]
         paragraphs.append(
             [f"{title}: {plural(len(found), 'finding')}", *(line for finding in found for line in _finding(finding))] if found else []
         )
-    paragraphs.append(list(_meanings(check)))
     paragraphs.append([verdict(check)])
     lines = [line for paragraph in paragraphs if paragraph for line in (*paragraph, "")][:-1]
     return Table(columns=(), rows=(), above=lines, records=check.findings)
