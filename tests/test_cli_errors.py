@@ -34,7 +34,7 @@ SUPPORTED = (
             "No such command 'sd15'",
             (
                 "did you mean `unetinspect trace sd15`? the commands are trace, skips, attn, tree, inputs, ports, sweep, profile, "
-                "config, models, cache, schema"
+                "check, identify, explain-error, config, models, cache, schema"
             ),
         ),
         (["trace", "--rez", "5"], 2, "No such option: --rez", "did you mean --res? `unetinspect trace --help` lists what it takes"),
@@ -90,7 +90,7 @@ SUPPORTED = (
             ["trace", "--set", "sample_size=[1"],
             2,
             "--set sample_size=[1: the value cannot be read",
-            "write it as JSON: --set 'block_out_channels=[320, 640]'",
+            "write it as JSON: --set 'sample_size=[320, 640]'",
         ),
         (["trace", "--frames", "8"], 2, "--frames: UNet2DConditionModel has no frames", "leave --frames out"),
         (

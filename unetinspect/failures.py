@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from msgspec.structs import replace
@@ -19,6 +19,9 @@ from unetinspect.request import Size
 from unetinspect.resolve import ResolvedConfig
 from unetinspect.sizes import image_of, returned_size, written_size
 from unetinspect.units import format_shape
+
+# A UNet of a thousand modules runs in about a second: what takes longer gets no sizes named rather than minutes of search.
+_SEARCH_SECONDS = 10.0
 
 
 class Runner(NamedTuple):
@@ -44,7 +47,7 @@ def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConf
     sizes = work.sizes
     message = f"the forward pass of {name} at sample {written_size(sizes.sample_size)} failed{where}: {first_line(failure.error)}"
     is_meta = runner.device.type == "meta"
-    nearest = nearest_sizes(config, work, runner) if is_meta else ()
+    nearest = nearest_sizes(config, work, runner, or_other=True) if is_meta else ()
     size = SizeCheck(
         image_size=sizes.image_size,
         sample_size=sizes.sample_size,
@@ -62,9 +65,23 @@ def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConf
     return SizeError(message, size=size, hint=f"the nearest sizes that run: {' or '.join(_typed(nearest, in_pixels=in_pixels))}")
 
 
-def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner) -> tuple[NearSize, ...]:
-    """Find the nearest smaller and larger sizes that run and return their own size, by running them."""
-    found = _nearest(partial(_runs, config, work, runner), work.builder.halvings(config.values), work.sizes.sample_size)
+def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, or_other: bool = False) -> tuple[NearSize, ...]:
+    """Find the nearest smaller and larger sizes that run and return their own size, by running them, as long as there is time.
+
+    With `or_other`, where there are none, those that run and return another.
+    """
+    give_up = time.monotonic() + _SEARCH_SECONDS
+    tried: dict[Size, Size | Literal["fails"] | None] = {}
+
+    def returned(size: Size) -> Size | Literal["fails"] | None:
+        if size not in tried:
+            tried[size] = "fails" if time.monotonic() > give_up else _returned(config, work, runner, size)
+        return tried[size]
+
+    halvings, own = work.builder.halvings(config.values), work.sizes.sample_size
+    found = _nearest(lambda size: returned(size) in (None, size), halvings, own)
+    if not found and or_other:
+        found = _nearest(lambda size: returned(size) != "fails", halvings, own)
     return tuple(NearSize(image_size=image_of(size, work.sizes.vae_scale.factor), sample_size=size) for size in found)
 
 
@@ -104,16 +121,16 @@ def _nearest(runs: Callable[[Size], bool], halvings: int, size: Size) -> list[Si
     return list(dict.fromkeys(found))
 
 
-def _runs(config: ResolvedConfig, work: Work, runner: Runner, size: Size) -> bool:
-    """Tell whether the UNet runs at another size, and returns that size, by running it."""
+def _returned(config: ResolvedConfig, work: Work, runner: Runner, size: Size) -> Size | Literal["fails"] | None:
+    """Run the UNet at another size; returns the size of what comes back, None where that is nothing of that kind."""
     plan = replace(work.plan, size=size)
     try:
         inputs = make_inputs(work.builder.inputs(config.values, plan), device=runner.device, dtype=runner.dtype)
         with torch.no_grad(), quiet_diffusers():
             returned = runner.call(inputs)
     except UnetInspectError:
-        return False
+        return "fails"
     except Exception:  # whatever it raises, it does not run
-        return False
+        return "fails"
     name, tensor = next(iter(named_tensors(returned)), ("", torch.empty(0)))
-    return returned_size(name, tuple(tensor.shape), size) in (None, size)
+    return returned_size(name, tuple(tensor.shape), size)

@@ -22,6 +22,8 @@ from unetinspect.sweep import sweep
 if TYPE_CHECKING:
     from unetinspect.checking import Checked
 
+_LONGEST_SHOWN = 80
+
 
 def swept(options: SweepOptions, output: Output) -> tuple[ModelInfo, tuple[SweepPoint, ...], Trace | None]:
     """Return the model, what a pass at each size and batch cost, and the record of the last that ran."""
@@ -142,9 +144,10 @@ def parse_pairs(pairs: Sequence[str], *, option: str, example: str) -> dict[str,
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
+        shown = pair if len(pair) <= _LONGEST_SHOWN else f"{pair[:_LONGEST_SHOWN]}..."
         if not equals or not key.strip():
-            raise UsageError(f"{option} {pair} is no key=value", hint=f"{option} {example}")
-        found[key.strip()] = parse_value(value, what=f"{option} {pair}", hint=f"write it as JSON: {option} '{key.strip()}=[320, 640]'")
+            raise UsageError(f"{option} {shown} is no key=value", hint=f"{option} {example}")
+        found[key.strip()] = parse_value(value, what=f"{option} {shown}", hint=f"write it as JSON: {option} '{key.strip()}=[320, 640]'")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from unetinspect.record.sections import Attention, Module, Skip, Stage, Totals
 from unetinspect.record.sweep import SweepPoint
 
 SCHEMA: Literal["unetinspect.trace/1"] = "unetinspect.trace/1"
+_CONTROLS = re.compile("[\x7f-\x9f]")
 
 
 class Trace(Struct, frozen=True, kw_only=True):
@@ -99,7 +101,9 @@ def to_json(value: Any) -> str:
         encoded = msgspec.json.encode(value)
     except UnicodeEncodeError:  # a file's name that is not UTF-8, half of a surrogate pair in a config
         encoded = msgspec.json.encode(_backslashed(msgspec.to_builtins(value)))
-    return msgspec.json.format(encoded, indent=2).decode()
+    text = msgspec.json.format(encoded, indent=2).decode()
+    # JSON allows these as they are, and a terminal may obey them; they stand inside texts alone.
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _backslashed(value: Any) -> Any:

@@ -13,6 +13,8 @@ MAX_BYTES = 8 * 1024 * 1024
 
 _MAX_NODES = 1_000_000
 _MAX_DEPTH = 100
+# Python writes no number of more than 4,300 digits, and YAML reads them where they are written in hexadecimal.
+_MAX_BITS = 4096
 _SCHEMA_START = "unetinspect."
 _TRACE_SCHEMA_START = "unetinspect.trace/"
 _A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
@@ -157,6 +159,8 @@ def _refuse_bomb(value: Any, what: str) -> None:
             pending.extend(inner.values())
         elif isinstance(inner, list | tuple | set):
             pending.extend(inner)
+        elif isinstance(inner, int) and inner.bit_length() > _MAX_BITS:  # JSON's own are refused as they are read
+            raise ConfigError(f"{what} holds a number of more than a thousand digits", hint=_A_CONFIG)
         if seen + len(pending) > _MAX_NODES:
             raise ConfigError(f"{what} holds aliases that unfold into a million values", hint="write them out without `&` and `*`")
 

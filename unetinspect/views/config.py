@@ -11,6 +11,9 @@ from unetinspect.units import plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
+# A page; a cell of megabytes would take minutes to lay out.
+_MOST_CHARACTERS = 4000
+
 
 class ConfigKey(NamedTuple):
     """One key of a config, its value, and where that came from."""
@@ -34,11 +37,23 @@ def config_table(model: ModelInfo, notes: Sequence[str] = ()) -> Table:
     return Table(
         columns=(
             Column("key", lambda row: row.key),
-            Column("value", lambda row: json.dumps(row.value), wrap=24),
+            Column("value", lambda row: _written(row.value), wrap=24),
             Column("from", lambda row: row.origin),
         ),
         rows=rows,
         above=header(model),
         below=below,
         records=[{"key": row.key, "value": json.dumps(row.value), "from": row.origin} for row in rows],
+    )
+
+
+def _written(value: Any) -> str:
+    """Write a value as JSON; what would fill pages, by its length."""
+    text = json.dumps(value)
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return (
+        f"{len(value)} entries, which --json writes out"
+        if isinstance(value, list)
+        else f"{len(text)} characters of JSON, which --json writes out"
     )

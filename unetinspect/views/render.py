@@ -71,8 +71,7 @@ def wrap_words(text: str, width: int | None) -> list[str]:
         return [text]
     label = _LABEL.match(text)
     indent = " " * (label.end() if label else 0)
-    own = text[: len(text) - len(text.lstrip())]  # textwrap drops it where the first word is as wide as the screen
-    return wrap(text.lstrip(), max(width, 20), initial_indent=own, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return wrap(text, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _wrapped(lines: Any, width: int | None) -> list[str]:

@@ -1,0 +1,1 @@
+"""Mutated inputs for the whole program; see README.md beside this file."""
