@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unetinspect.config_check import ConfigReport, find_in_config
-from unetinspect.config_check.class_keys import class_keys
 from unetinspect.inputs import supported_classes
 from unetinspect.record.check import Finding
+from unetinspect.resolve import class_keys
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SD15: dict[str, Any] = yaml.safe_load((CONFIGS / "sd15.yaml").read_text())["config"]
@@ -25,7 +25,7 @@ def report_on(config: dict[str, Any], *problems: str, class_name: str = "UNet2DC
     known = class_keys()[class_name]
     values = {key: config.get(key, default) for key, default in known.items()}
     unknown = [key for key in config if key not in known and not key.startswith("_")]
-    return find_in_config(class_name, config, values, ignored=unknown, problems=problems, diffusers_version="0.42.1")
+    return find_in_config(class_name, config, values, ignored=unknown, problems=problems, classes=class_keys(), diffusers_version="0.42.1")
 
 
 def only_finding(report: ConfigReport) -> Finding:

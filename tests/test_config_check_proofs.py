@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from functools import cache
 from typing import Any
@@ -12,10 +11,8 @@ import pytest
 from tests import kinds_other, kinds_plugs, kinds_video, tiny
 from tests.config_effects import Seen, differs, seen
 from unetinspect.config_check import find_in_config
-from unetinspect.config_check.class_keys import class_keys
 from unetinspect.config_check.ignored import unread_keys
-from unetinspect.inputs import supported_classes
-from unetinspect.resolve import diffusers_class, resolve_config
+from unetinspect.resolve import class_keys, resolve_config
 
 Config = dict[str, Any]
 
@@ -118,25 +115,14 @@ def test_keys_that_have_an_effect_are_not_said_to_have_none(name: str) -> None:
     assert [key for key, other in tried.items() if key not in words and not differs({**config, key: other}, base_of(name))] == []
 
 
-def test_the_table_of_keys_is_that_of_the_installed_diffusers() -> None:
-    """Every class's keys and defaults are those of its constructor."""
-    for name in supported_classes():
-        parameters = list(inspect.signature(diffusers_class(name).__init__).parameters.values())[1:]
-
-        assert class_keys()[name] == {parameter.name: _plain(parameter.default) for parameter in parameters}, name
-    assert list(class_keys()) == supported_classes()
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
 def test_every_kind_is_told_of_its_unread_keys_once_they_are_given() -> None:
     """A finding for each, which names the key and the value; keys at their default, or not given, are passed over."""
     for name in CHANGED:
         config = {**KINDS[name], **{key: OTHER[key] for key in unread_of(KINDS[name])}}
         resolved = resolve_config(config)
-        report = find_in_config(resolved.class_name, config, resolved.values, ignored=(), problems=(), diffusers_version="0.42.1")
+        report = find_in_config(
+            resolved.class_name, config, resolved.values, ignored=(), problems=(), classes=class_keys(), diffusers_version="0.42.1"
+        )
         expected = {key for key in unread_of(config) if key in config and config[key] != class_keys()[resolved.class_name][key]}
         ignored = [finding for finding in report.findings if finding.kind == "ignored"]
 
@@ -152,7 +138,7 @@ def _but_nulls(config: Config, keys: set[str]) -> list[str]:
 def test_heads_and_resnets_are_said_as_they_are_traced(name: str) -> None:
     """The heads and the channels of each block's attention, and the number of its resnets, are those of a real forward pass."""
     record, config = tiny.traced(name), resolve_config(KINDS[name])
-    report = find_in_config(config.class_name, {}, config.values, ignored=(), problems=(), diffusers_version="0.42.1")
+    report = find_in_config(config.class_name, {}, config.values, ignored=(), problems=(), classes=class_keys(), diffusers_version="0.42.1")
     said = {meaning.key: meaning.meaning for meaning in report.meanings}
     heads = re.findall(r"(\d+) heads? of (\d+) channels? in (.+?)(?=, \d|$)", said["attention_head_dim"])
     by_block = {path: (int(number), int(width)) for number, width, paths in heads for path in re.findall(r"\w+_blocks?(?:\.\d+)?", paths)}

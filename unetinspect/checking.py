@@ -18,7 +18,7 @@ from unetinspect.expectations import find_expected, unmet
 from unetinspect.failures import SizeError
 from unetinspect.record import Check, Expectation, Finding, KeyMeaning, ModelInfo, NearSize, SizeCheck, Trace, WeightsCheck
 from unetinspect.request import Request
-from unetinspect.resolve import ResolvedConfig, config_problems, resolve_config
+from unetinspect.resolve import ResolvedConfig, class_keys, config_problems, resolve_config
 from unetinspect.sizes import UnevenSizeError, returned_size, written_size
 from unetinspect.source.base import LoadedModel, LoadedWeights
 from unetinspect.tracing import Tracer, model_info
@@ -114,6 +114,7 @@ def _of_config(
         config.values,
         ignored=config.ignored,
         problems=problems,
+        classes=class_keys(),
         diffusers_version=diffusers.__version__,
     )
     return report.findings, report.meanings

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ import diffusers
 
 from unetinspect.config_types import wrong_types
 from unetinspect.errors import ConfigError, UsageError, nearest_names
-from unetinspect.inputs import builder_for
+from unetinspect.inputs import builder_for, supported_classes
 from unetinspect.inputs.base import Adapted
 
 
@@ -115,6 +117,16 @@ def diffusers_class(class_name: str) -> type[Any]:
             f"diffusers {diffusers.__version__} has no {class_name}",
             hint="install a diffusers that has it, or see `unetinspect models`",
         ) from None
+    return found
+
+
+@cache
+def class_keys() -> dict[str, dict[str, Any]]:
+    """Return the config keys of every class that can be traced and that this diffusers has, each with its default."""
+    found = {}
+    for name in supported_classes():
+        with suppress(ConfigError):  # an older diffusers lacks some
+            found[name] = {parameter.name: _plain(parameter.default) for parameter in _parameters(diffusers_class(name))}
     return found
 
 

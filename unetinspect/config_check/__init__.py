@@ -34,18 +34,20 @@ def find_in_config(
     *,
     ignored: Sequence[str],
     problems: Sequence[str],
+    classes: Mapping[str, Mapping[str, Any]],
     diffusers_version: str,
 ) -> ConfigReport:
     """Find everything that there is to say of a config.
 
     `given` is the config as it was written, `values` every key of the class with the defaults filled in, `ignored` the given
-    keys that the class does not know, `problems` the sentences on what diffusers cannot build or run, `diffusers_version` the
-    installed one. Values may be of any type: what nothing can be made of is passed over here, and is for `problems` to name.
+    keys that the class does not know, `problems` the sentences on what diffusers cannot build or run; `classes` holds the keys
+    of every class with their defaults, `diffusers_version` is the installed one. Values may be of any type: what nothing can be
+    made of is passed over here, and is for `problems` to name.
     """
     findings = (
         *sort_problems(values, problems),
-        *find_unknown(class_name, given, ignored, diffusers_version),
-        *find_ignored(class_name, given, values, problems),
+        *find_unknown(class_name, given, ignored, classes, diffusers_version),
+        *find_ignored(class_name, given, values, classes.get(class_name, {}), problems),
         *find_deprecated(class_name, values, problems),
     )
     meanings = (*say_meanings(class_name, values), *say_unread(given, ignored))

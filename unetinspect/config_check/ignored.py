@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unetinspect.config_check.blocks import READERS, Kind, attends, kinds_of
-from unetinspect.config_check.class_keys import is_default
 from unetinspect.config_check.ignored_1d import unread_1d
 from unetinspect.config_check.problems import keys_in
 from unetinspect.config_check.words import joined, shown
@@ -43,7 +42,9 @@ _BLOCK_KEYS_LEFT_OUT: dict[str, tuple[str, ...]] = {
 }
 
 
-def find_ignored(class_name: str, given: Mapping[str, Any], values: Mapping[str, Any], problems: Sequence[str]) -> Iterator[Finding]:
+def find_ignored(
+    class_name: str, given: Mapping[str, Any], values: Mapping[str, Any], defaults: Mapping[str, Any], problems: Sequence[str]
+) -> Iterator[Finding]:
     """Find keys that were given another value than the default, and that nothing reads.
 
     What `problems` name is no news; and where they name block types, what the blocks read is not known.
@@ -52,11 +53,22 @@ def find_ignored(class_name: str, given: Mapping[str, Any], values: Mapping[str,
     said = set(named)
     for key, reason in unread_keys(class_name, values, blocks_known=not named & _BLOCK_TYPES):
         value = values.get(key)
-        if key in said or key not in given or _says_nothing(value) or is_default(class_name, key, value):
+        if key in said or key not in given or _says_nothing(value) or (key in defaults and is_default(value, defaults[key])):
             continue
         said.add(key)
         what = f"{key} is {shown(value)}, and has no effect here: {reason}"
         yield Finding(about="config", kind="ignored", what=what, where=(key,), advice=f"leave out {key}")
+
+
+def is_default(value: Any, default: Any) -> bool:
+    """Tell whether a value says no more than the default: it is equal, or a list of nothing else.
+
+    >>> is_default(2, 2), is_default([False, False], False)
+    (True, True)
+    """
+    if is_list(value) and not is_list(default):
+        return all(item == default for item in value)
+    return bool(list(value) == list(default) if is_list(value) and is_list(default) else value == default)
 
 
 def _says_nothing(value: Any) -> bool:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from unetinspect.config_check.class_keys import class_keys, classes_with
 from unetinspect.config_check.foreign_keys import EMA_KEYS, FOREIGN_KEYS, UNREAD_KEYS
 from unetinspect.config_check.words import joined
 from unetinspect.errors import nearest_names
@@ -15,14 +14,18 @@ from unetinspect.record.check import Finding, KeyMeaning
 _MOST_CLASSES = 3
 
 
-def find_unknown(class_name: str, given: Mapping[str, Any], ignored: Sequence[str], diffusers_version: str) -> Iterator[Finding]:
-    """Find keys that this diffusers' class drops, each with what it is elsewhere, and which key it may stand for."""
-    own = class_keys().get(class_name, {})
+def find_unknown(
+    class_name: str, given: Mapping[str, Any], ignored: Sequence[str], classes: Mapping[str, Mapping[str, Any]], diffusers_version: str
+) -> Iterator[Finding]:
+    """Find keys that this diffusers' class drops, each with what it is elsewhere, and which key it may stand for.
+
+    `classes` holds the keys of every class.
+    """
     newer = _newer_version(given.get("_diffusers_version"), diffusers_version)
     for key in ignored:
         if key in _explained(ignored):
             continue
-        said, instead = _origin(key, own)
+        said, instead = _origin(key, class_name, classes)
         what = f"{key} is no key of {class_name}, and diffusers {diffusers_version} drops it{said}"
         advice = _advice(instead, given)
         if newer and not said:
@@ -45,14 +48,15 @@ def _explained(ignored: Sequence[str]) -> dict[str, str]:
     return {**UNREAD_KEYS, **of_ema}
 
 
-def _origin(key: str, own: Mapping[str, Any]) -> tuple[str, str | None]:
+def _origin(key: str, class_name: str, classes: Mapping[str, Mapping[str, Any]]) -> tuple[str, str | None]:
     """Say what a key is elsewhere, and which key of the class it stands for; "" where nothing is known of it."""
+    own = classes.get(class_name, {})
     if key in FOREIGN_KEYS:
         foreign = FOREIGN_KEYS[key]
         if foreign.here in own:
             return f": {foreign.owner} called {foreign.here} so", foreign.here
         return f": it belongs to {foreign.owner}{f', {foreign.meaning}' if foreign.meaning else ''}", None
-    others = classes_with(key)
+    others = [name for name, keys in classes.items() if key in keys]
     if others:
         shown = others[:_MOST_CLASSES] + (["others"] if len(others) > _MOST_CLASSES else [])
         return f": it is a key of {joined(shown)}", None
