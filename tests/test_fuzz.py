@@ -20,7 +20,7 @@ from fuzz.worker import run_case
 from tests import tiny
 
 # So many inputs of each kind: those that build UNets cost the most.
-BUDGET = {"configs": 8, "options": 10, "sizes": 6, "headers": 20, "records": 12, "traces": 12, "yaml": 20, "errors": 25, "index": 20}
+BUDGET = {"configs": 6, "options": 6, "sizes": 4, "headers": 12, "records": 8, "traces": 6, "yaml": 12, "errors": 15, "index": 10}
 
 
 @pytest.fixture(autouse=True)
