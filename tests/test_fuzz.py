@@ -55,6 +55,14 @@ FOUND = {
     "a list of 400,000 entries in a table": Case(
         ["config", "config.json"], {"config.json": mutate.dumped(tiny.condition(down_block_types=["DownBlock2D"] * 400_000))}
     ),
+    "control characters of a message in Markdown": Case(
+        ["explain-error", "-", "--format=md"],
+        stdin=b"size mismatch for conv_in.weight: copying a param with shape torch.Size([320, 9, 3, 3]) from checkpoint, \x1b[31m"
+        b"the shape in current model is torch.Size([320, 4, 3, 3]).\x9b",
+    ),
+    "control characters of a config in CSV": Case(
+        ["config", "config.json", "--format=csv"], {"config.json": mutate.dumped(tiny.condition(act_fn="\x1b[31m"))}
+    ),
     "a control character of one byte in JSON": Case(
         ["config", "config.json", "--json"], {"config.json": mutate.dumped(tiny.condition(act_fn="\x9b31m\x7f"))}
     ),

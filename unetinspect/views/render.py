@@ -49,9 +49,9 @@ def render_markdown(table: Table) -> str:
     """Write a table as Markdown, every column of it."""
     headers = [column.header for column in table.columns]
     lines = [headers, ["---:" if column.right else "---" for column in table.columns]]
-    lines += [[column.show(row).strip() for column in table.columns] for row in table.rows]
+    lines += [[visible(column.show(row).strip()) for column in table.columns] for row in table.rows]
     body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines if table.rows)
-    above, below = ("  \n".join(part) for part in (table.above, table.below))
+    above, below = ("  \n".join(map(visible, part)) for part in (table.above, table.below))
     return "\n\n".join(block for block in (above, body, below) if block) + "\n"
 
 
@@ -61,8 +61,12 @@ def render_csv(table: Table, *, delimiter: str) -> str:
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([["" if value is None else value for value in row] for row in rows])
+    writer.writerows([[_cell(value) for value in row] for row in rows])
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else visible(value, keep_lines=True) if isinstance(value, str) else value
 
 
 def wrap_words(text: str, width: int | None) -> list[str]:
