@@ -243,3 +243,14 @@ def test_a_signal_leaves_no_half_of_a_file(number: signal.Signals, tmp_path: Pat
     assert program.returncode == (130 if number == signal.SIGINT else -number)
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
     assert (tmp_path / "out.txt").read_text() == "mine"
+
+
+def test_a_file_of_weights_is_never_written_over(cli: Any, tmp_path: Path) -> None:
+    """It may be the one that is read: a name typed twice must not cost a checkpoint."""
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(b"weights")
+    code, out, err = cli("models", "-o", str(weights))
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: -o {weights} is a file of weights, and would be written over\nhint: ")
+    assert weights.read_bytes() == b"weights"

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.checkpoints import built_shapes
 from tests.tiny import CONDITION, PLAIN, Config, condition
 from unetinspect.build import build_unet
 from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.header import Header, TensorSpec
+from unetinspect.checkpoint.identify import identify
 from unetinspect.errors import ConfigError
 from unetinspect.record import Shape
 from unetinspect.record.check import Finding
@@ -172,11 +174,11 @@ def test_stable_diffusion_2_against_1() -> None:
     report = against(catalog("sd15"), shapes_of(catalog("sd21")), told(catalog("sd21"), models=("sd21", "sd21-base", "sd15")))
 
     assert [finding.what for finding in report.findings] == [
-        "32 tensors have cross_attention_dim 1024, and this UNet 768",
-        "32 tensors have use_linear_projection true, and this UNet false" + linear,
+        "32 tensors: cross_attention_dim 1024, expected 768",
+        "32 tensors: use_linear_projection true, expected false" + linear,
     ]
     assert report.findings[0].kind == "mismatched"
-    assert report.findings[0].advice == "`--set cross_attention_dim=1024` builds the checkpoint's UNet"
+    assert report.findings[0].advice == "`--set cross_attention_dim=1024` says what the file has"
     example = report.findings[0].examples[0]
     assert (
         example.name,
@@ -192,7 +194,7 @@ def test_an_inpainting_checkpoint_is_told_by_its_channels() -> None:
     report = against(catalog("sd15"), shapes_of(catalog("sd15-inpaint")), told(catalog("sd15-inpaint")))
 
     assert only(report).what == (
-        "1 tensor has in_channels 9, and this UNet 4 (an inpainting checkpoint: latent 4 + mask 1 + latent of the masked image 4)"
+        "1 tensor: in_channels 9, expected 4 (an inpainting checkpoint: latent 4 + mask 1 + latent of the masked image 4)"
     )
 
 
@@ -213,7 +215,7 @@ def test_another_class_is_one_finding() -> None:
     finding = only(against(CONDITION, shapes_of(PLAIN), told(PLAIN)))
 
     assert finding.where == ("_class_name",)
-    assert finding.what.endswith(" tensors are those of a UNet2DModel, and this UNet is a UNet2DConditionModel")
+    assert finding.what.endswith(" tensors: the file is of a UNet2DModel, and this UNet is a UNet2DConditionModel")
 
 
 EXTRA = {
@@ -285,7 +287,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_all_that_differs() -> No
         verify_weights(*built(CONDITION), header_of(shapes_of(there)), told(there))
 
     assert "file.safetensors does not fit the UNet2DConditionModel" in raised.value.message
-    assert {"1 tensor has in_channels 9, and this UNet 4", "2 tensors have out_channels 8, and this UNet 4"} == {
+    assert {"1 tensor: in_channels 9, expected 4", "2 tensors: out_channels 8, expected 4"} == {
         problem.partition(" (")[0] for problem in raised.value.problems
     }
 
@@ -298,3 +300,15 @@ def test_names_that_nobody_gave_end_in_a_few_findings() -> None:
 
     assert len(report.findings) <= 8
     assert all(len(finding.what) < 1000 for finding in report.findings)
+
+
+def test_a_key_that_the_file_has_at_its_default_is_a_cause_too() -> None:
+    """A config found from a header leaves defaults out: the UNet may have something else there."""
+    checkpoint_header = header_of(built_shapes(CONDITION))
+    here = condition(use_linear_projection=True, addition_embed_type="text", addition_embed_type_num_heads=2)
+    resolved = resolve_config(here)
+    unet = build_unet(resolved, device=torch.device("meta"), dtype=torch.float32, name="here")
+    report = compare_weights(unet, resolved.values, checkpoint_header, identify(checkpoint_header))
+
+    assert {key for finding in report.findings for key in finding.where} == {"use_linear_projection", "addition_embed_type"}
+    assert sum(finding.count or 0 for finding in report.findings) == report.check.missing + report.check.mismatched

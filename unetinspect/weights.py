@@ -14,6 +14,7 @@ from torch import nn
 
 from unetinspect.build import build_unet, quiet_diffusers
 from unetinspect.catalog import load_catalog
+from unetinspect.checkpoint.config_keys import DEFAULTS
 from unetinspect.checkpoint.header import Header
 from unetinspect.errors import ConfigError, UnetInspectError
 from unetinspect.estimate import refuse_huge
@@ -30,6 +31,13 @@ from unetinspect.weights_tensors import Comparison, Difference, FileTensor, File
 _COMPARED = ("pipeline", "unet", "controlnet", "unknown")
 _OTHER_PARTS = ("vae", "text_encoder", "ema")
 _BLOCKS = ("input_blocks", "middle_block", "output_blocks")
+# Keys that change names or shapes, and that a config found from a header leaves out where they are at their defaults.
+_SHOWN_BY_TENSORS = (
+    *("use_linear_projection", "transformer_layers_per_block", "reverse_transformer_layers_per_block", "layers_per_block"),
+    *("addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim", "class_embed_type"),
+    *("num_class_embeds", "time_cond_proj_dim", "encoder_hid_dim", "encoder_hid_dim_type", "attention_type", "mid_block_type"),
+    *("conv_in_kernel", "conv_out_kernel"),
+)
 # diffusers' converter looks at every tensor for every block; no UNet has more than 40.
 _MOST_BLOCKS = 400
 # A trial compares them all; no UNet has as many, and what a damaged file has is told by names alone.
@@ -83,7 +91,8 @@ def verify_weights(unet: nn.Module, config: Mapping[str, Any], header: Header, c
     if findings:
         differ = check.missing + check.unexpected + check.mismatched
         raise ConfigError(
-            f"{checkpoint.name} does not fit the {type(unet).__name__} that its header speaks of: {plural(differ, 'tensor')} differ",
+            f"{checkpoint.name} does not fit the {type(unet).__name__} of its config: {plural(differ, 'tensor')} "
+            f"{'differs' if differ == 1 else 'differ'}",
             problems=[finding.what for finding in findings],
             hint=_advice(check.fits),
         )
@@ -202,11 +211,19 @@ def _explain(
         solved, left = split_solved(left, left if still is None else still)
         findings += [class_finding(str(checkpoint.class_name), here, solved)] if solved else []
     elif tried:
-        told = {**read_keys(found, config), **(checkpoint.config or {})}
+        told = {**read_keys(found, config), **_told_by(checkpoint)}
         causes, left = find_causes(left, {**config, "_class_name": here}, told, attempt)
         findings += [key_finding(cause.changes, cause.differences) for cause in causes]
     kept = {difference.identity for difference in left}
     return findings + group_by_module([item for item in placed if item.difference.identity in kept])
+
+
+def _told_by(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the config that the header tells, with diffusers' defaults for the keys that it would show if they were other."""
+    if checkpoint.config is None:
+        return {}
+    defaults = DEFAULTS.get(checkpoint.class_name or "", {})
+    return {**{key: defaults[key] for key in _SHOWN_BY_TENSORS if key in defaults}, **checkpoint.config}
 
 
 def _build(values: Mapping[str, Any]) -> nn.Module | None:

@@ -90,17 +90,15 @@ def key_finding(changes: Mapping[str, Change], differences: Sequence[Difference]
     found = ", ".join(f"{key} {_value(change.found)}" for key, change in shown.items())
     single = len(shown) == 1
     here = ", ".join(_value(change.expected) if single else f"{key} {_value(change.expected)}" for key, change in shown.items())
-    verb = "has" if len(differences) == 1 else "have"
     notes = [note for key, change in shown.items() if (note := _meaning(key, change))]
-    what = f"{plural(len(differences), 'tensor')} {verb} {found}, and this UNet {here}" + "".join(f" ({note})" for note in notes)
+    what = f"{plural(len(differences), 'tensor')}: {found}, expected {here}" + "".join(f" ({note})" for note in notes)
     options = " ".join(f"--set {shlex.quote(f'{key}={_json(change.found)}')}" for key, change in changes.items())
-    return _finding(_main_kind(differences), what, differences, where=tuple(shown), advice=f"`{options}` builds the checkpoint's UNet")
+    return _finding(_main_kind(differences), what, differences, where=tuple(shown), advice=f"`{options}` says what the file has")
 
 
 def class_finding(found: str, expected: str, differences: Sequence[Difference]) -> Finding:
     """Say that these tensors differ because the file is of another class."""
-    verb = "is" if len(differences) == 1 else "are"
-    what = f"{plural(len(differences), 'tensor')} {verb} those of a {found}, and this UNet is a {expected}"
+    what = f"{plural(len(differences), 'tensor')}: the file is of a {found}, and this UNet is a {expected}"
     return _finding(_main_kind(differences), what, differences, where=("_class_name",), advice=f"`--set _class_name={found}` asks for it")
 
 

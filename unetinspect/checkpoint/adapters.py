@@ -106,7 +106,7 @@ def _lora(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     counted = [name for name in tensors if not name.endswith(_BESIDE)]
     if not found or 2 * len(found) < len(counted):
         return None
-    parts = {name: "text_encoder" if _TEXT.match(name) else "unet" for name in tensors}
+    parts = {name: _lora_part(name) for name in tensors}
     kind = Counter(word.partition("_")[0] for word in found.values()).most_common(1)[0][0]
     what = f"a LoRA ({_KINDS[kind]})" if kind in _KINDS else "a LoRA"
     family, why = _trained_for(tensors)
@@ -116,6 +116,12 @@ def _lora(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
         parts = {name: "transformer" if part == "unet" else part for name, part in parts.items()}
     untold = () if family else ("what it was trained for is not told by its names: none of its layers reads the text",)
     return Adapter(content="lora", what=what, family=family, parts=parts, evidence=(*evidence, *why), untold=untold)
+
+
+def _lora_part(name: str) -> str:
+    if _TEXT.match(name):
+        return "text_encoder"
+    return "transformer" if name.startswith(("transformer.", "lora_transformer_")) else "unet"
 
 
 def _rank(name: str, tensor: TensorSpec, word: str) -> list[str]:

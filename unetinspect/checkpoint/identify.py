@@ -46,7 +46,7 @@ _TRANSFORMERS = {
 _ORDER = ("unet", "transformer", "controlnet", "motion_adapter", "t2i_adapter", "vae", "text_encoder")
 # Those whose config would be of use here, and is not found.
 _WITHOUT_CONFIG = ("motion_adapter", "t2i_adapter")
-_PREDICTS = "whether it predicts the noise or the velocity is the scheduler's to know, and in no tensor"
+_PREDICTS = "whether it predicts the noise or the velocity is the scheduler's to know"
 
 
 def identify(header: Header) -> Checkpoint:
@@ -166,7 +166,7 @@ def _unknown(header: Header, parts: Sequence[Part]) -> Checkpoint:
     else:
         names = ", ".join(repr(name[:80]) for name in list(header.tensors)[:3])
         summary = f"nothing that is known here, {_dtype(header.tensors.values())}"
-        evidence = [f"no name is one of a UNet or of what goes with one; the first are {names}"]
+        evidence = [f"its names do not tell what it is, whole as it stands; the first are {names}"]
     return Checkpoint(
         **_size(header),
         content="unknown",

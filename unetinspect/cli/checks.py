@@ -38,7 +38,7 @@ def check(
     found = checked(options, output, weights=weights, expect=expect or [])
     record = found.record
     document = Envelope(schema=SCHEMA, model=found.model, check=found.check) if record is None else Envelope.of(record, check=found.check)
-    output.show(check_table(found.model, found.check), document)
+    output.show(check_table(found.model, found.check, with_meanings=not options.quiet), document)
     if not found.check.clean:
         raise typer.Exit(_FOUND)
 

@@ -44,7 +44,9 @@ class ModelOptions(SourceOptions, frozen=True, kw_only=True):
 
     model: Annotated[
         str,
-        typer.Argument(help="A catalog name, a config file, a folder, a saved trace, a hub ID, or - for stdin.", show_default=True),
+        typer.Argument(
+            help="A catalog name, a config file, a folder, a .safetensors file, a saved trace, a hub ID, or - for stdin.", show_default=True
+        ),
     ] = "sd15"
     overrides: Annotated[
         list[str] | None,

@@ -16,6 +16,7 @@ from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
 from unetinspect.files import write_file
 from unetinspect.record import to_json
+from unetinspect.source.weight_files import is_pickle, is_weights
 from unetinspect.streams import print_answer, print_aside
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
@@ -36,6 +37,7 @@ class Output:
     def __init__(self, options: OutputOptions) -> None:
         self.format = _format(options)
         self._path = options.output
+        _spare_weights(options.output)
         self._quiet = options.quiet
         self.screen = Screen(
             width=_width(options.output),
@@ -113,6 +115,16 @@ class Output:
         if not self._quiet:
             for line in lines:
                 print_aside(f"{word}: {visible(line)}")
+
+
+def _spare_weights(path: str | None) -> None:
+    """Keep a file of weights from being written over: it may be the very one that is read.
+
+    Raises:
+        UsageError: `-o` names one.
+    """
+    if path is not None and (is_weights(path) or is_pickle(path)) and os.path.lexists(path):
+        raise UsageError(f"-o {path} is a file of weights, and would be written over", hint="name another file for the answer")
 
 
 def _format(options: OutputOptions) -> Format:

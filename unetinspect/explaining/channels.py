@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from unetinspect.catalog import load_catalog
+from unetinspect.catalog import Entry, load_catalog
 from unetinspect.explaining.recogniser import NUMBER, Recogniser, Said, Scene, explained, meant, message, shape_of
 from unetinspect.inputs.base import is_list
 from unetinspect.record import ErrorExplanation, ModelMatch, Shape
@@ -31,6 +31,7 @@ _PIPELINES = {
 }
 _UNSHUFFLED = 64  # a T2I-Adapter turns each 8 x 8 square of pixels into channels
 _CONTROL_CHANNELS = 16
+_OTHER_FIRST_LAYER = ("I2VGenXLUNet", "StableCascadeUNet", "UVit2DModel")
 
 
 def _explain(match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
@@ -110,8 +111,13 @@ def _models(out: int, takes: int) -> list[ModelMatch]:
     ]
 
 
+def _with_conv_in() -> list[tuple[str, Entry]]:
+    """List the models whose conv_in takes in_channels: some classes add to them before it, or have another first layer."""
+    return [(name, entry) for name, entry in load_catalog().items() if entry.class_name not in _OTHER_FIRST_LAYER]
+
+
 def _named(channels: int) -> list[str]:
-    return [name for name, entry in load_catalog().items() if entry.config.get("in_channels") == channels]
+    return [name for name, entry in _with_conv_in() if entry.config.get("in_channels") == channels]
 
 
 def _first_channels(name: str) -> int | None:

@@ -149,7 +149,7 @@ def _read_folder(folder: Path, subfolder: str | None) -> LoadedModel:
 
 def _with_checkpoint(error: NoUnetError, folder: Path) -> NoUnetError:
     """Return the error with a checkpoint that the folder has, whose header tells a config."""
-    found = sorted(path for path in folder.iterdir() if is_weights(path.name))
+    found = sorted((path for path in folder.iterdir() if is_weights(path.name)), key=lambda path: (path.suffix != ".json", path))
     return NoUnetError(error.message, hint=f"it has a checkpoint, whose header is read: {found[0]}") if found else error
 
 

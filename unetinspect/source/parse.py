@@ -17,6 +17,7 @@ _MAX_DEPTH = 100
 _MAX_BITS = 4096
 _SCHEMA_START = "unetinspect."
 _TRACE_SCHEMA_START = "unetinspect.trace/"
+_CHECKPOINT_SCHEMA_START = "unetinspect.checkpoint/"
 _A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
 
 
@@ -80,6 +81,8 @@ def parse_trace(mapping: dict[str, Any], text: str, *, what: str) -> Trace | Non
     schema = mapping.get("schema")
     if not (isinstance(schema, str) and schema.startswith(_SCHEMA_START)):
         return None
+    if schema.startswith(_CHECKPOINT_SCHEMA_START) and isinstance(mapping.get("config"), dict):
+        return None  # its config is that of the UNet
     if not schema.startswith(_TRACE_SCHEMA_START):
         raise SourceError(f"{what} is a list that this program printed, and no model", hint="name one of the models in it")
     return Trace.from_json(text) if "stages" in mapping else None

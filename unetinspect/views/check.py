@@ -12,9 +12,9 @@ from unetinspect.views.table import Table
 _TITLES = {"config": "Config", "size": "Sizes", "weights": "Weights", "expectation": "Expectations"}
 
 
-def check_table(model: ModelInfo, check: Check) -> Table:
+def check_table(model: ModelInfo, check: Check, *, with_meanings: bool = True) -> Table:
     """Show what was checked, what keys with misleading names mean here, and last each finding with its advice."""
-    paragraphs = [header(model), list(_checked(check)), list(_meanings(check))]
+    paragraphs = [header(model), list(_checked(check)), list(_meanings(check)) if with_meanings else []]
     for about, title in _TITLES.items():
         found = [finding for finding in check.findings if finding.about == about]
         paragraphs.append(
