@@ -183,7 +183,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("class_name", supported_classes())
 def test_whatever_the_values_every_class_gets_an_answer(class_name: str, data: st.DataObject) -> None:

@@ -78,7 +78,7 @@ CHANGED = (
     *("controlnet-union-without-transformer", "controlnet-xs"),
 )
 # Kinds of which every key that is not said to be unread is changed alone.
-HELD_AGAINST = ("conditioned", "plain")
+HELD_AGAINST = ("conditioned",)
 
 
 def unread_of(config: Config) -> set[str]:

@@ -160,7 +160,7 @@ def small_configs(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(small_configs())
 def test_any_small_conditioned_unet_is_found(config: dict[str, Any]) -> None:
     """Whatever its blocks, depths and widths are."""
@@ -169,7 +169,7 @@ def test_any_small_conditioned_unet_is_found(config: dict[str, Any]) -> None:
     assert built_shapes(inferred(shapes)) == shapes
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.data())
 def test_any_small_unet_in_the_original_layout_is_found(data: st.DataObject) -> None:
     """The names of the generator lead to a config that builds as many tensors of the same shapes, each under its new name."""
