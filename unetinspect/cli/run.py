@@ -49,7 +49,6 @@ def checked(options: CheckOptions, output: Output, *, weights: str | None, expec
     """Return what is wrong with a model: with its config, at each size, with a checkpoint, with what is expected of it."""
     res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
     request, overrides = request_of(options), parse_overrides(options.overrides or [])
-    request = replace(request, batch=make_request(batch=options.batch).batch)
     expected = parse_pairs(expect, option="--expect", example="attention.cross=16")
     if options.plugged:
         raise UsageError(
@@ -202,8 +201,8 @@ def read_plugged(options: PassOptions, output: Output) -> LoadedModel | None:
 
 
 def request_of(options: PassOptions) -> Request:
-    """Read the options that decide a pass; those of a sweep leave its sizes and batches open."""
-    own = ("res", "latent", "batch") if isinstance(options, TraceOptions) else ()
+    """Read the options that decide a pass; those of a check leave its sizes open, those of a sweep its batches too."""
+    own = ("res", "latent", "batch") if isinstance(options, TraceOptions) else ("batch",) if isinstance(options, CheckOptions) else ()
     sizes: dict[str, Any] = {name: getattr(options, name) for name in own}
     return make_request(
         **sizes,

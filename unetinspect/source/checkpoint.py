@@ -8,7 +8,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from unetinspect.catalog import Entry, load_catalog
-from unetinspect.checkpoint.identify import identify
 from unetinspect.errors import SourceError
 from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel, LoadedWeights
@@ -25,6 +24,8 @@ def weights_at(path: Path) -> LoadedWeights:
     Raises:
         SourceError: It is none, or is damaged.
     """
+    from unetinspect.checkpoint.identify import identify  # here, as in the next: what reads no checkpoint need not wait for it
+
     refuse_weights(path)
     header = read_local_header(path)
     return LoadedWeights(header=header, checkpoint=identify(header), source=Source(kind="file", location=str(path)))
@@ -38,6 +39,7 @@ def weights_on_hub(place: HubId, *, token: str | None, offline: bool) -> tuple[L
     Raises:
         SourceError: It is none, is damaged, or cannot be asked for.
     """
+    from unetinspect.checkpoint.identify import identify
     from unetinspect.source.hub_header import read_hub_header
 
     found = read_hub_header(place, token=token, is_offline=offline)

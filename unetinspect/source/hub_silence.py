@@ -6,8 +6,6 @@ Said from the class of what was raised, never from its text: a message may quote
 from __future__ import annotations
 
 import os
-import socket
-import ssl
 from collections.abc import Iterator
 from errno import ENETDOWN, ENETUNREACH
 from urllib.parse import urlsplit
@@ -60,6 +58,9 @@ def unanswered(error: BaseException, status: int | None, *, repo_id: str, endpoi
 
 def _named(error: BaseException, endpoint: str) -> tuple[str, str] | None:
     """Return a cause that has a name of its own, and what to do about it."""
+    import socket  # here, and ssl too: nobody waits for them where the hub is not asked, or answers
+    import ssl
+
     host, causes, proxy = urlsplit(endpoint).hostname or endpoint, list(_causes(error)), _proxy()
     if isinstance(error, CutOffError):
         return f"its answer was cut off: {error}", "try again"
@@ -105,6 +106,8 @@ def _clause(error: BaseException, status: int | None) -> str:
 
 def _ssl_reason(causes: list[BaseException]) -> str:
     """Say what the operating system's TLS library said: "certificate verify failed: self-signed certificate"."""
+    import ssl
+
     found = next(cause for cause in causes if isinstance(cause, ssl.SSLError))
     reason = (found.reason or "tls failed").lower().replace("_", " ")
     detail = getattr(found, "verify_message", "")
