@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 _TOP = {
     "input_blocks.0.0": "conv_in",
@@ -43,9 +44,9 @@ def original_to_diffusers(names: Iterable[str], *, added: bool) -> dict[str, str
     modules = {**_TOP, **_labels(added)}
     resnets = dict(_MIDDLE_RESNETS)
     for place, parts in _items(listed, "input_blocks"):
-        _place_down(place, parts, modules, resnets)
+        _place(_DOWN, place, parts, modules, resnets)
     for place, parts in _items(listed, "output_blocks"):
-        _place_up(place, parts, modules, resnets)
+        _place(_UP, place, parts, modules, resnets)
     modules |= {f"{old}.{part}": f"{new}.{name}" for old, new in resnets.items() for part, name in _RESNET.items()}
     return {name: _renamed(name, modules) for name in listed}
 
@@ -88,28 +89,29 @@ def _kind(rest: str) -> str:
     return "resnet" if head in ("in_layers", "out_layers", "emb_layers", "skip_connection") else "attention"
 
 
-def _place_down(place: tuple[int, int, int], parts: dict[int, str], modules: dict[str, str], resnets: dict[str, str]) -> None:
-    index, level, layer = place
-    for part, kind in parts.items():
-        old = f"input_blocks.{index}.{part}"
-        if kind == "sampler":
-            modules[f"{old}.op"] = f"down_blocks.{level}.downsamplers.0.conv"
-        elif kind == "resnet":
-            resnets[old] = f"down_blocks.{level}.resnets.{layer}"
-        else:
-            modules[old] = f"down_blocks.{level}.attentions.{layer}"
+class _Way(NamedTuple):
+    """How the original code and diffusers call the blocks of one way, and the convolution of a sampler in them."""
+
+    old: str
+    sampler: str
+    new: str
+    samplers: str
 
 
-def _place_up(place: tuple[int, int, int], parts: dict[int, str], modules: dict[str, str], resnets: dict[str, str]) -> None:
+_DOWN = _Way("input_blocks", "op", "down_blocks", "downsamplers")
+_UP = _Way("output_blocks", "conv", "up_blocks", "upsamplers")
+
+
+def _place(way: _Way, place: tuple[int, int, int], parts: dict[int, str], modules: dict[str, str], resnets: dict[str, str]) -> None:
     index, level, layer = place
     for part, kind in parts.items():
-        old = f"output_blocks.{index}.{part}"
+        old = f"{way.old}.{index}.{part}"
         if kind == "sampler":
-            modules[f"{old}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
+            modules[f"{old}.{way.sampler}"] = f"{way.new}.{level}.{way.samplers}.0.conv"
         elif kind == "resnet":
-            resnets[old] = f"up_blocks.{level}.resnets.{layer}"
+            resnets[old] = f"{way.new}.{level}.resnets.{layer}"
         else:
-            modules[old] = f"up_blocks.{level}.attentions.{layer}"
+            modules[old] = f"{way.new}.{level}.attentions.{layer}"
 
 
 def _renamed(name: str, modules: dict[str, str]) -> str:
