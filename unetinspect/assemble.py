@@ -8,7 +8,7 @@ from math import prod
 from typing import get_args
 
 from msgspec import structs
-from torch import nn
+from torch import Tensor, nn
 
 from unetinspect.build import dtype_name
 from unetinspect.costs import NO_COST, Cost, module_costs, uncounted
@@ -42,8 +42,11 @@ def make_modules(root: nn.Module, seen: Observation) -> tuple[Module, ...]:
     calls: dict[str, list[ModuleCall]] = defaultdict(list)
     for call in seen.calls:
         calls[call.path].append(call)
-    params, costs = count_params(root), module_costs(seen)
-    return tuple(_module(path, module, calls[path], params[path], costs.get(path, NO_COST)) for path, module in root.named_modules())
+    params, costs, tensors = count_params(root), module_costs(seen), _own_tensors(root)
+    return tuple(
+        _module(path, module, calls[path], params=params[path], tensors=tensors[path], cost=costs.get(path, NO_COST))
+        for path, module in root.named_modules()
+    )
 
 
 def make_attentions(root: nn.Module, seen: Observation, stage_of: StageOf) -> tuple[Attention, ...]:
@@ -185,7 +188,17 @@ def count_params(root: nn.Module) -> Counter[str]:
     return counts
 
 
-def _module(path: str, module: nn.Module, calls: list[ModuleCall], params: int, cost: Cost) -> Module:
+def _own_tensors(root: nn.Module) -> dict[str, dict[str, Shape]]:
+    """List the shapes of what each module itself brings to the UNet's `state_dict()`, by its path."""
+    found: dict[str, dict[str, Shape]] = defaultdict(dict)
+    for name, tensor in root.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor):  # a module may also save a state of its own kind
+            path, _, own = name.rpartition(".")
+            found[path][own] = tuple(tensor.shape)
+    return found
+
+
+def _module(path: str, module: nn.Module, calls: list[ModuleCall], *, params: int, tensors: dict[str, Shape], cost: Cost) -> Module:
     return Module(
         path=path,
         class_name=type(module).__name__,
@@ -194,6 +207,8 @@ def _module(path: str, module: nn.Module, calls: list[ModuleCall], params: int, 
         out_shape=calls[0].out_shape if calls else None,
         params=params,
         calls=len(calls),
+        step=calls[0].step if calls else None,
+        tensors=tensors,
         **structs.asdict(cost),
     )
 

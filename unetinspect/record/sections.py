@@ -256,6 +256,9 @@ class Module(Struct, frozen=True, kw_only=True):
         macs_by_kind: What they are made of.
         flops: `2 * macs`.
         activation_bytes: The most bytes of activations that lived at once while it or one of its children ran.
+        step: Which module call of the pass was its first, counting every call from 0; None where it never ran.
+        tensors: The shapes of its own parameters and buffers, as `state_dict()` names them ("weight"); those of its children
+            are theirs.
     """
 
     path: str
@@ -269,3 +272,5 @@ class Module(Struct, frozen=True, kw_only=True):
     macs_by_kind: MacsByKind | None = None
     flops: int | None = None
     activation_bytes: int | None = None
+    step: int | None = None
+    tensors: dict[str, Shape] = {}

@@ -99,8 +99,8 @@ def _alike(one: _Node, other: _Node) -> bool:
 
 
 def _anywhere(module: Module) -> Module:
-    """Return a module without its place, and without what lived while it ran: that grows with the skips before it."""
-    return structs.replace(module, path="", activation_bytes=None)
+    """Return a module without its place and its turn, and without what lived while it ran: that grows with the skips before it."""
+    return structs.replace(module, path="", step=None, activation_bytes=None)
 
 
 def _merged(one: _Node, other: _Node, *, name: str) -> _Node:
