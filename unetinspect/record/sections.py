@@ -208,7 +208,8 @@ class Attention(Struct, frozen=True, kw_only=True):
     Attributes:
         path: The module that holds the layer's projections.
         stage: The stage that it stands in.
-        index: Its place among the UNet's attention processors (`unet.attn_processors`), None where it has no processor.
+        index: Its place among the modules that have an attention processor, which is that in `unet.attn_processors` where the class
+            has these; None where it has no processor.
         kind: Where its keys come from: the hidden states ("self"), another input ("cross"), both ("joint"), the same
             place in other frames ("temporal"); "pooling" has one query for all.
         processor: The class that computed it, None where the module itself does.

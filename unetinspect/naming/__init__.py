@@ -1,0 +1,11 @@
+"""The names that one module or tensor of a UNet goes by: diffusers', the original code's, and those of the tools around them.
+
+Works on a record alone. What a tool calls a module follows from the module tree; a name that does not follow is None.
+"""
+
+from __future__ import annotations
+
+from unetinspect.naming.all_names import absent, block_of, by_rule, items_of, names_of
+from unetinspect.naming.finding import NameIndex, find_names
+
+__all__ = ["NameIndex", "absent", "block_of", "by_rule", "find_names", "items_of", "names_of"]

@@ -1,0 +1,166 @@
+"""`names`: one module or tensor, and what each tool calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from unetinspect.naming import absent, by_rule, items_of, names_of
+from unetinspect.record import Trace
+from unetinspect.record.names import Name
+from unetinspect.units import format_shape, plural
+from unetinspect.views.header import header
+from unetinspect.views.table import Column, Table
+
+_COMFYUI = "in a checkpoint"
+
+
+def names_table(trace: Trace, names: Sequence[Name], *, asked: str | None) -> Table:
+    """Show one name with all that it is called, several as a table; of a block, its resnets, transformers and samplers.
+
+    `names` are those of `find_names`, or all; `asked` is what was typed, None: nothing.
+    """
+    shown = _shown(trace, names)
+    everything = names if asked is None else names_of(trace)
+    if asked is not None and len(shown) == 1:
+        return _one(trace, shown[0], names, everything)
+    inside = {name.path: _ip_adapter_inside(name, everything) for name in shown}
+    return Table(
+        columns=tuple(_columns(shown, inside)),
+        rows=shown,
+        above=header(trace.model),
+        below=list(_below(trace, shown, names, asked)),
+        group=_group,
+        records=names,
+    )
+
+
+def _shown(trace: Trace, names: Sequence[Name]) -> list[Name]:
+    """Return the items among several names, in the order in which they run; all of them where there is no item among them."""
+    if len(names) == 1:
+        return list(names)
+    by_path = {name.path: name for name in names if name.kind == "module"}
+    return [by_path[path] for path in items_of(trace) if path in by_path] or list(names)
+
+
+def _columns(shown: Sequence[Name], inside: Mapping[str, str]) -> Iterator[Column]:
+    """Yield a column for each naming that has a name for any of them."""
+    yield Column("diffusers", lambda name: name.path, path=True)
+    if any(name.original for name in shown):
+        yield Column("original", lambda name: name.original or "-")
+    if any(name.block for name in shown):
+        yield Column("block", lambda name: name.block or "-")
+    if any(inside.values()):
+        yield Column("IP-Adapter", lambda name: inside[name.path] or "-", drop=5)
+    yield Column("class", lambda name: name.class_name, drop=8)
+
+
+def _group(name: Name) -> str:
+    """Return the block that a resnet, transformer or sampler stands in: two parts of its path, one for the mid block."""
+    first, *rest = name.path.split(".")
+    block = [first, rest[0]] if rest and rest[0].isdigit() else [first]
+    return ".".join(block) if len(rest) > len(block) - 1 else ""
+
+
+def _ip_adapter_inside(of: Name, everything: Sequence[Name]) -> str:
+    """Return the numbers that an IP-Adapter's keys give to the cross-attention layers in a module."""
+    numbers = (name.ip_adapter for name in everything if name.ip_adapter is not None and f"{name.path}.".startswith(f"{of.path}."))
+    return _range(sorted(filter(None, numbers)))
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """Write numbers that rise by two: "3", "1, 3", "9, 11 .. 27"."""
+    listed = [str(number) for number in numbers]
+    return ", ".join(listed) if len(listed) <= 2 else f"{listed[0]}, {listed[1]} .. {listed[-1]}"
+
+
+def _below(trace: Trace, shown: Sequence[Name], names: Sequence[Name], asked: str | None) -> Iterator[str]:
+    reasons = absent(trace)
+    modules = sum(name.kind == "module" for name in names)
+    within = plural(modules, "module") + " and " + plural(len(names) - modules, "tensor")
+    what = "in all" if asked is None else f"in {asked}"
+    yield f"{within} {what}" + (": --json, --format csv list each with all its names" if len(shown) < len(names) else "")
+    if asked is None:
+        yield f"`unetinspect names {trace.model.name} NAME` tells all names of one, by any of them"
+    for field in ("original", "block", "ip_adapter"):
+        if field in reasons and not any(getattr(name, field) is not None for name in shown):
+            yield reasons[field]
+    if (rule := by_rule(trace)) and any(name.original for name in shown):
+        yield rule
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    naming: str
+    name: str
+
+
+def _one(trace: Trace, name: Name, names: Sequence[Name], everything: Sequence[Name]) -> Table:
+    rows = [row for row in _rows(name, everything) if row.name]
+    return Table(
+        columns=(Column("naming", lambda row: row.naming), Column("name", lambda row: row.name)),
+        rows=rows,
+        above=header(trace.model),
+        below=list(_reasons(trace, name, everything)),
+        records=names,
+    )
+
+
+def _rows(name: Name, everything: Sequence[Name]) -> Iterator[_Row]:
+    layer = name if name.kind == "module" else _holder(name, everything)
+    of = "" if layer is name or layer is None else f", of {layer.path.rpartition('.')[2]}"
+    yield _Row("diffusers", name.path)
+    yield _Row(name.kind, f"{name.class_name} {format_shape(name.shape)}" if name.shape is not None else name.class_name)
+    yield _Row("original", name.original or "")
+    yield _Row(_COMFYUI, name.comfyui or "")
+    yield _Row("block", name.block or "")
+    if layer is not None:
+        yield _Row(f"kohya-ss LoRA{of}", layer.kohya or "")
+        yield _Row(f"PEFT LoRA{of}", layer.peft or "")
+        yield _Row("processor", layer.processor or "")
+        yield _Row(
+            "IP-Adapter", "" if layer.ip_adapter is None else f"{layer.ip_adapter}.to_k_ip.weight, {layer.ip_adapter}.to_v_ip.weight"
+        )
+        yield from _content(layer, everything) if layer is name else ()
+
+
+def _holder(tensor: Name, everything: Sequence[Name]) -> Name | None:
+    """Return the module of a tensor that a LoRA may change, None of any other: a LoRA leaves biases alone."""
+    module, _, own = tensor.path.rpartition(".")
+    return next((name for name in everything if name.path == module), None) if own == "weight" else None
+
+
+def _content(module: Name, everything: Sequence[Name]) -> Iterator[_Row]:
+    """Say what lies in a module that consists of others."""
+    inside = [name for name in everything if name.path.startswith(f"{module.path}.")]
+    count = sum(name.kind == "module" for name in inside)
+    if count:
+        yield _Row("inside", f"{plural(count, 'module')}, {plural(len(inside) - count, 'tensor')}")
+        if module.ip_adapter is None:
+            yield _Row("IP-Adapter inside", _ip_adapter_inside(module, everything))
+
+
+def _reasons(trace: Trace, name: Name, everything: Sequence[Name]) -> Iterator[str]:
+    """Say why some naming has no name for it: nothing of this UNet has one, or not this module."""
+    reasons = absent(trace)
+    if name.original is None:
+        yield reasons.get("original", f"no name in the original layout: {_why_not(trace, name, everything)}")
+    elif name.block is None:
+        yield reasons.get("block", "no block: merge and LoRA tools disagree on what stands outside of the three lists, or leave it out")
+    if name.original is not None and (rule := by_rule(trace)):
+        yield rule
+    if name.kohya is not None:
+        yield "behind it a LoRA of kohya-ss has .lora_down.weight, .lora_up.weight, .alpha, one of PEFT .lora_A.weight, .lora_B.weight"
+    elif name.kind == "module" and name.peft is None:
+        yield reasons.get("peft", "no LoRA key: those are of linear and convolution layers, and of none around them")
+
+
+def _why_not(trace: Trace, name: Name, everything: Sequence[Name]) -> str:
+    originals = [found.original for found in everything if found.original and found.path.startswith(f"{name.path}.")]
+    places = list(dict.fromkeys(".".join(original.split(".")[:2]) for original in originals))
+    if places:
+        return f"the original code keeps flat lists, in which it is {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
+    module = next((module for module in trace.modules if module.path == name.path), None)
+    if module is not None and not module.params:
+        return "it has no parameters, so no checkpoint names it"
+    return "the original code has no such layer"
