@@ -6,7 +6,9 @@ counts and bytes are integers, an absent value is None (`null`).
 
 from unetinspect.record.check import Check, Expectation, Finding, KeyMeaning, NearSize, SizeCheck, TensorDifference, WeightsCheck
 from unetinspect.record.checkpoint import Checkpoint, CheckpointPart, Content, Layout
+from unetinspect.record.diff import DIFF_SCHEMA, Diff
 from unetinspect.record.explanation import ErrorExplanation, ErrorExplanations, ModelMatch, NumberMeaning
+from unetinspect.record.names import Name
 from unetinspect.record.ports import Fit, Port, PortFit, PortKind
 from unetinspect.record.profile import AttentionMode, Profile, Spread, StageProfile
 from unetinspect.record.run import Constant, InputInfo, Medium, ModelInfo, OutputInfo, Run, Shape, Source, TensorInfo
@@ -29,6 +31,7 @@ from unetinspect.record.sweep import LargestMap, SweepPoint
 from unetinspect.record.trace import SCHEMA, Envelope, Trace, to_json
 
 __all__ = [
+    "DIFF_SCHEMA",
     "SCHEMA",
     "Attention",
     "AttentionCounts",
@@ -40,6 +43,7 @@ __all__ = [
     "CheckpointPart",
     "Constant",
     "Content",
+    "Diff",
     "Envelope",
     "ErrorExplanation",
     "ErrorExplanations",
@@ -55,6 +59,7 @@ __all__ = [
     "ModelInfo",
     "ModelMatch",
     "Module",
+    "Name",
     "NearSize",
     "NumberMeaning",
     "OutputInfo",

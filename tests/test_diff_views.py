@@ -1,0 +1,159 @@
+"""How a comparison is shown: at 80 columns, in Markdown, as CSV; and that what is shown adds up."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from functools import cache
+
+import pytest
+
+from tests.tiny import traced
+from unetinspect.comparing import compare
+from unetinspect.record.diff import Diff, NameCounts, Quantity
+from unetinspect.units import format_count
+from unetinspect.views.diff import diff_csv, diff_markdown, diff_sections, diff_text
+from unetinspect.views.diff_words import difference, folded, weights_text
+from unetinspect.views.layout import fit
+from unetinspect.views.render import Screen
+
+PAIRS = (
+    ("sd15", "bk-sdm-tiny"),
+    ("sd15", "sd21"),
+    ("sdxl", "ssd-1b"),
+    ("sd15", "svd-xt"),
+    ("sd15", "kandinsky-3"),
+    ("ddpm-cat-256", "sd15"),
+)
+
+
+@cache
+def diff_of(a: str, b: str) -> Diff:
+    """Compare two catalog models, once."""
+    return compare(traced(a), traced(b))
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS, ids=str)
+def test_a_comparison_fits_80_columns_whole(a: str, b: str) -> None:
+    """At 80 columns no line is longer, and every value that does not wrap stands there whole."""
+    diff = diff_of(a, b)
+    text, left_out = diff_text(diff, Screen(width=80))
+
+    assert max(map(len, text.splitlines())) <= 80
+    assert not any("shortened" in hint for hint in left_out)
+    for section in diff_sections(diff):
+        layout = fit(section.table, 80)
+        values = [value for line in layout.lines for value, column in zip(line, layout.columns, strict=True) if not column.wrap]
+        assert all(value.strip() in text for value in values)
+
+
+def test_bk_sdm_tiny_shows_at_a_glance_what_was_removed() -> None:
+    """The third line names the stages that are gone; the table has a line for each, and one for what is left of the others."""
+    text, _ = diff_text(diff_of("sd15", "bk-sdm-tiny"), Screen(width=80))
+    rows = [re.split(r"  +", line) for line in text.splitlines()]
+
+    assert text.splitlines()[2] == "stages: 3 removed (down_blocks.3, mid_block, up_blocks.0), 6 changed, 6 the same"
+    assert ["params", "859.5 M", "323.4 M", "-536.1 M, -62.4 %"] in rows
+    assert ["down_blocks.0", "down_blocks.0", "-4.801 M", "removed resnets.1, attentions.1"] in rows
+    assert ["down_blocks.3", "-", "-62.28 M", "removed: DownBlock2D, 2 resnets"] in rows
+    assert ["up_blocks.1", "up_blocks.0", "-83.93 M", "removed resnets.1, attentions.1; moved"] in rows
+    assert "6 stages are the same: time_proj, time_embedding, conv_in, conv_norm_out,\nconv_act, conv_out\n" in text
+
+
+def test_what_is_the_same_is_one_line() -> None:
+    """Two records of one UNet: who they are, that they are the same, and that weights fit."""
+    text, left_out = diff_text(diff_of("sd15", "sd14"), Screen(width=80))
+
+    assert left_out == ()
+    assert text == (
+        "A: sd15, UNet2DConditionModel, sample 64x64, batch 2, float32 on meta\n"
+        "B: sd14, UNet2DConditionModel, sample 64x64, batch 2, float32 on meta\n"
+        "the same: 15 stages, 12 skips, config and totals\n\n"
+        "weights: all 686 tensors of A fit B, and the other way round\n"
+    )
+
+
+def test_two_sizes_are_one_line_for_each_part() -> None:
+    """Stages, skips and attention layers that differ as the sample does are counted, not listed."""
+    text, _ = diff_text(compare(traced("sd15"), traced("sd15", latent=16)), Screen(width=80))
+
+    assert "stages: 2 the same, 13 the same at another size\n" in text
+    assert "12 skips of another shape, else the same\n" in text
+    assert "32 attention layers over maps of another size, else the same\n" in text
+    assert "params 859.5 M" in text.partition("the same: ")[2]
+    assert "sd15  " not in text  # two of one name are A and B
+
+
+def test_markdown_has_a_table_for_each_section() -> None:
+    """A heading for each section, and below it a table whose lines have as many cells as its head."""
+    text = diff_markdown(diff_of("sd15", "bk-sdm-tiny"))
+    headings = [line.removeprefix("### ") for line in text.splitlines() if line.startswith("### ")]
+
+    assert headings == [
+        "Config",
+        "Totals",
+        "Stages",
+        "Skips, by the modules that concatenate them",
+        "Attention",
+        "Inputs, ports and weights",
+    ]
+    for section in text.split("### ")[1:-1]:
+        table = [line for line in section.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in table}) == 1
+    assert "| down_blocks.3 | - | -62.28 M | -7.556 G | removed: DownBlock2D, 2 resnets |" in text
+
+
+def test_csv_has_a_line_for_each_thing_that_differs() -> None:
+    """Raw numbers, and the stages' differences add up to that of the totals; of two that are the same, the header alone."""
+    rows = list(csv.DictReader(io.StringIO(diff_csv(diff_of("sd15", "bk-sdm-tiny"), delimiter=","))))
+    stages = [row for row in rows if row["section"] == "stage"]
+    (params,) = (row for row in rows if (row["section"], row["name_a"]) == ("total", "params"))
+
+    assert sum(int(row["difference"]) for row in stages) == int(params["difference"]) == 323_384_964 - 859_520_964
+    assert [row["name_a"] for row in stages if row["change"] == "removed"] == ["down_blocks.3", "mid_block", "up_blocks.0"]
+    assert [(row["a"], row["b"]) for row in rows if row["name_a"] == "layers_per_block"] == [("2", "1")]
+    assert diff_csv(diff_of("sd15", "sd14"), delimiter=",") == "section,change,name_a,name_b,differs,a,b,difference\n"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "text"),
+    [
+        (859_520_964, 323_384_964, "-536.1 M, -62.4 %"),
+        (100, 150, "+50, +50.0 %"),
+        (0, 16, "+16"),
+        (10, 995, "+985, 99.5 times"),
+        (859_520_964, 859_535_364, "+14.40 k"),
+        (7, 7, ""),
+        (None, 7, ""),
+    ],
+)
+def test_a_difference_is_told_with_its_part_of_a(a: int | None, b: int, text: str) -> None:
+    """As a percentage; beyond ten times as a multiple; not at all where it would read 0.0 %."""
+    quantity = Quantity(a=a, b=b, difference=None if a is None else b - a, ratio=b / a if a else None)
+
+    assert difference(quantity, format_count) == text
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["resnets.0", "resnets.1", "resnets.3"], ["resnets.0-1,3"]),
+        (["a.0.b.1", "a.0.b.2", "a.1.b.1", "a.1.b.2"], ["a.0-1.b.1-2"]),
+        (["a.0.b.1", "a.1.b.2"], ["a.0.b.1", "a.1.b.2"]),
+        (["a.0.x", "a.0.y", "a.1.x"], ["a.0-1.x", "a.0.y"]),
+        (["x", "y"], ["x", "y"]),
+    ],
+)
+def test_names_are_folded_without_naming_what_is_not_there(paths: list[str], names: list[str]) -> None:
+    """Numbers become ranges where all else is the same; no range stands for a layer that was not given."""
+    assert folded(paths) == names
+
+
+def test_weights_are_told_in_one_line() -> None:
+    """What fits, what has another shape, what is unknown on either side."""
+    counts = NameCounts(same=148, changed=158, added=52, removed=380)
+
+    assert weights_text(counts) == (
+        "weights: 148 of A's 686 tensors fit B by name and shape, 158 of another shape there, 380 not in B; 52 of B not in A"
+    )

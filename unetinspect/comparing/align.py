@@ -1,0 +1,173 @@
+"""Which parts of one UNet stand in the place of which of another: a sequence alignment by depth, channels and class.
+
+Names do not say it: BK-SDM-Tiny's `up_blocks.0` is Stable Diffusion's `up_blocks.1`, because an innermost level is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, log2
+from typing import TypeVar
+
+from unetinspect.record import Shape
+
+# Leaving a part without a partner costs this, so two are partners where they cost less than two of these together.
+_ALONE = 4.0
+_LEVEL = 4.0
+_NAME = 6.0
+_SKIP = 3.0
+_MOST_OCTAVES = 3.0
+_ROUNDED = 0.5
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+Pair = tuple[Item | None, Item | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What decides whether two parts stand in the same place.
+
+    Attributes:
+        name: Its name.
+        class_name: Its class.
+        in_level: How often the sample was halved before it; None where its input has no space.
+        out_level: The same of its output.
+        in_channels: Channels of its input, None where it has none.
+        out_channels: Channels of its output.
+        skip_from: What kind of module makes the skip that it takes: "layer", "sampler", "conv"; "" where it takes none.
+        number: Its place in its list, counted from the outside of the U.
+    """
+
+    name: str
+    class_name: str
+    in_level: float | None
+    out_level: float | None
+    in_channels: int | None
+    out_channels: int | None
+    skip_from: str = ""
+    number: int = 0
+
+    @property
+    def base(self) -> str:
+        """The name without its number: "down_block" of "down_blocks.0"."""
+        first, _, last = self.name.rpartition(".")
+        return (first if last.isdigit() else self.name).removesuffix("s")
+
+
+def level(shape: Shape | None, sample_size: Shape) -> float | None:
+    """Return how often the sample was halved to come to a shape, (batch, channels, ..., *space); None: it has no space.
+
+    >>> level((2, 1280, 8, 8), (64, 64)), level((2, 1280), (64, 64)), level((1, 128, 32768), (65536,))
+    (3.0, None, 1.0)
+    """
+    if shape is None or len(shape) < 2 + len(sample_size):
+        return None
+    space = shape[-len(sample_size) :]
+    return sum(log2(whole / part) for whole, part in zip(sample_size, space, strict=True)) / len(space)
+
+
+def channels(shape: Shape | None, sample_size: Shape) -> int | None:
+    """Return the channels of (batch, channels, ..., *space) or (batch, tokens, channels); None: it has none."""
+    if shape is None or len(shape) < 2:
+        return None
+    return shape[1] if len(shape) >= 2 + len(sample_size) else shape[-1]
+
+
+def alike(a: Shape | None, b: Shape | None, size_a: Shape, size_b: Shape) -> bool:
+    """Whether two shapes differ by nothing but the batch and the size of the sample: the channels are the same, and the level.
+
+    >>> alike((2, 640, 16, 16), (8, 640, 24, 24), (64, 64), (96, 96)), alike((2, 640, 16, 16), (2, 640, 24, 24), (64, 64), (64, 64))
+    (True, False)
+    """
+    if a is None or b is None or size_a == size_b:
+        return a is b or (a is not None and b is not None and a[1:] == b[1:])
+    levels = level(a, size_a), level(b, size_b)
+    if levels[0] is None or levels[1] is None:
+        return levels == (None, None) and a[1:] == b[1:]
+    # A side of an odd number is halved to the next whole one.
+    return channels(a, size_a) == channels(b, size_b) and abs(levels[0] - levels[1]) < _ROUNDED
+
+
+def cost(a: Place, b: Place) -> float:
+    """Return how unlike two places are; the same both ways round."""
+    if a.base != b.base and a.class_name != b.class_name:
+        return inf
+    return (
+        _NAME * (a.base != b.base)
+        + (a.class_name != b.class_name)
+        + _LEVEL * _apart(a.in_level, b.in_level)
+        + _apart(a.out_level, b.out_level)
+        + _octaves(a.out_channels, b.out_channels)
+        + 0.5 * _octaves(a.in_channels, b.in_channels)
+        + _SKIP * (a.skip_from != b.skip_from)
+        + 0.01 * abs(a.number - b.number)
+    )
+
+
+def align(a: Sequence[Item], b: Sequence[Item], place_of: Callable[[Item], Place]) -> list[Pair[Item]]:
+    """Pair two sequences, each in its order; what is left over is paired with None.
+
+    Sequences of the same names are paired one to one: then no level can say better, and at tiny sizes there are none.
+    """
+    places = [place_of(item) for item in a], [place_of(item) for item in b]
+    names = [[place.name for place in side] for side in places]
+    if names[0] == names[1]:
+        return list(zip(a, b, strict=True))
+    # Of alignments that cost the same, the search prefers one; both ways round it must be the same.
+    if names[0] > names[1]:
+        return [(mine, other) for other, mine in _search(b, a, *reversed(places))]
+    return _search(a, b, *places)
+
+
+def merged(a: Sequence[Key], b: Sequence[Key], partner: Mapping[Key, Key]) -> list[tuple[Key | None, Key | None]]:
+    """Put every part of both into one order: A's, and what is B's alone behind the part of B that it follows.
+
+    >>> merged(["x", "y"], ["x", "z"], {"x": "x"})
+    [('x', 'x'), ('y', None), (None, 'z')]
+    """
+    order: list[tuple[Key | None, Key | None]] = [(key, partner.get(key)) for key in a]
+    taken = set(partner.values())
+    spot = 0
+    for key in b:
+        if key in taken:
+            spot = next(place for place, pair in enumerate(order) if pair[1] == key) + 1
+            continue
+        while spot < len(order) and order[spot][1] is None:
+            spot += 1
+        order.insert(spot, (None, key))
+        spot += 1
+    return order
+
+
+def _search(a: Sequence[Item], b: Sequence[Item], places_a: Sequence[Place], places_b: Sequence[Place]) -> list[Pair[Item]]:
+    best = [[_ALONE * (row + column) for column in range(len(b) + 1)] for row in range(len(a) + 1)]
+    for row, mine in enumerate(places_a, 1):
+        for column, other in enumerate(places_b, 1):
+            alone = min(best[row - 1][column], best[row][column - 1]) + _ALONE
+            best[row][column] = min(best[row - 1][column - 1] + cost(mine, other), alone)
+    pairs: list[Pair[Item]] = []
+    row, column = len(a), len(b)
+    while row and column:
+        if best[row][column] == best[row - 1][column - 1] + cost(places_a[row - 1], places_b[column - 1]):
+            row, column = row - 1, column - 1
+            pairs.append((a[row], b[column]))
+        elif best[row][column] == best[row - 1][column] + _ALONE:
+            row -= 1
+            pairs.append((a[row], None))
+        else:
+            column -= 1
+            pairs.append((None, b[column]))
+    pairs += [(item, None) for item in reversed(a[:row])] + [(None, item) for item in reversed(b[:column])]
+    return pairs[::-1]
+
+
+def _apart(a: float | None, b: float | None) -> float:
+    if a is None or b is None:
+        return 0.5 * ((a is None) != (b is None))
+    return abs(a - b)
+
+
+def _octaves(a: int | None, b: int | None) -> float:
+    return min(abs(log2(a / b)), _MOST_OCTAVES) if a and b else 0.0

@@ -1,0 +1,249 @@
+"""`diff`: what differs between two UNets, section by section; what is the same, in one line each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from unetinspect.record.diff import ConfigDiff, Diff, DiffSide, InputDiff, NameCounts
+from unetinspect.units import format_count, format_shape, format_si, format_size, plural
+from unetinspect.views.diff_rows import FIELDS, all_totals, diff_records
+from unetinspect.views.diff_words import (
+    attention_text,
+    config_value,
+    difference,
+    ports_text,
+    signed,
+    skip_text,
+    stage_text,
+    weights_text,
+)
+from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
+from unetinspect.views.table import Column, Table
+
+# The widest name that heads a column as it is, and that a column of names shows in one line.
+_WIDEST_NAME = 18
+# As many stages are named at the top.
+_MOST_NAMES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the answer.
+
+    Attributes:
+        title: What stands over it; "" over the first lines.
+        table: What it shows, without its title.
+    """
+
+    title: str
+    table: Table
+
+
+class _Layers(NamedTuple):
+    a: str
+    b: str
+    layers: str
+    what: str
+
+
+def diff_sections(diff: Diff) -> list[Section]:
+    """Return what is shown of a comparison, in the order in which it is shown; sections without a difference are left out."""
+    parts = (_config, _totals, _stages, _skips, _attentions)
+    found = [Section("", Table(columns=(), rows=(), above=list(_head(diff)))), *(part(diff) for part in parts), _rest(diff)]
+    return [section for section in found if section.table.rows or section.table.above or section.table.below]
+
+
+def diff_text(diff: Diff, screen: Screen) -> tuple[str, tuple[str, ...]]:
+    """Draw a comparison for people; returns the text, and what was left out of it for want of width."""
+    texts, left_out = [], []
+    for section in diff_sections(diff):
+        above = [*([section.title] if section.title else []), *section.table.above]
+        text, without = render_table(replace(section.table, above=above), screen)
+        texts.append(text)
+        left_out += [f"{section.title.lower()}: {line}" if section.title else line for line in without]
+    return "\n".join(texts), tuple(left_out)
+
+
+def diff_markdown(diff: Diff) -> str:
+    """Write a comparison as Markdown, to be pasted into a pull request."""
+    texts = [(f"### {section.title}\n\n" if section.title else "") + render_markdown(section.table) for section in diff_sections(diff)]
+    return "\n".join(texts)
+
+
+def diff_csv(diff: Diff, *, delimiter: str) -> str:
+    """Write one line for each thing that differs: what it is, what it is called on both sides, and a number or value of both."""
+    records = list(diff_records(diff))
+    return render_csv(Table(columns=(), rows=(), records=records), delimiter=delimiter) if records else delimiter.join(FIELDS) + "\n"
+
+
+def _names(diff: Diff) -> tuple[str, str]:
+    """Return what heads the columns of the two: their names, where these are short and tell them apart."""
+    names = diff.a.name, diff.b.name
+    return names if names[0] != names[1] and max(map(len, names)) <= _WIDEST_NAME else ("A", "B")
+
+
+def _head(diff: Diff) -> Iterator[str]:
+    for letter, side in (("A", diff.a), ("B", diff.b)):
+        yield f"{letter}: {side.name}, {side.class_name}, {_run(side)}"
+    if diff.same:
+        yield f"the same: {plural(len(diff.stages), 'stage')}, {plural(len(diff.skips), 'skip')}, config and totals"
+        return
+    words = (("removed", "removed"), ("added", "added"), ("changed", "changed"), ("renamed", "renamed"), ("same", "the same"))
+    resized = sum(stage.resized for stage in diff.stages)
+    texts = [*(_counted_stages(diff, *word) for word in words), f"{resized} the same {_size_word(diff)}" if resized else ""]
+    yield f"stages: {', '.join(filter(None, texts))}"
+
+
+def _counted_stages(diff: Diff, change: str, word: str) -> str:
+    """Count the stages of a change; name those that one side alone has."""
+    found = [stage for stage in diff.stages if stage.change == change and not stage.resized]
+    names = [side.name for stage in found if (side := stage.a or stage.b)]
+    named = f" ({', '.join(names)})" if change in ("removed", "added") and len(names) <= _MOST_NAMES else ""
+    return f"{len(names)} {word}{named}" if names else ""
+
+
+def _size_word(diff: Diff) -> str:
+    return "in another batch" if diff.a.sample_size == diff.b.sample_size else "at another size"
+
+
+def _run(side: DiffSide) -> str:
+    frames = f", {plural(side.frames, 'frame')}" if side.frames else ""
+    added = (f", {name}" for name, present in (("FreeU", side.freeu), (f"with {side.plugged}", side.plugged)) if present)
+    return f"sample {format_size(side.sample_size)}{frames}, batch {side.forward_batch}, {side.dtype} on {side.device}{''.join(added)}"
+
+
+def _config(diff: Diff) -> Section:
+    """Show the keys that differ; of two classes, not those that one knows alone and has at their defaults."""
+    dull = [key for key in diff.config if {key.a_origin, key.b_origin} == {"absent", "default"}]
+    lines = [f"{plural(len(dull), 'key')} that one class alone knows, at the default" + ("" if len(dull) == 1 else "s")] if dull else []
+    a, b = _names(diff)
+    columns = (
+        Column("key", lambda key: key.key, wrap=12),
+        Column(a, lambda key: config_value(key.a, key.a_origin), wrap=20),
+        Column(b, lambda key: config_value(key.b, key.b_origin), wrap=20),
+    )
+    rows: list[ConfigDiff] = [key for key in diff.config if key not in dull]
+    return Section("Config", Table(columns=columns, rows=rows, below=lines))
+
+
+def _totals(diff: Diff) -> Section:
+    found = [total for total in all_totals(diff) if total.quantity.a or total.quantity.b]
+    rows = [total for total in found if total.quantity.difference]
+    same = [f"{total.name.removeprefix('... ')} {total.show(total.quantity.a)}" for total in found if total.quantity.difference == 0]
+    a, b = _names(diff)
+    columns = (
+        Column("total", lambda total: total.name),
+        Column(a, lambda total: total.show(total.quantity.a), right=True),
+        Column(b, lambda total: total.show(total.quantity.b), right=True),
+        Column("difference", lambda total: difference(total.quantity, total.show)),
+    )
+    return Section("Totals", Table(columns=columns, rows=rows, below=[f"the same: {', '.join(same)}"] if same and rows else []))
+
+
+def _stages(diff: Diff) -> Section:
+    a, b = _names(diff)
+    sizes = diff.a.sample_size, diff.b.sample_size
+    rows = [stage for stage in diff.stages if stage.change != "same" and not stage.resized]
+    wrap = _name_wrap(side.name for stage in rows for side in (stage.a, stage.b) if side)
+    columns = (
+        Column(a, lambda stage: stage.a.name if stage.a else "-", path=True, wrap=wrap),
+        Column(b, lambda stage: stage.b.name if stage.b else "-", path=True, wrap=wrap),
+        Column("params", lambda stage: signed(stage.params, format_count), right=True, drop=1),
+        Column("MACs", lambda stage: signed(stage.macs, format_si), right=True, drop=2),
+        Column("what changed", lambda stage: stage_text(stage, sizes), wrap=31),
+    )
+    same = [stage.a.name for stage in diff.stages if stage.change == "same" and stage.a]
+    resized = [stage.a.name for stage in diff.stages if stage.resized and stage.a]
+    below = [*_listed("stage", same, "the same"), *_listed("stage", resized, f"the same {_size_word(diff)}")]
+    return Section("Stages", Table(columns=columns, rows=rows, below=below if rows or resized else []))
+
+
+def _name_wrap(names: Iterable[str]) -> int:
+    """Let names of stages wrap where one is long; else they would take room from the text beside them."""
+    return _WIDEST_NAME if any(len(name) > _WIDEST_NAME for name in names) else 0
+
+
+def _listed(noun: str, names: Sequence[str], word: str) -> Iterator[str]:
+    if names:
+        yield f"{plural(len(names), noun)} {'is' if len(names) == 1 else 'are'} {word}: {', '.join(names)}"
+
+
+def _skips(diff: Diff) -> Section:
+    """Show the skips that differ in more than their names and the size of the sample."""
+    a, b = _names(diff)
+    resized = [skip for skip in diff.skips if "shape" in skip.differs and set(skip.differs) <= {"names", "shape"}]
+    rows = [skip for skip in diff.skips if skip.change not in ("same", "renamed") and skip not in resized]
+    columns = (
+        Column(a, lambda skip: skip.a.target if skip.a else "-", path=True),
+        Column(b, lambda skip: skip.b.target if skip.b else "-", path=True),
+        Column("what changed", skip_text, wrap=28),
+    )
+    counts = Counter(skip.change for skip in diff.skips)
+    words = [(len(resized), "of another shape, else the same"), (counts["renamed"], "under another name, else the same")]
+    words.append((counts["same"], "the same"))
+    below = [f"{plural(count, 'skip')} {word}" for count, word in words if count] if rows or resized else []
+    return Section("Skips, by the modules that concatenate them", Table(columns=columns, rows=rows, below=below))
+
+
+def _attentions(diff: Diff) -> Section:
+    """Show the attention layers that differ, those of one stage that differ alike in one line."""
+    a, b = _names(diff)
+    rows, resized = _attention_rows(diff)
+    wrap = _name_wrap(name for row in rows for name in (row.a, row.b))
+    columns = (
+        Column(a, lambda row: row.a, path=True, wrap=wrap),
+        Column(b, lambda row: row.b, path=True, wrap=wrap),
+        Column("layers", lambda row: row.layers, wrap=8),
+        Column("what changed", lambda row: row.what, wrap=24),
+    )
+    counts = Counter(layer.change for layer in diff.attentions)
+    words = [(resized, "over maps of another size, else the same"), (counts["renamed"], "under another name, else the same")]
+    words.append((counts["same"], "the same"))
+    below = [f"{plural(count, 'attention layer')} {word}" for count, word in words if count] if rows or resized else []
+    return Section("Attention", Table(columns=columns, rows=rows, below=below))
+
+
+def _attention_rows(diff: Diff) -> tuple[list[_Layers], int]:
+    """Return what is shown of layers that differ, and how many differ as the size of the sample does."""
+    resized = _run_size(diff.a) != _run_size(diff.b)
+    partner = {stage.a.name: stage.b.name for stage in diff.stages if stage.a and stage.b}
+    back = {other: mine for mine, other in partner.items()}
+    groups: dict[tuple[str, str, str], Counter[str]] = {}
+    alike = 0
+    for layer in diff.attentions:
+        side = layer.a or layer.b
+        if layer.change in ("same", "renamed") or side is None:
+            continue
+        text = attention_text(layer, resized=resized)
+        alike += not text
+        if text:
+            stages = (layer.a.stage if layer.a else back.get(side.stage, "-"), layer.b.stage if layer.b else partner.get(side.stage, "-"))
+            groups.setdefault((*stages, text), Counter())[side.kind] += 1
+    return [_Layers(one, two, _kinds(kinds), what) for (one, two, what), kinds in groups.items()], alike
+
+
+def _run_size(side: DiffSide) -> tuple[Any, ...]:
+    return side.sample_size, side.forward_batch, side.frames
+
+
+def _kinds(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def _rest(diff: Diff) -> Section:
+    """Say what goes in, what can be plugged in, whether weights fit, and what else a reader should know."""
+    lines = [f"input {info.name}: {_sides(info)}" for info in diff.inputs]
+    lines += [ports_text(kind, counts) for kind, counts in diff.ports.items() if counts != NameCounts(same=counts.same)]
+    lines += [weights_text(diff.tensors.total), *(f"note: {line}" for line in diff.notes)]
+    return Section("" if diff.same else "Inputs, ports and weights", Table(columns=(), rows=(), below=lines))
+
+
+def _sides(info: InputDiff) -> str:
+    if info.change != "changed":
+        return f"in {'B' if info.change == 'added' else 'A'} alone, {format_shape(info.b if info.change == 'added' else info.a)}"
+    if info.a == info.b:
+        return f"{info.a_dtype} -> {info.b_dtype}"
+    return f"{format_shape(info.a)} -> {format_shape(info.b)}"

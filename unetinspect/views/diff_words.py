@@ -1,0 +1,232 @@
+"""Differences in words: numbers with their sign, folded names of layers, what changed in a stage, a skip, an attention layer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from unetinspect.comparing.align import alike
+from unetinspect.record import Shape, Stage
+from unetinspect.record.diff import NameCounts, Quantity
+from unetinspect.record.diff_parts import AttentionDiff, AttentionSide, LayerDiff, SkipDiff, SkipSide, StageDiff
+from unetinspect.units import format_shape, plural
+
+# As many folded names as a cell holds before it says how many more there are.
+_MOST_NAMES = 6
+# From here on a multiple says more than a percentage.
+_MANY_TIMES = 10
+_RANGE = re.compile(r"\d+(?:-\d+)?")
+_SKIP_SUM = ("hidden_channels", "skip_channels", "concat_channels", "out_channels")
+
+
+def signed(number: int | None, show: Callable[[int], str]) -> str:
+    """Write a difference with its sign; none as "".
+
+    >>> from unetinspect.units import format_count
+    >>> signed(-536_136_000, format_count), signed(0, format_count)
+    ('-536.1 M', '')
+    """
+    return "" if not number else f"{'+' if number > 0 else '-'}{show(abs(number))}"
+
+
+def difference(quantity: Quantity, show: Callable[[int], str]) -> str:
+    """Write a difference and what part of A it is: "-536.1 M, -62.4 %"; beyond ten times, how many times it is."""
+    if not quantity.difference:
+        return ""
+    text = signed(quantity.difference, show)
+    if quantity.ratio is None:
+        return text
+    if quantity.ratio > _MANY_TIMES:
+        return f"{text}, {quantity.ratio:.3g} times"
+    percent = f"{100 * (quantity.ratio - 1):+.1f} %"
+    return text if percent[1:] == "0.0 %" else f"{text}, {percent}"
+
+
+def config_value(value: Any, origin: str) -> str:
+    """Write a config's value as JSON, and whether diffusers filled it in; "-" where the class has no such key."""
+    if origin == "absent":
+        return "-"
+    return f"{json.dumps(value)} (default)" if origin == "default" else json.dumps(value)
+
+
+def folded(paths: Iterable[str]) -> list[str]:
+    """Write paths that differ in a number as one.
+
+    >>> folded(["attentions.0.norm", "attentions.1.norm", "attentions.2.norm", "proj"])
+    ['attentions.0-2.norm', 'proj']
+    >>> folded(["attn2.to_k", "attn2.to_v", "norm"])
+    ['attn2.{to_k, to_v}', 'norm']
+    """
+    names = [tuple(path.split(".")) for path in dict.fromkeys(paths)]
+    for place in range(max(map(len, names), default=0) - 1, -1, -1):
+        names = _folded_at(names, place)
+    beside: dict[str, list[str]] = {}
+    for *parents, last in names:
+        beside.setdefault(".".join(parents), []).append(last)
+    return [text for parent, children in beside.items() for text in _siblings(parent, children)]
+
+
+def _siblings(parent: str, children: list[str]) -> list[str]:
+    if not parent:
+        return children
+    return [f"{parent}.{children[0]}" if len(children) == 1 else f"{parent}.{{{', '.join(children)}}}"]
+
+
+def _folded_at(names: Sequence[tuple[str, ...]], place: int) -> list[tuple[str, ...]]:
+    groups: dict[tuple[str | None, ...], list[str]] = {}
+    for name in names:
+        number = name[place] if place < len(name) and _RANGE.fullmatch(name[place]) else None
+        groups.setdefault(name if number is None else (*name[:place], None, *name[place + 1 :]), []).append(number or "")
+    return [tuple(_ranges(numbers) if part is None else part for part in name) for name, numbers in groups.items()]
+
+
+def _ranges(numbers: Sequence[str]) -> str:
+    spans: list[list[int]] = []
+    for first, last in sorted((int(text.partition("-")[0]), int(text.rpartition("-")[2])) for text in numbers):
+        if spans and spans[-1][1] == first - 1:
+            spans[-1][1] = last
+        else:
+            spans.append([first, last])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def stage_text(diff: StageDiff, sizes: tuple[Shape, Shape]) -> str:
+    """Say what became of a stage; of its shapes, what does not follow from the `sizes` of the two samples."""
+    if diff.a is None or diff.b is None:
+        return f"{diff.change}: {_contents(diff.a or diff.b)}"
+    return "; ".join(_stage_parts(diff, diff.a, diff.b, sizes)) or "under another name, else the same"
+
+
+def _contents(stage: Stage | None) -> str:
+    if stage is None:
+        return ""
+    counts = {"resnet": stage.resnets, "transformer block": stage.transformer_blocks}
+    return ", ".join([stage.class_name, *(plural(count, noun) for noun, count in counts.items() if count)])
+
+
+def _stage_parts(diff: StageDiff, a: Stage, b: Stage, sizes: tuple[Shape, Shape]) -> Iterator[str]:
+    if "class_name" in diff.differs:
+        yield f"{a.class_name} -> {b.class_name}"
+    yield from layer_texts(diff.layers, a.name, b.name)
+    for word, mine, other in (("in", a.in_shape, b.in_shape), ("out", a.out_shape, b.out_shape)):
+        if not alike(mine, other, *sizes):
+            yield f"{word} {format_shape(mine)} -> {format_shape(other)}"
+    if {*diff.differs} - {"name"} == {"macs"}:
+        yield "other MACs"
+
+
+def layer_texts(layers: Sequence[LayerDiff], stage_a: str, stage_b: str) -> Iterator[str]:
+    """Say which layers of a stage were removed, added, moved and changed, those alike in one name."""
+    removed = [layer.a.path for layer in layers if layer.a and layer.b is None]
+    added = [layer.b.path for layer in layers if layer.b and layer.a is None]
+    yield from (
+        f"{word} {_names(paths, stage)}" for word, paths, stage in (("removed", removed, stage_a), ("added", added, stage_b)) if paths
+    )
+    both = [(layer, _inside(layer.a.path, stage_a), _inside(layer.b.path, stage_b)) for layer in layers if layer.a and layer.b]
+    moved = [f"{path} -> {other}" for layer, path, other in both if path.rpartition(".")[2] != other.rpartition(".")[2]]
+    if moved:
+        yield f"moved {_some(moved)}"
+    yield from _changed_layers([(layer, path) for layer, path, _ in both if layer.differs])
+
+
+def _changed_layers(layers: Sequence[tuple[LayerDiff, str]]) -> Iterator[str]:
+    """Name what changed by how it did: another class, other weights, another setting."""
+    groups: dict[str, list[str]] = {}
+    for layer, path in layers:
+        classes = f"{layer.a.class_name} -> {layer.b.class_name}" if layer.a and layer.b and "class_name" in layer.differs else ""
+        how = f"{classes}:" if classes else "other weights:" if "tensors" in layer.differs else "other settings:"
+        groups.setdefault(how, []).append(path)
+    yield from (f"{how} {_outer(paths)}".removesuffix(": ") for how, paths in groups.items())
+
+
+def _outer(paths: Sequence[str]) -> str:
+    """Name layers; where they are many, the layers of the stage that they lie in. A stage that has none within is unnamed."""
+    names = folded(paths)
+    if len(names) <= _MOST_NAMES // 2:
+        return ", ".join(names)
+    return _some(folded(".".join(parts[: 2 if parts[1:2] and parts[1].isdigit() else 1]) for parts in (path.split(".") for path in paths)))
+
+
+def _names(paths: Sequence[str], stage: str) -> str:
+    return _some(folded(_inside(path, stage) for path in paths))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:_MOST_NAMES])} and {more} more"
+
+
+def _inside(path: str, stage: str) -> str:
+    return path[len(stage) + 1 :]
+
+
+def skip_text(diff: SkipDiff) -> str:
+    """Say what became of a skip."""
+    if diff.a is None or diff.b is None:
+        side = diff.a or diff.b
+        return f"{diff.change}: {_sum(side)}" if side else ""
+    return "; ".join(_skip_parts(diff, diff.a, diff.b)) or "under another name, else the same"
+
+
+def _skip_parts(diff: SkipDiff, a: SkipSide, b: SkipSide) -> Iterator[str]:
+    if "source" in diff.differs:
+        yield f"from {a.source} -> {b.source}" if a.source != b.source else f"from {a.source}, which stands elsewhere in B"
+    if set(_SKIP_SUM) & set(diff.differs):
+        yield f"A: {_sum(a)}, B: {_sum(b)}"
+    elif "shape" in diff.differs:
+        yield f"{format_shape(a.shape)} -> {format_shape(b.shape)}"
+    if "combine" in diff.differs:
+        yield f"{a.combine} -> {b.combine}"
+    if "changes" in diff.differs:
+        yield f"on its way {', '.join(a.changes) or 'nothing'} -> {', '.join(b.changes) or 'nothing'}"
+
+
+def _sum(side: SkipSide) -> str:
+    out = "?" if side.out_channels is None else side.out_channels
+    return f"{side.hidden_channels} + {side.skip_channels} = {side.concat_channels} -> {out}"
+
+
+def attention_text(diff: AttentionDiff, *, resized: bool) -> str:
+    """Say what became of an attention layer, in words that are the same for layers that changed alike.
+
+    Where the samples are of two sizes, so are the maps: then it says nothing of them, and "" of a layer that is else the same.
+    """
+    if diff.a is None or diff.b is None:
+        return diff.change
+    return "; ".join(_attention_parts(diff, diff.a, diff.b, resized))
+
+
+def _attention_parts(diff: AttentionDiff, a: AttentionSide, b: AttentionSide, resized: bool) -> Iterator[str]:
+    for name in ("kind", "processor", "heads", "head_dim"):
+        if name in diff.differs:
+            yield f"{name} {getattr(a, name)} -> {getattr(b, name)}"
+    tokens = {"query_tokens", "key_tokens"} & set(diff.differs)
+    if resized and "key_tokens" in tokens and "self" not in (a.kind, b.kind):
+        yield f"key tokens {a.key_tokens} -> {b.key_tokens}"
+    if resized:
+        return
+    if tokens:
+        yield f"tokens {a.query_tokens}x{a.key_tokens} -> {b.query_tokens}x{b.key_tokens}"
+    elif "map_shape" in diff.differs and "heads" not in diff.differs:
+        yield f"map {format_shape(a.map_shape)} -> {format_shape(b.map_shape)}"
+    if set(diff.differs) <= {"path", "macs"}:
+        yield "other MACs"
+
+
+def weights_text(counts: NameCounts) -> str:
+    """Say whether a checkpoint of A loads into B, tensor by tensor, as it is loaded: by name."""
+    if not (counts.changed or counts.added or counts.removed):
+        return f"weights: all {plural(counts.same, 'tensor')} of A fit B, and the other way round"
+    total = counts.same + counts.changed + counts.removed
+    wrong = ((counts.changed, "of another shape there"), (counts.removed, "not in B"))
+    parts = [f"{count} {what}" for count, what in wrong if count]
+    fit = f"{counts.same} of A's {plural(total, 'tensor')} fit B by name and shape"
+    return f"weights: {', '.join((fit, *parts))}{f'; {counts.added} of B not in A' if counts.added else ''}"
+
+
+def ports_text(kind: str, counts: NameCounts) -> str:
+    """Say how many ports of a kind the two share."""
+    words = ((counts.same, "the same"), (counts.changed, "of another shape"), (counts.removed, "in A alone"), (counts.added, "in B alone"))
+    return f"{kind} ports: " + ", ".join(f"{count} {word}" for count, word in words if count)
