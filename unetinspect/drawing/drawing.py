@@ -1,0 +1,122 @@
+"""One U in every form that it can be drawn in, and which form a file's name asks for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+from unetinspect.drawing.outline import outline_of
+from unetinspect.errors import UsageError, nearest_names
+from unetinspect.files import write_file
+from unetinspect.record import Trace
+
+Level = Literal["stage", "layer"]
+Form = Literal["svg", "html", "png", "mmd", "dot", "txt"]
+SUFFIXES: dict[str, Form] = {
+    ".svg": "svg",
+    ".html": "html",
+    ".htm": "html",
+    ".png": "png",
+    ".mmd": "mmd",
+    ".mermaid": "mmd",
+    ".dot": "dot",
+    ".gv": "dot",
+    ".txt": "txt",
+}
+
+
+def form_of(path: str | os.PathLike[str]) -> Form:
+    """Return the form that a file's name asks for.
+
+    Raises:
+        UsageError: It ends in none of those that a drawing has.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        close = nearest_names(suffix, list(SUFFIXES), count=1)
+        meant = f"did you mean {Path(path).stem}{close[0]}? " if close else ""
+        wrong = f"{os.fspath(path)} ends in {suffix}" if suffix else f"{os.fspath(path)} has no ending"
+        raise UsageError(
+            f"{wrong}, which is no form of a drawing", hint=f"{meant}a name ends in {', '.join(f'.{form}' for form in get_args(Form))}"
+        )
+    return SUFFIXES[suffix]
+
+
+class Drawing:
+    """The U of a trace, drawn in whatever form is asked for. In a notebook it shows itself.
+
+    Attributes:
+        trace: The record.
+        level: "stage": a box a stage; "layer": each of its resnets, transformers and samplers too.
+    """
+
+    def __init__(self, trace: Trace, *, level: Level = "stage") -> None:
+        if level not in get_args(Level):
+            raise UsageError(f"level={level!r}: a drawing has two levels", hint=" or ".join(f"level={name!r}" for name in get_args(Level)))
+        self.trace = trace
+        self.level = level
+        self._outline = outline_of(trace)
+
+    def svg(self) -> str:
+        """Return the picture as one SVG document, which needs nothing from elsewhere."""
+        from unetinspect.drawing.svg import svg
+
+        return svg(self._outline, level=self.level)
+
+    def png(self, *, scale: float = 2) -> bytes:
+        """Return the picture as PNG, `scale` pixels for each unit of the SVG."""
+        from unetinspect.drawing.png import png
+
+        return png(self.svg(), scale=scale)
+
+    def html(self) -> str:
+        """Return one HTML page to look around in, which needs nothing from elsewhere."""
+        from unetinspect.drawing.page import page
+
+        return page(self._outline, level=self.level)
+
+    def mermaid(self) -> str:
+        """Return a Mermaid flowchart."""
+        from unetinspect.drawing.mermaid import mermaid
+
+        return mermaid(self._outline, level=self.level)
+
+    def dot(self) -> str:
+        """Return a Graphviz graph."""
+        from unetinspect.drawing.dot import dot
+
+        return dot(self._outline, level=self.level)
+
+    def text(self, *, width: int | None = None, unicode: bool = True, color: bool = False) -> str:
+        """Return the U drawn in characters, `width` columns wide; None is as wide as it needs."""
+        from unetinspect.drawing.terminal import terminal
+
+        return terminal(self._outline, level=self.level, width=width, unicode=unicode, color=color)
+
+    def render(self, form: Form) -> str | bytes:
+        """Return the drawing in one form; PNG is bytes, the others are text."""
+        if form == "png":
+            return self.png()
+        return {"svg": self.svg, "html": self.html, "mmd": self.mermaid, "dot": self.dot, "txt": self.text}[form]()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the drawing into a file, whole or not at all, in the form that its name asks for.
+
+        Raises:
+            UsageError: The name ends in no form, or the file cannot be written.
+        """
+        drawn = self.render(form_of(path))
+        try:
+            write_file(Path(path), drawn if isinstance(drawn, bytes) else drawn.encode())
+        except OSError as error:
+            raise UsageError(f"cannot write to {os.fspath(path)}: {error.strerror or error}") from None
+
+    def _repr_svg_(self) -> str:
+        return self.svg()
+
+    def __repr__(self) -> str:
+        return f"<Drawing of {self.trace.model.name}, level={self.level!r}>"
+
+    def __str__(self) -> str:
+        return self.text()

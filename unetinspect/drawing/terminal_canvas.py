@@ -1,0 +1,151 @@
+"""A sheet of characters: what is written where, in which style, and how it is folded and printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from unicodedata import combining, east_asian_width
+
+STYLES = {
+    "": "",
+    "left": "cyan",
+    "bottom": "magenta",
+    "right": "green",
+    "top": "blue",
+    "skip": "yellow",
+    "self": "bold blue",
+    "cross": "bold magenta",
+    "name": "bold",
+    "shape": "dim",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Glyphs:
+    """The characters that lines are drawn with.
+
+    Attributes:
+        across: A horizontal line.
+        down: A vertical line.
+        corners: Top left, top right, bottom left, bottom right.
+        leaves: Where a skip leaves the right frame of a box.
+        right: The head of a skip's line.
+        arrow_down: The head of a line that goes down.
+        arrow_up: The head of a line that goes up.
+        arrow: "becomes", between two shapes.
+    """
+
+    across: str
+    down: str
+    corners: tuple[str, str, str, str]
+    leaves: str
+    right: str
+    arrow_down: str
+    arrow_up: str
+    arrow: str
+
+
+BOXES = Glyphs("─", "│", ("╭", "╮", "╰", "╯"), "├", "▶", "▼", "▲", "→")
+ASCII = Glyphs("-", "|", ("+", "+", "+", "+"), "+", ">", "v", "^", "->")
+
+
+def cells(text: str) -> int:
+    """Return how many columns of a terminal a text takes.
+
+    >>> cells("down"), cells("模型")
+    (4, 4)
+    """
+    return len(text) if text.isascii() else sum(map(_cells_of, text))
+
+
+def _cells_of(char: str) -> int:
+    return 1 if char.isascii() else 0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1
+
+
+def fold(text: str, width: int, *, indent: str = "") -> list[str]:
+    """Break a text between words into lines of at most `width` columns; what follows the first is indented.
+
+    What holds together, a shape or a sum, stays so where it fits in a line; a word that is too long is broken.
+    """
+    lines = [""]
+    for word in _pieces(text):
+        for piece in [word] if cells(word) <= width - len(indent) else word.split(" "):
+            for place, part in enumerate(_parts(piece, width - len(indent))):
+                gap = " " if lines[-1].strip() else ""
+                if place or cells(lines[-1] + gap + part) > width:
+                    lines.append(indent)
+                    gap = ""
+                lines[-1] += gap + part
+    return lines
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Split into words, leaving what stands in brackets whole."""
+    piece, depth = "", 0
+    for char in text:
+        depth += (char == "(") - (char == ")")
+        if char == " " and depth <= 0:
+            yield piece
+            piece = ""
+        else:
+            piece += char
+    yield piece
+
+
+def _parts(word: str, width: int) -> Iterator[str]:
+    """Break a word that is too long, behind a dot or an underscore where it has one."""
+    while cells(word) > width:
+        room = next(place for place in range(len(word), 0, -1) if cells(word[:place]) <= max(width, 2))
+        end = max(word.rfind(".", 0, room), word.rfind("_", 0, room)) + 1 or room
+        yield word[:end]
+        word = word[end:]
+    yield word
+
+
+class Canvas:
+    """Characters on lines; what is written later stands over what was there."""
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[int, int], tuple[str, str]] = {}
+
+    def write(self, line: int, column: int, text: str, style: str = "") -> int:
+        """Write a text from a column on; returns the column behind it."""
+        for char in text:
+            width = _cells_of(char)
+            if width == 0:
+                before, its_style = self._cells.get((line, column - 1), (" ", style))
+                self._cells[line, column - 1] = (before + char, its_style)
+                continue
+            self._cells[line, column] = (char, style)
+            if width == 2:
+                self._cells[line, column + 1] = ("", style)
+            column += width
+        return column
+
+    def is_free(self, line: int, first: int, last: int) -> bool:
+        """Return whether nothing stands on a line from one column to another."""
+        return not any((line, column) in self._cells for column in range(first, last + 1))
+
+    def lines(self, *, color: bool) -> list[str]:
+        """Return the lines, with ANSI colours where asked."""
+        height = max((line for line, _ in self._cells), default=-1) + 1
+        width = max((column for _, column in self._cells), default=-1) + 1
+        rows = [[self._cells.get((line, column), (" ", "")) for column in range(width)] for line in range(height)]
+        return [_painted(row) if color else "".join(char for char, _ in row).rstrip() for row in rows]
+
+
+def _painted(row: list[tuple[str, str]]) -> str:
+    while row and row[-1][0] == " ":
+        row = row[:-1]
+    runs = groupby(row, key=lambda cell: cell[1])
+    return "".join(paint("".join(char for char, _ in run), style) for style, run in runs)
+
+
+def paint(text: str, style: str) -> str:
+    """Colour a text in one of `STYLES`; a terminal's own 16 colours, so that its theme holds."""
+    from rich.color import ColorSystem
+    from rich.style import Style
+
+    named = STYLES[style]
+    return Style.parse(named).render(text, color_system=ColorSystem.STANDARD) if named else text
