@@ -23,7 +23,7 @@ format: .venv/lint-installed
 	.venv/bin/ruff format .
 
 docs: .venv/tests-installed
-	.venv/bin/python docs/picture.py
+	.venv/bin/python docs/pictures.py
 	CI=1 .venv/bin/python -m pytest --quiet tests/test_docs.py --update-golden
 
 # The other tools get an environment of their own: transformers, which one of them needs, slows `import diffusers` down.

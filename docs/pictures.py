@@ -1,8 +1,8 @@
-"""Draws the README's picture: the real output of a command, as an SVG that needs nothing from elsewhere.
+"""Draws the pictures of README and docs with the tool itself: SVG that needs nothing from elsewhere.
 
-    python docs/picture.py
+    python docs/pictures.py
 
-`make docs` runs it; a test holds the picture against the output of today.
+`make docs` runs it; tests hold each picture against that of today, and the gallery against the catalog's families.
 """
 
 from __future__ import annotations
@@ -16,26 +16,89 @@ from rich.console import Console
 from rich.text import Text
 
 import unetinspect
+from unetinspect.catalog import load_catalog
+from unetinspect.drawing.drawing import Level
 from unetinspect.views.render import Screen, render_table
 from unetinspect.views.skips import skips_table
 
-PICTURE = Path(__file__).parent / "skips-sd15.svg"
+PICTURES = Path(__file__).parent / "pictures"
+TABLE = "skips-sd15"
 COMMAND = "unetinspect skips sd15"
 WIDTH = 80
+
+# One model for each family of the catalog, the one that stands for it.
+GALLERY = {
+    "AnimateDiff": "animatediff-sd15-v3",
+    "AudioLDM": "audioldm2",
+    "Consistency Models": "cd-imagenet64",
+    "ControlNet": "controlnet-sd15-canny",
+    "DDPM": "ddpm-cat-256",
+    "Dance Diffusion": "maestro-150k",
+    "DeepFloyd IF": "if-i-xl",
+    "I2VGen-XL": "i2vgen-xl",
+    "Kandinsky 2": "kandinsky-2-2",
+    "Kandinsky 3": "kandinsky-3",
+    "Latent Diffusion": "ldm-celebahq-256",
+    "ModelScope": "text-to-video-ms-1.7b",
+    "Reinforcement learning": "hopper-medium-v2-value-function",
+    "Score SDE": "ncsnpp-church-256",
+    "Stable Cascade": "stable-cascade-decoder",
+    "Stable Diffusion 1": "sd15",
+    "Stable Diffusion 2": "sd21",
+    "Stable Diffusion XL": "sdxl",
+    "Stable Video Diffusion": "svd-xt",
+    "aMUSEd": "amused-512",
+    "unCLIP": "karlo-decoder",
+}
+# What is drawn in more detail too, or stands beside another.
+LAYERS = ("ddpm-cat-256",)
+ALSO = ("bk-sdm-tiny",)
 
 # Rich links fonts from a server; the picture falls back to the reader's own.
 TEMPLATE = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
-def draw() -> str:
-    """Return the picture as SVG, the same on every machine."""
-    table = skips_table(unetinspect.trace("sd15", device="meta"))
-    text, _ = render_table(table, Screen(width=WIDTH, color=True))
+def table() -> str:
+    """Return what a command prints, as SVG, the same on every machine."""
+    text, _ = render_table(skips_table(unetinspect.trace("sd15", device="meta")), Screen(width=WIDTH, color=True))
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=True)
     svg = console.export_svg(title=COMMAND, code_format=TEMPLATE, unique_id="unetinspect")
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
+def drawings() -> dict[str, tuple[str, Level]]:
+    """Return for each drawing's name the model and the level that it shows."""
+    stages: dict[str, tuple[str, Level]] = {name: (name, "stage") for name in (*GALLERY.values(), *ALSO)}
+    return {**stages, **{f"{name}-layers": (name, "layer") for name in LAYERS}}
+
+
+def draw(record: unetinspect.Trace, level: Level) -> str:
+    """Return the picture of a record as SVG."""
+    return record.draw(level=level).svg()
+
+
+def gallery() -> str:
+    """Return the page that shows a model of each family."""
+    parts = [
+        "# Gallery",
+        "One UNet of each family of the [catalog](models.md), drawn by `unetinspect draw NAME -o NAME.svg`; "
+        "[draw](draw.md) says how to read it. Each drawing is to its own scale.",
+    ]
+    for family, name in GALLERY.items():
+        entry = load_catalog()[name]
+        parts += [f"## {family}", f"`{name}`: {entry.title}", f"![{name}, drawn]({PICTURES.name}/{name}.svg)"]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Write every picture, and the page that shows them."""
+    PICTURES.mkdir(exist_ok=True)
+    (PICTURES.parent / "gallery.md").write_text(gallery(), encoding="utf-8")
+    (PICTURES / f"{TABLE}.svg").write_text(table(), encoding="utf-8")
+    for name, (model, level) in drawings().items():
+        (PICTURES / f"{name}.svg").write_text(draw(unetinspect.trace(model, device="meta"), level), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    PICTURE.write_text(draw(), encoding="utf-8")
+    main()

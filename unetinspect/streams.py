@@ -108,8 +108,8 @@ def die_if_ended() -> None:
         signal.raise_signal(_ended_by.pop())
 
 
-def print_answer(text: str) -> None:
-    """Write an answer to stdout, all of it.
+def print_answer(answer: str | bytes) -> None:
+    """Write an answer to stdout, all of it; bytes are written as they are.
 
     Raises:
         UsageError: Stdout takes nothing: it is closed, or the disk is full.
@@ -120,7 +120,11 @@ def print_answer(text: str) -> None:
     escape_characters()
     with suppress(AttributeError, OSError):
         os.set_blocking(sys.stdout.fileno(), True)  # a pipe that its other end made non-blocking would lose what it has no room for
-    _guarded(sys.stdout.write)(text)
+    if isinstance(answer, str):
+        _guarded(sys.stdout.write)(answer)
+    else:
+        _guarded(sys.stdout.flush)()
+        _guarded(sys.stdout.buffer.write)(answer)
     _guarded(sys.stdout.flush)()
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from unetinspect.__main__ import INTERRUPTED, interrupted
-from unetinspect.cli import checks, look, measure, rest
+from unetinspect.cli import checks, compare, look, measure, rest
 from unetinspect.errors import UnetInspectError, nearest_names
 from unetinspect.streams import ReaderGoneError, print_error
 from unetinspect.version import __version__
@@ -30,6 +30,8 @@ for _command in look.COMMANDS:
     app.command(rich_help_panel="Look")(_command)
 for _command in measure.COMMANDS:
     app.command(rich_help_panel="Measure")(_command)
+for _command in compare.COMMANDS:
+    app.command(rich_help_panel="Compare and draw")(_command)
 for _command in checks.COMMANDS:
     app.command(_command.__name__.replace("_", "-"), rich_help_panel="Check")(_command)
 for _command in rest.COMMANDS:
@@ -82,7 +84,7 @@ def _usage_message(error: Any) -> str:
 
 def _usage_hint(error: Any, given: list[str]) -> str:
     """Say what to type instead of an option or a command that does not exist."""
-    commands = (*look.COMMANDS, *measure.COMMANDS, *checks.COMMANDS, *rest.COMMANDS)
+    commands = (*look.COMMANDS, *measure.COMMANDS, *compare.COMMANDS, *checks.COMMANDS, *rest.COMMANDS)
     names = [command.__name__.replace("_", "-") for command in commands]
     first = next((word for word in given if not word.startswith("-")), "")
     if first in names:

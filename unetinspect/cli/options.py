@@ -117,6 +117,20 @@ class SweepOptions(PassOptions, frozen=True, kw_only=True):
     ] = None
 
 
+class DiffOptions(PassOptions, frozen=True, kw_only=True):
+    """How to run one forward pass of each of two UNets."""
+
+    model: Annotated[str, typer.Argument(metavar="A", help="Whatever MODEL may be elsewhere.", show_default=True)] = "sd15"
+    res: Annotated[
+        str | None, typer.Option(metavar="N|HxW[,...]", help="Image size in pixels; A,B: of each its own.", rich_help_panel=_SIZE)
+    ] = None
+    latent: Annotated[
+        str | None,
+        typer.Option(metavar="N|HxW[,...]", help="Size of the sample itself; A,B: of each its own.", rich_help_panel=_SIZE),
+    ] = None
+    batch: Annotated[str, typer.Option(metavar="N[,N]", help="Images; CFG doubles them.", rich_help_panel=_SIZE)] = "1"
+
+
 def takes(options: type[OutputOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the fields of `options` as command-line options; it receives them as one record, first."""
 
@@ -141,7 +155,9 @@ def takes(options: type[OutputOptions]) -> Callable[[Callable[..., None]], Calla
 @cache
 def _parameters(options: type[OutputOptions]) -> list[inspect.Parameter]:
     """List the fields as parameters, those of the most special record first: help shows them in that order."""
-    hints = {name: hint for base in options.__mro__[:-2] for name, hint in inspect.get_annotations(base, eval_str=True).items()}
+    hints: dict[str, Any] = {}
+    for base in options.__mro__[:-2]:
+        hints |= {name: hint for name, hint in inspect.get_annotations(base, eval_str=True).items() if name not in hints}
     defaults = dict(zip(options.__struct_fields__, options.__struct_defaults__, strict=True))
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hint) for name, hint in hints.items()

@@ -32,13 +32,15 @@ class Output:
     Attributes:
         format: How to print it.
         screen: What a table is drawn for.
+        path: The file that the answer goes into, None: stdout.
     """
 
     def __init__(self, options: OutputOptions) -> None:
         self.format = _format(options)
-        self._path = options.output
+        self.path = options.output
         _spare_weights(options.output)
         self._quiet = options.quiet
+        self._said: set[str] = set()
         self.screen = Screen(
             width=_width(options.output),
             color=options.output is None and _wants_color(),
@@ -71,16 +73,16 @@ class Output:
         text = to_json(document) + "\n"
         self.write(text if self.screen.unicode else _OTHERS.sub(lambda found: json.dumps(found[0])[1:-1], text))
 
-    def write(self, text: str) -> None:
+    def write(self, answer: str | bytes) -> None:
         """Write the whole answer, or nothing of it: where it cannot be written to a file, that stays as it was."""
-        if self._path is None:
-            print_answer(text)
+        if self.path is None:
+            print_answer(answer)
             return
         try:
-            write_file(Path(self._path), text.encode(errors="backslashreplace"))
+            write_file(Path(self.path), answer.encode(errors="backslashreplace") if isinstance(answer, str) else answer)
         except OSError as error:
             raise UsageError(
-                f"cannot write to {self._path}: {error.strerror or error}", hint="give -o a file in a folder that can be written to"
+                f"cannot write to {self.path}: {error.strerror or error}", hint="give -o a file in a folder that can be written to"
             ) from None
 
     @contextmanager
@@ -112,8 +114,9 @@ class Output:
         self._aside("hint", lines)
 
     def _aside(self, word: str, lines: Sequence[str]) -> None:
-        if not self._quiet:
-            for line in lines:
+        for line in lines:
+            if not self._quiet and line not in self._said:  # two models that are compared may bring the same note
+                self._said.add(line)
                 print_aside(f"{word}: {visible(line)}")
 
 

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
 from msgspec.structs import replace
 
 from unetinspect.cache import Recorder, open_cache
-from unetinspect.cli.options import CheckOptions, ModelOptions, PassOptions, SweepOptions, TraceOptions
+from unetinspect.cli.options import CheckOptions, DiffOptions, ModelOptions, PassOptions, SweepOptions, TraceOptions
 from unetinspect.cli.output import Output
 from unetinspect.errors import UsageError, nearest_names
 from unetinspect.record import Fit, ModelInfo, SweepPoint, Trace
@@ -101,9 +102,51 @@ def traced_to_fit(options: TraceOptions, output: Output) -> tuple[Trace, Fit | N
     return record, find_fit(record, given)
 
 
+def traced_pair(options: DiffOptions, output: Output, other: str | None, overrides: Sequence[str]) -> tuple[Trace, Trace]:
+    """Return the traces of A and B; without B, those of A at two sizes, or with and without what `--set-b` overrides.
+
+    Raises:
+        UsageError: There is but one UNet to look at; an option is given more than two values; both come from standard input.
+    """
+    sizes = {name: _pair(getattr(options, name), option=f"--{name}") for name in ("res", "latent", "batch")}
+    if other is None and not overrides and all(one == two for one, two in sizes.values()):
+        hint = f"`unetinspect diff {options.model} sdxl`; two sizes of one: `unetinspect diff {options.model} --res 512,768`"
+        raise UsageError("diff compares two UNets, and is given one", hint=hint)
+    if options.model == "-" and other in (None, "-"):
+        raise UsageError("standard input can be read once, and A and B are both -", hint="save it to a file, and name that")
+    shared = {name: value for name, value in structs.asdict(options).items() if name not in sizes}
+
+    def of(place: int, **own: Any) -> TraceOptions:
+        size: dict[str, Any] = {name: pair[place] for name, pair in sizes.items()}
+        return TraceOptions(**{**shared, **size, **own, "batch": parse_counts([size["batch"] or "1"], option="--batch")[0]})
+
+    first, second = of(0), of(1, model=other or options.model, overrides=[*(options.overrides or []), *overrides])
+    asked = [(request_of(side), parse_overrides(side.overrides or [])) for side in (first, second)]
+    plugged = read_plugged(options, output)
+    models = [read_named(side, output, side.model) for side in (first, second)]  # both, before the first of them takes its time
+    one, two = (
+        _run(model, request, plugged, overrides, options, output) for model, (request, overrides) in zip(models, asked, strict=True)
+    )
+    return one, two
+
+
+def _pair(given: str | None, *, option: str) -> tuple[str | None, str | None]:
+    values = (given or "").split(",")
+    if len(values) > 2:
+        raise UsageError(
+            f"{option} {given}: diff looks at two UNets, and {len(values)} values are given", hint=f"{option} {values[0]},{values[1]}"
+        )
+    return (values[0] or None, values[-1] or None)
+
+
 def _traced(options: TraceOptions, output: Output, request: Request, plugged: LoadedModel | None) -> Trace:
     overrides = parse_overrides(options.overrides or [])
-    model = read_named(options, output, options.model)
+    return _run(read_named(options, output, options.model), request, plugged, overrides, options, output)
+
+
+def _run(
+    model: LoadedModel, request: Request, plugged: LoadedModel | None, overrides: dict[str, Any], options: PassOptions, output: Output
+) -> Trace:
     if model.trace is not None:
         if request == make_request() and not overrides and plugged is None:
             output.note(*model.trace.run.notes)

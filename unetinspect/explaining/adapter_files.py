@@ -61,6 +61,7 @@ def _lora(differences: Differences) -> Said:
                 "do not mix"
             ),
             "`unetinspect identify LORA.safetensors` says for which family it is",
+            "`unetinspect names MODEL KEY` says which layer a key is for",
         ],
     )
 
@@ -105,6 +106,7 @@ def _ip_adapter(differences: Differences) -> Said:
             "take the adapter for this UNet: models/ for Stable Diffusion 1.x, sdxl_models/ for SDXL",
             "load it with pipeline.load_ip_adapter(...), which sets the processors in diffusers' own order",
             "`unetinspect ports MODEL` lists the keys and shapes that this UNet takes",
+            "`unetinspect names MODEL 1.to_k_ip.weight` says which layer a key is for",
         ],
     )
 

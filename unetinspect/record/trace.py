@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from unetinspect.errors import SourceError
 from unetinspect.record.check import Check
+from unetinspect.record.names import Name
 from unetinspect.record.ports import Fit, Port
 from unetinspect.record.profile import Profile
 from unetinspect.record.run import ModelInfo, OutputInfo, Run, TensorInfo
 from unetinspect.record.sections import Attention, Module, Skip, Stage, Totals
 from unetinspect.record.sweep import SweepPoint
+
+if TYPE_CHECKING:
+    import os
+
+    import pandas as pd
+
+    from unetinspect.drawing.drawing import Drawing
 
 SCHEMA: Literal["unetinspect.trace/1"] = "unetinspect.trace/1"
 _CONTROLS = re.compile("[\x7f-\x9f]")
@@ -47,6 +55,45 @@ class Trace(Struct, frozen=True, kw_only=True):
     def to_json(self) -> str:
         """Write the whole record as JSON."""
         return to_json(self)
+
+    def draw(self, path: str | os.PathLike[str] | None = None, *, level: Literal["stage", "layer"] = "stage") -> Drawing:
+        """Draw the U; in a notebook the drawing shows itself, `str()` of it is text, and `path` is written where it is given.
+
+        `level` is "stage", or "layer" for each resnet, transformer and sampler. The end of `path` says the form: .svg, .html,
+        .png, .mmd (Mermaid), .dot (Graphviz), .txt.
+
+        Raises:
+            UsageError: The path has no such end or cannot be written; the level is none.
+        """
+        from unetinspect.drawing.drawing import Drawing
+
+        drawing = Drawing(self, level=level)
+        if path is not None:
+            drawing.save(path)
+        return drawing
+
+    def to_dataframe(self, section: str) -> pd.DataFrame:
+        """Return one section as a pandas DataFrame: "stages", "skips", "attentions", "modules", "ports", "outputs" or "inputs".
+
+        A row is a record, a column one of its fields, a nested one under a dotted name ("attention.self"). Shapes are tuples.
+
+        Raises:
+            UsageError: There is no such section, or no pandas.
+        """
+        from unetinspect.views.frames import to_dataframe
+
+        return to_dataframe(self, section)
+
+    def __repr__(self) -> str:
+        """Return one line: model, shapes and counts."""
+        from unetinspect.views.notebook import one_line
+
+        return one_line(self)
+
+    def _repr_html_(self) -> str:
+        from unetinspect.views.notebook import to_html
+
+        return to_html(self)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Trace:
@@ -84,6 +131,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sweep: tuple[SweepPoint, ...] | UnsetType = UNSET
     profile: Profile | UnsetType = UNSET
     check: Check | UnsetType = UNSET
+    names: tuple[Name, ...] | UnsetType = UNSET
 
     @classmethod
     def of(cls, record: Trace, **sections: Any) -> Envelope:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from unetinspect.cache import CacheInfo
-from unetinspect.record import Checkpoint, Envelope, ErrorExplanations
+from unetinspect.record import Checkpoint, Diff, Envelope, ErrorExplanations
 from unetinspect.views.models import ClassList, ModelList
 
 # "    name: What it is," with what continues it on lines that are indented further.
@@ -18,15 +18,15 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 
 def json_schema() -> dict[str, Any]:
     """Return one schema that every `--json` document of this version matches."""
-    documents = [Envelope, Checkpoint, ErrorExplanations, ModelList, ClassList, CacheInfo]
+    documents = [Envelope, Diff, Checkpoint, ErrorExplanations, ModelList, ClassList, CacheInfo]
     references, components = msgspec.json.schema_components(documents, ref_template="#/$defs/{name}")
     for component in components.values():
         _describe_properties(component)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "unetinspect --json",
-        "description": "Sections of one trace (trace --json has all of them), what a checkpoint is, what an error means, the catalog, "
-        "the classes, or the state of the cache.",
+        "description": "Sections of one trace (trace --json has all of them), what two traces differ in, what a checkpoint is, "
+        "what an error means, the catalog, the classes, or the state of the cache.",
         "anyOf": list(references),
         "$defs": components,
     }

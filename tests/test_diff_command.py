@@ -1,0 +1,99 @@
+"""`diff` and `names` on the command line: what they take, what they refuse, and how they exit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import traced
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A saved trace, which is compared without torch."""
+    path = tmp_path / "saved.json"
+    path.write_text(traced("conditioned").to_json())
+    return path
+
+
+def test_the_same_is_exit_0(cli: Any, saved: Path) -> None:
+    """Two saved traces that are alike."""
+    code, out, errors = cli("diff", str(saved), str(saved), "--json")
+
+    assert (code, errors) == (0, "")
+    assert json.loads(out)["same"] is True
+
+
+def test_another_is_exit_1(cli: Any, saved: Path, tmp_path: Path) -> None:
+    """Two that are not: the answer is printed all the same."""
+    other = tmp_path / "other.json"
+    other.write_text(traced("plain").to_json())
+    code, out, _ = cli("diff", str(saved), str(other), "--json")
+    document = json.loads(out)
+
+    assert (code, document["same"]) == (1, False)
+    assert [document[side]["class_name"] for side in "ab"] == ["UNet2DConditionModel", "UNet2DModel"]
+
+
+def test_two_sizes_of_one(cli: Any) -> None:
+    """`--res A,B` is of each its own; the weights are the same, the costs are not."""
+    code, out, _ = cli("diff", "ddpm-cat-256", "--res", "64,128", "--json", "-q")
+    document = json.loads(out)
+
+    assert code == 1
+    assert [document[side]["sample_size"] for side in "ab"] == [[64, 64], [128, 128]]
+    assert document["totals"]["params"]["difference"] == 0
+    assert document["totals"]["macs"]["ratio"] > 3
+    assert document["config"] == []
+
+
+def test_what_a_key_of_the_config_changes(cli: Any) -> None:
+    """`--set-b` overrides on one side alone."""
+    code, out, _ = cli("diff", "ddpm-cifar10-32", "--set-b", "layers_per_block=1", "--json", "-q")
+    document = json.loads(out)
+
+    assert code == 1
+    assert [(key["key"], key["a"], key["b"]) for key in document["config"]] == [("layers_per_block", 2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "hint"),
+    [
+        (["sd15"], "diff compares two UNets, and is given one", "two sizes of one: `unetinspect diff sd15 --res 512,768`"),
+        (["sd15", "--res", "512"], "diff compares two UNets, and is given one", "`unetinspect diff sd15 sdxl`"),
+        (["sd15", "--res", "1,2,3"], "--res 1,2,3: diff looks at two UNets, and 3 values are given", "--res 1,2"),
+        (["-", "-"], "standard input can be read once, and A and B are both -", "save it to a file"),
+        (["sd15", "sdlx"], "there is no model 'sdlx'", "sdxl"),
+        (["sd15", "--batch", "1,x"], "--batch x", ""),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_told(cli: Any, arguments: list[str], sentence: str, hint: str) -> None:
+    """One sentence and a hint; nothing is printed."""
+    code, out, errors = cli("diff", *arguments)
+
+    assert code in (2, 3)
+    assert out == ""
+    assert sentence in errors
+    assert hint in errors
+
+
+def test_a_name_alone_is_told_where_it_belongs(cli: Any) -> None:
+    """MODEL stands first: a name given alone would be one."""
+    code, _, errors = cli("names", "output_blocks.5.1")
+
+    assert code == 3
+    assert "unetinspect names sd15 output_blocks.5.1" in errors
+
+
+def test_names_of_a_saved_trace(cli: Any, saved: Path) -> None:
+    """Without NAME all are listed: as many as the record has modules and tensors."""
+    code, out, _ = cli("names", str(saved), "--json")
+    record = traced("conditioned")
+    listed = json.loads(out)["names"]
+
+    assert code == 0
+    assert len(listed) == len([module for module in record.modules if module.path]) + sum(len(module.tensors) for module in record.modules)

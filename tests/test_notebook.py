@@ -1,0 +1,118 @@
+"""What a `Trace` shows of itself, and its sections as DataFrames."""
+
+from __future__ import annotations
+
+import html.parser
+import sys
+from typing import Any
+
+import msgspec
+import pandas as pd
+import pytest
+
+from tests.tiny import traced
+from unetinspect.errors import UsageError
+from unetinspect.views.frames import SECTIONS
+
+
+def test_a_trace_is_one_line() -> None:
+    """What is printed is short, and says what was traced."""
+    assert repr(traced("sd15")) == (
+        "<Trace of sd15, UNet2DConditionModel, 859.5 M params: sample (2, 4, 64, 64) -> (2, 4, 64, 64); "
+        "15 stages, 12 skips, 32 attention layers>"
+    )
+
+
+class Elements(html.parser.HTMLParser):
+    """Collects the elements of a page and checks that each is closed where it should be."""
+
+    EMPTY = ("br", "meta", "input", "link")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+
+@pytest.mark.parametrize("name", ["conditioned", "plain", "controlnet"])
+def test_a_notebook_shows_the_picture_and_every_row(name: str) -> None:
+    """Well-formed HTML without scripts or links: an SVG, and a row for each stage, skip and attention layer."""
+    record = traced(name)
+    elements = Elements(record._repr_html_())
+    tags = [tag for tag, _ in elements.found]
+    tables = [rows for rows in (record.stages, record.skips, record.attentions) if rows]
+
+    assert elements.open == []
+    assert tags.count("svg") == 1
+    assert tags.count("table") == tags.count("details") == len(tables)
+    assert tags.count("tr") == sum(len(rows) + 1 for rows in tables)
+    assert "script" not in tags
+    assert not any("href" in attributes or "src" in attributes for _, attributes in elements.found)
+
+
+def test_a_drawing_shows_itself() -> None:
+    """In a notebook as SVG, as text elsewhere, in one line where it stands in a list."""
+    drawing = traced("conditioned").draw(level="layer")
+
+    assert drawing._repr_svg_() == drawing.svg()
+    assert "resnets.0" in str(drawing)
+    assert repr(drawing) == f"<Drawing of {traced('conditioned').model.name}, level='layer'>"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_is_a_data_frame(section: str) -> None:
+    """A row for each record, and each field of it, nested ones spread out."""
+    record = traced("conditioned")
+    records: Any = record.run.inputs if section == "inputs" else getattr(record, section)
+    frame = record.to_dataframe(section)
+
+    assert isinstance(frame, pd.DataFrame)
+    assert len(frame) == len(records) > 0
+    for row, found in zip(records, frame.to_dict("records"), strict=True):
+        for field, value in msgspec.to_builtins(row).items():
+            assert isinstance(value, dict) or _as_tuples(value) == found[field] or (value is None and pd.isna(found[field])), field
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def test_frames_are_summed_and_grouped() -> None:
+    """What people want of them: the MACs of the stages add up, layers are counted by kind and shape."""
+    record = traced("sd15")
+    layers, stages = record.to_dataframe("attentions"), record.to_dataframe("stages")
+
+    assert stages.macs.sum() == record.totals.macs
+    assert stages["attention.cross"].sum() == 16
+    assert layers.groupby(["kind", "map_shape"]).size()[("cross", (16, 4096, 77))] == 5
+
+
+def test_a_section_without_records_has_its_columns() -> None:
+    """A model without attention gives an empty frame, which can be asked for its kinds."""
+    frame = msgspec.structs.replace(traced("plain"), attentions=()).to_dataframe("attentions")
+
+    assert len(frame) == 0
+    assert {"path", "kind", "heads", "map_shape"} <= set(frame.columns)
+
+
+def test_mistakes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A section that there is not, and a machine without pandas."""
+    with pytest.raises(UsageError, match="a trace has no section 'attention' of many records") as error:
+        traced("plain").to_dataframe("attention")
+    assert error.value.hint == "did you mean 'attentions'? it has stages, skips, attentions, modules, ports, outputs, inputs"
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UsageError, match="a DataFrame takes pandas, which is not installed") as error:
+        traced("plain").to_dataframe("skips")
+    assert error.value.hint == "pip install pandas"
