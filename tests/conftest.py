@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,12 +20,16 @@ for _variable in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "HF_ENDPOINT", "HF_TOKEN
     os.environ.pop(_variable, None)
 
 
+# The workers, and the programs that tests start, find modules compiled that another of them has imported before.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Workers share the cores: torch threads of one would wait for those of another.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Records that are kept for later tests are many small objects, and looking through them for garbage is a quarter of the time.
-gc.set_threshold(100_000, 20, 50)
+gc.set_threshold(200_000, 20, 100)
 
 # On a busy machine one example may take long; in CI the same examples are tried each time.
 settings.register_profile("local", deadline=None, max_examples=60)
@@ -87,11 +92,12 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
 
     What several tests ask for is traced once in a run, under the keys of the real cache; `--no-cache` takes and keeps nothing.
     """
-    from tests.tiny import SharedRecords, code_of_this_run
+    from tests.tiny import SharedRecords, code_of_this_run, key_of_this_run
     from unetinspect.cli.main import main
 
     monkeypatch.setattr("unetinspect.cli.run.open_cache", lambda *, wanted: SharedRecords() if wanted else None)
     monkeypatch.setattr("unetinspect.cache.code_state", code_of_this_run)
+    monkeypatch.setattr("unetinspect.cache.record_key", key_of_this_run)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main(list(arguments))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.test_imports import imported_after
 from tests.tiny import CONDITION, PLAIN, traced
 from unetinspect import Trace, cache
 from unetinspect.cache import RecordCache, Recorder, code_state, open_cache
@@ -243,24 +241,6 @@ def test_runs_at_once_never_see_half_an_entry(kept: RecordCache) -> None:
 
     assert found == [record] * 40
     assert len(list(kept.folder.iterdir())) == 1
-
-
-@pytest.mark.slow
-def test_a_repeated_trace_imports_no_torch_and_prints_the_same(tmp_path: Path) -> None:
-    """As a user runs it: the second time the answer comes without torch, to the byte."""
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(CONDITION))
-    environment = {**os.environ, "UNETINSPECT_CACHE": str(tmp_path / "records")}
-    command = [sys.executable, "-m", "unetinspect", "trace", str(config), "--device", "meta"]
-
-    def run() -> str:
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
-
-    afresh = run()
-    assert len(list((tmp_path / "records").iterdir())) == 1
-    code = f"import os; os.environ['UNETINSPECT_CACHE'] = {str(tmp_path / 'records')!r}\nfrom unetinspect.cli.main import main\n"
-    assert imported_after(f"{code}assert main({command[3:]!r}) == 0") == set()
-    assert run() == afresh
 
 
 def test_no_cache_takes_nothing_and_keeps_nothing(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,8 +66,8 @@ def test_what_a_key_of_the_config_changes(cli: Any) -> None:
         (["sd15", "--res", "512"], "diff compares two UNets, and is given one", "`unetinspect diff sd15 sdxl`"),
         (["sd15", "--res", "1,2,3"], "--res 1,2,3: diff looks at two UNets, and 3 values are given", "--res 1,2"),
         (["-", "-"], "standard input can be read once, and A and B are both -", "save it to a file"),
-        (["sd15", "sdlx"], "there is no model 'sdlx'", "sdxl"),
-        (["sd15", "--batch", "1,x"], "--batch x", ""),
+        (["sd15", "sdlx"], "no model called 'sdlx'", "sdxl"),
+        (["sd15", "--batch", "1,x"], "--batch is 'x'", "--batch 1,2,4"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -16,7 +16,7 @@ from tests.tiny import traced
 from unetinspect.drawing.drawing import SUFFIXES, Drawing, form_of
 from unetinspect.errors import UsageError
 
-BEGINS = {"svg": b"<svg", "html": b"<!doctype html>", "png": b"\x89PNG\r\n\x1a\n", "mmd": b"flowchart", "dot": b"digraph", "txt": b""}
+BEGINS = {"svg": b"<svg", "html": b"<!doctype html>", "png": b"\x89PNG\r\n\x1a\n", "mmd": b"---", "dot": b"digraph", "txt": b""}
 
 
 @pytest.fixture

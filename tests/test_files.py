@@ -10,8 +10,9 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 
 from tests.test_streams import run, save_trace
 from tests.tiny import PLAIN, traced
+from unetinspect import Trace
 from unetinspect.cache import RecordCache
 from unetinspect.files import write_file
 from unetinspect.record import to_json
@@ -51,35 +53,43 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(saved: Path) -> None:
     assert {path.name for path in saved.parent.iterdir()} == {"saved.json", "out.json"}
 
 
-# One process for both, as torch takes seconds to import; the program itself would not look into the cache once it has.
-CACHE_THAT_CANNOT_BE_WRITTEN = """
-import os, resource
-from unetinspect import Trace
-from unetinspect.cache import RecordCache
-from unetinspect.cli import main, run
-run.open_cache = lambda *, wanted: RecordCache()
-os.environ["UNETINSPECT_CACHE"] = "config.json"
-assert main.main(["trace", "config.json", "--device", "meta", "--json"]) == 0
-print("AND")
-os.environ["UNETINSPECT_CACHE"] = "records"
-resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
-assert main.main(["trace", "config.json", "--device", "meta", "--json"]) == 0
-"""
+@contextmanager
+def no_room() -> Iterator[None]:
+    """Let this process write no file larger than 1 KiB: in it, as torch takes seconds to import in another."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_cache_that_is_full_or_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
+def test_a_cache_that_is_full_or_cannot_be_written_costs_no_answer(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file in the folder's place, a disk with no room: the answer is printed, no word is said, nothing stays."""
-    (tmp_path / "config.json").write_text(json.dumps(PLAIN))
-    ran = subprocess.run(
-        [sys.executable, "-c", CACHE_THAT_CANNOT_BE_WRITTEN], capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ), check=True
-    )
-    first, _, second = ran.stdout.partition("AND\n")
+    config, records = tmp_path / "config.json", tmp_path / "records"
+    tried: list[str] = []
+    config.write_text(json.dumps(PLAIN))
+    put = RecordCache.put
 
-    assert first == second
-    assert json.loads(first)["totals"] == json.loads(to_json(traced("plain").totals))
-    assert ran.stderr == ""
-    assert (tmp_path / "config.json").read_text() == json.dumps(PLAIN)
-    assert list((tmp_path / "records").iterdir()) == []
+    def noted(self: RecordCache, key: str, record: Trace) -> None:
+        tried.append(key)
+        put(self, key, record)
+
+    monkeypatch.setattr(RecordCache, "put", noted)
+    answers = []
+    for folder, room in ((config, nullcontext()), (records, no_room())):
+        # The program itself would not look into the cache here, where diffusers was imported before.
+        monkeypatch.setattr("unetinspect.cli.run.open_cache", lambda *, wanted, folder=folder: RecordCache(folder))
+        with room:
+            answers.append(cli("trace", str(config), "--device", "meta", "--json"))
+    (code, out, err), again = answers
+
+    assert again == (code, out, err)
+    assert (code, err) == (0, "")
+    assert len(tried) == 2
+    assert json.loads(out)["totals"] == json.loads(to_json(traced("plain").totals))
+    assert config.read_text() == json.dumps(PLAIN)
+    assert list(records.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

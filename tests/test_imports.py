@@ -61,9 +61,10 @@ def test_a_saved_trace_is_shown_without_torch(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_is_light_and_this_test_can_fail() -> None:
-    """`import unetinspect` and even `unetinspect.trace` cost nothing heavy; importing the tracer does."""
+    """`import unetinspect` and even `unetinspect.trace` cost nothing heavy; importing the tracer does, and the hub's client is told."""
     assert imported_after("import unetinspect; unetinspect.trace; unetinspect.Trace") == set()
-    assert {"torch", "diffusers"} <= imported_after("import unetinspect.tracing")
+    assert imported_after("import huggingface_hub") == {"huggingface_hub"}
+    assert {"torch", "diffusers"} <= set(runtime_imports(PACKAGE / "tracing.py"))
 
 
 def test_views_and_records_never_import_torch_even_lazily() -> None:

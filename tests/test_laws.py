@@ -11,7 +11,7 @@ from tests.tiny import CONDITION, PLAIN, condition, plain, traced
 from unetinspect import UnetInspectError, trace
 
 # Each example builds and runs a UNet on meta: some tenths of a second.
-few = settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
@@ -100,7 +100,7 @@ values = st.recursive(
 keys = st.sampled_from(sorted(traced("conditioned").model.config))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(config=st.sampled_from([CONDITION, PLAIN]), mutations=st.dictionaries(keys, values, min_size=1, max_size=3))
 def test_a_mutated_config_ends_in_a_trace_or_in_a_sentence(config: dict[str, Any], mutations: dict[str, Any]) -> None:
     """Whatever a config holds, there is a record or one of the package's own errors, which says something."""

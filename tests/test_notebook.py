@@ -10,6 +10,7 @@ import msgspec
 import pandas as pd
 import pytest
 
+from tests.drawn import drawn
 from tests.tiny import traced
 from unetinspect.errors import UsageError
 from unetinspect.views.frames import SECTIONS
@@ -46,10 +47,10 @@ class Elements(html.parser.HTMLParser):
         self.found.append((tag, dict(attributes)))
 
 
-@pytest.mark.parametrize("name", ["conditioned", "plain", "controlnet"])
+@pytest.mark.parametrize("name", ["conditioned", "plain", "ControlNetModel"])
 def test_a_notebook_shows_the_picture_and_every_row(name: str) -> None:
     """Well-formed HTML without scripts or links: an SVG, and a row for each stage, skip and attention layer."""
-    record = traced(name)
+    record = drawn(name)
     elements = Elements(record._repr_html_())
     tags = [tag for tag, _ in elements.found]
     tables = [rows for rows in (record.stages, record.skips, record.attentions) if rows]

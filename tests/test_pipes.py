@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from tests.tiny import traced
+from unetinspect.cache import RecordCache, Recorder
+from unetinspect.request import Request
+from unetinspect.source import read_model
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -44,15 +49,21 @@ def test_a_closed_pipe_ends_quietly(command: str, saved: Path) -> None:
     assert ran.stdout
 
 
-def test_a_config_flows_through_pipes(saved: Path) -> None:
-    """A config from one command is the model of the next."""
+def test_a_config_flows_through_pipes(saved: Path, tmp_path: Path) -> None:
+    """A config from one command is the model of the next, to the letter: its record is one that was kept, so no torch is imported."""
+    model = traced("sd15").model
+    piped = read_model("-", stdin=StringIO(json.dumps({**model.config, "_class_name": model.class_name})))
+    kept = RecordCache(tmp_path / "records")
+    Recorder(kept, piped).record(Request(device="meta"))
     ran = shell(
         f'unetinspect config {saved} --json | python3 -c \'import json, sys; m = json.load(sys.stdin)["model"];'
-        ' print(json.dumps({**m["config"], "_class_name": m["class_name"]}))\' | unetinspect skips - --json --device meta'
+        ' print(json.dumps({**m["config"], "_class_name": m["class_name"]}))\' | unetinspect skips - --json --device meta',
+        UNETINSPECT_CACHE=str(kept.folder),
     )
 
     assert ran.returncode == 0
     assert f'"consumed": {traced("sd15").totals.skips.consumed}' in ran.stdout
+    assert kept.info().records == 1
 
 
 def test_python_dash_m_names_itself_unetinspect() -> None:

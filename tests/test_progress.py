@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_imports import imported_after
 from tests.tiny import CONDITION
 from unetinspect.cli.options import OutputOptions
 from unetinspect.cli.output import Output
@@ -38,7 +39,10 @@ def run_on_terminal(arguments: list[str], folder: Path) -> tuple[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_progress_is_shown_on_a_terminal_and_cleared(tmp_path: Path) -> None:
-    """Each step is named while it lasts, stdout has the JSON alone, the line is erased; a kept record takes no steps."""
+    """Each step is named while it lasts, stdout has the JSON alone, the line is erased.
+
+    The second time the record is kept: it takes no steps and no torch, and is printed to the byte.
+    """
     config = tmp_path / "tiny" / "config.json"
     config.parent.mkdir()
     config.write_text(json.dumps(CONDITION))
@@ -50,9 +54,12 @@ def test_progress_is_shown_on_a_terminal_and_cleared(tmp_path: Path) -> None:
     assert "running tiny at sample 16x16 on meta" in said
     assert "\x1b[2K" in said.rpartition("running tiny")[2]
 
+    assert len(list((tmp_path / "records").iterdir())) == 1
     again, nothing = run_on_terminal(command, tmp_path)
     assert again == out
     assert nothing == ""
+    code = f"import os; os.environ['UNETINSPECT_CACHE'] = {str(tmp_path / 'records')!r}\nfrom unetinspect.cli.main import main\n"
+    assert imported_after(f"{code}assert main({command!r}) == 0") == set()
 
 
 class Terminal(io.StringIO):

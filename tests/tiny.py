@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import torch
+from msgspec.structs import replace
 
 from unetinspect import Trace, trace
-from unetinspect.cache import RecordCache, code_state
+from unetinspect.cache import RecordCache, code_state, record_key
+from unetinspect.request import Request
+from unetinspect.source.base import LoadedModel
 
 Config = dict[str, Any]
 
@@ -201,22 +206,28 @@ def traced(name: str, **options: Any) -> Trace:
 
 
 def traced_once(model: str | Config, **options: Any) -> Trace:
-    """Trace a model on meta, once for each set of options in a whole run: what one worker traced, the others read."""
+    """Trace a model on meta, once for each set of options in a whole run: what one worker traced, or `cli`, the others read."""
     options = {"device": "meta", **options}
-    key = sha256(repr((model, sorted(options.items()))).encode()).hexdigest()
+    key = repr((model, sorted(options.items())))
     if key not in _known:
-        _known[key] = _shared_or_traced(key, model, options) if SHARED_RECORDS in os.environ else trace(model, **options)
+        _known[key] = _shared_or_traced(model, options) if SHARED_RECORDS in os.environ else trace(model, **options)
     return _known[key]
 
 
-def _shared_or_traced(key: str, model: str | Config, options: dict[str, Any]) -> Trace:
-    shared = SharedRecords()
-    record = shared.get(key)
-    if record is None:
-        record = trace(model, **options)
-        shared.put(key, record)
-    return record
+def _shared_or_traced(model: str | Config, options: dict[str, Any]) -> Trace:
+    with (
+        mock.patch("unetinspect.api.open_cache", lambda *, wanted: SharedRecords() if wanted else None),
+        mock.patch("unetinspect.cache.code_state", code_of_this_run),
+    ):
+        return trace(model, **options)
 
 
 # No code changes during a run, whatever a test pretends: it is looked through once.
 code_of_this_run = cache(code_state)
+
+
+def key_of_this_run(model: LoadedModel, request: Request, *arguments: Any, **more: Any) -> str | None:
+    """Return the key of a record: without a GPU, "auto" is meta, and its record the same."""
+    if request.device == "auto" and not torch.cuda.is_available():
+        request = replace(request, device="meta")
+    return record_key(model, request, *arguments, **more)

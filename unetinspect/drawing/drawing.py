@@ -34,7 +34,7 @@ def form_of(path: str | os.PathLike[str]) -> Form:
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        close = nearest_names(suffix, list(SUFFIXES), count=1)
+        close = nearest_names(suffix, [f".{form}" for form in get_args(Form)], count=1)
         meant = f"did you mean {Path(path).stem}{close[0]}? " if close else ""
         wrong = f"{os.fspath(path)} ends in {suffix}" if suffix else f"{os.fspath(path)} has no ending"
         raise UsageError(

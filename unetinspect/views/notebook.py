@@ -23,7 +23,7 @@ def one_line(trace: Trace) -> str:
 def to_html(trace: Trace) -> str:
     """Return what a notebook shows: what was traced, the picture, and the stages, skips and attention layers to unfold."""
     from unetinspect.drawing.outline import outline_of
-    from unetinspect.drawing.page_markup import Markup, joined, tag
+    from unetinspect.drawing.page_markup import Markup, tag
     from unetinspect.drawing.page_tables import page_tables, table_markup
     from unetinspect.drawing.svg import svg
 
@@ -32,5 +32,5 @@ def to_html(trace: Trace) -> str:
         for table in page_tables(trace)
         if table.rows and table.id != "modules"
     ]
-    lines = [joined(line, tag("br")) for line in header(trace.model, trace.run)]
-    return tag("div", tag("p", *lines), Markup(svg(outline_of(trace), level="stage")), *folded)
+    lines = [tag("div", line) for line in header(trace.model, trace.run)]
+    return tag("div", tag("div", *lines), Markup(svg(outline_of(trace), level="stage")), *folded)
