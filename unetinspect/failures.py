@@ -20,7 +20,8 @@ from unetinspect.resolve import ResolvedConfig
 from unetinspect.sizes import image_of, returned_size, written_size
 from unetinspect.units import format_shape
 
-# A UNet of a thousand modules runs in about a second: what takes longer gets no sizes named rather than minutes of search.
+# A UNet of a thousand modules runs in about a second: what takes longer gets no sizes named rather than minutes of search. Seconds of
+# this process alone: what else the machine does must not decide which sizes are named.
 _SEARCH_SECONDS = 10.0
 
 
@@ -70,12 +71,12 @@ def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, or_othe
 
     With `or_other`, where there are none, those that run and return another.
     """
-    give_up = time.monotonic() + _SEARCH_SECONDS
+    give_up = time.process_time() + _SEARCH_SECONDS
     tried: dict[Size, Size | Literal["fails"] | None] = {}
 
     def returned(size: Size) -> Size | Literal["fails"] | None:
         if size not in tried:
-            tried[size] = "fails" if time.monotonic() > give_up else _returned(config, work, runner, size)
+            tried[size] = "fails" if time.process_time() > give_up else _returned(config, work, runner, size)
         return tried[size]
 
     halvings, own = work.builder.halvings(config.values), work.sizes.sample_size
