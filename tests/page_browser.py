@@ -84,7 +84,7 @@ class Visitor:
         return opened
 
     def __call__(self, model: str | Trace = "conditioned", place: str = "", *, level: str = "stage", **options: Any) -> Any:
-        """Open the page of a model, at a place in it."""
+        """Open the page of a model, at a place in it; with options, in a window of its own, where a test may change what it likes."""
         address = self.write(traced(model) if isinstance(model, str) else model, level)
         self.visited.append(address)
         opened = self.window(**options) if options else self.common

@@ -19,6 +19,9 @@ import jq
 import pytest
 import torch
 
+from tests.tiny import traced
+from unetinspect.catalog import load_catalog
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = (
@@ -30,6 +33,9 @@ COMMANDS = (
     "ports",
     "sweep",
     "profile",
+    "diff",
+    "draw",
+    "names",
     "check",
     "identify",
     "explain-error",
@@ -138,15 +144,35 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-def test_the_picture_is_the_output_of_today() -> None:
-    """The README's picture is what the command prints, and loads nothing from elsewhere."""
-    picture = runpy.run_path(str(ROOT / "docs" / "picture.py"))
-    svg = (ROOT / "docs" / "skips-sd15.svg").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, Any]:
+    """What draws the pictures of README and docs."""
+    return runpy.run_path(str(ROOT / "docs" / "pictures.py"))
 
-    assert svg == picture["draw"]()
-    assert "url(http" not in svg
-    assert "@font-face" not in svg
-    assert "href" not in svg
+
+def test_the_pictures_are_those_of_today(pictures: dict[str, Any]) -> None:
+    """Each drawing is what the tool draws, and each file is one of them."""
+    shown = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "pictures").iterdir()}
+    drawn = {name: pictures["draw"](traced(model), level) for name, (model, level) in pictures["drawings"]().items()}
+
+    assert shown == {**drawn, pictures["TABLE"]: pictures["table"]()}
+
+
+def test_the_pictures_load_nothing_from_elsewhere() -> None:
+    """No fonts, no scripts, no links: they are shown where nothing may be fetched."""
+    for path in (ROOT / "docs" / "pictures").iterdir():
+        svg = path.read_text(encoding="utf-8")
+        assert not any(word in svg for word in ("url(http", "@font-face", "href", "<script", "@import")), path.name
+
+
+def test_the_gallery_shows_each_family_of_the_catalog(pictures: dict[str, Any]) -> None:
+    """One model of each family, by its own name for it, and the page is what was last written."""
+    catalog = load_catalog()
+
+    assert {family: catalog[name].family for family, name in pictures["GALLERY"].items()} == {
+        family: family for family in sorted({entry.family for entry in catalog.values()})
+    }
+    assert (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8") == pictures["gallery"]()
 
 
 def test_the_readme_is_short_and_has_a_picture() -> None:

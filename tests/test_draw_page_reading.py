@@ -136,7 +136,7 @@ def test_every_text_stands_out_from_its_ground(visit: Visitor, scheme: str) -> N
 
 def test_no_width_makes_the_page_itself_scroll_sideways(visit: Visitor) -> None:
     """From small phones to large screens the picture and tables scroll in their own regions; words in the picture stay readable."""
-    opened = visit("conditioned", "#skip=1")
+    opened = visit("conditioned", "#skip=1", viewport={"width": 320, "height": 800})
     for width in (320, 375, 1024, 3840):
         opened.set_viewport_size({"width": width, "height": 800})
         for tab in ("stages", "skips", "attention", "modules"):
@@ -197,7 +197,7 @@ def test_names_that_are_markup_stay_text(visit: Visitor) -> None:
 
 def test_print_holds_picture_and_tables_and_no_controls(visit: Visitor) -> None:
     """On paper: the picture unfaded, stages, skips and attention layers; no buttons, no panel."""
-    opened = visit("conditioned", "#skip=1")
+    opened = visit("conditioned", "#skip=1", color_scheme="light")
     opened.emulate_media(media="print")
 
     assert opened.locator("#stages:visible, #skips:visible, #attention:visible").count() == 3

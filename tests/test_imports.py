@@ -54,7 +54,20 @@ def test_a_saved_trace_is_shown_without_torch(tmp_path: Path) -> None:
 
     path = tmp_path / "saved.json"
     path.write_text(traced("conditioned").to_json())
-    commands = [["trace"], ["skips"], ["skips", "--explain"], ["attn"], ["tree"], ["inputs"], ["inputs", "--code"], ["ports"], ["config"]]
+    commands = [
+        ["trace"],
+        ["skips"],
+        ["skips", "--explain"],
+        ["attn"],
+        ["tree"],
+        ["inputs"],
+        ["inputs", "--code"],
+        ["ports"],
+        ["config"],
+        ["names"],
+        ["draw"],
+        ["draw", "--as", "svg"],
+    ]
     code = f"from unetinspect.cli.main import main\nfor command in {commands!r}: assert main([*command, {str(path)!r}]) == 0"
 
     assert imported_after(code) == set()

@@ -1,0 +1,140 @@
+// What the pointer, the keys and the address do.
+
+const drawing = view.querySelector("svg");
+const naturalWidth = drawing?.viewBox.baseVal.width || 1000;
+let zoom = null;
+
+function pickOf(target) {
+  const drawn = target.closest?.(".ui-skip, .ui-layer, .ui-stage");
+  if (!drawn || !view.contains(drawn)) return null;
+  if (drawn.classList.contains("ui-skip")) return { kind: "skip", at: Number(drawn.dataset.skip) };
+  const module = drawn.classList.contains("ui-layer") ? tables.get("module").names.indexOf(drawn.dataset.path) : -1;
+  if (module >= 0) return { kind: "module", at: module };
+  const at = placeOfBox.get(drawn.closest(".ui-stage")?.dataset.box);
+  return at === undefined ? null : { kind: "stage", at };
+}
+
+function pickOfFocus(target) {
+  const drawn = target.closest?.(".ui-skip, .ui-stage");
+  return drawn === target ? pickOf(target) : null;
+}
+
+function listenPicture() {
+  // A button in a button has no name of its own: by keyboard, layers are found in the list of modules of their box.
+  for (const drawn of layerElements) for (const name of ["tabindex", "role", "aria-label"]) drawn.removeAttribute(name);
+  view.addEventListener("pointerover", (event) => event.pointerType !== "touch" && peek(pickOf(event.target)));
+  view.addEventListener("pointerleave", () => peek(null));
+  view.addEventListener("focusin", (event) => pickOfFocus(event.target) && peek(pickOfFocus(event.target)));
+  view.addEventListener("focusout", () => peek(null));
+  view.addEventListener("click", (event) => {
+    const pick = pickOf(event.target);
+    if (pick === null ? pinned !== null : same(pick, pinned)) letGo();
+    else if (pick !== null) pin(pick);
+  });
+  view.addEventListener("keydown", (event) => {
+    const pick = pickOfFocus(event.target);
+    if (pick === null || (event.key !== "Enter" && event.key !== " ")) return;
+    event.preventDefault();
+    pin(pick);
+    byId("details-title").focus({ preventScroll: true });
+  });
+}
+
+function listenPanel() {
+  byId("close").addEventListener("click", release);
+  panel.addEventListener("click", (event) => {
+    const step = event.target.closest("[data-step]");
+    const link = event.target.closest("a.jump");
+    if (step && pinned?.kind === "skip") stepFromPanel(Number(step.dataset.step));
+    else if (link && !event.ctrlKey && !event.metaKey) {
+      event.preventDefault();
+      const pick = pickOfHash(link.getAttribute("href"));
+      pin(pick);
+      showInPicture(pick);
+      byId("details-title").focus({ preventScroll: true });
+    }
+  });
+}
+
+function stepFromPanel(by) {
+  if (!pinned) return;
+  stepSkip(by);
+  panel.querySelector(`[data-step="${by}"]`).focus({ preventScroll: true });
+}
+
+// Whoever reads the panel by keyboard gets back to where the pick stands in the picture.
+function release() {
+  const inPanel = panel.contains(document.activeElement);
+  const drawn = pinned && inPanel ? drawnOf(pinned) : null;
+  letGo();
+  drawn?.focus({ preventScroll: true });
+}
+
+function listenKeys() {
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest?.("input, select, textarea");
+    if (event.key === "Escape" && pinned !== null && !typing?.value?.trim()) release();
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by === undefined || pinned?.kind !== "skip" || typing || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    stepSkip(by);
+    if (view.contains(document.activeElement)) skipElements.get(pinned.at)?.[0].focus({ preventScroll: true });
+  });
+}
+
+// null fits the width; where the words would become too small to read, the picture scrolls instead.
+function setZoom(wanted) {
+  const fits = view.clientWidth / naturalWidth;
+  zoom = wanted === null ? null : Math.min(4, Math.max(0.25, wanted));
+  const factor = zoom ?? Math.min(1.25, Math.max(fits, 0.72));
+  drawing.style.width = `${Math.floor(naturalWidth * factor)}px`;
+  view.classList.toggle("zoomed", zoom !== null);
+  view.dataset.factor = factor.toFixed(3);
+}
+
+function listenZoom() {
+  if (!drawing) return;
+  setZoom(null);
+  addEventListener("resize", () => zoom === null && setZoom(null));
+  for (const button of document.querySelectorAll("[data-zoom]")) {
+    const by = { in: 1.25, out: 0.8 }[button.dataset.zoom];
+    button.addEventListener("click", () => setZoom(by ? Number(view.dataset.factor) * by : null));
+  }
+}
+
+// The styles, those of the picture too, ask for the scheme in media rules: a choice overrides what they ask for.
+function listenTheme() {
+  const all = [...document.styleSheets].flatMap((sheet) => [...sheet.cssRules]);
+  const rules = all.filter((rule) => /prefers-color-scheme/.test(rule.media?.mediaText));
+  const asked = rules.map((rule) => rule.media.mediaText);
+  byId("theme").addEventListener("change", ({ target }) => {
+    const dark = target.value === "dark";
+    document.documentElement.style.colorScheme = target.value === "system" ? "" : target.value;
+    rules.forEach((rule, at) => {
+      const forDark = /scheme:\s*dark/.test(asked[at]);
+      rule.media.mediaText = target.value === "system" ? asked[at] : dark === forDark ? "screen" : "not all";
+    });
+  });
+}
+
+function openHash() {
+  const tab = tabs.findIndex((link) => link.getAttribute("href") === location.hash);
+  if (tab >= 0) openTab(tab);
+  const pick = pickOfHash(location.hash);
+  if (pick === null) return;
+  openTab(sections.findIndex((section) => section.contains(tables.get(pick.kind).table)));
+  pin(pick);
+  showInPicture(pick);
+}
+
+for (const hidden of document.querySelectorAll("[data-script]")) hidden.hidden = false;
+for (const [kind, shown] of tables) listen(kind, shown);
+listenTabs();
+openTab(0);
+listenPicture();
+listenPanel();
+listenKeys();
+listenZoom();
+listenTheme();
+openHash();
+addEventListener("hashchange", openHash);

@@ -1,0 +1,188 @@
+"""The U as one HTML page: the picture, what a box or a skip of it is, and tables to search and sort. It needs no network."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import Literal
+
+from unetinspect.drawing.outline import Outline
+from unetinspect.drawing.page_markup import TIMES, Markup, joined, script_json, tag
+from unetinspect.drawing.page_record import page_record
+from unetinspect.drawing.page_tables import PageTable, page_tables, table_markup
+from unetinspect.drawing.svg import svg
+from unetinspect.record import Trace
+from unetinspect.units import format_bytes, format_count, format_si, plural
+from unetinspect.views.header import header
+
+_SCRIPTS = ("page_select.js", "page_panel.js", "page_tables.js", "page.js")
+# Before the tables are read: those whose tab is not open need not be laid out.
+_FIRST = 'document.documentElement.classList.add("scripted")'
+_ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath d='M3 2v7a5 5 0 0 0 10 0V2' "
+    "fill='none' stroke='%232f6f9f' stroke-width='3'/%3E%3C/svg%3E"
+)
+
+
+def page(outline: Outline, *, level: Literal["stage", "layer"] = "stage") -> str:
+    """Write one self-contained HTML page: picture, details of a box or a skip, tables of stages, skips, attention layers and modules.
+
+    The same outline gives the same bytes. Without JavaScript, the picture and every row of the tables are there.
+    """
+    scripts = Markup(_FIRST), _script()
+    tables = page_tables(outline.trace)
+    body = tag(
+        "body",
+        tag("a", "Skip to the tables", href="#tables", class_="to-tables"),
+        _banner(outline),
+        tag("main", _workspace(outline, Markup(svg(outline, level=level, interactive=True)), tables)),
+        tag("p", class_="unseen", id="said", role="status", aria_live="polite"),
+        tag("script", script_json(page_record(outline)), type="application/json", id="record"),
+        tag("script", scripts[1]),
+    )
+    return f"<!doctype html>\n{tag('html', _head(outline, scripts), Markup(chr(10)), body, lang='en')}\n"
+
+
+def _head(outline: Outline, scripts: tuple[Markup, ...]) -> Markup:
+    # The hashes let these scripts run and no other, whatever a name in a config holds; the picture's styles are attributes in part.
+    hashes = " ".join(f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {hashes}; img-src data:; base-uri 'none'; form-action 'none'"
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="generator", content=f"unetinspect {outline.trace.run.versions.get('unetinspect', '')}".strip()),
+        tag("title", outline.title),
+        tag("link", rel="icon", href=_ICON),
+        tag("style", Markup(_asset("page.css"))),
+        tag("script", scripts[0]),
+    )
+
+
+def _banner(outline: Outline) -> Markup:
+    model = outline.trace.model
+    name = tag("div", tag("h1", model.name), tag("p", model.class_name, class_="class"), class_="name")
+    facts = [tag("div", tag("dt", term), tag("dd", value), class_="fact") for term, value in _facts(outline.trace)]
+    return tag("header", name, tag("dl", *facts, class_="facts"), class_="banner")
+
+
+def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
+    totals, counts = trace.totals, trace.totals.attention
+    yield "params", format_count(totals.params)
+    yield f"MACs, batch {trace.run.forward_batch}", format_si(totals.macs)
+    yield "peak activations", format_bytes(totals.peak_activation_bytes)
+    yield "skips", str(totals.skips.consumed)
+    yield "attention layers", str(counts.total + counts.without_processor)
+
+
+def _workspace(outline: Outline, picture: Markup, tables: tuple[PageTable, ...]) -> Markup:
+    view = tag("div", picture, class_="view", id="view", tabindex=0, role="region", aria_label="Picture of the U, scrollable")
+    sections = [_section(table, is_open=table is tables[0]) for table in tables]
+    return joined(
+        tag(
+            "section",
+            tag("div", tag("h2", "The U", id="the-u"), _zoom(), class_="bar"),
+            tag("figure", view),
+            class_="picture",
+            aria_labelledby="the-u",
+        ),
+        _panel(),
+        tag(
+            "div",
+            _tabs(tables),
+            *sections,
+            _about(outline.trace),
+            class_="tables",
+            id="tables",
+            tabindex=-1,
+        ),
+    )
+
+
+def _zoom() -> Markup:
+    buttons = [("out", "\N{MINUS SIGN}", "Smaller"), ("in", "+", "Larger"), ("fit", "Fit", "Fit to the width")]
+    themes = [("system", "System colours"), ("light", "Light"), ("dark", "Dark")]
+    theme = tag("select", *(tag("option", text, value=name) for name, text in themes), id="theme", aria_label="Colours")
+    inside = [tag("button", text, type="button", data_zoom=name, aria_label=label) for name, text, label in buttons]
+    return tag("div", *inside, theme, class_="zoom", hidden=True, data_script=True)
+
+
+def _keys() -> Markup:
+    keys = [("Tab", "goes to the next skip or box"), ("Enter", "pins it"), ("← →", "show the skip before or after"), ("Esc", "lets go")]
+    return tag("ul", *(tag("li", tag("kbd", key), f" {what}") for key, what in keys), class_="keys")
+
+
+def _panel() -> Markup:
+    start = tag("p", "Point at a box of the U, or at a skip, to see what it is. A click pins it.", class_="start")
+    inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), start, _keys(), id="details")
+    close = tag("button", TIMES, type="button", id="close", class_="close", aria_label="Close the details", hidden=True)
+    return tag("aside", inside, close, class_="panel", id="panel", aria_labelledby="details-title", hidden=True, data_script=True)
+
+
+def _tabs(tables: tuple[PageTable, ...]) -> Markup:
+    links = [
+        tag("a", table.title, " ", tag("span", str(len(table.rows)), class_="count"), href=f"#{table.id}", id=f"tab-{table.id}")
+        for table in tables
+    ]
+    return tag("nav", tag("div", *links, class_="tabs", id="tabs"), aria_label="Tables")
+
+
+def _section(table: PageTable, *, is_open: bool) -> Markup:
+    heading = tag("h2", table.title, id=f"{table.id}-title")
+    status = tag("p", f"{plural(len(table.rows), table.noun)}", class_="status", role="status", aria_live="polite")
+    scroll = tag("div", table_markup(table), class_="scroll", tabindex=0, role="region", aria_labelledby=f"{table.id}-title")
+    controls = tag("div", *_controls(table), status, class_="controls", hidden=True, data_script=True)
+    return tag(
+        "section", heading, controls, scroll, class_="table open" if is_open else "table", id=table.id, aria_labelledby=f"{table.id}-title"
+    )
+
+
+def _controls(table: PageTable) -> Iterator[Markup]:
+    if not table.rows:
+        return
+    if table.hint:
+        found = tag(
+            "input", type="search", id=f"{table.id}-search", placeholder=f"for example {table.hint}", autocomplete="off", spellcheck="false"
+        )
+        yield tag("label", tag("span", f"Search {table.noun}s"), found, class_="search")
+    if len(table.kinds) > 1:
+        radios = [_kind(table, kind) for kind in ("", *table.kinds)]
+        yield tag("fieldset", tag("legend", "Kind"), *radios, class_="kinds")
+    yield tag("button", "Copy paths", type="button", class_="copy")
+    yield tag("button", f"Show all {len(table.rows)}", type="button", class_="all", hidden=True)
+
+
+def _kind(table: PageTable, kind: str) -> Markup:
+    radio = tag("input", type="radio", name=f"{table.id}-kind", value=kind, checked=not kind)
+    return tag("label", radio, tag("span", kind or "all kinds"))
+
+
+def _about(trace: Trace) -> Markup:
+    lines = [*header(trace.model, trace.run)[1:], *trace.run.notes]
+    made = ", ".join(f"{name} {version}" for name, version in trace.run.versions.items())
+    own = "Every number was observed in one forward pass. This page is one file: it loads nothing and sends nothing."
+    inside = [tag("li", " ".join(line.split())) for line in [*lines, *([f"traced with {made}"] if made else [])]]
+    return tag(
+        "section",
+        tag("h2", "About this pass", id="about-title"),
+        tag("ul", *inside),
+        tag("p", own),
+        class_="about",
+        aria_labelledby="about-title",
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("unetinspect.drawing").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _script() -> Markup:
+    inside = "\n".join(map(_asset, _SCRIPTS))
+    return Markup(f'"use strict";\n(() => {{\n{inside}}})();\n')

@@ -1,0 +1,65 @@
+"""HTML elements as text. Whatever is put into one is escaped, unless it is an element itself: data can never become markup."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any
+
+from unetinspect.units import visible
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+_EMPTY = frozenset({"meta", "link", "input"})
+
+
+class Markup(str):
+    """Text that is HTML already; any other text is escaped where it is put into an element."""
+
+    __slots__ = ()
+
+
+def tag(name: str, /, *inside: str, **attributes: str | int | bool | None) -> Markup:
+    """Write an element with its content; None and False leave an attribute out, True writes it alone.
+
+    A trailing underscore is dropped from an attribute's name, others in it become dashes.
+
+    >>> tag("td", "a < b", class_="number", data_value=3, hidden=False)
+    '<td class="number" data-value="3">a &lt; b</td>'
+    """
+    opened = "".join([f"<{name}", *(_attribute(key, value) for key, value in attributes.items()), ">"])
+    return Markup(opened if name in _EMPTY else f"{opened}{joined(*inside)}</{name}>")
+
+
+def joined(*parts: str) -> Markup:
+    """Put elements and texts behind each other.
+
+    >>> joined(tag("b", "x"), " & y")
+    '<b>x</b> &amp; y'
+    """
+    return Markup("".join(part if isinstance(part, Markup) else escape(shown(part), quote=False) for part in parts))
+
+
+def shown(text: str) -> str:
+    r"""Write what no page should hold as Python writes it: control characters, and halves of surrogate pairs, which UTF-8 cannot hold.
+
+    >>> shown("a\udc80\u2028b")
+    'a\\udc80\\u2028b'
+    """
+    return text if text.isprintable() else visible(text.encode(errors="backslashreplace").decode(), keep_lines=True)
+
+
+def script_json(value: Any) -> Markup:
+    r"""Write JSON that no text in it can end the script which holds it: of `<`, `>` and `&`, and of all beyond ASCII, escapes stand there.
+
+    >>> script_json(["</script>"])
+    '["\\u003c/script\\u003e"]'
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _attribute(key: str, value: str | int | bool | None) -> str:
+    if value is None or value is False:
+        return ""
+    name = key.removesuffix("_").replace("_", "-")
+    return f" {name}" if value is True else f' {name}="{escape(shown(str(value)))}"'
