@@ -12,15 +12,15 @@ from typing import get_args
 import pytest
 
 from tests import kinds_other, kinds_plugs, kinds_video
+from tests.drawn import DRAWN, KNOWN
 from tests.tiny import KINDS, Config, condition, traced_once
 from unetinspect.drawing.outline import Outline, outline_of
 from unetinspect.drawing.place import place
-from unetinspect.drawing.place_contents import Level
+from unetinspect.drawing.place.contents import Level
 from unetinspect.drawing.scene import PlacedBox, PlacedSkip, Point, Rect, Scene, Text
 from unetinspect.drawing.text_width import shortened, text_width, wrapped
 
-KNOWN = ("sd15", "sdxl", "ddpm-cat-256", "svd-xt", "kandinsky-3")
-ALL: dict[str, str | Config] = {**{name: name for name in KNOWN}, **KINDS, **kinds_video.KINDS, **kinds_plugs.KINDS, **kinds_other.KINDS}
+ALL: dict[str, str | Config] = {**KINDS, **kinds_video.KINDS, **kinds_plugs.KINDS, **kinds_other.KINDS, **DRAWN}
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 
@@ -203,7 +203,7 @@ def on_edge(rect: Rect, point: Point) -> bool:
 LAWS = (things_apart, things_inside, boxes_filled, curves_clear, ends_right, sizes_follow, a_u, arrows_join)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", DRAWN)
 def test_everything_has_its_place(name: str) -> None:
     """At both levels, every law holds: nothing overlaps, nothing leaves its border, skips end where they belong, sizes mean something."""
     for level in LEVELS:

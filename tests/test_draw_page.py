@@ -17,7 +17,7 @@ from tests.tiny import traced
 from unetinspect import Trace
 from unetinspect.drawing.outline import outline_of
 from unetinspect.drawing.page import page
-from unetinspect.drawing.page_record import page_record
+from unetinspect.drawing.page.record import page_record
 from unetinspect.units import format_bytes, format_count, format_shape, format_si
 
 MODELS = ("conditioned", "plain", "no-layers")

@@ -23,7 +23,7 @@ from tests.page_browser import (  # noqa: F401  (fixtures)
 )
 from tests.tiny import traced
 from unetinspect.drawing.outline import outline_of
-from unetinspect.drawing.page_markup import TIMES
+from unetinspect.drawing.page.markup import TIMES
 from unetinspect.record import Skip
 from unetinspect.units import format_bytes, format_count, format_shape, format_si
 

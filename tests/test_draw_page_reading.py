@@ -12,7 +12,7 @@ from tests.test_draw_page import EVIL
 from tests.tiny import traced
 from unetinspect import Trace
 from unetinspect.drawing.outline import outline_of
-from unetinspect.drawing.page_markup import TIMES
+from unetinspect.drawing.page.markup import TIMES
 from unetinspect.record import Attention
 from unetinspect.units import format_bytes, format_count, format_shape, format_si
 

@@ -10,14 +10,15 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
-from tests.test_draw_layout import ALL, KNOWN, LAWS, LEVELS, outlined
+from tests.drawn import KNOWN
+from tests.test_draw_layout import ALL, LAWS, LEVELS, outlined
 from tests.tiny import condition, traced, traced_once
 from unetinspect import Trace
 from unetinspect.drawing.outline import Outline, outline_of
 from unetinspect.drawing.place import place
-from unetinspect.drawing.place_contents import Level
+from unetinspect.drawing.place.contents import Level
 from unetinspect.drawing.svg import svg
-from unetinspect.drawing.svg_style import colours, style_sheet
+from unetinspect.drawing.svg.style import colours, style_sheet
 from unetinspect.record import Shape
 
 NS = "{http://www.w3.org/2000/svg}"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.test_draw_layout import LEVELS, loose, outlined, placed
-from unetinspect.drawing.place_contents import Level
+from unetinspect.drawing.place.contents import Level
 from unetinspect.drawing.png import _draw, png
 from unetinspect.drawing.scene import Scene, Text
 from unetinspect.drawing.svg import svg

@@ -15,7 +15,7 @@ from tests.tiny import traced
 from unetinspect import Trace
 from unetinspect.drawing.outline import Outline, outline_of
 from unetinspect.drawing.terminal import terminal
-from unetinspect.drawing.terminal_canvas import cells, fold
+from unetinspect.drawing.terminal.canvas import cells, fold
 from unetinspect.drawing.words import Level
 
 EVIL = 'a"b]c[d`e--><i>&amp;#35;|x\x1b[31m\ny%%{init}%%é;style a:#b;'

@@ -23,8 +23,8 @@ def one_line(trace: Trace) -> str:
 def to_html(trace: Trace) -> str:
     """Return what a notebook shows: what was traced, the picture, and the stages, skips and attention layers to unfold."""
     from unetinspect.drawing.outline import outline_of
-    from unetinspect.drawing.page_markup import Markup, tag
-    from unetinspect.drawing.page_tables import page_tables, table_markup
+    from unetinspect.drawing.page.markup import Markup, tag
+    from unetinspect.drawing.page.tables import page_tables, table_markup
     from unetinspect.drawing.svg import svg
 
     folded = [

@@ -10,15 +10,15 @@ from importlib.resources import files
 from typing import Literal
 
 from unetinspect.drawing.outline import Outline
-from unetinspect.drawing.page_markup import TIMES, Markup, joined, script_json, tag
-from unetinspect.drawing.page_record import page_record
-from unetinspect.drawing.page_tables import PageTable, page_tables, table_markup
+from unetinspect.drawing.page.markup import TIMES, Markup, joined, script_json, tag
+from unetinspect.drawing.page.record import page_record
+from unetinspect.drawing.page.tables import PageTable, page_tables, table_markup
 from unetinspect.drawing.svg import svg
 from unetinspect.record import Trace
 from unetinspect.units import format_bytes, format_count, format_si, plural
 from unetinspect.views.header import header
 
-_SCRIPTS = ("page_select.js", "page_panel.js", "page_tables.js", "page.js")
+_SCRIPTS = ("select.js", "panel.js", "tables.js", "page.js")
 # Before the tables are read: those whose tab is not open need not be laid out.
 _FIRST = 'document.documentElement.classList.add("scripted")'
 _ICON = (
@@ -179,7 +179,7 @@ def _about(trace: Trace) -> Markup:
 
 @cache
 def _asset(name: str) -> str:
-    return files("unetinspect.drawing").joinpath(name).read_text(encoding="utf-8")
+    return files("unetinspect.drawing.page").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache

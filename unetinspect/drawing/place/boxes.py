@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from unetinspect.drawing.outline import Box
-from unetinspect.drawing.place_contents import GAP, PAD_X, PAD_Y, ROW_GAP, ROW_INSET, Content, Line
+from unetinspect.drawing.place.contents import GAP, PAD_X, PAD_Y, ROW_GAP, ROW_INSET, Content, Line
 from unetinspect.drawing.scene import Badge, PlacedBox, Rect, Row, Text
 
 # Where in its line a text's baseline lies, below the middle of the line, per em.

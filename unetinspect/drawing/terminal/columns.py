@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from unetinspect.drawing.terminal_cards import Card, Row, joint
+from unetinspect.drawing.terminal.cards import Card, Row, joint
 
 
 @dataclass(frozen=True, slots=True)

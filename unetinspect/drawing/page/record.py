@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from unetinspect.drawing.outline import Box, Outline, mark_text
-from unetinspect.drawing.page_markup import TIMES
-from unetinspect.drawing.page_tables import sum_shown, times
+from unetinspect.drawing.page.markup import TIMES
+from unetinspect.drawing.page.tables import sum_shown, times
 from unetinspect.record import Module, Role, Skip, Stage, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size
 from unetinspect.views.skips import way_text

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Literal
 
 from unetinspect.drawing.outline import Box, Layer, Outline, Side, mark_text
-from unetinspect.drawing.terminal_canvas import cells
+from unetinspect.drawing.terminal.canvas import cells
 from unetinspect.drawing.words import (
     Level,
     Link,

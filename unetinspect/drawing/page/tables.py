@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unetinspect.drawing.page_markup import TIMES, Markup, joined, tag
+from unetinspect.drawing.page.markup import TIMES, Markup, joined, tag
 from unetinspect.record import Attention, Module, Skip, Stage, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size
 from unetinspect.views.skips import skip_sum, way_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from unetinspect.drawing.outline import Box, Layer, Outline, mark_text
-from unetinspect.drawing.terminal_canvas import fold, paint
+from unetinspect.drawing.terminal.canvas import fold, paint
 from unetinspect.drawing.words import Level, Link, below, links_of, shown, step_text, way_text, words_of
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from unetinspect.drawing.outline import Box, Outline
-from unetinspect.drawing.place_columns import Columns
-from unetinspect.drawing.place_contents import TEXT_SIZE
+from unetinspect.drawing.place.columns import Columns
+from unetinspect.drawing.place.contents import TEXT_SIZE
 from unetinspect.drawing.scene import Anchor, Flow, Point, Rect, Text
 from unetinspect.drawing.text_width import shortened
 from unetinspect.record import Shape

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unetinspect.drawing.outline import Outline
-from unetinspect.drawing.place_boxes import Ports
-from unetinspect.drawing.place_columns import Columns
+from unetinspect.drawing.place.boxes import Ports
+from unetinspect.drawing.place.columns import Columns
 from unetinspect.drawing.scene import PlacedSkip, Point, Rect, Text
 from unetinspect.drawing.text_width import text_width
 from unetinspect.record import Skip

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from unetinspect.drawing.outline import Outline
-from unetinspect.drawing.terminal_canvas import ASCII, BOXES, fold, paint
-from unetinspect.drawing.terminal_cards import Manner
-from unetinspect.drawing.terminal_list import list_lines
-from unetinspect.drawing.terminal_picture import Picture
+from unetinspect.drawing.terminal.canvas import ASCII, BOXES, fold, paint
+from unetinspect.drawing.terminal.cards import Manner
+from unetinspect.drawing.terminal.list import list_lines
+from unetinspect.drawing.terminal.picture import Picture
 from unetinspect.drawing.words import Level, shown
 
 _MOST = 120

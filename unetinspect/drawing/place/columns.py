@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import log2
 
 from unetinspect.drawing.outline import Box, Outline
-from unetinspect.drawing.place_contents import TEXT_SIZE, Content, Level, content_of
+from unetinspect.drawing.place.contents import TEXT_SIZE, Content, Level, content_of
 from unetinspect.drawing.scene import Rect
 from unetinspect.drawing.text_width import text_width
 from unetinspect.units import format_shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unetinspect.drawing.outline import Box, Layer, Outline, sum_text
-from unetinspect.drawing.place_contents import arrow_text, badge_part, typeset
+from unetinspect.drawing.place.contents import arrow_text, badge_part, typeset
 from unetinspect.record import Skip
 from unetinspect.units import format_count, format_shape, format_si, plural, visible
 

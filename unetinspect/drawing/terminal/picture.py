@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from unetinspect.drawing.outline import Outline
-from unetinspect.drawing.terminal_canvas import Canvas, Glyphs, cells
-from unetinspect.drawing.terminal_cards import Card, Deck, Manner, Row, joint
-from unetinspect.drawing.terminal_columns import BLANK, Item, left_column, level, right_column
+from unetinspect.drawing.terminal.canvas import Canvas, Glyphs, cells
+from unetinspect.drawing.terminal.cards import Card, Deck, Manner, Row, joint
+from unetinspect.drawing.terminal.columns import BLANK, Item, left_column, level, right_column
 
 _MOST_INDENT = 5
 _LEAST_GAP = 3
