@@ -18,8 +18,16 @@ from unetinspect import trace
 from unetinspect.catalog import load_catalog
 
 _CONFIG, _FOLDER, _WEIGHTS, _TRACE = "config.json", "model", "weights.safetensors", "trace.json"
-_LOOK = ("trace", "skips", "attn", "tree", "inputs", "ports", "config")
-_FLAGS = {"skips": ("--explain",), "inputs": ("--code",), "tree": ("--depth=1",)}
+_LOOK = ("trace", "skips", "attn", "tree", "inputs", "ports", "config", "draw", "draw", "names")
+_FLAGS = {
+    "skips": (["--explain"],),
+    "inputs": (["--code"],),
+    "tree": (["--depth=1"],),
+    "draw": (
+        ["--level=layer"],
+        *([f"--as={form}", f"--level={level}"] for form in ("svg", "html", "mmd", "dot") for level in ("stage", "layer")),
+    ),
+}
 
 
 class Case(NamedTuple):
@@ -102,8 +110,12 @@ def traces(random: Random) -> Case:
     record: Any = json.loads(_record(random))
     for _ in range(random.choice((1, 1, 2, 4))):
         record = mutate.json_value(record, random)
-    command = random.choice(_LOOK)
-    return Case([command, _TRACE, *_shown(command, random)], {_TRACE: mutate.dumped(record)})
+    command = random.choice((*_LOOK, "diff", "diff"))
+    files = {_TRACE: mutate.dumped(record)}
+    if command == "diff":
+        both = [_TRACE, "saved.json"] if random.random() < 0.5 else ["saved.json", _TRACE]
+        return Case([command, *both, *_shown(command, random)], {**files, "saved.json": _record(random)})
+    return Case([command, _TRACE, *_shown(command, random)], files)
 
 
 def yaml(random: Random) -> Case:
@@ -212,7 +224,7 @@ def _shown(command: str, random: Random) -> list[str]:
     """Return options that any command of its kind takes: where it runs, how it prints, and where it writes."""
     runs = ["--device=meta", "--no-cache"] if command not in ("config", "identify") else []
     how = random.choice(([], [], ["--json"], ["--format=md"], ["--format=csv"], ["-o", "answer.txt"], ["--json", "-o", "answer.txt"]))
-    flags = random.choice(((), _FLAGS.get(command, ())))
+    flags = random.choice(([], *_FLAGS.get(command, ([],))))
     return [*runs, *how, *flags]
 
 

@@ -154,3 +154,22 @@ def test_the_schema_says_what_each_field_is() -> None:
     text = json.dumps(definitions)
     assert "Attributes:" not in text
     assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "said"),
+    [
+        ("skips", "source_stage", "down_blocks.9", "a skip names 'down_blocks.9', which is none of its stages"),
+        ("skips", "target_stage", "", "a skip names '', which is none of its stages"),
+        ("attentions", "stage", "x", "an attention layer names 'x', which is none of its stages"),
+        ("stages", "name", "x", "its stage 'x' is none of its modules"),
+        ("modules", "path", "a.b", "there is a module 'a.b', and none that holds it"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(section: str, field: str, value: str, said: str) -> None:
+    """What is shown of a record relies on names that lead somewhere: one that somebody edited is told where they do not."""
+    record = json.loads(traced("conditioned").to_json())
+    record[section].append({**record[section][-1], field: value})
+
+    with pytest.raises(SourceError, match=f"this trace contradicts itself: {said}"):
+        Trace.from_json(json.dumps(record))

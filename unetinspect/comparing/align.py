@@ -65,6 +65,8 @@ def level(shape: Shape | None, sample_size: Shape) -> float | None:
     if shape is None or len(shape) < 2 + len(sample_size):
         return None
     space = shape[-len(sample_size) :]
+    if min(*space, *sample_size) < 1:  # only a saved trace that somebody edited has such
+        return None
     return sum(log2(whole / part) for whole, part in zip(sample_size, space, strict=True)) / len(space)
 
 

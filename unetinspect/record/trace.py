@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from unetinspect.drawing.drawing import Drawing
 
 SCHEMA: Literal["unetinspect.trace/1"] = "unetinspect.trace/1"
+_WRITE_AGAIN = "write it again with `unetinspect trace MODEL --json`"
 _CONTROLS = re.compile("[\x7f-\x9f]")
 
 
@@ -100,7 +102,7 @@ class Trace(Struct, frozen=True, kw_only=True):
         """Read a record that `to_json` wrote.
 
         Raises:
-            SourceError: It is no trace, is damaged, or is of a schema that this version does not know.
+            SourceError: It is no trace, is damaged, contradicts itself, or is of a schema that this version does not know.
         """
         try:
             found = msgspec.json.decode(text, type=_SchemaOnly).schema
@@ -109,9 +111,13 @@ class Trace(Struct, frozen=True, kw_only=True):
                     f"this trace is of the schema {found!r}, and this version reads {SCHEMA!r}",
                     hint="trace the model again, or use the version of unetinspect that wrote the file",
                 )
-            return msgspec.json.decode(text, type=cls)
+            record = msgspec.json.decode(text, type=cls)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise SourceError(f"this is not a whole trace: {error}", hint="write it again with `unetinspect trace MODEL --json`") from None
+            raise SourceError(f"this is not a whole trace: {error}", hint=_WRITE_AGAIN) from None
+        contradiction = next(_contradictions(record), None)
+        if contradiction:
+            raise SourceError(f"this trace contradicts itself: {contradiction}", hint=_WRITE_AGAIN)
+        return record
 
 
 class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -137,6 +143,22 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def of(cls, record: Trace, **sections: Any) -> Envelope:
         """Return what is printed of a record by every command, and the sections that one command shows."""
         return cls(schema=record.schema, model=record.model, run=record.run, output=record.output, totals=record.totals, **sections)
+
+
+def _contradictions(record: Trace) -> Iterator[str]:
+    """Yield where one section names what another does not have: whatever shows a record may rely on these."""
+    modules, stages = {module.path for module in record.modules}, {stage.name for stage in record.stages}
+    yield from (f"its stage {name!r} is none of its modules" for name in stages - modules)
+    for path in modules:
+        if path and path.rpartition(".")[0] not in modules:
+            yield f"there is a module {path!r}, and none that holds it"
+    for skip in record.skips:
+        for stage in (skip.source_stage, skip.target_stage):
+            if stage not in stages:
+                yield f"a skip names {stage!r}, which is none of its stages"
+    for layer in record.attentions:
+        if layer.stage not in stages:
+            yield f"an attention layer names {layer.stage!r}, which is none of its stages"
 
 
 class _SchemaOnly(Struct):
