@@ -81,7 +81,7 @@ def draw(record: unetinspect.Trace, level: Level) -> str:
 def gallery() -> str:
     """Return the page that shows a model of each family."""
     drawn = "One UNet of each family of the [catalog](models.md), drawn by `unetinspect draw NAME -o NAME.svg`"
-    parts = ["# Gallery", f"{drawn}; [draw](draw.md) says how to read it. Each drawing is to its own scale."]
+    parts = ["# Gallery", f"{drawn}; [draw](draw.md) says how to read it. Each is at the size of its config, and to its own scale."]
     for family, name in GALLERY.items():
         entry = load_catalog()[name]
         parts += [f"## {family}", f"`{name}`: {entry.title}", f"![{name}, drawn]({PICTURES.name}/{name}.svg)"]

@@ -33,7 +33,7 @@ SUPPORTED = (
             2,
             "No such command 'sd15'",
             (
-                "did you mean `unetinspect trace sd15`? the commands are trace, skips, attn, tree, inputs, ports, sweep, profile, "
+                "did you mean `unetinspect trace sd15`? the commands are trace, skips, attn, tree, inputs, ports, sweep, profile, diff, draw, names, "
                 "check, identify, explain-error, config, models, cache, schema"
             ),
         ),

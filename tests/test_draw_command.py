@@ -57,7 +57,9 @@ def test_a_png_can_be_piped(saved: Path) -> None:
     [
         (["-o", "unet.jpg"], "unet.jpg ends in .jpg, which is no form of a drawing", ".svg, .html, .png, .mmd, .dot, .txt"),
         (["-o", "unet.sgv"], "unet.sgv ends in .sgv, which is no form of a drawing", "did you mean unet.svg?"),
-        (["-o", "unet"], "unet has no ending, which is no form of a drawing", "a name ends in .svg"),
+        (["-o", "unet"], "unet ends in no form at all", "a name ends in .svg"),
+        (["-o", "unet.pdf"], "unet.pdf ends in .pdf, which is no form of a drawing", "did you mean unet.svg?"),
+        (["-o", "unet.json"], "unet.json ends in .json, which is no form of a drawing", "--json has that. a name ends in"),
         (["-o", "unet.svg", "--json"], "-o unet.svg names a drawing, and --format json is none", "give one of them"),
         (["--as", "svg", "--json"], "--as svg and --format json contradict each other", "give one of them"),
         (["--format", "csv"], "--format csv: a drawing is no table", "`unetinspect trace --format csv` is one"),
@@ -102,6 +104,15 @@ def test_the_terminal_gets_ascii_where_it_knows_no_more(cli: Any, saved: Path) -
     assert ran.stdout.isascii()
     assert b"\\u" not in ran.stdout
     assert all(f"{skip.hidden_channels} + {skip.skip_channels}".encode() in ran.stdout for skip in traced("conditioned").skips)
+
+
+def test_the_form_that_is_asked_for_counts(cli: Any, saved: Path) -> None:
+    """`--as` overrules what FILE ends in, and says so."""
+    path = saved.with_suffix(".png")
+    code, _, errors = cli("draw", str(saved), "--as", "svg", "-o", str(path))
+
+    assert (code, errors) == (0, f"note: {path} holds svg, as --as says, whatever it ends in\n")
+    assert path.read_bytes().startswith(BEGINS["svg"])
 
 
 def test_a_level_that_there_is_not_is_refused() -> None:

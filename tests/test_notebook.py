@@ -64,10 +64,10 @@ def test_a_notebook_shows_the_picture_and_every_row(name: str) -> None:
 
 
 def test_a_drawing_shows_itself() -> None:
-    """In a notebook as SVG, as text elsewhere, in one line where it stands in a list."""
+    """In a notebook as SVG that shrinks with the page, as text elsewhere, in one line where it stands in a list."""
     drawing = traced("conditioned").draw(level="layer")
 
-    assert drawing._repr_svg_() == drawing.svg()
+    assert drawing._repr_html_().replace(' style="max-width:100%;height:auto"', "") == drawing.svg()
     assert "resnets.0" in str(drawing)
     assert repr(drawing) == f"<Drawing of {traced('conditioned').model.name}, level='layer'>"
 

@@ -134,4 +134,7 @@ def _form(output: Output, asked: Form | None) -> Form:
         return "txt" if output.path is None else form_of(output.path)
     if asked == "png" and output.path is None and sys.stdout is not None and sys.stdout.isatty():
         raise UsageError("a PNG is no text for a terminal", hint="-o FILE.png writes it into a file")
+    ending = SUFFIXES.get(Path(output.path).suffix.lower(), asked) if output.path is not None else asked
+    if ending != asked:
+        output.note(f"{output.path} holds {asked}, as --as says, whatever it ends in")
     return asked

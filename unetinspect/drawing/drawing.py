@@ -26,6 +26,10 @@ SUFFIXES: dict[str, Form] = {
 }
 
 
+# What people type for a form that there is under another name.
+_INSTEAD = {".pdf": ".svg", ".eps": ".svg", ".jpg": ".png", ".jpeg": ".png", ".webp": ".png", ".json": "--json", ".md": "--format md"}
+
+
 def form_of(path: str | os.PathLike[str]) -> Form:
     """Return the form that a file's name asks for.
 
@@ -33,14 +37,13 @@ def form_of(path: str | os.PathLike[str]) -> Form:
         UsageError: It ends in none of those that a drawing has.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        close = nearest_names(suffix, [f".{form}" for form in get_args(Form)], count=1)
-        meant = f"did you mean {Path(path).stem}{close[0]}? " if close else ""
-        wrong = f"{os.fspath(path)} ends in {suffix}" if suffix else f"{os.fspath(path)} has no ending"
-        raise UsageError(
-            f"{wrong}, which is no form of a drawing", hint=f"{meant}a name ends in {', '.join(f'.{form}' for form in get_args(Form))}"
-        )
-    return SUFFIXES[suffix]
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix]
+    forms = [f".{form}" for form in get_args(Form)]
+    close = _INSTEAD.get(suffix) or next(iter(nearest_names(suffix, forms, count=1)), None)
+    meant = f"did you mean {Path(path).stem}{close}? " if close in forms else f"{close} has that. " if close else ""
+    wrong = f"{os.fspath(path)} ends in {suffix}" if suffix else f"{os.fspath(path)} ends in no form at all"
+    raise UsageError(f"{wrong}, which is no form of a drawing" if suffix else wrong, hint=f"{meant}a name ends in {', '.join(forms)}")
 
 
 class Drawing:
@@ -112,11 +115,16 @@ class Drawing:
         except OSError as error:
             raise UsageError(f"cannot write to {os.fspath(path)}: {error.strerror or error}") from None
 
-    def _repr_svg_(self) -> str:
-        return self.svg()
+    def _repr_html_(self) -> str:
+        return shrinking(self.svg())
 
     def __repr__(self) -> str:
         return f"<Drawing of {self.trace.model.name}, level={self.level!r}>"
 
     def __str__(self) -> str:
         return self.text()
+
+
+def shrinking(svg: str) -> str:
+    """Return an SVG for the inside of a page: it shrinks with what it stands in."""
+    return svg.replace("<svg ", '<svg style="max-width:100%;height:auto" ', 1)

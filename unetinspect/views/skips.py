@@ -75,11 +75,15 @@ def skip_lines(trace: Trace) -> list[str]:
 
 def _residuals(trace: Trace) -> Iterator[str]:
     """Say what a ControlNet or T2I-Adapter, which has no way up, returns in place of one tensor."""
-    counts = Counter(output.name.partition(".")[0] for output in trace.outputs)
     if len(trace.outputs) > 1:
-        named = [f"{count} {name}" if not name.isdigit() else "" for name, count in counts.items()]
-        listed = " + ".join(filter(None, named)) or plural(len(trace.outputs), "feature")
-        yield f"what it makes on its way down leaves it, to be added to a UNet's: {listed}"
+        yield f"what it makes on its way down leaves it, to be added to a UNet's: {returned_text(trace)}"
+
+
+def returned_text(trace: Trace) -> str:
+    """Write the tensors of a UNet that returns several: "12 down_block_res_samples + 1 mid_block_res_sample"."""
+    counts = Counter(output.name.partition(".")[0] for output in trace.outputs)
+    named = [f"{count} {name}" if not name.isdigit() else "" for name, count in counts.items()]
+    return " + ".join(filter(None, named)) or plural(len(trace.outputs), "feature")
 
 
 def _reads(trace: Trace) -> Iterator[str]:

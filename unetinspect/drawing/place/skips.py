@@ -32,8 +32,10 @@ def place_skips(outline: Outline, places: Columns, ports: dict[str, Ports]) -> l
 
 
 def label_of(skip: Skip) -> str:
-    """Write what a skip carries: its channels, and what happened to it on its way."""
-    changes = dict.fromkeys(change.kind for change in skip.changes if change.kind not in ("cast", "reshape"))
+    """Write what a skip carries: its channels, and what happened to it on its way; the sum that it is itself is no such thing."""
+    own = set(skip.sources)
+    changed = [change for change in skip.changes if change.kind not in ("cast", "reshape")]
+    changes = dict.fromkeys(change.kind for change in changed if change.kind != "sum" or not set(change.with_) <= own)
     return " ".join([str(skip.skip_channels), *(f"({kind})" for kind in changes)])
 
 
