@@ -1,4 +1,4 @@
-"""A real browser for the tests of the HTML page, and what they ask of it. A test file imports the four fixtures."""
+"""A real browser for the tests of drawings, and what those of the HTML page ask of it. A test file imports the fixtures that it takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARGUMENTS = (
 def missing(what: str) -> None:
     """Skip where a browser cannot be driven; where everything is tested, that is a failure."""
     if os.environ.get("CI"):
-        pytest.fail(f"{what} is missing, and CI tests the page in a browser")
+        pytest.fail(f"{what} is missing, and CI tests drawings in a browser")
     pytest.skip(f"{what} is missing")
 
 

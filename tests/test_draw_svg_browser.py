@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import struct
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
 import pytest
 
+from tests.page_browser import start_browser
 from tests.test_draw_layout import LEVELS, loose, outlined, placed
 from unetinspect.drawing.place.contents import Level
 from unetinspect.drawing.png import _draw, png
@@ -18,41 +16,16 @@ from unetinspect.drawing.scene import Scene, Text
 from unetinspect.drawing.svg import svg
 from unetinspect.drawing.text_width import text_width
 
+__all__ = ["start_browser"]  # a fixture
+
 # One browser serves all: whoever shares tests out among workers keeps them together.
 pytestmark = pytest.mark.xdist_group("browser")
-ARGUMENTS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 FAMILIES = ("system-ui", "Helvetica", "Arial", '"DejaVu Sans"', "sans-serif")
 # Of each text: what it says, its style, its length, and the box in which it is drawn.
 MEASURE = """() => [...document.querySelectorAll('svg text')].map(text => {
     const box = text.getBBox();
     return [text.textContent, text.getComputedTextLength(), box.x, box.y, box.width, box.height];
 })"""
-
-
-def missing(what: str) -> None:
-    """Skip where a browser cannot be driven; where everything is tested, that is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is missing, and CI tests the picture in a browser")
-    pytest.skip(f"{what} is missing")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A browser, started once."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    try:
-        playwright = import_module("playwright.sync_api")
-    except ImportError:
-        missing("the Python package playwright")
-    if program is None:
-        missing("Chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=program, args=list(ARGUMENTS))
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

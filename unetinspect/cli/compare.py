@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,6 @@ from unetinspect.cli.run import traced, traced_pair
 from unetinspect.drawing.drawing import SUFFIXES, Drawing, Form, Level, form_of
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Envelope
-
-if TYPE_CHECKING:
-    from unetinspect.record.diff import Diff
 
 _DIFFERENT = 1
 
@@ -35,10 +32,16 @@ def diff(
     Example: unetinspect diff sd15 bk-sdm-tiny
     """
     from unetinspect.comparing import compare
+    from unetinspect.views.diff import diff_csv, diff_markdown, diff_text
 
     output = Output(options)
     found = compare(*traced_pair(options, output, other, set_b or []))
-    _show(found, output)
+    output.show_forms(
+        found,
+        text=lambda screen: diff_text(found, screen),
+        markdown=lambda: diff_markdown(found),
+        csv=lambda delimiter: diff_csv(found, delimiter=delimiter),
+    )
     if not found.same:
         raise typer.Exit(_DIFFERENT)
 
@@ -98,22 +101,6 @@ def names(
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (diff, draw, names)
-
-
-def _show(found: Diff, output: Output) -> None:
-    """Print a difference: several tables for people, one document as JSON."""
-    from unetinspect.views.diff import diff_csv, diff_markdown, diff_text
-
-    if output.format == "json":
-        output.write_json(found)
-    elif output.format == "md":
-        output.write(diff_markdown(found))
-    elif output.format in ("csv", "tsv"):
-        output.write(diff_csv(found, delimiter="," if output.format == "csv" else "\t"))
-    else:
-        text, left_out = diff_text(found, output.screen)
-        output.write(text)
-        output.hint(*left_out)
 
 
 def _form(output: Output, asked: Form | None) -> Form:

@@ -50,15 +50,31 @@ class Output:
 
     def show(self, table: Table, document: Any) -> None:
         """Print `table` for people or spreadsheets, `document` as JSON."""
+        self.show_forms(
+            document,
+            text=lambda screen: render_table(table, screen),
+            markdown=lambda: render_markdown(table),
+            csv=lambda delimiter: render_csv(table, delimiter=delimiter),
+        )
+
+    def show_forms(
+        self,
+        document: Any,
+        *,
+        text: Callable[[Screen], tuple[str, Sequence[str]]],
+        markdown: Callable[[], str],
+        csv: Callable[[str], str],
+    ) -> None:
+        """Print what is asked for: `document` as JSON, or one of the others; `text` returns also what it left out for want of width."""
         if self.format == "json":
             self.write_json(document)
         elif self.format == "md":
-            self.write(render_markdown(table))
+            self.write(markdown())
         elif self.format in ("csv", "tsv"):
-            self.write(render_csv(table, delimiter="," if self.format == "csv" else "\t"))
+            self.write(csv("," if self.format == "csv" else "\t"))
         else:
-            text, left_out = render_table(table, self.screen)
-            self.write(text)
+            drawn, left_out = text(self.screen)
+            self.write(drawn)
             self.hint(*left_out)
 
     def say(self, lines: Sequence[str], *, option: str) -> None:
