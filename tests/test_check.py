@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import torch
 from diffusers import UNet2DModel, UVit2DModel
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kinds_other import UVIT
+from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, condition, plain, traced
 from unetinspect.checking import Checked, check_model
 from unetinspect.errors import UsageError
@@ -21,7 +21,6 @@ from unetinspect.expectations import find_expected, unmet
 from unetinspect.record import Source
 from unetinspect.request import make_request
 from unetinspect.source.base import LoadedModel
-from unetinspect.views.schema import json_schema
 
 THREE_LEVELS = plain(
     block_out_channels=[16, 16, 32],
@@ -191,7 +190,7 @@ def test_json_is_of_the_schema_and_says_what_the_table_says(cli: Any) -> None:
     assert (code, document["check"]["clean"], document["check"]["sizes"][0]["runs"]) == (1, False, False)
     assert broken["check"]["findings"][0]["about"] == "config"
     for each in (document, broken):
-        jsonschema.validate(each, json_schema())
+        assert_fits_the_schema(each)
 
 
 @pytest.mark.usefixtures("folder")

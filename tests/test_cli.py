@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
+from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, traced
 from unetinspect.views.inputs import inputs_code
-from unetinspect.views.schema import json_schema
 
 TRACING = ("trace", "skips", "attn", "tree", "inputs", "ports")
 COMMANDS = (*TRACING, "config", "models", "schema")
@@ -55,7 +54,7 @@ def test_json_is_one_document_that_matches_the_schema(cli: Any, tiny: str, comma
     assert (code, err) == (0, "")
     assert document["schema"] == "unetinspect.trace/1"
     assert document["model"]["class_name"] == "UNet2DConditionModel"
-    jsonschema.validate(document, json_schema())
+    assert_fits_the_schema(document)
 
 
 @pytest.mark.parametrize("arguments", [["models"], ["models", "--classes"]])
@@ -64,7 +63,7 @@ def test_the_catalogs_json_matches_the_schema(cli: Any, arguments: list[str]) ->
     code, out, _ = cli(*arguments, "--json")
 
     assert code == 0
-    jsonschema.validate(json.loads(out), json_schema())
+    assert_fits_the_schema(json.loads(out))
 
 
 @pytest.mark.parametrize("command", [*TRACING, "config", "models"])

@@ -33,8 +33,8 @@ SUPPORTED = (
             2,
             "No such command 'sd15'",
             (
-                "did you mean `unetinspect trace sd15`? the commands are trace, skips, attn, tree, inputs, ports, sweep, profile, diff, draw, names, "
-                "check, identify, explain-error, config, models, cache, schema"
+                "did you mean `unetinspect trace sd15`? the commands are trace, skips, attn, tree, inputs, ports, sweep, profile, "
+                "diff, draw, names, check, identify, explain-error, config, models, cache, schema"
             ),
         ),
         (["trace", "--rez", "5"], 2, "No such option: --rez", "did you mean --res? `unetinspect trace --help` lists what it takes"),

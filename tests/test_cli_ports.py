@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import jsonschema
 import pytest
 
 from tests.kinds_plugs import CONTROLNET
+from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, traced
 from unetinspect import Trace, UsageError, trace
 from unetinspect.views.header import header
-from unetinspect.views.schema import json_schema
 
 RESIDUALS = [(2, 32, 16, 16), (2, 32, 16, 16), (2, 32, 8, 8), (2, 64, 8, 8)]  # conv_in; resnet and downsampler; resnet
 FREEU = (1.2, 1.4, 0.9, 0.2)
@@ -50,7 +49,7 @@ def test_ports_are_listed_with_their_shapes(cli: Any) -> None:
     assert "ControlNet: 4 down-block residuals + 1 for the mid block, added to the skips" in out
     assert [ports[f"down_block_additional_residuals.{place}"] for place in range(4)] == [list(shape) for shape in RESIDUALS]
     assert out.count("to_k_ip, ") == sum(name.endswith("to_k_ip") for name in ports) == document["totals"]["attention"]["cross"]
-    jsonschema.validate(document, json_schema())
+    assert_fits_the_schema(document)
 
 
 @pytest.mark.usefixtures("folder")
@@ -65,7 +64,7 @@ def test_a_controlnet_that_fits_is_told_so(cli: Any) -> None:
     assert document["fit"]["fits"]
     assert [row["given"] for row in document["fit"]["rows"]][:4] == [list(shape) for shape in RESIDUALS]
     assert document["run"]["plugged"] is None
-    jsonschema.validate(document, json_schema())
+    assert_fits_the_schema(document)
 
 
 @pytest.mark.usefixtures("folder")

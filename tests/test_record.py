@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.schema import assert_fits_the_schema
 from tests.tiny import KINDS, traced
 from unetinspect import SourceError, Trace
 from unetinspect.record import SCHEMA, Envelope, to_json
@@ -88,7 +89,7 @@ def test_steps_of_skips_follow_execution() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_record_matches_the_schema(kind: str) -> None:
     """What `--json` prints is what `schema` says."""
-    jsonschema.validate(json.loads(traced(kind).to_json()), json_schema())
+    assert_fits_the_schema(json.loads(traced(kind).to_json()))
 
 
 def test_the_schema_refuses_what_is_no_record() -> None:
@@ -96,7 +97,7 @@ def test_the_schema_refuses_what_is_no_record() -> None:
     record = json.loads(traced("conditioned").to_json())
     record["skips"][0]["skip_channels"] = "32"
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(record, json_schema())
+        assert_fits_the_schema(record)
 
 
 def test_an_envelope_prints_only_the_sections_it_is_given() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN
 from unetinspect import trace
 from unetinspect.build import build_unet
@@ -24,7 +24,6 @@ from unetinspect.request import Request, make_request
 from unetinspect.source.base import LoadedModel
 from unetinspect.sweep import sweep
 from unetinspect.tracing import Tracer
-from unetinspect.views.schema import json_schema
 
 ON_META = Request(device="meta")
 
@@ -125,7 +124,7 @@ def test_json_fits_the_schema_and_csv_has_the_record(cli: Any, config: str) -> N
     """One envelope under the one schema; CSV has a line a point under the fields' names."""
     asked = ("sweep", config, "--latent", "8,16x24", "--batch", "1, 2", "--device", "meta")
     document = json.loads(cli(*asked, "--json")[1])
-    jsonschema.validate(document, json_schema())
+    assert_fits_the_schema(document)
     rows = list(csv.DictReader(io.StringIO(cli(*asked, "--format", "csv")[1])))
 
     assert list(document) == ["schema", "model", "sweep"]
