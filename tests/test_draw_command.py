@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.tiny import traced
-from unetinspect.drawing.drawing import SUFFIXES, Drawing, form_of
+from unetinspect.drawing.drawing import Drawing
+from unetinspect.drawing.forms import SUFFIXES, form_of
 from unetinspect.errors import UsageError
 
 BEGINS = {"svg": b"<svg", "html": b"<!doctype html>", "png": b"\x89PNG\r\n\x1a\n", "mmd": b"---", "dot": b"digraph", "txt": b""}

@@ -14,9 +14,9 @@ import pytest
 from tests import kinds_other, kinds_plugs, kinds_video
 from tests.drawn import DRAWN, KNOWN
 from tests.tiny import KINDS, Config, condition, traced_once
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Outline, outline_of
 from unetinspect.drawing.place import place
-from unetinspect.drawing.place.contents import Level
 from unetinspect.drawing.scene import PlacedBox, PlacedSkip, Point, Rect, Scene, Text
 from unetinspect.drawing.text_width import shortened, text_width, wrapped
 

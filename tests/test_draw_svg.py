@@ -14,9 +14,9 @@ from tests.drawn import KNOWN
 from tests.test_draw_layout import ALL, LAWS, LEVELS, outlined
 from tests.tiny import condition, traced, traced_once
 from unetinspect import Trace
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Outline, outline_of
 from unetinspect.drawing.place import place
-from unetinspect.drawing.place.contents import Level
 from unetinspect.drawing.svg import svg
 from unetinspect.drawing.svg.style import colours, style_sheet
 from unetinspect.record import Shape

@@ -10,7 +10,7 @@ import pytest
 
 from tests.page_browser import start_browser
 from tests.test_draw_layout import LEVELS, loose, outlined, placed
-from unetinspect.drawing.place.contents import Level
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.png import _draw, png
 from unetinspect.drawing.scene import Scene, Text
 from unetinspect.drawing.svg import svg

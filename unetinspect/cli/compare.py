@@ -12,7 +12,7 @@ import typer
 from unetinspect.cli.options import DiffOptions, TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import traced, traced_pair
-from unetinspect.drawing.drawing import SUFFIXES, Drawing, Form, Level, form_of
+from unetinspect.drawing.forms import SUFFIXES, Form, Level, form_of
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Envelope
 
@@ -58,6 +58,8 @@ def draw(
 
     Example: unetinspect draw sdxl -o sdxl.html
     """
+    from unetinspect.drawing.drawing import Drawing
+
     output = Output(options)
     drawn_as = _form(output, form)
     record = traced(options, output)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Outline
 from unetinspect.drawing.place.boxes import Ports, fill
 from unetinspect.drawing.place.columns import MARGIN, Columns, columns, is_scaled, measures
-from unetinspect.drawing.place.contents import Level
 from unetinspect.drawing.place.flows import flows, returned
 from unetinspect.drawing.place.skips import place_skips
 from unetinspect.drawing.place.words import Words, above, below

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import log2
 
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Outline
-from unetinspect.drawing.place.contents import TEXT_SIZE, Content, Level, content_of
+from unetinspect.drawing.place.contents import TEXT_SIZE, Content, content_of
 from unetinspect.drawing.scene import Rect
 from unetinspect.drawing.text_width import text_width
 from unetinspect.units import format_shape

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Layer, Mark, mark_text, sum_text
 from unetinspect.drawing.text_width import TIMES, shortened, text_width
 from unetinspect.record import Run, Shape, Skip
 from unetinspect.units import format_count, format_shape, format_si, plural, visible
 
-Level = Literal["stage", "layer"]
 PAD_X, PAD_Y, GAP, ROW_INSET, ROW_GAP = 12.0, 9.0, 8.0, 6.0, 2.0
 _BADGE_PAD, _WIDEST_TEXT, _WIDEST_BADGES, _WIDEST_ROW, _LONG, _BEFORE_ROWS = 6.0, 430.0, 250.0, 352.0, 11, 6.0
 _WIDEST_NAME = 300.0

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Outline
 from unetinspect.drawing.place.boxes import fill
 from unetinspect.drawing.place.columns import MARGIN, spread_of
-from unetinspect.drawing.place.contents import BADGE_SIZE, NOTE_SIZE, PAD_X, Level, content_of, typeset
+from unetinspect.drawing.place.contents import BADGE_SIZE, NOTE_SIZE, PAD_X, content_of, typeset
 from unetinspect.drawing.place.skips import label_of
 from unetinspect.drawing.scene import Badge, Given, PlacedBox, Point, Rect, Text
 from unetinspect.drawing.text_width import TIMES, shortened, text_width, wrapped

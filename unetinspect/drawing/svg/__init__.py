@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from xml.sax.saxutils import escape, quoteattr
 
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Outline
 from unetinspect.drawing.place import place
-from unetinspect.drawing.place.contents import Level, typeset
+from unetinspect.drawing.place.contents import typeset
 from unetinspect.drawing.scene import Badge, Flow, Given, PlacedBox, PlacedSkip, Point, Row, Scene, Text
 from unetinspect.drawing.svg.style import style_sheet
 from unetinspect.drawing.svg.words import box_words, layer_words, picture_words, skip_words
