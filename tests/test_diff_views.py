@@ -7,14 +7,16 @@ import io
 import re
 from functools import cache
 
+import msgspec
 import pytest
 
 from tests.tiny import traced
 from unetinspect.comparing import compare
 from unetinspect.record.diff import Diff, NameCounts, Quantity
+from unetinspect.record.diff_parts import SkipDiff, SkipSide
 from unetinspect.units import format_count
 from unetinspect.views.diff import diff_csv, diff_markdown, diff_sections, diff_text
-from unetinspect.views.diff_words import difference, folded, weights_text
+from unetinspect.views.diff_words import difference, folded, skip_text, weights_text
 from unetinspect.views.layout import fit
 from unetinspect.views.render import Screen
 
@@ -83,6 +85,37 @@ def test_two_sizes_are_one_line_for_each_part() -> None:
     assert "32 attention layers over maps of another size, else the same\n" in text
     assert "params 859.5 M" in text.partition("the same: ")[2]
     assert "sd15  " not in text  # two of one name are A and B
+
+
+def test_what_was_overridden_stands_in_the_head() -> None:
+    """Two of one name are told apart by the keys that were set; a long value is shortened."""
+    record = traced("conditioned")
+    config = {**record.model.config, "mid_block_type": None, "up_block_types": ["UpBlock2D"] * 4}
+    model = msgspec.structs.replace(record.model, config=config, config_overrides=("mid_block_type", "up_block_types"))
+    diff = compare(record, msgspec.structs.replace(record, model=model))
+    heads = diff_text(diff, Screen(width=400))[0].splitlines()[:2]
+
+    assert (diff.a.overrides, diff.b.overrides) == ({}, {"mid_block_type": None, "up_block_types": ["UpBlock2D"] * 4})
+    assert heads[0].removeprefix(f"A: {record.model.name}").startswith(", UNet2DConditionModel, ")
+    shortened = '["UpBlock2D", "UpBlock2D", ...'
+    assert (
+        heads[1]
+        .removeprefix(f"B: {record.model.name}")
+        .startswith(f" with mid_block_type=null, up_block_types={shortened}, UNet2DConditionModel, ")
+    )
+
+
+def test_a_skips_shape_is_told_where_it_does_not_follow_from_the_samples_size() -> None:
+    """Samples of 64 and 128: 64 wide there and 128 wide here is the same; 64 wide in both is not."""
+    sides = [
+        SkipSide(source=f"down.{place}", target="up", call=0, shape=(2, 8, size, size), hidden_channels=8, skip_channels=8,
+                 concat_channels=16, out_channels=8, combine="concat", changes=())
+        for place, size in ((0, 64), (1, 128))
+    ]  # fmt: skip
+    skip = SkipDiff(change="changed", a=sides[0], b=sides[1], differs=("source", "shape"))
+
+    assert skip_text(skip, ((64, 64), (128, 128))) == "from down.0 -> down.1"
+    assert skip_text(skip, ((64, 64), (64, 64))) == "from down.0 -> down.1; (2, 8, 64, 64) -> (2, 8, 128, 128)"
 
 
 def test_markdown_has_a_table_for_each_section() -> None:

@@ -64,6 +64,7 @@ def diff_side(trace: Trace) -> DiffSide:
         freeu=run.freeu,
         plugged=run.plugged,
         versions=run.versions,
+        overrides={key: model.config[key] for key in model.config_overrides if key in model.config},
     )
 
 

@@ -25,10 +25,14 @@ _ENDING = re.compile(
 )
 # Old LoRAs of diffusers belong to the processor: "attn1.processor.to_q_lora.down.weight".
 _IN_PROCESSOR = re.compile(r"\.processor\.(?=to_(?:q|k|v|out)_lora\.)")
-_BLOCK = re.compile(r"(?:(IN|OUT)[ _-]?([0-9]{1,2})|M(?:ID)?(?:DLE)?[ _-]?0{0,2})", re.IGNORECASE)
+# Not `input_blocks_4` and `mid_block`, which are names of modules and lists.
+_BLOCK = re.compile(r"(?:(IN|OUT)(?:PUT)?(?:[ _-]?BLOCK)?[ _-]?([0-9]{1,2})|M(?:ID)?(?:DLE)?(?:[ -]?BLOCK)?[ _-]?0{0,2})", re.IGNORECASE)
+# An EMA copy in a checkpoint of the original code: its keys are written without their dots.
+_COPY = re.compile(r"(?:model_ema\.)?diffusion_model(?=.)")
 _IP_ADAPTER = re.compile(r"(?:ip_adapter\.([0-9]{1,4})|([0-9]{1,4})(?=\.to_[kv]_ip))(?:\.to_[kv]_ip(?:\.weight)?)?")
 _ELSEWHERE = re.compile(
     r"(?P<text>lora_te[0-9]?_|text_encoder|cond_stage_model\.|conditioner\.)|(?P<vae>first_stage_model\.|vae\.)|(?P<image>image_proj\.)"
+    r"|(?P<copy>model_ema\.(?:decay|num_updates)$)"
 )
 
 
@@ -62,11 +66,26 @@ def without_ending(text: str) -> str:
     return f"{name}.0" if name.endswith("to_out") and found[0].startswith(("_lora", ".lora.")) else name
 
 
+def flat(name: str) -> str:
+    """Write a name as kohya-ss does, without dots: every spelling of it is the same then."""
+    return name.replace(".", "_")
+
+
+def without_dots(text: str) -> str | None:
+    """Return what a key of an EMA copy has of the original name, which has lost its dots; None: it is no such key.
+
+    >>> without_dots("model_ema.diffusion_modelinput_blocks00weight")
+    'input_blocks00weight'
+    """
+    found = _COPY.match(text)
+    return text[found.end() :].replace(".", "") if found else None
+
+
 def block_number(text: str) -> str | None:
     """Return the block that is meant, as merge-block-weighted writes it; None: it is no block's number.
 
-    >>> [block_number(text) for text in ("in4", "IN04", "MID", "m00", "OUT 11", "mid_block")]
-    ['IN04', 'IN04', 'M00', 'M00', 'OUT11', None]
+    >>> [block_number(text) for text in ("in4", "IN04", "MID", "m00", "OUT 11", "input block 4", "mid_block")]
+    ['IN04', 'IN04', 'M00', 'M00', 'OUT11', 'IN04', None]
     """
     found = _BLOCK.fullmatch(text)
     if found is None:
@@ -89,4 +108,6 @@ def elsewhere(text: str) -> str | None:
     found = _ELSEWHERE.match(text)
     if found is None:
         return None
-    return {"text": "a text encoder", "vae": "the VAE", "image": "an IP-Adapter's image projection"}[str(found.lastgroup)]
+    return {"text": "a text encoder", "vae": "the VAE", "image": "an IP-Adapter's image projection", "copy": "the EMA itself"}[
+        str(found.lastgroup)
+    ]

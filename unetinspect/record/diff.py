@@ -35,6 +35,7 @@ class DiffSide(Struct, frozen=True, kw_only=True):
         freeu: The factors of FreeU, None where it is off.
         plugged: What was plugged in, None: nothing.
         versions: Of unetinspect, torch and diffusers.
+        overrides: The config keys that were overridden, as `--set` does, with the values that they have now.
     """
 
     name: str
@@ -52,6 +53,7 @@ class DiffSide(Struct, frozen=True, kw_only=True):
     freeu: tuple[float, float, float, float] | None
     plugged: str | None
     versions: dict[str, str]
+    overrides: dict[str, Any] = {}
 
 
 class ConfigDiff(Struct, frozen=True, kw_only=True):

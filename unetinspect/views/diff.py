@@ -14,6 +14,7 @@ from unetinspect.views.diff_words import (
     attention_text,
     config_value,
     difference,
+    overrides_text,
     ports_text,
     signed,
     skip_text,
@@ -87,7 +88,7 @@ def _names(diff: Diff) -> tuple[str, str]:
 
 def _head(diff: Diff) -> Iterator[str]:
     for letter, side in (("A", diff.a), ("B", diff.b)):
-        yield f"{letter}: {side.name}, {side.class_name}, {_run(side)}"
+        yield f"{letter}: {side.name}{overrides_text(side.overrides)}, {side.class_name}, {_run(side)}"
     if diff.same:
         yield f"the same: {plural(len(diff.stages), 'stage')}, {plural(len(diff.skips), 'skip')}, config and totals"
         return
@@ -174,12 +175,13 @@ def _listed(noun: str, names: Sequence[str], word: str) -> Iterator[str]:
 def _skips(diff: Diff) -> Section:
     """Show the skips that differ in more than their names and the size of the sample."""
     a, b = _names(diff)
+    sizes = diff.a.sample_size, diff.b.sample_size
     resized = [skip for skip in diff.skips if "shape" in skip.differs and set(skip.differs) <= {"names", "shape"}]
     rows = [skip for skip in diff.skips if skip.change not in ("same", "renamed") and skip not in resized]
     columns = (
         Column(a, lambda skip: skip.a.target if skip.a else "-", path=True),
         Column(b, lambda skip: skip.b.target if skip.b else "-", path=True),
-        Column("what changed", skip_text, wrap=28),
+        Column("what changed", lambda skip: skip_text(skip, sizes), wrap=28),
     )
     counts = Counter(skip.change for skip in diff.skips)
     words = [(len(resized), "of another shape, else the same"), (counts["renamed"], "under another name, else the same")]

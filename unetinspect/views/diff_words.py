@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unetinspect.comparing.align import alike
@@ -15,6 +15,8 @@ from unetinspect.units import format_shape, plural
 
 # As many folded names as a cell holds before it says how many more there are.
 _MOST_NAMES = 6
+# The head shows as much of an overridden value; the config section shows it whole.
+_LONGEST_VALUE = 30
 # From here on a multiple says more than a percentage.
 _MANY_TIMES = 10
 _RANGE = re.compile(r"\d+(?:-\d+)?")
@@ -49,6 +51,17 @@ def config_value(value: Any, origin: str) -> str:
     if origin == "absent":
         return "-"
     return f"{json.dumps(value)} (default)" if origin == "default" else json.dumps(value)
+
+
+def overrides_text(overrides: Mapping[str, Any]) -> str:
+    """Write the overridden keys of a config behind a model's name; "" where there are none.
+
+    >>> overrides_text({"mid_block_type": None, "layers_per_block": 1})
+    ' with mid_block_type=null, layers_per_block=1'
+    """
+    values = {key: json.dumps(value) for key, value in overrides.items()}
+    texts = [f"{key}={text if len(text) <= _LONGEST_VALUE else f'{text[: _LONGEST_VALUE - 3]}...'}" for key, text in values.items()]
+    return f" with {_some(texts)}" if texts else ""
 
 
 def folded(paths: Iterable[str]) -> list[str]:
@@ -162,20 +175,20 @@ def _inside(path: str, stage: str) -> str:
     return path[len(stage) + 1 :]
 
 
-def skip_text(diff: SkipDiff) -> str:
-    """Say what became of a skip."""
+def skip_text(diff: SkipDiff, sizes: tuple[Shape, Shape]) -> str:
+    """Say what became of a skip; of its shape, what does not follow from the `sizes` of the two samples."""
     if diff.a is None or diff.b is None:
         side = diff.a or diff.b
         return f"{diff.change}: {_sum(side)}" if side else ""
-    return "; ".join(_skip_parts(diff, diff.a, diff.b)) or "under another name, else the same"
+    return "; ".join(_skip_parts(diff, diff.a, diff.b, sizes)) or "under another name, else the same"
 
 
-def _skip_parts(diff: SkipDiff, a: SkipSide, b: SkipSide) -> Iterator[str]:
+def _skip_parts(diff: SkipDiff, a: SkipSide, b: SkipSide, sizes: tuple[Shape, Shape]) -> Iterator[str]:
     if "source" in diff.differs:
         yield f"from {a.source} -> {b.source}" if a.source != b.source else f"from {a.source}, which stands elsewhere in B"
     if set(_SKIP_SUM) & set(diff.differs):
         yield f"A: {_sum(a)}, B: {_sum(b)}"
-    elif "shape" in diff.differs:
+    elif "shape" in diff.differs and not alike(a.shape, b.shape, *sizes):
         yield f"{format_shape(a.shape)} -> {format_shape(b.shape)}"
     if "combine" in diff.differs:
         yield f"{a.combine} -> {b.combine}"

@@ -108,7 +108,7 @@ def _one(trace: Trace, name: Name, names: Sequence[Name], everything: Sequence[N
 
 def _rows(name: Name, everything: Sequence[Name]) -> Iterator[_Row]:
     layer = name if name.kind == "module" else _holder(name, everything)
-    of = "" if layer is name or layer is None else f", of {layer.path.rpartition('.')[2]}"
+    of = "" if layer is name else " of its layer"
     yield _Row("diffusers", name.path)
     yield _Row(name.kind, f"{name.class_name} {format_shape(name.shape)}" if name.shape is not None else name.class_name)
     yield _Row("original", name.original or "")
