@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from functools import cache
+from itertools import takewhile
 
 import msgspec
 import pytest
@@ -13,10 +14,13 @@ import pytest
 from tests.drawn import DRAWN, KNOWN, drawn
 from tests.tiny import traced
 from unetinspect import Trace
-from unetinspect.drawing.outline import Outline, outline_of
+from unetinspect.drawing.dot import dot
+from unetinspect.drawing.forms import Level
+from unetinspect.drawing.mermaid import mermaid
+from unetinspect.drawing.outline import Outline, mark_text, outline_of
 from unetinspect.drawing.terminal import terminal
 from unetinspect.drawing.terminal.canvas import cells, fold
-from unetinspect.drawing.words import Level
+from unetinspect.record import SkipChange
 
 EVIL = 'a"b]c[d`e--><i>&amp;#35;|x\x1b[31m\ny%%{init}%%é;style a:#b;'
 _SUM = re.compile(r"(\d+) \+ (\d+)(?: = \d+ \(MISMATCH\))? -> (\d+)(?:, (\d+) times)?")
@@ -173,11 +177,84 @@ def test_skips_that_are_no_stack_are_named_where_lines_would_cross() -> None:
         assert f"  skip of {skip.source} " in text
 
 
+def boxes_in(text: str) -> list[tuple[str, list[str]]]:
+    """Return the frame and the rows of each box in one column, read from a picture of plain ASCII."""
+    found: list[tuple[str, list[str]]] = []
+    lines = text.split("\n")
+    for place, line in enumerate(lines):
+        for match in re.finditer(r"\+ (\S.*?) \+(?= |$)", line):
+            below = [row[match.start() : match.end()] for row in lines[place + 1 :]]
+            rows = list(takewhile(lambda row: row[:1] == "|", below))
+            found.append((match[1], [row[2:].rstrip("|+ ") for row in rows]))
+    return found
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize(("width", "level"), [(80, "stage"), (120, "stage"), (80, "layer")])
+def test_what_a_box_says_of_itself_stands_first(name: str, width: int, level: Level) -> None:
+    """Channels and attention layers stand right under the title, or in it, whole: no row of a module is above them."""
+    boxes = boxes_in(ascii_text(outline(name), width=width, level=level))
+    summary = re.compile(r"\d+ (?:channels?|self|cross|joint|temporal|pooling)\b")
+
+    for box in outline(name).boxes:
+        for head, rows in boxes:
+            if head.split()[0] != box.name:
+                continue
+            told = [row for row in rows if summary.match(row)]
+            marks = box.marks if level == "stage" or not box.layers else ()
+            words = [head.rpartition("  ")[2].rpartition("- ")[2].partition(", ")[2], *", ".join(told).split(", ")]
+
+            assert rows[: len(told)] == told
+            assert list(filter(None, words)) == [*([f"{box.channels} channels"] if box.channels else []), *map(mark_text, marks)]
+
+
+def test_what_happened_to_a_skip_is_at_its_channels() -> None:
+    """A filter, and a sum with what is no source of the skip, are named in every form; a sum of its own sources is not."""
+    trace = traced("sd15")
+    first, second, third, *others = trace.skips
+    added = SkipChange(kind="sum", with_=("down_block_additional_residuals.1",), shape=first.shape, ops=("add",))
+    own = SkipChange(kind="sum", with_=third.sources, shape=third.shape, ops=("add",))
+    filtered = SkipChange(kind="filter", shape=first.shape, ops=("fft",))
+    changed = [
+        msgspec.structs.replace(skip, changes=changes)
+        for skip, changes in ((first, (added, filtered)), (second, (added, added)), (third, (own,)))
+    ]
+    outlined = outline_of(msgspec.structs.replace(trace, skips=(*changed, *others)))
+    levels: tuple[Level, ...] = ("stage", "layer")
+
+    assert first.skip_channels == second.skip_channels == third.skip_channels == 1280
+    for text in (
+        *(ascii_text(outlined, width=width, level=level) for width in (40, 80, 120) for level in levels),
+        *(form(outlined, level=level) for form in (mermaid, dot) for level in levels),
+    ):
+        assert text.count("1280 (sum, filter)") == 1
+        assert text.count("1280 (sum)") == 1
+        assert text.count("(sum") == 2
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_a_controlnet_gives_away_stands_beside_its_size(width: int) -> None:
+    """The zero convolutions run from top to bottom, each beside or below the first block of its size, the middle's beside the middle."""
+    lines = ascii_text(outline("controlnet-sd15-canny"), width=width).split("\n")
+    heights = {
+        box.name: next(place for place, line in enumerate(lines) if f" {box.name} " in line)
+        for box in outline("controlnet-sd15-canny").boxes
+    }
+    branches = outline("controlnet-sd15-canny").on("right")
+
+    assert [heights[box.name] for box in branches] == sorted(heights[box.name] for box in branches)
+    assert heights["controlnet_down_blocks.0-2"] == heights["conv_in"]
+    assert heights["controlnet_down_blocks.4-5"] == heights["down_blocks.1"] + 1
+    assert heights["controlnet_down_blocks.9-11"] == heights["down_blocks.3"]
+    assert heights["controlnet_mid_block"] == heights["mid_block"]
+    assert not any(" out (" in line for line in lines)
+
+
 def evil_record() -> Trace:
     """A record in which blocks, lists and the model have the worst names, as files that others wrote may."""
     text = traced("conditioned").to_json()
-    for name in ("down_blocks", "resnets.", "UNet2DConditionModel"):
-        text = text.replace(name, json.dumps(EVIL)[1:-1] + "." * name.endswith("."))
+    for name in ("down_blocks", ".resnets", "UNet2DConditionModel"):
+        text = text.replace(name, "." * name.startswith(".") + json.dumps(EVIL)[1:-1])
     return Trace.from_json(text)
 
 

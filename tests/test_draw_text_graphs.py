@@ -12,9 +12,9 @@ import pytest
 from tests.drawn import DRAWN, drawn
 from tests.test_draw_text import evil_record, marks_in, marks_of, outline, sums_in, sums_of
 from unetinspect.drawing.dot import dot
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.mermaid import mermaid
 from unetinspect.drawing.outline import Outline, outline_of
-from unetinspect.drawing.words import Level
 
 LEVELS: tuple[Level, ...] = ("stage", "layer")
 _NODE = r"(?:b\d+(?:l\d+)?|input|output)"

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Layer, Outline, Side, mark_text
-from unetinspect.drawing.words import Level, Link, below, links_of, step_text, words_of
+from unetinspect.drawing.words import Link, below, links_of, step_text, words_of
 from unetinspect.units import format_shape, visible
 
 _TITLES: dict[Side, str] = {"top": "embeddings", "left": "down", "bottom": "mid", "right": "up"}

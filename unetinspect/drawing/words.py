@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+
+import msgspec
 
 from unetinspect.drawing.outline import Box, Outline, mark_text, sum_text
 from unetinspect.record import Run, Shape, Skip
 from unetinspect.units import format_shape, format_size, plural, visible
-
-Level = Literal["stage", "layer"]
+from unetinspect.views.skips import way_text as changes_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,9 @@ class Link:
 
     @property
     def channels(self) -> str:
-        """What to write on its line: the channels of the skip."""
-        return str(self.skip.skip_channels)
+        """What to write on its line: the channels of the skip, and what happened to it on its way: "320 (sum, filter)"."""
+        kinds = ", ".join(dict.fromkeys(_kinds(self.skip)))
+        return f"{self.skip.skip_channels} ({kinds})" if kinds else str(self.skip.skip_channels)
 
     def sum(self, arrow: str) -> str:
         """Write "640 + 320 -> 320": what its target makes of the channels from below and those of the skip."""
@@ -43,6 +44,13 @@ class Link:
     @property
     def _times(self) -> str:
         return "" if self.times == 1 else f", {self.times} times"
+
+
+def _kinds(skip: Skip) -> Iterator[str]:
+    """Yield the kinds of the changes that are worth saying: a sum of what the skip is made of, which is named, is none."""
+    for change in skip.changes:
+        if changes_text(msgspec.structs.replace(skip, changes=(change,))):
+            yield change.kind
 
 
 def links_of(outline: Outline) -> tuple[Link, ...]:

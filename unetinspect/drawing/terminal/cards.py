@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Layer, Outline, Side, mark_text
 from unetinspect.drawing.terminal.canvas import cells
 from unetinspect.drawing.words import (
-    Level,
     Link,
     below,
     channels_text,
@@ -32,13 +32,13 @@ class Row:
         text: What it says.
         style: One of the canvas's styles.
         link: The skip that leaves or enters here.
-        loose: Whether it may stand anywhere in its card: where the other side needs room, it fills it.
+        pieces: Where its parts differ in style, (text, style) of each, with ", " between them.
     """
 
     text: str
     style: str = ""
     link: Link | None = None
-    loose: bool = False
+    pieces: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class Card:
         size: Stands in the frame on the right.
         rows: From top to bottom.
         side: Where it stands.
+        channels: "320 channels", to be written into the frame or above the rows.
+        marks: The attention layers, (text, style) of those that are alike, to be written above the rows.
     """
 
     boxes: tuple[Box, ...]
@@ -58,12 +60,15 @@ class Card:
     size: str
     rows: tuple[Row, ...]
     side: Side
+    channels: str = ""
+    marks: tuple[tuple[str, str], ...] = ()
 
     @property
     def width(self) -> int:
         """How many columns it needs with its frame."""
         head = cells(self.title) + cells(self.size) + (6 if self.title and self.size else 4)
-        return max(head, *(cells(row.text) + 4 for row in self.rows)) if self.rows else head
+        inside = [self.channels, *(text for text, _ in self.marks), *(row.text for row in self.rows)]
+        return max(head, *(cells(text) + 4 for text in inside if text)) if any(inside) else head
 
     @property
     def branches(self) -> bool:
@@ -111,7 +116,7 @@ class Deck:
         return [self._card(tuple(box for _, box in group), side) for _, group in groups]
 
     def _card(self, boxes: tuple[Box, ...], side: Side) -> Card:
-        upward = side == "right"
+        upward = side == "right" and any(box.after is not None for box in boxes)
         if len(boxes) > 1 or side == "top":
             wide = max(cells(shown(name, unicode=self._manner.unicode)) for box in boxes for name in self._names(box))
             rows = [row for box in (reversed(boxes) if upward else boxes) for row in self._member(box, wide)]
@@ -119,12 +124,12 @@ class Deck:
         box = boxes[0]
         named = f"{box.name}  {box.class_name}" if self._manner.classes else box.name
         told = self._manner.level == "layer" and bool(box.layers)
-        infos = [Row(text, style, loose=True) for text, style in _infos(box, marks=not told)]
+        marks = [] if told else [(shown(text, unicode=self._manner.unicode), _mark_style(text)) for text in mark_texts(box)]
         title, size = (shown(text, unicode=self._manner.unicode) for text in (named, place_text(box.size, self._outline.trace.run)))
-        return Card(boxes, title, size, self._safe([*self._body(box), *infos]), side)
+        return Card(boxes, title, size, self._safe(self._body(box)), side, channels_text(box), tuple(marks))
 
     def _safe(self, rows: Sequence[Row]) -> tuple[Row, ...]:
-        return tuple(Row(shown(row.text, unicode=self._manner.unicode), row.style, row.link, row.loose) for row in rows)
+        return tuple(Row(shown(row.text, unicode=self._manner.unicode), row.style, row.link) for row in rows)
 
     def _member(self, box: Box, wide: int) -> Iterator[Row]:
         """Yield the rows of a box that shares its card: its name and shapes, its attention layers, its layers."""
@@ -204,13 +209,6 @@ def joint(before: Card | None, after: Card | None, arrow: str) -> list[tuple[boo
 
 def _is_minor(box: Box) -> bool:
     return not (box.marks or box.made or box.taken or box.layers)
-
-
-def _infos(box: Box, *, marks: bool) -> Iterator[tuple[str, str]]:
-    if box.channels is not None:
-        yield channels_text(box), ""
-    for text in mark_texts(box) if marks else ():
-        yield text, _mark_style(text)
 
 
 def _mark_style(text: str) -> str:

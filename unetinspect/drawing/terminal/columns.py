@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from unetinspect.drawing.outline import Box
 from unetinspect.drawing.terminal.cards import Card, Row, joint
 
 
@@ -65,8 +66,7 @@ def _between(words: list[tuple[bool, str]], near: tuple[Card | None, Card | None
 
 
 def _card(card: Card) -> list[Item]:
-    """Return the lines of a card without its loose rows, which `level` places."""
-    return [Item("top", card), *(Item("row", card, row) for row in card.rows if not row.loose), Item("bottom", card)]
+    return [Item("top", card), *(Item("row", card, row) for row in card.rows), Item("bottom", card)]
 
 
 class _Column:
@@ -75,7 +75,6 @@ class _Column:
     def __init__(self, items: Sequence[Item], *, upward: bool) -> None:
         self._items = list(items)
         self._upward = upward
-        self._loose: list[Row] = []
         self.placed: list[Item] = []
         self._start = 0
 
@@ -83,22 +82,11 @@ class _Column:
         """Place everything above the row of a link, or all that is left."""
         self._start = len(self.placed)
         while self._items and not _is_end(self._items[0], number):
-            item = self._items.pop(0)
-            if item.kind == "top" and item.card:
-                self._loose = [row for row in item.card.rows if row.loose]
-            if item.kind == "bottom":
-                self._fill(len(self._loose), item.card)
-            self.placed.append(item)
-
-    def _fill(self, count: int, card: Card | None) -> None:
-        rows, self._loose = self._loose[:count], self._loose[count:]
-        self.placed += [Item("row", card, row) for row in rows]
+            self.placed.append(self._items.pop(0))
 
     def pad(self, height: int) -> None:
-        """Make room above the next row: with loose rows, else a longer arrow, else an empty line of the card."""
+        """Make room above the next row: with a longer arrow, else an empty line of the card."""
         card = self._items[0].card if self._items else None
-        if card is not None:
-            self._fill(height - len(self.placed), card)
         missing = max(height - len(self.placed), 0)
         heads = [place for place, item in enumerate(self.placed) if place >= self._start and item.kind in ("arrow", "line", "words")]
         if self._start == 0:
@@ -140,3 +128,27 @@ def level(left: Sequence[Item], right: Sequence[Item], drawn: Sequence[int]) -> 
     for column in columns:
         column.pad(height)
     return columns[0].placed, columns[1].placed
+
+
+def beside(left: Sequence[Item], card: Card) -> tuple[list[Item], list[Item]]:
+    """Place a card of branches so that the rows of each box begin level with the first card on the left of its size.
+
+    The last branch leaves what is between down and up, where there is such a card.
+    """
+    right: list[Item] = []
+    each = len(card.rows) // len(card.boxes)
+    for place, box in enumerate(card.boxes):
+        height = _height_of(left, box, is_last=box is card.boxes[-1])
+        if place == 0:
+            right += [BLANK] * (height - 1) + [Item("top", card)]
+        right += [Item("row", card)] * (height - len(right))
+        right += [Item("row", card, row) for row in card.rows[place * each : (place + 1) * each]]
+    right.append(Item("bottom", card))
+    height = max(len(left), len(right))
+    return [*left, *[BLANK] * (height - len(left))], [*right, *[BLANK] * (height - len(right))]
+
+
+def _height_of(left: Sequence[Item], box: Box, *, is_last: bool) -> int:
+    tops = [(place, item.card) for place, item in enumerate(left) if item.kind == "top" and item.card]
+    between = [place for place, card in tops if is_last and card.side == "bottom"]
+    return next(iter(between), next((place for place, card in tops if card.boxes[0].size == box.size), 0))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from unetinspect.drawing.outline import Outline
 from unetinspect.drawing.terminal.canvas import Canvas, Glyphs, cells
 from unetinspect.drawing.terminal.cards import Card, Deck, Manner, Row, joint
-from unetinspect.drawing.terminal.columns import BLANK, Item, left_column, level, right_column
+from unetinspect.drawing.terminal.columns import BLANK, Item, beside, left_column, level, right_column
+from unetinspect.drawing.terminal.summary import told, widths
 
 _MOST_INDENT = 5
+_LEAST_INDENT = 1
 _LEAST_GAP = 3
+_LEAST_LINE = 5
 _GOOD_GAP = 16
 _ARM = 4
 
@@ -25,19 +28,34 @@ class Picture:
         self._glyphs = glyphs
         self._deck = Deck(outline, manner)
         self._top, self._left, self._bottom, self._right = (self._deck.on(side) for side in ("top", "left", "bottom", "right"))
+        self._branching = len(self._right) == 1 and self._right[0].branches
+        if self._branching:
+            self._left, self._bottom = [*self._left, *self._bottom], []
         self._depths = _depths(outline)
-        self._wide = [_widest(cards, glyphs) for cards in (self._left, self._right)]
+        self._deepest = max(self._depths.values(), default=0)
         labels = [cells(link.channels) for link in self._deck.links if link.number in self._deck.drawn]
-        gap = max(labels) + 6 if labels else _LEAST_GAP
+        gap = max(labels) + _LEAST_LINE if labels else _LEAST_GAP
+        self._wide = self._tell(most - gap)
         others = [card.width for card in self._top] + [card.width + _ARM * bool(self._bottom[1:]) for card in self._bottom]
         self.least = max(sum(self._wide) + gap, *others, 0) if others else sum(self._wide) + gap
-        self._deepest = max(self._depths.values(), default=0)
         self._indent = min(_MOST_INDENT * self._deepest, max(most - self.least, 0) // 2)
         self.width = min(max(most, self.least), self.least + 2 * self._indent + max(_GOOD_GAP - gap, 0))
         self._canvas = Canvas()
 
+    def _tell(self, most: int) -> list[int]:
+        """Write the summaries of all cards; returns how wide the columns are: at most this together, where that can be."""
+        columns = self._left, self._right
+        needs = [_widest(cards, self._glyphs) for cards in columns]
+        wide = widths(columns, needs, most - sum(needs) - 2 * _LEAST_INDENT * self._deepest)
+        self._left, self._right = (told(cards, width) for cards, width in zip(columns, wide, strict=True))
+        least = max((card.width for card in self._bottom), default=0)
+        self._bottom = told(self._bottom, *widths([self._bottom], [least], sum(wide) - least))
+        return list(wide)
+
     def draw(self) -> Canvas:
         """Draw it all."""
+        if self._branching:
+            return self._draw_branches()
         arrow = self._glyphs.arrow
         down = left_column(self._left, next(iter(self._bottom + self._right), None), arrow)
         up = right_column(self._right, next(iter((self._left + self._bottom)[::-1]), None), arrow)
@@ -49,12 +67,24 @@ class Picture:
             start = len(aside)
             left, right = level(down, up, drawn)
         self._draw_top()
+        self._draw_columns(start, left, right)
+        self._draw_bottom(start + len(left))
+        return self._canvas
+
+    def _draw_branches(self) -> Canvas:
+        """Draw the way down, and beside each size what leaves it there."""
+        down = left_column(self._left, None, self._glyphs.arrow)
+        while down and down[-1].card is None:  # what leaves the last card leaves by a branch
+            down.pop()
+        self._draw_top()
+        self._draw_columns(sum(len(card.rows) + 2 for card in self._top) + len(self._top[:1]), *beside(down, self._right[0]))
+        return self._canvas
+
+    def _draw_columns(self, start: int, left: list[Item], right: list[Item]) -> None:
         for place, (one, other) in enumerate(zip(left, right, strict=True), start):
             self._item(place, one, "left")
             self._item(place, other, "right")
             self._link(place, one, other)
-        self._draw_bottom(start + len(left))
-        return self._canvas
 
     def _fits_aside(self, right: list[Item], height: int) -> bool:
         """Return whether the top cards can stand left of what the right column has there."""
@@ -90,7 +120,10 @@ class Picture:
     def _row(self, line: int, column: int, width: int, card: Card, row: Row | None) -> None:
         self._canvas.write(line, column, self._glyphs.down + " " * (width - 2) + self._glyphs.down, card.side)
         if row is not None:
-            self._canvas.write(line, column + 2, row.text, row.style)
+            column += 2
+            for place, (text, style) in enumerate(row.pieces or ((row.text, row.style),)):
+                column = self._canvas.write(line, column, ", " if place else "")
+                column = self._canvas.write(line, column, text, style)
 
     def _item(self, line: int, item: Item, side: str) -> None:
         wide = self._wide[side == "right"]
