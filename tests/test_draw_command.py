@@ -116,6 +116,15 @@ def test_the_form_that_is_asked_for_counts(cli: Any, saved: Path) -> None:
     assert path.read_bytes().startswith(BEGINS["svg"])
 
 
+def test_a_picture_is_utf_8_whatever_the_terminal_is(saved: Path) -> None:
+    """An SVG that is piped is the one that is written: standard output's own encoding has no say in it."""
+    program = [sys.executable, "-m", "unetinspect", "draw", str(saved), "--as", "svg"]
+    ran = subprocess.run(program, capture_output=True, check=True, timeout=120, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+
+    assert ran.stdout == Drawing(traced("conditioned")).svg().encode()
+    assert not ran.stdout.isascii()
+
+
 def test_a_level_that_there_is_not_is_refused() -> None:
     """In Python as on the command line."""
     with pytest.raises(UsageError, match="level='module': a drawing has two levels"):

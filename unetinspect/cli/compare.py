@@ -67,13 +67,13 @@ def draw(
         output.write_json(Envelope.of(record, stages=record.stages, skips=record.skips, attentions=record.attentions))
         return
     drawing = Drawing(record, level=level)
-    if output.format == "md":
-        output.write(f"```mermaid\n{drawing.mermaid()}```\n")
-    elif drawn_as == "txt":
+    if drawn_as == "txt" and output.format == "table":
         screen = output.screen
         output.write(drawing.text(width=screen.width, unicode=screen.unicode, color=screen.color))
-    else:
-        output.write(drawing.render(drawn_as))
+        return
+    # A file's form has an encoding of its own, whatever that of standard output is.
+    drawn = f"```mermaid\n{drawing.mermaid()}```\n" if output.format == "md" else drawing.render(drawn_as)
+    output.write(drawn if isinstance(drawn, bytes) else drawn.encode())
 
 
 @takes(TraceOptions)
