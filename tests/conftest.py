@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,10 @@ for _variable in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "HF_ENDPOINT", "HF_TOKEN
 # The workers, and the programs that tests start, find modules compiled that another of them has imported before.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A shell starts what runs in its background deaf to Ctrl-C, and so would be the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Workers share the cores: torch threads of one would wait for those of another.
 if "PYTEST_XDIST_WORKER" in os.environ:
