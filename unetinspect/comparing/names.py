@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import UNSET
@@ -10,6 +10,7 @@ from msgspec import UNSET
 from unetinspect.record import InputInfo, ModelInfo, Port, Shape, Trace
 from unetinspect.record.diff import ConfigDiff, InputDiff, NameCounts, Origin, TensorsDiff
 from unetinspect.record.diff_parts import Change
+from unetinspect.stages import paths_above
 
 
 def compare_configs(a: ModelInfo, b: ModelInfo) -> tuple[ConfigDiff, ...]:
@@ -90,12 +91,7 @@ def _tensors(trace: Trace) -> dict[str, Shape]:
 
 
 def _stage_of(name: str, stages: Mapping[str, Any]) -> str:
-    return next((path for path in _paths_above(name) if path in stages), "")
-
-
-def _paths_above(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    yield from (".".join(parts[:count]) for count in range(1, min(len(parts), 3)))
+    return next((path for path in paths_above(name) if path in stages), "")
 
 
 def _ports(ports: tuple[Port, ...], kind: str) -> dict[str, Shape]:

@@ -201,7 +201,7 @@ def _box(trace: Trace, stages: tuple[Stage, ...], before: Sequence[Box]) -> Box:
         # A skip that is read in every execution of a block is made once.
         made=tuple({skip.index: skip for skip in made}.values()),
         taken=tuple(skip for skip in trace.skips if skip.target_stage in names),
-        channels=_channels(last.out_shape, trace.run),
+        channels=channels_of(last.out_shape, trace.run),
         size=_size(first.in_shape, trace.run),
         after=_before(trace, first, before) if side != "top" else None,
     )
@@ -282,7 +282,8 @@ def _size(shape: Shape | None, run: Run) -> Shape | None:
     return (shape[2] if run.medium == "signal" else shape[1],)
 
 
-def _channels(shape: Shape | None, run: Run) -> int | None:
+def channels_of(shape: Shape | None, run: Run) -> int | None:
+    """Return the channels of a tensor: its second axis; of (batch, tokens, channels), its last."""
     if shape is None or len(shape) < 2:
         return None
     return shape[-1] if len(shape) == 3 and run.medium != "signal" else shape[1]

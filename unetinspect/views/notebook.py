@@ -22,11 +22,9 @@ def one_line(trace: Trace) -> str:
 
 def to_html(trace: Trace) -> str:
     """Return what a notebook shows: what was traced, the picture, and the stages, skips and attention layers to unfold."""
-    from unetinspect.drawing.drawing import shrinking
-    from unetinspect.drawing.outline import outline_of
+    from unetinspect.drawing.drawing import Drawing, shrinking
     from unetinspect.drawing.page.markup import Markup, tag
     from unetinspect.drawing.page.tables import page_tables, table_markup
-    from unetinspect.drawing.svg import svg
 
     folded = [
         tag("details", tag("summary", plural(len(table.rows), table.noun)), table_markup(table))
@@ -34,4 +32,4 @@ def to_html(trace: Trace) -> str:
         if table.rows and table.id != "modules"
     ]
     lines = [tag("div", line) for line in header(trace.model, trace.run)]
-    return tag("div", tag("div", *lines), Markup(shrinking(svg(outline_of(trace), level="stage"))), *folded)
+    return tag("div", tag("div", *lines), Markup(shrinking(Drawing(trace).svg())), *folded)

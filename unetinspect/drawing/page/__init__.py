@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from typing import Literal
 
+from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Outline
 from unetinspect.drawing.page.markup import TIMES, Markup, joined, script_json, tag
 from unetinspect.drawing.page.record import page_record
@@ -27,7 +27,7 @@ _ICON = (
 )
 
 
-def page(outline: Outline, *, level: Literal["stage", "layer"] = "stage") -> str:
+def page(outline: Outline, *, level: Level = "stage") -> str:
     """Write one self-contained HTML page: picture, details of a box or a skip, tables of stages, skips, attention layers and modules.
 
     The same outline gives the same bytes. Without JavaScript, the picture and every row of the tables are there.

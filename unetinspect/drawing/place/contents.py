@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from unetinspect.drawing.forms import Level
-from unetinspect.drawing.outline import Box, Layer, Mark, mark_text, sum_text
+from unetinspect.drawing.outline import Box, Layer, Mark, channels_of, mark_text, sum_text
 from unetinspect.drawing.text_width import TIMES, shortened, text_width
 from unetinspect.record import Run, Shape, Skip
 from unetinspect.units import format_count, format_shape, format_si, plural, visible
@@ -213,7 +213,7 @@ def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowCont
         class_name = f"{len(layers)} {TIMES} {class_name}"
     name = Part(shortened(visible(", ".join(_few([layer.name for layer in layers]))), 200, TEXT_SIZE), "text", TEXT_SIZE)
     class_part = Part(shortened(class_name, 200, NOTE_SIZE), "note", NOTE_SIZE)
-    channels = _channels(layer.module.out_shape, run)
+    channels = channels_of(layer.module.out_shape, run)
     takes = layer.taken[::-1] if upwards else layer.taken
     ends = [sum_text(skip, arrow="→") for skip in takes] or ([f"→ {channels}"] if channels is not None else [])
     said = [(Part(end, "sum" if takes else "note", NOTE_SIZE, right=True),) for end in ends]
@@ -273,10 +273,3 @@ def _inside(path: str, stages: set[str]) -> str:
     name = visible(path) if stage is None else visible(path.removeprefix(f"{stage}."))
     named = any(char.isalpha() for char in name)
     return "" if path in stages else shortened(name if named else visible(path), 170, NOTE_SIZE)
-
-
-def _channels(shape: Shape | None, run: Run) -> int | None:
-    """Return the channels of a tensor: its second axis; of (batch, tokens, channels), its last."""
-    if shape is None or len(shape) < 2:
-        return None
-    return shape[-1] if len(shape) == 3 and run.medium != "signal" else shape[1]
