@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 # The tests share out among the cores; one worker per core, two at most: each holds its own torch.
 WORKERS ?= 2
 
-.PHONY: demo test lint format docs benchmark clean
+.PHONY: demo test lint format docs benchmark benchmark-gpu clean
 
 demo: .venv/installed
 	.venv/bin/unetinspect trace sd15 --device meta --offline
@@ -26,9 +26,13 @@ docs: .venv/tests-installed
 	.venv/bin/python docs/pictures.py
 	CI=1 .venv/bin/python -m pytest --quiet tests/test_docs.py --update-golden
 
-# The other tools get an environment of their own: transformers, which one of them needs, slows `import diffusers` down.
+# transformers, accelerate and peft, which `import diffusers` imports where they are installed, get an environment of their own, and so do
+# the other tools.
 benchmark: .venv/installed .venv-benchmark/installed
-	.venv/bin/python benchmarks/run.py all --write docs/benchmarks.md
+	.venv/bin/python benchmarks/run.py --write docs/benchmarks.md
+
+benchmark-gpu: .venv/installed
+	.venv/bin/python benchmarks/gpu.py --write docs
 
 clean:
 	rm -rf .venv .venv-benchmark dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

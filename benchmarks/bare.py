@@ -1,7 +1,7 @@
-"""The bare script: import torch and diffusers, build a UNet on meta, run it once, observe nothing.
+"""The bare script: import torch and diffusers, build a UNet on meta, run it once, observe nothing. `bare.py MODEL INPUTS`.
 
-What it costs is what any trace must cost at the least, since a trace does all of it too. It knows nothing of unetinspect:
-the inputs of the pass come from a file, so that it does not even pay for working them out.
+This is what anyone would write who has to run a UNet on meta. It does not use unetinspect: the inputs of the pass come from a
+file, so it does not even work them out.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ def read_inputs(path: str) -> list[dict[str, Any]]:
     return inputs
 
 
-def build(config: Mapping[str, Any], device: str = "meta") -> nn.Module:
-    """Build the UNet of a config, in eval mode."""
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """Build the UNet of a config on meta, in eval mode."""
     import diffusers
     import torch
 
     unet_class = getattr(diffusers, config["_class_name"])
-    with torch.device(device):
+    with torch.device("meta"):
         unet: nn.Module = unet_class(**{key: value for key, value in config.items() if not key.startswith("_")})
     return unet.eval()
 
 
-def make_tensors(inputs: Iterable[Mapping[str, Any]], device: str = "meta") -> dict[str, Tensor]:
-    """Make zeros for each input, by its dotted name."""
+def make_tensors(inputs: Iterable[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Make a meta tensor for each input, by its dotted name."""
     import torch
 
-    return {spec["name"]: torch.zeros(spec["shape"], dtype=getattr(torch, spec["dtype"]), device=device) for spec in inputs}
+    return {spec["name"]: torch.zeros(spec["shape"], dtype=getattr(torch, spec["dtype"]), device="meta") for spec in inputs}
 
 
 def as_arguments(tensors: Mapping[str, Any]) -> dict[str, Any]:

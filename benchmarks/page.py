@@ -1,13 +1,16 @@
-"""Numbers as the results page shows them: Markdown tables, and the page's marked places that they go to."""
+"""What was measured as Markdown tables, and the marked places of a page that they are written to."""
 
 from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from measure import Command, Spread, run_checked
+from measure import Command, Run, run_once
 
 _VERSIONS = """
 from importlib.metadata import PackageNotFoundError, version
@@ -21,14 +24,97 @@ for name in sys.argv[1:]:
 """
 
 
+Quantity = Literal["wall", "cpu", "peak"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The most that a median should be: of seconds, of bytes, or, with `ratio`, of the ratio to the row's base."""
+
+    quantity: Quantity
+    most: float
+    ratio: bool = False
+
+    def __str__(self) -> str:
+        if self.ratio:
+            return f"{self.most:.2f} x {self.quantity}"
+        return megabytes(self.most) if self.quantity == "peak" else seconds(self.most)
+
+    def is_met(self, runs: Sequence[Run], base: Sequence[Run]) -> bool:
+        """Tell whether the median of the runs is within the goal."""
+        median = ratio(runs, base, self.quantity).median if self.ratio else median_of(runs, self.quantity)
+        return median <= self.most
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        name: What is measured, as the page shows it.
+        command: The command that is measured; None: the runs come from within a process.
+        base: The name of the row that this one is divided by; "": none.
+        goals: What is aimed at.
+        note: What the last column says.
+    """
+
+    name: str
+    command: Command | None = None
+    base: str = ""
+    goals: tuple[Goal, ...] = ()
+    note: str = ""
+
+
+class Spread(NamedTuple):
+    """The median, the least and the greatest of several values."""
+
+    median: float
+    least: float
+    greatest: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.least:.2f} to {self.greatest:.2f})"
+
+
+def ratio(runs: Sequence[Run], base: Sequence[Run], quantity: Quantity) -> Spread:
+    """Divide each run by the run of `base` in the same round."""
+    values = [getattr(run, quantity) / getattr(other, quantity) for run, other in zip(runs, base, strict=True)]
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def median_of(runs: Sequence[Run], quantity: Quantity) -> float:
+    """Return the median of one quantity."""
+    return float(statistics.median(getattr(run, quantity) for run in runs))
+
+
+def results(rows: Iterable[Row], runs: Mapping[str, Sequence[Run]], *, note: str = "") -> str:
+    """Write a table of what was measured; `note` is the header of the column of notes, "": there is none."""
+    headers = ["what", "wall", "CPU", "peak memory", "beside", "wall ratio", "CPU ratio", "goal", "met"]
+    return table([*headers, *filter(None, [note])], [[*_cells(row, runs), *([row.note] if note else [])] for row in rows])
+
+
+def _cells(row: Row, all_runs: Mapping[str, Sequence[Run]]) -> list[str]:
+    runs, base = all_runs[row.name], all_runs.get(row.base, ())
+    return [
+        row.name,
+        seconds(median_of(runs, "wall")),
+        seconds(median_of(runs, "cpu")),
+        megabytes(median_of(runs, "peak")) if runs[0].peak else "",
+        row.base,
+        str(ratio(runs, base, "wall")) if base else "",
+        str(ratio(runs, base, "cpu")) if base else "",
+        ", ".join(map(str, row.goals)),
+        ", ".join("yes" if goal.is_met(runs, base) else "**no**" for goal in row.goals),
+    ]
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Write a Markdown table."""
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [headers, ["---"] * len(headers), *rows])
 
 
 def seconds(value: float) -> str:
-    """Write a time: "0.21 s".
+    """Write a time.
 
     >>> seconds(0.2149)
     '0.21 s'
@@ -36,30 +122,30 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s"
 
 
-def mebibytes(value: float) -> str:
-    """Write memory: "376 MiB"."""
-    return f"{value / 2**20:.0f} MiB"
+def megabytes(value: float) -> str:
+    """Write memory, 1 MB being 10^6 bytes.
 
-
-def spread(value: Spread) -> str:
-    """Write a ratio with its spread.
-
-    >>> spread(Spread(0.0612, 0.0571, 0.0704)), spread(Spread(1.139, 1.02, 1.2))
-    ('0.061 (0.057 to 0.070)', '1.14 (1.02 to 1.20)')
+    >>> megabytes(287_654_321)
+    '288 MB'
     """
-    digits = 2 if value.median >= 1 else 3
-    return f"{value.median:.{digits}f} ({value.least:.{digits}f} to {value.greatest:.{digits}f})"
+    return f"{value / 1e6:.0f} MB"
 
 
-def held(value: float, goal: float) -> str:
-    """Say whether a value stays within a goal."""
-    return "yes" if value <= goal else "**no**"
+def verdict(macs: int | None, total: int) -> str:
+    """Compare the MACs that a tool counts with those of the pass.
+
+    >>> verdict(10, 10), verdict(8, 10), verdict(None, 10)
+    ('10: right', '8: -20.0 %', 'counts none')
+    """
+    if macs is None:
+        return "counts none"
+    return f"{macs:,}: right" if macs == total else f"{macs:,}: {100 * (macs / total - 1):+.1f} %"
 
 
 def environment(python: Path, packages: Sequence[str]) -> str:
-    """Say when and with what the numbers were measured."""
+    """Say when, on what and with which versions something was measured."""
     day = f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}"
-    versions = run_checked(Command([str(python), "-c", _VERSIONS, *packages])).output.splitlines()
+    versions = run_once(Command([str(python), "-c", _VERSIONS, *packages])).output.splitlines()
     return f"Measured {day} on {os.cpu_count()} CPU cores: {', '.join(versions)}."
 
 
@@ -74,5 +160,5 @@ def write_section(path: Path, name: str, text: str) -> None:
     before, found, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise ValueError(f"{path.name} has no place for the results of {name}")
+        raise ValueError(f"{path.name} has no marks for the results of {name}")
     path.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")

@@ -8,38 +8,48 @@ import tempfile
 import time
 from pathlib import Path
 
-from page import write_section
+from page import environment, write_section
 from sections import SECTIONS, Setting
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("unetinspect", "torch", "diffusers", "typer", "rich", "transformers", "accelerate", "peft", "hf-mem", "torchinfo", "torchview")
 
 
-def main() -> None:
-    """Run one comparison or all, print the tables, and write them into the page where that is asked for."""
+def main() -> int:
+    """Measure the sections that are asked for, print their tables, and write them to the page; returns 1 where one failed."""
     options = _parser().parse_args()
-    names = list(SECTIONS) if options.what == "all" else [options.what]
+    failed = False
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(options.python, options.peers_python, options.rounds, options.limit, Path(folder))
-        for name in names:
+        setting = Setting(options.python, options.other_python, options.rounds, Path(folder))
+        for name in options.sections or SECTIONS:
             print(f"{name}:", file=sys.stderr, flush=True)
             began = time.perf_counter()
-            text = SECTIONS[name](setting)
+            try:
+                text = SECTIONS[name](setting)
+            except RuntimeError as error:  # the others are measured all the same
+                print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+                failed = True
+                continue
             print(f"{name} took {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+            python = setting.other_python if name in ("crowded", "field") else setting.python
+            text = f"{text}\n\n{environment(python, PACKAGES)}"
             print(f"## {name}\n\n{text}\n", flush=True)
             if options.write:
                 write_section(options.write, name, text)
+    return int(failed)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=[*SECTIONS, "all"], help="what to compare")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds; growth and peers: half as many (default: %(default)s)")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into this page, between its marks")
-    parser.add_argument("--python", type=Path, default=ROOT / ".venv/bin/python", help="has unetinspect and no other tool")
-    parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-benchmark/bin/python", help="has the other tools too")
-    parser.add_argument("--limit", type=float, default=300, metavar="SECONDS", help="for one run of another tool (default: %(default)s)")
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], metavar="SECTION", help=f"{', '.join(SECTIONS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; fewer where a round takes minutes (default: %(default)s)")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables to this page, between its marks")
+    parser.add_argument("--python", type=Path, default=ROOT / ".venv/bin/python", help="has unetinspect, and no transformers")
+    parser.add_argument(
+        "--other-python", type=Path, default=ROOT / ".venv-benchmark/bin/python", help="has transformers and the other tools"
+    )
     return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,242 +1,261 @@
-"""The five comparisons: each runs its commands in turns and returns what the results page says of them."""
+"""What is measured: each section of the results page is a list of rows, and how they are run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from measure import Command, Run, imports_torch, peak_of, ratios, run_checked, run_each, run_rounds, seconds_of, spread_of
-from page import environment, held, mebibytes, seconds, spread, table
-from peers import PEERS
+from measure import Command, Run, run_once, run_rounds
+from page import Goal, Row, median_of, results, table, verdict
 
 HERE = Path(__file__).resolve().parent
-MODELS = ("sd15", "sdxl", "ddpm-cat-256")
-_LIGHT_GOAL = 0.1
-_COLD_GOAL = 1.15
-_PACKAGES = ("unetinspect", "torch", "diffusers")
-_PEER_PACKAGES = ("torchinfo", "torchview", "calflops", "fvcore")
+MODELS = tuple(path.stem for path in sorted((HERE.parent / "configs").glob("*.yaml")))
+_FIELD_MODELS = ("sd15", "sdxl")
+_COUNTERS = ("unetinspect", "FlopCounterMode", "torchinfo")
+_TRACE_BYTES = Goal("peak", 300e6)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every comparison is given.
+    """What every section is given.
 
     Attributes:
-        python: The Python that unetinspect is installed for, without the packages that slow `import diffusers` down.
-        peers_python: The Python that the other tools are installed for too.
+        python: The Python of the environment with unetinspect and without transformers, accelerate and peft.
+        other_python: The Python of the environment that has these three and the other tools too.
         rounds: How often each command runs.
-        limit: Seconds after which another tool is ended.
-        folder: Where files may be put.
+        folder: Where files may be written.
     """
 
     python: Path
-    peers_python: Path
+    other_python: Path
     rounds: int
-    limit: float
     folder: Path
 
     @property
-    def long_rounds(self) -> int:
-        """How often a comparison runs that takes minutes for a round."""
-        return max(1, self.rounds // 2)
+    def few_rounds(self) -> int:
+        """How often something runs that takes minutes per round."""
+        return (self.rounds + 1) // 2
 
-    @property
-    def records(self) -> Path:
-        """A folder of records that are kept."""
-        return self.folder / "records"
+    def unetinspect(self, *words: str, other: bool = False) -> Command:
+        """Return a command as a user types it, with an empty cache."""
+        python = self.other_python if other else self.python
+        return Command([str(python.parent / "unetinspect"), *words])
 
-    def unetinspect(self, *arguments: str, cache: Path | None = None) -> Command:
-        """Return the command as a user types it."""
-        return Command([str(self.python.parent / "unetinspect"), *arguments], cache)
+    def repeated(self, *words: str) -> Command:
+        """Return a command with a cache that is kept from round to round."""
+        return replace(self.unetinspect(*words), cache=self.folder / "cache")
+
+    def script(self, name: str, *words: str, other: bool = False) -> Command:
+        """Return a call of one of this folder's scripts."""
+        return Command([str(self.other_python if other else self.python), str(HERE / name), *words])
+
+    def bare(self, model: str, *, other: bool = False) -> Command:
+        """Return a call of the bare script, which is given the inputs that a trace makes."""
+        return self.script("bare.py", model, self.inputs(model), other=other)
 
     def inputs(self, model: str) -> str:
-        """Write the inputs of a model's pass to a file, once, and return its path."""
-        path = self.folder / f"inputs-{model}.json"
+        """Return a file with the inputs of a model's pass."""
+        return self.file(f"{model}-inputs.json", self.unetinspect("inputs", model, "--device", "meta", "--json", "--output"))
+
+    def header(self, model: str) -> str:
+        """Return a .safetensors file with the header of a model's weights."""
+        return self.file(f"{model}.safetensors", self.script("header.py", model))
+
+    def file(self, name: str, command: Command) -> str:
+        """Return the path of a file that a command writes, which takes the path as its last argument; it runs once."""
+        path = self.folder / name
         if not path.exists():
-            run_checked(self.unetinspect("inputs", model, "--device", "meta", "--json", "--output", str(path)))
+            run_once(replace(command, arguments=[*command.arguments, str(path)]))
         return str(path)
 
 
-def compare_startup(setting: Setting) -> str:
-    """Hold what needs no torch beside a cold trace."""
-    saved = str(setting.folder / "saved.json")
-    run_checked(setting.unetinspect(*_trace_words("sd15"), "--json", "--output", saved))
-    light = {
-        "--help": ["--help"],
-        "--version": ["--version"],
-        "models": ["models"],
-        "schema": ["schema"],
-        "trace saved.json": ["trace", saved],
-        "attn saved.json": ["attn", saved],
-        "diff saved.json saved.json": ["diff", saved, saved],
-    }
-    if "\n│ diff " not in run_checked(setting.unetinspect("--help")).output:
-        del light["diff saved.json saved.json"]
-    cold = " ".join(_trace_words("sd15"))
-    commands = {cold: setting.unetinspect(*_trace_words("sd15"))} | {name: setting.unetinspect(*words) for name, words in light.items()}
-    runs = run_rounds(commands, setting.rounds)
-    rows = [
-        [
-            f"`{cold}`, cold",
-            seconds(seconds_of(runs[cold])),
-            "1",
-            mebibytes(peak_of(runs[cold])),
-            _imports(setting, _trace_words("sd15"), expected=True),
-            "",
-        ]
-    ]
-    for name, words in light.items():
-        goal = held(ratios(runs[name], runs[cold]).median, _LIGHT_GOAL)
-        rows.append([f"`{name}`", *_against(runs[name], runs[cold]), _imports(setting, words), goal])
-    return _section(
-        setting.python,
-        table(["command", "time", "of a cold trace", "peak memory", "imports torch", f"at most {_LIGHT_GOAL}"], rows),
-    )
-
-
-def compare_trace(setting: Setting) -> str:
-    """Hold a cold trace, with nothing kept from before, beside the bare script."""
-    runs = _traces(setting)
-    rows = []
-    for model in MODELS:
-        bare, cold = runs[f"bare {model}"], runs[f"cold {model}"]
-        time, ratio, peak = _against(cold, bare)
-        goal = held(ratios(cold, bare).median, _COLD_GOAL)
-        rows.append([model, seconds(seconds_of(bare)), time, ratio, mebibytes(peak_of(bare)), peak, goal])
-    headers = ["model", "bare script", "cold trace", "trace / bare", "peak memory, bare", "peak memory, trace", f"at most {_COLD_GOAL}"]
-    return _section(setting.python, table(headers, rows))
-
-
-def compare_cache(setting: Setting) -> str:
-    """Hold a repeated trace beside a cold one."""
-    runs = _traces(setting)
-    rows = []
-    for model in MODELS:
-        cold, again = runs[f"cold {model}"], runs[f"repeated {model}"]
-        imported = _imports(setting, _trace_words(model), setting.records)
-        goal = held(ratios(again, cold).median, _LIGHT_GOAL)
-        rows.append([model, seconds(seconds_of(cold)), *_against(again, cold), imported, goal])
-    headers = ["model", "cold trace", "repeated", "repeated / cold", "peak memory", "imports torch", f"at most {_LIGHT_GOAL}"]
-    return _section(setting.python, table(headers, rows))
-
-
-def compare_peers(setting: Setting) -> str:
-    """Hold other tools on the same UNets beside unetinspect: time, memory, and whose MACs are those of the pass."""
-    script = [str(setting.peers_python), str(HERE / "peers.py")]
-    runs = {}
-    for model in MODELS:
-        commands = {name: Command([*script, name, model, setting.inputs(model)]) for name in PEERS}
-        runs[model] = run_each(commands, setting.long_rounds, setting.limit)
-    macs = table(["tool", *MODELS], [[name, *(_macs(runs[model], name, setting.limit) for model in MODELS)] for name in PEERS])
-    times = [f"{model}:\n\n{_peer_times(runs[model])}" for model in MODELS]
-    notes = [f"- {name}: {peer.how}.{f' Not the MACs of the pass: {peer.why}.' if peer.why else ''}" for name, peer in PEERS.items()]
-    return _section(setting.peers_python, macs, *times, "\n".join(notes), packages=_PEER_PACKAGES)
-
-
-def compare_growth(setting: Setting) -> str:
-    """Hold traces of ever more modules beside their bare passes, in one process."""
-    script = [str(setting.python), str(HERE / "growth.py"), str(setting.long_rounds)]
-    measured: list[dict[str, Any]] = json.loads(run_checked(Command(script)).output)
-    rows, per_module = [], []
-    for row in measured:
-        traced, bare = spread_of(row["trace"]).median, spread_of(row["bare"]).median
-        ratio = spread_of([one / other for one, other in zip(row["trace"], row["bare"], strict=True)])
-        per_module.append(1000 * traced / row["modules"])
-        each = [f"{per_module[-1]:.2f} ms", f"{1000 * bare / row['modules']:.2f} ms"]
-        rows.append([row["name"], f"{row['modules']:,}", seconds(traced), seconds(bare), *each, spread(ratio)])
-    headers = ["UNet", "modules", "trace", "bare pass", "trace per module", "bare pass per module", "trace / bare"]
-    worst = f"The greatest time per module is {max(per_module) / min(per_module):.2f} times the least."
-    return _section(setting.python, table(headers, rows), worst)
-
-
-SECTIONS: dict[str, Callable[[Setting], str]] = {
-    "startup": compare_startup,
-    "trace": compare_trace,
-    "cache": compare_cache,
-    "growth": compare_growth,
-    "peers": compare_peers,
-}
-
-
-def verdict(macs: int | None, total: int, without_attention: int) -> str:
-    """Say how counted MACs stand to those of the pass.
-
-    >>> verdict(10, 10, 8), verdict(8, 10, 8), verdict(5, 10, 8), verdict(None, 10, 8)
-    ('right', 'attention left out, -20.0 %', '-50.0 %', 'counts none')
-    """
-    if macs is None:
-        return "counts none"
-    if macs == total:
-        return "right"
-    difference = f"{100 * (macs / total - 1):+.1f} %"
-    return f"attention left out, {difference}" if macs == without_attention else difference
-
-
-@cache
-def _traces(setting: Setting) -> dict[str, list[Run]]:
-    """Run, for each model, the bare script, a cold trace and a repeated one; two comparisons share them."""
-    commands = {}
-    for model in MODELS:
-        words = _trace_words(model)
-        run_checked(setting.unetinspect(*words, cache=setting.records))
-        commands[f"bare {model}"] = Command([str(setting.python), str(HERE / "bare.py"), model, setting.inputs(model)])
-        commands[f"cold {model}"] = setting.unetinspect(*words)
-        commands[f"repeated {model}"] = setting.unetinspect(*words, cache=setting.records)
-    return run_rounds(commands, setting.rounds)
-
-
-def _trace_words(model: str) -> list[str]:
+def trace_words(model: str) -> list[str]:
+    """Return the arguments of a trace."""
     return ["trace", model, "--device", "meta"]
 
 
-def _imports(setting: Setting, words: Sequence[str], records: Path | None = None, *, expected: bool = False) -> str:
-    """Say whether a command imports torch, in bold where that is not what is expected."""
-    found = imports_torch(setting.python, words, records)
-    answer = "yes" if found else "no"
-    return answer if found == expected else f"**{answer}**"
+def cold_rows(setting: Setting) -> list[Row]:
+    """Return a trace with an empty cache beside the bare script, for each model."""
+    rows = []
+    for model, most in {"sd15": 0.60, "sdxl": 0.60, "svd-xt": 0.70, "ddpm-cat-256": 0.70}.items():
+        bare = f"bare script: {model}"
+        goals = (Goal("wall", most, ratio=True), _TRACE_BYTES)
+        rows.append(Row(bare, setting.bare(model)))
+        rows.append(Row(f"`trace {model}`", setting.unetinspect(*trace_words(model)), bare, goals))
+    return rows
 
 
-def _macs(runs: Mapping[str, Sequence[Run]], name: str, limit: float) -> str:
-    run = runs[name][0]
-    if run.code:
-        return _failure(run, limit)
-    macs, truth = _printed(run)["macs"], _printed(runs["FlopCounterMode"][0])
-    right = verdict(macs, truth["macs"], truth["without_attention"])
-    return right if macs is None else f"{macs:,}: {right}"
+def crowded_rows(setting: Setting) -> list[Row]:
+    """Return a cold trace where transformers, accelerate and peft are installed, beside one where they are not."""
+    words = trace_words("sd15")
+    without, there = "`trace sd15` without them", "`trace sd15` with them"
+    return [
+        Row(without, setting.unetinspect(*words)),
+        Row(there, setting.unetinspect(*words, other=True), without, (Goal("wall", 1.05, ratio=True),)),
+        Row("bare script with them", setting.bare("sd15", other=True), there),
+    ]
 
 
-def _failure(run: Run, limit: float) -> str:
-    if run.seconds >= limit:
-        return f"no result in {limit:.0f} s"
-    return "no result in the memory that was free" if "can't allocate memory" in run.last_error else run.last_error.replace("|", "\\|")
+def first_rows(setting: Setting) -> list[Row]:
+    """Return a cold trace of which nothing is compiled to bytecode yet, beside the bare script in the same state."""
+    nothing = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(setting.folder / "no-bytecode")}
+    bare = "bare script, no bytecode"
+    return [
+        Row(bare, replace(setting.bare("sd15"), environment=nothing)),
+        Row(
+            "`trace sd15`, no bytecode",
+            replace(setting.unetinspect(*trace_words("sd15")), environment=nothing),
+            bare,
+            (Goal("wall", 7.5),),
+        ),
+    ]
 
 
-def _peer_times(runs: Mapping[str, Sequence[Run]]) -> str:
-    rows, base = [], runs["unetinspect"]
-    for name, tries in runs.items():
-        time, _, peak = _against(tries, tries)
-        if tries[0].code:
-            rows.append([name, f"failed after {time}", "", "", peak])
-            continue
-        after_imports = spread_of([_printed(run)["seconds"] for run in tries]).median
-        ratio = ratios(tries[: len(base)], base[: len(tries)])
-        rows.append([name, time, seconds(after_imports), spread(ratio), peak])
-    return table(["tool", "time", "after imports", "time / unetinspect", "peak memory"], rows)
+def warm_rows(setting: Setting) -> list[Row]:
+    """Return commands that are repeated, or need no torch, beside a bare Typer app."""
+    help_page, app = "bare Typer app, `--help`", "bare Typer app"
+    saved = setting.file("saved.json", setting.unetinspect(*trace_words("sd15"), "--json", "--output"))
+    goals = {
+        **dict.fromkeys(("trace sd15", "skips sd15", "attn sd15", "draw sd15"), Goal("wall", 1.3, ratio=True)),
+        **dict.fromkeys(("tree sdxl", "attn sdxl"), Goal("wall", 1.6, ratio=True)),
+        **dict.fromkeys(("config sd15", "check sd15"), Goal("wall", 0.3)),
+    }
+    others = (
+        "names sd15",
+        "diff sd15 bk-sdm-tiny",
+        "--version",
+        "models",
+        "schema",
+        f"trace {saved}",
+        f"identify {setting.header('sd15')}",
+    )
+    rows = [
+        Row(help_page, setting.script("bare_typer.py", "--help")),
+        Row(app, setting.script("bare_typer.py")),
+        Row("`--help`", setting.repeated("--help"), help_page, (Goal("wall", 1.2, ratio=True),)),
+    ]
+    for line in (*goals, *others):
+        command = replace(setting.repeated(*line.split()), codes=(0, 1) if line.startswith("diff") else (0,))
+        name = line.replace(f"{setting.folder}/", "")
+        rows.append(Row(f"`{name}`", command, app, (goals[line],) if line in goals else ()))
+    return rows
 
 
-def _printed(run: Run) -> dict[str, Any]:
-    printed: dict[str, Any] = json.loads(run.output.splitlines()[-1])
-    return printed
+def several_rows(setting: Setting) -> list[Row]:
+    """Return a trace of all catalog models in one process beside that of one."""
+    one = "`trace sd15`"
+    return [
+        Row(one, setting.unetinspect(*trace_words("sd15"))),
+        Row(f"`trace` of all {len(MODELS)} catalog models", setting.unetinspect("trace", *MODELS, "--device", "meta"), one),
+    ]
 
 
-def _against(runs: Sequence[Run], base: Sequence[Run]) -> tuple[str, str, str]:
-    """Return the time, its ratio to that of `base`, and the peak memory, as the page shows them."""
-    return seconds(seconds_of(runs)), spread(ratios(runs, base)), mebibytes(peak_of(runs))
+def field_rows(setting: Setting) -> list[Row]:
+    """Return other tools beside unetinspect, on the same UNets and inputs."""
+    identify, header = "unetinspect identify", setting.header("sd15")
+    hf_mem = setting.script("peers.py", "hf-mem", "sd15", setting.inputs("sd15"), header, other=True)
+    rows = [
+        Row("diffusers-cli env", Command([str(setting.python.parent / "diffusers-cli"), "env"]), note="versions; no model"),
+        Row(identify, setting.unetinspect("identify", header), note="of the header of sd15's weights: model, config, parameters, bytes"),
+        Row("hf-mem", hf_mem, identify, note="of the same header: parameters, bytes"),
+    ]
+    gives = {
+        "print(unet)": "modules and their arguments; no shapes",
+        "FlopCounterMode": "MACs per module; no shapes",
+        "torchinfo": "modules, output shapes, parameters, MACs",
+        "torchview": "a graph with shapes, as source code for graphviz",
+    }
+    for model in _FIELD_MODELS:
+        base = f"unetinspect: {model}"
+        trace = setting.unetinspect(*trace_words(model), "--json")
+        rows.append(Row(base, trace, note="`trace --json`: shapes, skips, attention, MACs, memory, modules"))
+        for tool, note in gives.items():
+            command = setting.script("peers.py", tool, model, setting.inputs(model), header, other=True)
+            rows.append(Row(f"{tool}: {model}", command, base, note=note))
+    return rows
 
 
-def _section(python: Path, *parts: str, packages: Sequence[str] = ()) -> str:
-    return "\n\n".join([*parts, environment(python, [*_PACKAGES, *packages])])
+def fresh(rows: list[Row], rounds: int, *, warm_up: bool = True) -> str:
+    """Run the rows' commands in fresh processes and write the table."""
+    return results(rows, run_rounds(commands_of(rows), rounds, warm_up=warm_up))
+
+
+def measure_warm(setting: Setting) -> str:
+    """Measure warm commands, and find out which of them import torch."""
+    rows = warm_rows(setting)
+    runs = run_rounds(commands_of(rows), setting.rounds)
+    found = []
+    for row, command in zip(rows, commands_of(rows).values(), strict=True):
+        imported = run_once(replace(command, environment={"PYTHONPROFILEIMPORTTIME": "1"})).errors.splitlines()
+        found.append(replace(row, note="yes" if any(line.rpartition("|")[2].strip() == "torch" for line in imported) else "no"))
+    return results(found, runs, note="imports torch")
+
+
+def measure_field(setting: Setting) -> str:
+    """Measure other tools, and compare the MACs that they count."""
+    rows = field_rows(setting)
+    runs = run_rounds(commands_of(rows), setting.few_rounds, warm_up=False)
+    macs = {name: json.loads(runs[name][0].output) for name in runs if name.partition(":")[0] in _COUNTERS}
+    cells = []
+    for tool in _COUNTERS:
+        counts = [macs[f"{tool}: {model}"] for model in _FIELD_MODELS]
+        right = [macs[f"FlopCounterMode: {model}"]["macs"] for model in _FIELD_MODELS]
+        cells.append([tool, *(verdict(count.get("totals", count)["macs"], total) for count, total in zip(counts, right, strict=True))])
+    return f"{results(rows, runs, note='what it gives')}\n\n{table(['MACs counted by', *_FIELD_MODELS], cells)}"
+
+
+def measure_passes(setting: Setting) -> str:
+    """Measure the pass alone, within one process."""
+    found = _within(setting, "pass", setting.rounds)
+    return results(
+        *_side_by_side(found, "bare pass", lambda what, name: Goal("wall", 0.65, ratio=True) if what == "observed pass" else None)
+    )
+
+
+def measure_growth(setting: Setting) -> str:
+    """Measure traces of more and more modules within one process."""
+    found = _within(setting, "growth", setting.few_rounds)
+    rows, runs = _side_by_side(found, "bare", lambda what, name: Goal("wall", 2.0) if what == "trace" and "110" in name else None)
+    each = {name: 1000 * median_of(runs[f"trace: {name}"], "wall") / row["modules"] for name, row in found.items()}
+    lines = [f"- {name}: {row['modules']:,} modules, {each[name]:.2f} ms of a trace per module" for name, row in found.items()]
+    growth = each["narrow, 110 layers per block"] / each["narrow, 10 layers per block"]
+    lines.append(f"- with 110 layers per block, a module takes {growth:.2f} times what it takes with 10")
+    return "\n\n".join([results(rows, runs), "\n".join(lines)])
+
+
+def commands_of(rows: Iterable[Row]) -> dict[str, Command]:
+    """Return the commands of rows by name."""
+    return {row.name: row.command for row in rows if row.command is not None}
+
+
+def _within(setting: Setting, kind: str, rounds: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run_once(setting.script("passes.py", kind, str(rounds))).output)
+    return found
+
+
+def _side_by_side(
+    found: Mapping[str, Any], base: str, goal_of: Callable[[str, str], Goal | None]
+) -> tuple[list[Row], dict[str, list[Run]]]:
+    """Return what ran within a process as rows, each beside its base, and their runs."""
+    rows, runs = [], {}
+    for name, measured in found.items():
+        for what, times in measured["times"].items():
+            goal = goal_of(what, name)
+            rows.append(Row(f"{what}: {name}", base="" if what == base else f"{base}: {name}", goals=() if goal is None else (goal,)))
+            runs[rows[-1].name] = [Run(wall, cpu) for wall, cpu in times]
+    return rows, runs
+
+
+SECTIONS: dict[str, Callable[[Setting], str]] = {
+    "cold": lambda setting: fresh(cold_rows(setting), setting.rounds),
+    "crowded": lambda setting: fresh(crowded_rows(setting), setting.rounds),
+    "first": lambda setting: fresh(first_rows(setting), 1 + setting.rounds // 4, warm_up=False),
+    "warm": measure_warm,
+    "several": lambda setting: fresh(several_rows(setting), 1 + setting.rounds // 4, warm_up=False),
+    "pass": measure_passes,
+    "growth": measure_growth,
+    "field": measure_field,
+}
