@@ -158,7 +158,12 @@ def field_rows(setting: Setting) -> list[Row]:
     identify, header = "unetinspect identify", setting.header("sd15")
     hf_mem = setting.script("peers.py", "hf-mem", "sd15", setting.inputs("sd15"), header, other=True)
     rows = [
-        Row("diffusers-cli env", Command([str(setting.python.parent / "diffusers-cli"), "env"]), note="versions; no model"),
+        Row(
+            "diffusers-cli env",
+            Command([str(setting.python.parent / "diffusers-cli"), "env"]),
+            "unetinspect: sd15",
+            note="versions; no model",
+        ),
         Row(identify, setting.unetinspect("identify", header), note="of the header of sd15's weights: model, config, parameters, bytes"),
         Row("hf-mem", hf_mem, identify, note="of the same header: parameters, bytes"),
     ]
