@@ -42,7 +42,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     unet_class = getattr(diffusers, config["_class_name"])
     with torch.device("meta"):
         unet: nn.Module = unet_class(**{key: value for key, value in config.items() if not key.startswith("_")})
-    return unet.eval()
+    return unet.to("meta").eval()  # UNetSpatioTemporalConditionModel makes tensors on the CPU even so
 
 
 def make_tensors(inputs: Iterable[Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ def main() -> int:
             began = time.perf_counter()
             try:
                 text = SECTIONS[name](setting)
-            except RuntimeError as error:  # the others are measured all the same
+            except (RuntimeError, OSError) as error:  # the others are measured all the same
                 print(f"{name} failed: {error}", file=sys.stderr, flush=True)
                 failed = True
                 continue
