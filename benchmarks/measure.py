@@ -60,7 +60,7 @@ def run_once(command: Command) -> Run:
     """
     with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         environment = {name: value for name, value in os.environ.items() if name not in _UNUSUAL}
-        environment |= {"UNETINSPECT_CACHE": str(command.cache or empty), "HF_HUB_OFFLINE": "1", **command.environment}
+        environment |= {"UNETINSPECT_CACHE": str(command.cache or empty), **command.environment}
         began = time.perf_counter()
         process = subprocess.Popen(command.arguments, stdout=output, stderr=errors, env=environment)  # noqa: S603  our own commands
         _, status, usage = os.wait4(process.pid, 0)
