@@ -26,8 +26,7 @@ docs: .venv/tests-installed
 	.venv/bin/python docs/pictures.py
 	CI=1 .venv/bin/python -m pytest --quiet tests/test_docs.py --update-golden
 
-# transformers, accelerate and peft, which `import diffusers` imports where they are installed, get an environment of their own, and so do
-# the other tools.
+# The other tools get an environment of their own, with transformers: where that is installed, `import diffusers` imports it too.
 benchmark: .venv/installed .venv-benchmark/installed
 	.venv/bin/python benchmarks/run.py --write docs/benchmarks.md
 

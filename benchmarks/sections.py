@@ -164,8 +164,8 @@ def field_rows(setting: Setting) -> list[Row]:
             "unetinspect: sd15",
             note="versions; no model",
         ),
-        Row(identify, setting.unetinspect("identify", header), note="of the header of sd15's weights: model, config, parameters, bytes"),
-        Row("hf-mem", hf_mem, identify, note="of the same header: parameters, bytes"),
+        Row(identify, setting.unetinspect("identify", header), note="from the header of sd15's weights: model, config, parameters, bytes"),
+        Row("hf-mem", hf_mem, identify, note="from the same header: parameters, bytes"),
     ]
     gives = {
         "print(unet)": "modules and their arguments; no shapes",
