@@ -268,6 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=330, metavar="SECONDS", help="begin nothing later than this (default: %(default)s)")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the tables into the pages of this folder")
     options = parser.parse_args(arguments)
+    if not (options.dry_run or torch.cuda.is_available()):
+        parser.error("torch sees no CUDA device here; --dry-run runs on the CPU")
     clock: Clock = HostClock() if options.dry_run else CudaClock(cuda_device("auto"))
     # Compiling would take longer than all the rest, and needs a C++ compiler.
     tiny = [Case(TINY, {"dtype": "float32"}, replace(how, repeats=2, warmup=1)) for how in (USUAL, *WAYS) if not how.compile]
