@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from unetinspect.observe.tensors import first_tensor
+from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import Shape
 
 
@@ -63,13 +63,18 @@ class Argument:
 class CallStack:
     """The open module calls, innermost last, and all that have begun.
 
-    `watch` hooks every module of a tree and takes every hook off again, whatever happens in between.
+    `watch` hooks every module of a tree and takes every hook off again, whatever happens in between. `on_enter` is called with the
+    call, what it was given, and the tensors in that; `on_leave` with the call, the tensors it was given, its output, and the tensors in that.
 
     Attributes:
         calls: Every call that has begun, in that order.
     """
 
-    def __init__(self, on_enter: Callable[[ModuleCall, list[Any]], None], on_leave: Callable[[ModuleCall, list[Any], Any], None]) -> None:
+    def __init__(
+        self,
+        on_enter: Callable[[ModuleCall, list[Any], list[Tensor]], None],
+        on_leave: Callable[[ModuleCall, list[Tensor], Any, list[Tensor]], None],
+    ) -> None:
         self.calls: list[ModuleCall] = []
         self._failures: list[tuple[BaseException, str]] = []
         self._open: list[ModuleCall] = []
@@ -112,9 +117,9 @@ class CallStack:
             self.calls.append(call)
             self._open.append(call)
             given = [*args, *kwargs.values()]
-            first = first_tensor(given)
-            call.in_shape = None if first is None else tuple(first.shape)
-            self._on_enter(call, given)
+            tensors = tensors_in(given)
+            call.in_shape = tuple(tensors[0].shape) if tensors else None
+            self._on_enter(call, given, tensors)
 
         return enter
 
@@ -128,7 +133,7 @@ class CallStack:
         error = sys.exception()
         if output is None and error is not None:  # also called for a module that raised, innermost first
             self._failures.append((error, call.path))
-        first = first_tensor(output)
-        call.out_shape = None if first is None else tuple(first.shape)
-        self._on_leave(call, [*args, *kwargs.values()], output)
+        tensors = tensors_in(output)
+        call.out_shape = tuple(tensors[0].shape) if tensors else None
+        self._on_leave(call, tensors_in(args) + tensors_in(kwargs), output, tensors)
         self._open.pop()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from unetinspect.observe import meta_kernels
 from unetinspect.observe.calls import CallStack, ModuleCall
 from unetinspect.observe.tensors import tensors_in
 
@@ -138,8 +139,9 @@ class _Scratch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._live = LiveBytes()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        self._live.add(tensors_in([args, kwargs]), tensors_in(output))
+        inputs = tensors_in([args, kwargs])
+        output = meta_kernels.run(func, args, kwargs or {}, inputs)
+        self._live.add(inputs, tensors_in(output))
         self.peak = max(self.peak, self._live.now)
         return output
 

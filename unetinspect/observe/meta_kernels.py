@@ -1,29 +1,39 @@
-"""Operations that torch decomposes in Python to find out their result on meta, where that is known at once: shapes alone.
+"""Makes the results of operations on meta at once: shapes, strides and dtypes alone.
 
-A pass on meta spends most of its time in a few such decompositions (a layer norm takes milliseconds), and nothing in
-them is data flow of the UNet. Each kernel here answers for the plain case, and returns None for every other, which torch
-then computes, or refuses with its own error.
+torch finds out most of them in Python, in up to milliseconds a call, and imports sympy for the first. Nothing in that is data
+flow of the UNet. So the operations that UNets run have a kernel here, which answers for plain operands (row-major, one
+floating-point dtype) and returns None for all others. What no kernel answers torch is asked once for operands that are
+alike, and its answer is remembered; errors are torch's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from itertools import zip_longest
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unetinspect.observe.tensors import tensors_in
+
 _aten = torch.ops.aten
+_Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+_remembered: dict[Any, _Layout | tuple[_Layout, ...]] = {}
 
 
-def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operation; on meta, where its result is known at once, make that."""
-    kernel = _KERNELS.get(func)
-    if kernel is not None and not kwargs and args[0].is_meta:
-        result = kernel(*args)
-        if result is not None:
-            return result
-    return func(*args, **kwargs)
+def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Sequence[Tensor]) -> Any:
+    """Run an operation; on meta, where its result is known, make that. `inputs` are the tensors in its arguments."""
+    if inputs:
+        if not inputs[0].is_meta:
+            return func(*args, **kwargs)
+        kernel = _KERNELS.get(func)
+        result = None if kernel is None else kernel(*args, **kwargs)
+        return _recall(func, args, kwargs, inputs) if result is None else result
+    result = _arange(*args, **kwargs) if func in _RANGES else None
+    return func(*args, **kwargs) if result is None else result
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -41,9 +51,9 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     if not (query.is_meta and query.ndim == 4 and fits and query.dtype == key.dtype == value.dtype and _is_plain_mask(mask, query, key)):
         return None
     if value.shape[-1] == query.shape[-1]:
-        return torch.empty_like(query)
+        return _laid_out(query.shape, query.dtype, (query,))
     batch, heads, tokens, _ = query.shape
-    return query.new_empty((batch, tokens, heads, value.shape[-1])).transpose(1, 2)
+    return _row_major((batch, tokens, heads, value.shape[-1]), query.dtype).transpose(1, 2)
 
 
 def _is_plain_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> bool:
@@ -52,6 +62,195 @@ def _is_plain_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> bool:
         return True
     axes = zip(reversed(mask.shape), reversed((*query.shape[:-1], key.shape[-2])), strict=False)
     return mask.ndim <= query.ndim and mask.dtype in (torch.bool, query.dtype) and all(own in (1, of_map) for own, of_map in axes)
+
+
+def _recall(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Sequence[Tensor]) -> Any:
+    """Ask torch once for operands that are alike, of an operation that makes new tensors, and make the same from then on."""
+    if not _makes_new(func):
+        return func(*args, **kwargs)
+    key = (func, torch.get_default_dtype(), _signature(args), _signature(kwargs))
+    known = _remembered.get(key)
+    if known is not None:
+        return _made(known) if isinstance(known[-1], torch.dtype) else tuple(map(_made, known))
+    result = func(*args, **kwargs)
+    outputs = tensors_in(result)
+    if all(output.is_meta and output.untyped_storage().nbytes() == _extent(output) for output in outputs):
+        layouts = tuple((tuple(output.shape), output.stride(), output.dtype) for output in outputs)
+        _remembered[key] = layouts[0] if isinstance(result, Tensor) else layouts
+    return result
+
+
+@cache
+def _makes_new(func: Any) -> bool:
+    """Tell whether an operation returns tensors that share nothing with its inputs, and changes none of them."""
+    schema = func._schema
+    returned = all(str(value.type) == "Tensor" and value.alias_info is None for value in schema.returns)
+    # `_unsafe_view` is a view that says it is none.
+    return returned and not func.is_view and not schema.is_mutable and func is not _aten._unsafe_view.default
+
+
+def _signature(value: Any) -> Any:
+    """Return what the result's layout depends on: the layout of tensors, and everything else with its type (1, 1.0 and True differ)."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.is_meta
+    if isinstance(value, tuple | list):
+        return tuple(map(_signature, value))
+    if isinstance(value, dict):
+        return tuple((name, _signature(item)) for name, item in value.items())
+    return type(value), value
+
+
+def _made(layout: _Layout) -> Tensor:
+    shape, strides, dtype = layout
+    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+
+
+def _extent(tensor: Tensor) -> int:
+    """Return how many bytes a tensor spans from its first element to its last."""
+    last = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (last + 1) * tensor.element_size() if tensor.numel() else 0
+
+
+def _row_major(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Make a tensor whose last axis lies together, then the one before it, and so on."""
+    return _permuted(shape, dtype, range(len(shape) - 1, -1, -1))
+
+
+def _permuted(shape: Sequence[int], dtype: torch.dtype, innermost_first: Iterable[int]) -> Tensor:
+    return torch.empty_strided(shape, _strides(shape, innermost_first), dtype=dtype, device="meta")
+
+
+def _strides(shape: Sequence[int], innermost_first: Iterable[int]) -> list[int]:
+    strides, step = [1] * len(shape), 1
+    for axis in innermost_first:
+        strides[axis] = step
+        step *= shape[axis] or 1
+    return strides
+
+
+def _is_row_major(tensor: Tensor) -> bool:
+    """Tell whether every stride is that of `_row_major`, those of axes of length 1 too, which `is_contiguous` looks past."""
+    return list(tensor.stride()) == _strides(tensor.shape, range(tensor.ndim - 1, -1, -1))
+
+
+def _laid_out(shape: Sequence[int], dtype: torch.dtype, tensors: Sequence[Tensor]) -> Tensor | None:
+    """Make what an elementwise operation returns for operands of this shape, spread over each other: it lies as they do.
+
+    None where one that is not row-major gets an axis of length 1, whose stride may be any.
+
+    Source: `compute_elementwise_output_logical_to_physical_perm` in torch/_prims_common, after TensorIterator's reorder_dimensions.
+    """
+    axes = len(shape)
+    if all(map(_is_row_major, tensors)):
+        return _row_major(shape, dtype)
+    if 1 in shape and any(tensor.ndim < axes for tensor in tensors):
+        return None
+    whole = all(tensor.shape == shape for tensor in tensors)
+    contiguous = whole and all(tensor.is_contiguous() for tensor in tensors)
+    channels_last = whole and axes == 4 and all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors)
+    if contiguous != channels_last:
+        return _row_major(shape, dtype) if contiguous else _permuted(shape, dtype, (1, 3, 2, 0))
+    strides = [_spread_strides(tensor, shape) for tensor in tensors]
+    order = list(range(axes - 1, -1, -1))
+    for place in range(1, axes):
+        moving = place
+        for other in range(place - 1, -1, -1):
+            comparison = _compared(order[other], order[moving], shape, strides)
+            if comparison > 0:
+                order[other], order[moving] = order[moving], order[other]
+                moving = other
+            elif comparison < 0:
+                break
+    return _permuted(shape, dtype, order)
+
+
+def _spread_strides(tensor: Tensor, shape: Sequence[int]) -> list[int]:
+    """Return the strides of a tensor that is spread over a shape: 0 along an axis that it lacks, or has only once."""
+    missing = len(shape) - tensor.ndim
+    own = zip(tensor.shape, tensor.stride(), shape[missing:], strict=True)
+    return [0] * missing + [stride if length == wanted else 0 for length, stride, wanted in own]
+
+
+def _compared(inner: int, outer: int, shape: Sequence[int], strides: Sequence[Sequence[int]]) -> int:
+    """Say whether two axes change places (1), do not (-1), or whether no operand tells (0)."""
+    for own in strides:
+        if own[inner] and own[outer]:
+            if own[inner] != own[outer]:
+                return -1 if own[inner] < own[outer] else 1
+            if shape[inner] > shape[outer]:
+                return 1
+    return 0
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    """Tell whether torch's `suggest_memory_format` would say that the channels lie innermost."""
+    least = 0
+    for axis in (1, *range(tensor.ndim - 1, 1, -1), 0):
+        length, stride = tensor.shape[axis], tensor.stride()[axis]
+        if not length or stride < least or (axis == 0 and least == tensor.stride()[1]):
+            return False
+        least = stride * length
+    return tensor.ndim in (4, 5) and tensor.stride()[1] != 0
+
+
+def _are_alike(dtype: torch.dtype, *tensors: Tensor) -> bool:
+    """Tell whether operands are on meta and all of one floating-point dtype: torch then promotes nothing."""
+    return dtype.is_floating_point and all(tensor.is_meta and tensor.dtype == dtype for tensor in tensors)
+
+
+def _elementwise(*operands: Any, of_integers: bool = False, in_steps: bool = False, **options: Any) -> Tensor | None:
+    """Return a sum, a product, an activation, ...: of tensors that spread over each other, and numbers.
+
+    of_integers  whether integers are taken too, and stay what they are
+    in_steps     whether torch computes it in several steps, as it does everything in half precision, which is cast there and
+                 back: after the first, operands that lie differently, and axes of length 1, may lie otherwise
+    """
+    tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+    dtype = tensors[0].dtype
+    if of_integers and dtype == torch.int64 and len(tensors) == len(operands):
+        promotes = any(not tensor.is_meta or tensor.dtype != dtype for tensor in tensors)
+    else:
+        promotes = not (_are_alike(dtype, *tensors) and all(isinstance(operand, Tensor | int | float) for operand in operands))
+    if promotes:
+        return None
+    shape = _spread_shape(tensors)
+    if shape is not None and (in_steps or dtype.itemsize < 4) and not all(map(_is_row_major, tensors)):
+        alike = 1 not in shape and len({(tensor.shape, tensor.stride()) for tensor in tensors}) == 1
+        return _laid_out(shape, dtype, tensors) if alike else None
+    return None if shape is None else _laid_out(shape, dtype, tensors)
+
+
+def _spread_shape(tensors: Sequence[Tensor]) -> Sequence[int] | None:
+    """Return the shape of tensors that are spread over each other, None where they do not fit."""
+    shape: Sequence[int] = tensors[0].shape
+    for tensor in tensors[1:]:
+        if tensor.shape != shape:
+            sides = [*zip_longest(reversed(shape), reversed(tensor.shape), fillvalue=1)]
+            if not all(one == other or 1 in (one, other) for one, other in sides):
+                return None
+            shape = tuple(other if one == 1 else one for one, other in reversed(sides))
+    return shape
+
+
+def _where(condition: Tensor, *choices: Tensor) -> Tensor | None:
+    """Return the one or the other."""
+    if not (condition.is_meta and condition.dtype == torch.bool and _are_alike(choices[0].dtype, *choices)):
+        return None
+    shape = _spread_shape((condition, *choices))
+    return None if shape is None else _laid_out(shape, choices[0].dtype, (condition, *choices))
+
+
+def _empty_like(tensor: Tensor, **options: Any) -> Tensor | None:
+    """Return a tensor that lies as the given one does."""
+    return None if any(value for value in options.values()) else _laid_out(tensor.shape, tensor.dtype, (tensor,))
+
+
+def _softmax(scores: Tensor, dim: int, *options: Any, **more: Any) -> Tensor | None:
+    """Return a softmax along an axis, in the dtype of the scores."""
+    changes_dtype = any(options) or any(value is not None for value in more.values())
+    if changes_dtype or not -scores.ndim <= dim < scores.ndim or not scores.is_contiguous() or not _are_alike(scores.dtype, scores):
+        return None
+    return _row_major(scores.shape, scores.dtype)
 
 
 def _native_group_norm(
@@ -64,8 +263,8 @@ def _native_group_norm(
     """
     if hidden_states.numel() != batch * channels * places or channels % groups:
         return None
-    result = torch.empty_like(hidden_states, memory_format=torch.contiguous_format)
-    return result, hidden_states.new_empty((batch, groups)), hidden_states.new_empty((batch, groups))
+    dtype = hidden_states.dtype
+    return _row_major(hidden_states.shape, dtype), _row_major((batch, groups), dtype), _row_major((batch, groups), dtype)
 
 
 def _native_layer_norm(
@@ -76,11 +275,12 @@ def _native_layer_norm(
     hidden_states    (..., *normalized_shape)
     mean, deviation  (..., 1, ...)
     """
-    inner, outer = len(normalized_shape), hidden_states.shape[: -len(normalized_shape)]
-    if tuple(hidden_states.shape[-inner:]) != tuple(normalized_shape) or not _are_alike(normalized_shape, weight, bias):
+    inner = tuple(normalized_shape)
+    fits = all(tensor is None or tensor.shape == inner for tensor in (weight, bias))
+    if not fits or hidden_states.shape[-len(inner) :] != inner:
         return None
-    result = torch.empty_like(hidden_states, memory_format=torch.contiguous_format)
-    return result, hidden_states.new_empty((*outer, *[1] * inner)), hidden_states.new_empty((*outer, *[1] * inner))
+    places, dtype = (*hidden_states.shape[: -len(inner)], *[1] * len(inner)), hidden_states.dtype
+    return _row_major(hidden_states.shape, dtype), _row_major(places, dtype), _row_major(places, dtype)
 
 
 def _addmm(bias: Tensor, left: Tensor, right: Tensor) -> Tensor | None:
@@ -90,40 +290,120 @@ def _addmm(bias: Tensor, left: Tensor, right: Tensor) -> Tensor | None:
     left   (rows, in_features)
     right  (in_features, out_features)
     """
-    fits = tuple(bias.shape) == tuple(right.shape[1:]) and bias.dtype == left.dtype and bias.is_meta
+    fits = bias.shape == right.shape[1:] and bias.dtype == left.dtype and bias.is_meta
     return _mm(left, right) if fits else None
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor | None:
-    """Return left @ right: a linear layer without a bias.
+    """Return left @ right: a linear layer without a bias, or one such product for each map of an attention.
 
-    left   (rows, in_features)
-    right  (in_features, out_features)
+    left   (..., rows, in_features)
+    right  (..., in_features, out_features)
     """
-    fits = left.ndim == right.ndim == 2 and left.shape[1] == right.shape[0]
+    fits = left.shape[:-2] == right.shape[:-2] and left.shape[-1] == right.shape[-2]
     if not (fits and left.dtype == right.dtype and right.is_meta):
         return None
-    return left.new_empty((left.shape[0], right.shape[1]))
+    return _row_major((*left.shape[:-1], right.shape[-1]), left.dtype)
 
 
-def _elementwise(left: Any, right: Any) -> Tensor | None:
-    """Return the sum, product or quotient of two dense tensors of one shape and one floating-point dtype."""
-    if not (isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape and left.dtype == right.dtype):
+def _convolution(
+    hidden_states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Tensor | None:
+    """Return a convolution over 1, 2 or 3 axes; a side is (side + 2 padding - dilation (kernel - 1) - 1) / stride + 1, rounded down.
+
+    hidden_states  (batch, in_channels, ...)
+    weight         (out_channels, in_channels / groups, ...)
+    bias           (out_channels,)
+    """
+    kernel = weight.shape[2:]
+    batch, channels, *sides = hidden_states.shape
+    fits = len(sides) == len(kernel) and channels == weight.shape[1] * groups and weight.shape[0] % groups == 0
+    fits = fits and (bias is None or bias.shape == weight.shape[:1])
+    if transposed or not fits or not _are_alike(hidden_states.dtype, hidden_states, *(t for t in (weight, bias) if t is not None)):
         return None
-    plain = left.is_floating_point() and right.is_meta and left.is_contiguous() and right.is_contiguous()
-    return torch.empty_like(left) if plain else None
+    if not len(sides) == len(stride) == len(padding) == len(dilation):
+        return None
+    room = [side + 2 * pad - step * (width - 1) - 1 for side, pad, step, width in zip(sides, padding, dilation, kernel, strict=True)]
+    if min(room) < 0 or prod(hidden_states.shape) == 0:
+        return None
+    return _row_major((batch, weight.shape[0], *(left // step + 1 for left, step in zip(room, stride, strict=True))), weight.dtype)
 
 
-def _are_alike(shape: list[int], *tensors: Tensor | None) -> bool:
-    return all(tensor is None or tuple(tensor.shape) == tuple(shape) for tensor in tensors)
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    """Return tensors that are alike but for one axis, joined along that axis."""
+    first = tensors[0]
+    if not -first.ndim <= dim < first.ndim or not _are_alike(first.dtype, *tensors):
+        return None
+    axis = dim % first.ndim
+    around = (first.shape[:axis], first.shape[axis + 1 :])
+    if any((tensor.shape[:axis], tensor.shape[axis + 1 :]) != around for tensor in tensors):
+        return None
+    shape = (*around[0], sum(tensor.shape[axis] for tensor in tensors), *around[1])
+    return _formatted(shape, first.dtype, tensors)
 
 
+def _formatted(shape: Sequence[int], dtype: torch.dtype, tensors: Sequence[Tensor]) -> Tensor:
+    """Make a tensor with its channels innermost where they are in all of the given ones."""
+    if all(map(_is_channels_last, tensors)):
+        return _permuted(shape, dtype, (1, *range(len(shape) - 1, 1, -1), 0))
+    return _row_major(shape, dtype)
+
+
+def _upsample_nearest2d(hidden_states: Tensor, output_size: list[int], *scales: float | None) -> Tensor | None:
+    """Return (batch, channels, *output_size)."""
+    if hidden_states.ndim != 4 or min(*output_size, hidden_states.numel()) <= 0:
+        return None
+    shape = (*hidden_states.shape[:2], *output_size)
+    # With one channel or one place, to be row-major is to have the channels innermost already.
+    either = 1 in (shape[1], shape[2] * shape[3])
+    return _row_major(shape, hidden_states.dtype) if either else _formatted(shape, hidden_states.dtype, (hidden_states,))
+
+
+def _repeat(tensor: Tensor, repeats: list[int]) -> Tensor | None:
+    """Return a tensor again and again, along each axis."""
+    missing = len(repeats) - tensor.ndim
+    if missing < 0 or min(repeats) < 1:
+        return None
+    return _row_major([times * length for times, length in zip(repeats, (*[1] * missing, *tensor.shape), strict=True)], tensor.dtype)
+
+
+def _arange(*bounds: Any, dtype: torch.dtype | None = None, device: Any = None, **options: Any) -> Tensor | None:
+    """Return the whole numbers from the first bound, or 0, up to the last."""
+    first, last = bounds if len(bounds) == 2 else (0, *bounds)
+    if str(device) != "meta" or not isinstance(first, int) or not isinstance(last, int) or last < first:
+        return None
+    return _row_major((last - first,), dtype or torch.int64)
+
+
+_RANGES = (_aten.arange.default, _aten.arange.start)
+_FLOATING = (
+    *(getattr(_aten, name).default for name in ("cos", "exp", "rsqrt", "sigmoid", "silu", "sin")),
+    *(_aten.div.Tensor, _aten.mul.Scalar, _aten.pow.Tensor_Scalar, _aten.rsub.Scalar),
+)
+_IN_STEPS = (_aten.gelu.default, _aten.mish.default)
 _KERNELS: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys(_FLOATING, _elementwise),
+    **dict.fromkeys(_IN_STEPS, partial(_elementwise, in_steps=True)),
+    **dict.fromkeys((_aten.add.Tensor, _aten.mul.Tensor, _aten.sub.Tensor), partial(_elementwise, of_integers=True)),
+    _aten._safe_softmax.default: _softmax,
+    _aten._softmax.default: _softmax,
+    _aten.addmm.default: _addmm,
+    _aten.bmm.default: _mm,
+    _aten.cat.default: _cat,
+    _aten.convolution.default: _convolution,
+    _aten.empty_like.default: _empty_like,
+    _aten.mm.default: _mm,
     _aten.native_group_norm.default: _native_group_norm,
     _aten.native_layer_norm.default: _native_layer_norm,
-    _aten.addmm.default: _addmm,
-    _aten.mm.default: _mm,
-    _aten.add.Tensor: _elementwise,
-    _aten.mul.Tensor: _elementwise,
-    _aten.div.Tensor: _elementwise,
+    _aten.repeat.default: _repeat,
+    _aten.upsample_nearest2d.default: _upsample_nearest2d,
+    _aten.where.self: _where,
 }

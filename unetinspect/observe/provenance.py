@@ -11,7 +11,7 @@ hidden states and the tuple of its skips) leaves the sources as they are, so tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from unetinspect.observe.calls import Argument, ModuleCall
-from unetinspect.observe.tensors import TensorTable, tensors_in
+from unetinspect.observe.tensors import TensorTable
 from unetinspect.record import Shape
 
 NearestSource = ModuleCall | str
@@ -87,10 +87,10 @@ class Provenance:
         self._origins[tensor] = Origin(1 << bit, frozenset([name]))
         return bit
 
-    def enter(self, call: ModuleCall, given: list[Any]) -> None:
+    def enter(self, call: ModuleCall, given: Sequence[Tensor]) -> None:
         """Mark the tensors that a call is given, so that what it makes of each can be told apart."""
         seen: set[int] = set()
-        for tensor in tensors_in(given):
+        for tensor in given:
             if id(tensor) in seen:
                 continue
             seen.add(id(tensor))
@@ -99,11 +99,10 @@ class Provenance:
             self._origins[tensor] = replace(origin, ancestors=origin.ancestors | 1 << bit)
             call.arguments.append(Argument(bit, tuple(tensor.shape), origin.returned))
 
-    def leave(self, call: ModuleCall, given: list[Any], output: Any) -> None:
+    def leave(self, call: ModuleCall, given: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Mark what a call returned; its single output gets the call as its source."""
         call.bit = next(self._bits)
-        outputs = tensors_in(output)
-        passed_on = {id(tensor) for tensor in tensors_in(given)}
+        passed_on = {id(tensor) for tensor in given}
         for tensor in outputs:
             origin = self.of(tensor)
             if id(tensor) in passed_on:
@@ -125,7 +124,7 @@ class Provenance:
             sources |= origin.sources
         parents = tuple(origin for origin in origins if origin.sources)
         for output in outputs:
-            marks = dict(self._kept_marks(inputs, origins, output))
+            marks = dict(self._kept_marks(inputs, origins, output)) if any(origin.marks for origin in origins) else {}
             self._origins[output] = Origin(ancestors, frozenset(sources), None, marks, Step(op, parents, tuple(output.shape)))
 
     @staticmethod

@@ -80,12 +80,12 @@ class SkipWatch:
                 self._add(sources, operands, place, output, executing)
                 return
 
-    def on_enter(self, call: ModuleCall, given: list[Any]) -> None:
+    def on_enter(self, call: ModuleCall, given: list[Any], tensors: Sequence[Tensor]) -> None:
         """Let a call inside a stage take a concatenation that was made outside one, or a tensor that the stage was offered."""
         if self._is_stage(call.path):
             self._offered = {id(tensor): producers for producers, tensor in self._note_produced(given)}
         elif self._stage_of(call.path):
-            for tensor in tensors_in(given):
+            for tensor in tensors:
                 if id(tensor) in self._offered:
                     self._read.add(self._offered[id(tensor)])
                 link = self._provenance.of(tensor).marks.get(_CONCAT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
@@ -13,14 +14,8 @@ _Known = TypeVar("_Known")
 def tensors_in(value: Any) -> list[Tensor]:
     """List the tensors in a value: itself, or inside tuples, lists and dicts (diffusers' outputs are dicts)."""
     found: list[Tensor] = []
-    _collect(value, found)
+    _collect((value,), found)
     return found
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """Return the first tensor in a value, None where there is none."""
-    found = tensors_in(value)
-    return found[0] if found else None
 
 
 class TensorTable(Generic[_Known]):
@@ -44,12 +39,11 @@ class TensorTable(Generic[_Known]):
         self._entries[id(tensor)] = (ref(tensor), known)
 
 
-def _collect(value: Any, found: list[Tensor]) -> None:
-    if isinstance(value, Tensor):
-        found.append(value)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            _collect(item, found)
-    elif isinstance(value, dict):
-        for item in value.values():
-            _collect(item, found)
+def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, tuple | list):
+            _collect(value, found)
+        elif isinstance(value, dict):
+            _collect(value.values(), found)

@@ -141,14 +141,15 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        inputs = tensors_in(args) + tensors_in(kwargs)
         try:
-            output = meta_kernels.run(func, args, kwargs)
+            output = meta_kernels.run(func, args, kwargs, inputs)
         except Exception as error:
             self._failed = error, func.overloadpacket.__name__, tuple(self._operand(tensor) for tensor in tensors_in(args))
             raise
         if self.attention.inside == "kernel":
             return output
-        op, inputs, outputs = func.overloadpacket.__name__, tensors_in(args) + tensors_in(kwargs), tensors_in(output)
+        op, outputs = func.overloadpacket.__name__, tensors_in(output)
         self.macs.on_operation(func, args, kwargs, output, listed=self.attention.inside is None)
         if not func.is_view:
             self.memory.on_operation(inputs, outputs)
@@ -172,14 +173,14 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         names = [call.path for call in origin.source_calls] or [str(source) for source in origin.sources]
         return Operand(tuple(tensor.shape), names[-1] if names else "")
 
-    def _on_enter(self, call: ModuleCall, given: list[Any]) -> None:
+    def _on_enter(self, call: ModuleCall, given: list[Any], tensors: list[Tensor]) -> None:
         self.memory.on_enter(call)
-        self._provenance.enter(call, given)
-        self.skips.on_enter(call, given)
+        self._provenance.enter(call, tensors)
+        self.skips.on_enter(call, given, tensors)
 
-    def _on_leave(self, call: ModuleCall, given: list[Any], output: Any) -> None:
+    def _on_leave(self, call: ModuleCall, given: list[Tensor], output: Any, outputs: list[Tensor]) -> None:
         self.memory.on_leave(call)
-        self._provenance.leave(call, given, output)
+        self._provenance.leave(call, given, outputs)
         self.skips.on_leave(call, output)
-        if any(self._provenance.of(tensor).descends_from(self._main_input) for tensor in tensors_in(output)):
+        if any(self._provenance.of(tensor).descends_from(self._main_input) for tensor in outputs):
             self.from_main_input.add(call.step)
