@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -63,6 +65,10 @@ class Tracer:
             UsageError: The request does not fit the UNet, or what is plugged in does not.
             ForwardError: The pass failed.
         """
+        with _collector_paused():
+            return self._trace(request, plugged)
+
+    def _trace(self, request: Request, plugged: LoadedModel | None) -> Trace:
         work, runner = self._ready(request)
         self._say(f"running {self._model.name} at sample {format_size(work.sizes.sample_size)} on {runner.device}")
         model = replace(self._model, notes=(*self._model.notes, *self._notes))
@@ -97,6 +103,18 @@ class Tracer:
         yield verify_weights(unet, self._config.values, weights.header, weights.checkpoint)
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Let Python not look for garbage while a UNet is built and run: what that makes stays, and is looked through again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def trace_model(
     model: LoadedModel, request: Request, overrides: Mapping[str, Any], plugged: LoadedModel | None = None, *, force: bool = False
 ) -> Trace:
@@ -127,7 +145,7 @@ def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | Non
     config = resolve_config(live.model.config, adapt=False)
     work = plan_work(live.model, config.class_name, config.values, request)
     work = replace(work, specs=(*work.specs, *live.added_specs(work.plan.batch)))
-    with live.ready(device, request.dtype) as call:
+    with live.ready(device, request.dtype) as call, _collector_paused():
         return _trace_plugged(live.model, config, work, Runner(live.module, call, device, dtype), plugged)
 
 
