@@ -120,7 +120,7 @@ def test_ctrl_c_ends_with_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert main.main(["models"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
     monkeypatch.setattr(main, "main", interrupt)
-    assert __main__.main() == 130
+    assert __main__.run() == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
