@@ -6,6 +6,7 @@ given to it, filled with zeros: shapes do not depend on weights, and nothing is 
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -106,6 +107,18 @@ def quiet_diffusers() -> Iterator[None]:
             yield
     finally:
         diffusers_logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Let Python not look for garbage while a UNet is built and run: what that makes stays, and would be looked through again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """Records that are kept from one run to the next, so that the same question is answered without torch.
 
-A record is kept under a key made of everything that decides it: the config and what is known of it, the request, and the
-code that ran it (the version of torch, and every file of unetinspect and diffusers). Whatever goes wrong with
-the folder costs a trace, and is never an error.
+A record is kept under a key made of everything that decides it: the resolved config, the VAE factor, the request, and the
+code that ran it (the version of torch, and every file of unetinspect and diffusers). What a model is called and where it was
+read decides nothing, and is filled in as a record is taken. Kept likewise are the keys of classes, with which a config is resolved
+without diffusers, and the answers of `check`. Whatever goes wrong with the folder costs a trace, and is never an error.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from unetinspect.described import described, model_info
 from unetinspect.errors import SourceError
 from unetinspect.files import replacing
-from unetinspect.record import Trace
+from unetinspect.record import Envelope, ModelInfo, NearSize, Trace
 from unetinspect.request import Request
+from unetinspect.resolve import ConfigClass, ResolvedConfig, config_class, resolve_config
 from unetinspect.source.base import LoadedModel
 from unetinspect.version import __version__
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 64 * 2**20
 _LOCATION = "UNETINSPECT_CACHE"
 _SUFFIX = ".json.gz"
+_Record = TypeVar("_Record", bound=Struct)
 
 
 class CacheInfo(Struct, frozen=True, kw_only=True):
@@ -84,7 +88,23 @@ class RecordCache:
             os.utime(path)  # what is asked for stays
         return record
 
-    def put(self, key: str, record: Trace) -> None:
+    def get_as(self, kind: type[_Record], key: str) -> _Record | None:
+        """Return what else than a trace is kept under a key; None where there is nothing, or nothing of this kind."""
+        path = self._path(key)
+        try:
+            found = msgspec.json.decode(gzip.decompress(path.read_bytes()), type=kind)
+            os.utime(path)
+        except (OSError, EOFError, zlib.error, UnicodeError, msgspec.MsgspecError):
+            return None
+        return found
+
+    @cached_property
+    def code(self) -> str | None:
+        """A digest of the code that makes records, the same for all that one process makes; None where it cannot be found."""
+        state = code_state()
+        return None if state is None else sha256(repr(state).encode()).hexdigest()
+
+    def put(self, key: str, record: Struct) -> None:
         """Keep a record; where that cannot be done, it is not kept."""
         with suppress(OSError, UnicodeError):  # a name that is not UTF-8 has no JSON
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -149,8 +169,13 @@ def open_cache(*, wanted: bool = True) -> RecordCache | None:
 class Recorder:
     """Gives the records of one model that was read: kept ones, or those of passes that are run when they are asked for.
 
-    torch is imported and the UNet built only for the first that is not kept; `force` builds what is huge all the same.
-    `say` is told each step as it begins.
+    diffusers and torch are imported, and the UNet is built, only for the first that is not kept; `force` builds what is huge all the
+    same. `say` is told each step as it begins. Recorders of several models share one cache.
+
+    Attributes:
+        model: The model.
+        overrides: The config keys that are overridden.
+        force: Whether what is huge is built.
     """
 
     def __init__(
@@ -163,34 +188,73 @@ class Recorder:
         say: Callable[[str], None] = lambda step: None,
     ) -> None:
         self._cache = cache
-        self._model = model
-        self._overrides = overrides or {}
-        self._force = force
+        self.model = model
+        self.overrides = dict(overrides or {})
+        self.force = force
         self._say = say
-        self._tracer: Tracer | None = None
+
+    @cached_property
+    def config(self) -> ResolvedConfig:
+        """The whole config; raises what `resolve_config` raises."""
+        return resolve_config(self.model.config, self.overrides, class_of=self._class_of)
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model with its whole config, without building it."""
+        return model_info(self.model, self.config, params=None)
 
     def record(self, request: Request, plugged: LoadedModel | None = None) -> Trace:
         """Return the record of a pass; raises what `Tracer.trace` raises, and keeps no failure."""
-        key = record_key(self._model, request, self._overrides, plugged, code=self._code) if self._cache else None
-        kept = self._cache.get(key) if self._cache and key else None
-        if kept is not None:
-            return kept
-        record = self._ready().trace(request, plugged)
-        if self._cache and key:
-            self._cache.put(key, record)
-        return record
+        added = None if plugged is None else (plugged, resolve_config(plugged.config, class_of=self._class_of))
+        key = record_key(self.model, self.config, request, added, code=self._code)
+        record = self._kept(Trace, key, lambda: self._tracer.observe(request, plugged))
+        return described(record, self.model, self.config, request, plugged)
+
+    def answer(self, asked: Any, answer: Callable[[], Envelope]) -> Envelope:
+        """Return the answer to what else is asked of this model: the one that is kept, or else that of `answer`.
+
+        Its sentences may name the model, and so all that is known of the model decides it.
+        """
+        given = msgspec.structs.replace(self.model, trace=None)
+        return self._kept(Envelope, _key(("answer", given, self.overrides, self.force, asked, _devices()), self._code), answer)
+
+    def nearest_sizes(self, request: Request) -> tuple[NearSize, ...]:
+        """Find the sizes nearest to that of a request which run and return their own size, by running them."""
+        return self._tracer.nearest_sizes(request)
 
     @cached_property
-    def _code(self) -> list[str] | None:
-        return code_state()
+    def _tracer(self) -> Tracer:
+        self._say_import()
+        from unetinspect.tracing import Tracer
 
-    def _ready(self) -> Tracer:
-        if self._tracer is None:
+        return Tracer(self.model, self.overrides, force=self.force, say=self._say)
+
+    def _class_of(self, name: Any) -> ConfigClass:
+        """Return what there is to know of a class: what is kept, or what diffusers says."""
+
+        def asked() -> ConfigClass:
+            self._say_import()
+            return config_class(name)
+
+        return self._kept(ConfigClass, _key(("class", name), self._code), asked)
+
+    @property
+    def _code(self) -> str | None:
+        return self._cache.code if self._cache is not None else None
+
+    def _kept(self, kind: type[_Record], key: str | None, make: Callable[[], _Record]) -> _Record:
+        """Return what is kept under a key, or what `make` makes, which is then kept; without a cache or a key, the latter alone."""
+        if self._cache is None or key is None:
+            return make()
+        found = self._cache.get(key) if kind is Trace else self._cache.get_as(kind, key)
+        if found is None:
+            found = make()
+            self._cache.put(key, found)
+        return found  # type: ignore[return-value]
+
+    def _say_import(self) -> None:
+        if "torch" not in sys.modules:
             self._say("importing torch and diffusers")
-            from unetinspect.tracing import Tracer
-
-            self._tracer = Tracer(self._model, self._overrides, force=self._force, say=self._say)
-        return self._tracer
 
 
 def default_folder() -> Path:
@@ -205,29 +269,35 @@ def default_folder() -> Path:
 
 def record_key(
     model: LoadedModel,
+    config: ResolvedConfig,
     request: Request,
-    overrides: Mapping[str, Any],
-    plugged: LoadedModel | None = None,
+    plugged: tuple[LoadedModel, ResolvedConfig] | None = None,
     *,
-    code: list[str] | None,
+    code: str | None,
 ) -> str | None:
-    """Return the key of a record: a digest of everything that decides it, `code` (`code_state()`) included.
+    """Return the key of a record: a digest of everything that decides the pass, `code` (`RecordCache.code`) included.
 
     None: something of that cannot be found, or not be written down.
     """
+    added = None if plugged is None else _decides(*plugged)
+    devices = _devices() if request.device not in ("meta", "cpu") else ""
+    return _key(("trace", _decides(model, config), added, request, devices), code)
+
+
+def _decides(model: LoadedModel, config: ResolvedConfig) -> tuple[Any, ...]:
+    """Return what of a model decides a pass. A checkpoint is held against the UNet, and a note says its name."""
+    weights = model.weights
+    verified = None if weights is None else (model.name, weights.header, weights.checkpoint, bool(config.overridden))
+    return config.class_name, config.values, model.vae_scale_factor, model.medium, verified
+
+
+def _key(decides: Any, code: str | None) -> str | None:
+    """Return a digest of what decides an answer, as Python writes it (JSON has null for NaN); None where that cannot be written."""
     if code is None:
         return None
-    decides = (
-        __version__,
-        code,
-        [None if given is None else msgspec.structs.asdict(given) | {"trace": None} for given in (model, plugged)],
-        request,
-        dict(overrides),
-        _devices() if request.device not in ("meta", "cpu") else "",
-    )
     try:
-        return sha256(msgspec.json.encode(decides, order="deterministic")).hexdigest()
-    except (TypeError, UnicodeError, msgspec.MsgspecError):  # a config given in Python may hold anything, a file's name any bytes
+        return sha256(repr((__version__, code, decides)).encode()).hexdigest()
+    except ValueError:  # a whole number of more digits than Python writes
         return None
 
 

@@ -2,89 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import diffusers
 import torch
 from msgspec.structs import replace
 
 from unetinspect.build import build_unet
+from unetinspect.cache import Recorder
 from unetinspect.config_check import find_in_config
 from unetinspect.errors import ConfigError
 from unetinspect.estimate import refuse_huge
 from unetinspect.expectations import find_expected, unmet
 from unetinspect.failures import SizeError
-from unetinspect.record import Check, Expectation, Finding, KeyMeaning, ModelInfo, NearSize, SizeCheck, Trace, WeightsCheck
+from unetinspect.record import SCHEMA, Check, Envelope, Expectation, Finding, KeyMeaning, NearSize, SizeCheck, Trace, WeightsCheck
 from unetinspect.request import Request
-from unetinspect.resolve import ResolvedConfig, class_keys, config_problems, resolve_config
+from unetinspect.resolve import ResolvedConfig, class_keys, config_problems
 from unetinspect.sizes import UnevenSizeError, returned_size, written_size
-from unetinspect.source.base import LoadedModel, LoadedWeights
-from unetinspect.tracing import Tracer, model_info
+from unetinspect.source.base import LoadedWeights
 from unetinspect.weights import compare_weights
 
 
-class Checked(NamedTuple):
-    """What was found out of a model, and the record of the last size that ran, None where none did."""
-
-    model: ModelInfo
-    record: Trace | None
-    check: Check
-
-
 def check_model(
-    model: LoadedModel,
-    overrides: Mapping[str, Any],
-    requests: Sequence[Request],
-    *,
-    weights: LoadedWeights | None = None,
-    expected: Mapping[str, Any],
-    force: bool = False,
-    say: Callable[[str], None] = lambda step: None,
-) -> Checked:
-    """Check a model that was read: its config, whether each of the sizes runs, whether a checkpoint fits, what is expected of it.
+    recorder: Recorder, requests: Sequence[Request], *, weights: LoadedWeights | None = None, expected: Mapping[str, Any]
+) -> Envelope:
+    """Check a recorder's model: its config, whether each of the sizes runs, whether a checkpoint fits, what is expected of it.
+
+    The sections of the answer are those of the last size that ran.
 
     Raises:
         ConfigError: The config names no class that can be traced, or is huge and not forced.
         UsageError: An option does not go with this UNet, or the record has no number that is expected of it.
     """
-    config = resolve_config(model.config, overrides)
-    refuse_huge(config.class_name, config.values, name=model.name, force=force)
+    config, name = recorder.config, recorder.model.name
+    refuse_huge(config.class_name, config.values, name=name, force=recorder.force)
     problems = config_problems(config)
-    keys, meanings = _of_config(model, overrides, config, problems)
-    passes = _Passes(replace(model, weights=None), overrides, force=force, say=say)
+    keys, meanings = _of_config(config, {**recorder.model.config, **recorder.overrides}, problems)
+    passes = _Passes(recorder)
     sizes: tuple[SizeCheck, ...] = ()
     fit: WeightsCheck | None = None
     differences: tuple[Finding, ...] = ()
     if not problems:
         try:
             sizes = tuple(passes.size(request) for request in requests)
-            fit, differences = _of_weights(config, weights, name=model.name)
+            fit, differences = _of_weights(config, weights, name=name)
         except ConfigError as error:  # what no rule foresaw, and diffusers refuses
             keys = (*keys, Finding(about="config", kind="wrong", what=error.message, advice=error.hint))
     record = passes.record
     expectations = find_expected(record, expected) if record is not None else unmet(expected)
     findings = (*keys, *_of_sizes(sizes), *differences, *_of_expectations(expectations))
     check = Check(clean=not findings, findings=findings, meanings=meanings, sizes=sizes, weights=fit, expectations=expectations)
-    return Checked(record.model if record is not None else model_info(model, config, params=None), record, check)
+    return Envelope(schema=SCHEMA, model=recorder.info, check=check) if record is None else Envelope.of(record, check=check)
 
 
 class _Passes:
     """Runs the sizes one after another; `record` is that of the last that ran."""
 
-    def __init__(self, model: LoadedModel, overrides: Mapping[str, Any], *, force: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         self.record: Trace | None = None
-        self._model, self._overrides, self._force, self._say = model, overrides, force, say
-
-    @cached_property
-    def _tracer(self) -> Tracer:
-        return Tracer(self._model, self._overrides, force=self._force, say=self._say)
+        self._recorder = recorder
 
     def size(self, request: Request) -> SizeCheck:
         """Run one size."""
         try:
-            record = self._tracer.trace(request)
+            record = self._recorder.record(request)
         except SizeError as error:
             return error.size
         except UnevenSizeError as error:
@@ -96,7 +78,7 @@ class _Passes:
         check = SizeCheck(image_size=record.run.image_size, sample_size=record.run.sample_size, runs=True, output_size=size)
         if size in (None, record.run.sample_size):
             return check
-        return _other_size(check, self._tracer.nearest_sizes(request))
+        return _other_size(check, self._recorder.nearest_sizes(request))
 
 
 def _other_size(check: SizeCheck, nearest: tuple[NearSize, ...]) -> SizeCheck:
@@ -105,9 +87,8 @@ def _other_size(check: SizeCheck, nearest: tuple[NearSize, ...]) -> SizeCheck:
 
 
 def _of_config(
-    model: LoadedModel, overrides: Mapping[str, Any], config: ResolvedConfig, problems: Sequence[str]
+    config: ResolvedConfig, given: Mapping[str, Any], problems: Sequence[str]
 ) -> tuple[tuple[Finding, ...], tuple[KeyMeaning, ...]]:
-    given = {**model.config, **overrides}
     report = find_in_config(
         config.class_name,
         given,

@@ -1,20 +1,39 @@
-"""A config as its class reads it: overrides put on top, defaults filled in, every mistake found at once. Imports diffusers."""
+"""A config as its class reads it: overrides put on top, defaults filled in, every mistake found at once.
+
+diffusers is imported where the class itself is needed: a class that is known already is read from what is known of it.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-import diffusers
+from msgspec import Struct
 
 from unetinspect.config_types import wrong_types
 from unetinspect.errors import ConfigError, UsageError, nearest_names
-from unetinspect.inputs import builder_for, supported_classes
+from unetinspect.inputs import Builder, builder_for, supported_classes
 from unetinspect.inputs.base import Adapted
+
+
+class ConfigClass(Struct, frozen=True, kw_only=True):
+    """What a config needs to be read as its class reads it.
+
+    Attributes:
+        name: The diffusers class.
+        module: Where it is imported from.
+        keys: Its config keys, each with its default, in the order of its constructor.
+        adapts: Whether its builder may put another config in the place of the one that was given.
+    """
+
+    name: str
+    module: str
+    keys: dict[str, Any]
+    adapts: bool
 
 
 class ResolvedConfig(NamedTuple):
@@ -27,6 +46,7 @@ class ResolvedConfig(NamedTuple):
         ignored: The keys that were given and that the class does not know.
         overridden: The keys that the caller overrode.
         notes: What was changed in it so that diffusers can run it.
+        module: Where the class is imported from.
     """
 
     class_name: str
@@ -35,12 +55,36 @@ class ResolvedConfig(NamedTuple):
     ignored: tuple[str, ...]
     overridden: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    module: str = "diffusers"
 
 
-def resolve_config(config: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, adapt: bool = True) -> ResolvedConfig:
+def config_class(class_name: Any) -> ConfigClass:
+    """Return what there is to know of a class, from the class itself.
+
+    Raises:
+        ConfigError: The name is missing, or is none of a class that can be traced and that this diffusers has.
+    """
+    builder = builder_for(class_name)
+    parameters = list(inspect.signature(diffusers_class(class_name).__init__).parameters.values())[1:]
+    return ConfigClass(
+        name=class_name,
+        module=builder.module,
+        keys={parameter.name: _plain(parameter.default) for parameter in parameters},
+        adapts=type(builder).adapted is not Builder.adapted,
+    )
+
+
+def resolve_config(
+    config: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    adapt: bool = True,
+    class_of: Callable[[Any], ConfigClass] = config_class,
+) -> ResolvedConfig:
     """Put the overrides over a config, and fill in the defaults of the class that it names.
 
     With `adapt`, a config that diffusers cannot run as it is gives way to the one that its builder puts in its place.
+    `class_of` tells of a class by its name, and raises what `config_class` raises.
 
     Raises:
         ConfigError: It names no class, or none that can be traced.
@@ -48,33 +92,27 @@ def resolve_config(config: Mapping[str, Any], overrides: Mapping[str, Any] | Non
     """
     overrides = overrides or {}
     config = {**config, **overrides}
-    builder = builder_for(config.get("_class_name"))
-    _check_overrides(builder.class_name, overrides)
-    adapted = builder.adapted(config) if adapt else Adapted(config)
-    unet_class = diffusers_class(str(adapted.config["_class_name"]))
-    parameters = _parameters(unet_class)
-    values = {parameter.name: adapted.config.get(parameter.name, parameter.default) for parameter in parameters}
+    of = class_of(config.get("_class_name"))
+    _check_overrides(of, overrides)
+    adapted = builder_for(of.name).adapted(config) if adapt and of.adapts else Adapted(config)
+    of = class_of(adapted.config["_class_name"])
     return ResolvedConfig(
-        class_name=unet_class.__name__,
-        values={key: _plain(value) for key, value in values.items()},
-        defaults=tuple(key for key in values if key not in adapted.config),
-        ignored=tuple(str(key) for key in adapted.config if key not in values and not str(key).startswith("_")),
+        class_name=of.name,
+        values={key: _plain(adapted.config.get(key, default)) for key, default in of.keys.items()},
+        defaults=tuple(key for key in of.keys if key not in adapted.config),
+        ignored=tuple(str(key) for key in adapted.config if key not in of.keys and not str(key).startswith("_")),
         overridden=tuple(overrides),
         notes=adapted.notes,
+        module=of.module,
     )
 
 
-def _check_overrides(class_name: str, overrides: Mapping[str, Any]) -> None:
-    names = [parameter.name for parameter in _parameters(diffusers_class(class_name))]
+def _check_overrides(of: ConfigClass, overrides: Mapping[str, Any]) -> None:
     for key in overrides:
-        if key != "_class_name" and key not in names:
-            close = nearest_names(key, names, count=1)
+        if key != "_class_name" and key not in of.keys:
+            close = nearest_names(key, of.keys, count=1)
             meant = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(f"{class_name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
-
-
-def _parameters(unet_class: type[Any]) -> list[inspect.Parameter]:
-    return list(inspect.signature(unet_class.__init__).parameters.values())[1:]
+            raise UsageError(f"{of.name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
 
 
 def check_config(config: ResolvedConfig, *, name: str) -> None:
@@ -113,6 +151,8 @@ def diffusers_class(class_name: str) -> type[Any]:
     try:
         found: type[Any] = getattr(import_module(module), class_name)
     except (ImportError, AttributeError):
+        import diffusers
+
         raise ConfigError(
             f"diffusers {diffusers.__version__} has no {class_name}",
             hint="install a diffusers that has it, or see `unetinspect models`",
@@ -126,7 +166,7 @@ def class_keys() -> dict[str, dict[str, Any]]:
     found = {}
     for name in supported_classes():
         with suppress(ConfigError):  # an older diffusers lacks some
-            found[name] = {parameter.name: _plain(parameter.default) for parameter in _parameters(diffusers_class(name))}
+            found[name] = config_class(name).keys
     return found
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -13,18 +11,19 @@ from msgspec.structs import replace
 from torch import nn
 
 from unetinspect.assemble import make_attentions, make_modules, make_skips, make_stages, make_totals, stage_finder_of
-from unetinspect.build import build_unet, dtype_name, make_inputs, named_tensors, pick_device, quiet_diffusers
+from unetinspect.build import build_unet, collector_paused, dtype_name, make_inputs, named_tensors, pick_device, quiet_diffusers
+from unetinspect.described import described, model_info
 from unetinspect.errors import UsageError
 from unetinspect.estimate import refuse_huge
 from unetinspect.failures import Runner, explain_failure, nearest_sizes
 from unetinspect.fit import find_fit, residual_specs, to_fit
 from unetinspect.freeu import freeu
-from unetinspect.inputs import InputSpec, builder_for
+from unetinspect.inputs import InputSpec
 from unetinspect.live import LiveModule
 from unetinspect.observe import ForwardRaisedError, Observation, watch_forward
 from unetinspect.plan import Work, plan_work
 from unetinspect.ports import make_ports
-from unetinspect.record import InputInfo, ModelInfo, NearSize, OutputInfo, Run, TensorInfo, Trace
+from unetinspect.record import InputInfo, NearSize, OutputInfo, Run, TensorInfo, Trace
 from unetinspect.request import Request
 from unetinspect.resolve import ResolvedConfig, check_config, resolve_config
 from unetinspect.source.base import LoadedModel
@@ -65,14 +64,15 @@ class Tracer:
             UsageError: The request does not fit the UNet, or what is plugged in does not.
             ForwardError: The pass failed.
         """
-        with _collector_paused():
-            return self._trace(request, plugged)
+        return described(self.observe(request, plugged), self._model, self._config, request, plugged)
 
-    def _trace(self, request: Request, plugged: LoadedModel | None) -> Trace:
+    @collector_paused()
+    def observe(self, request: Request, plugged: LoadedModel | None = None) -> Trace:
+        """Trace one forward pass as `trace` does, and note what the pass alone brings: `described` says the rest."""
         work, runner = self._ready(request)
         self._say(f"running {self._model.name} at sample {format_size(work.sizes.sample_size)} on {runner.device}")
-        model = replace(self._model, notes=(*self._model.notes, *self._notes))
-        return _trace_plugged(model, self._config, work, runner, plugged)
+        record = _trace_plugged(self._model, self._config, work, runner, plugged)
+        return replace(record, run=replace(record.run, notes=(*self._notes, *record.run.notes)))
 
     def nearest_sizes(self, request: Request) -> tuple[NearSize, ...]:
         """Find the sizes nearest to that of a request which run and return their own size, by running them."""
@@ -101,18 +101,6 @@ class Tracer:
         from unetinspect.weights import verify_weights
 
         yield verify_weights(unet, self._config.values, weights.header, weights.checkpoint)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Let Python not look for garbage while a UNet is built and run: what that makes stays, and is looked through again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def trace_model(
@@ -145,14 +133,9 @@ def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | Non
     config = resolve_config(live.model.config, adapt=False)
     work = plan_work(live.model, config.class_name, config.values, request)
     work = replace(work, specs=(*work.specs, *live.added_specs(work.plan.batch)))
-    with live.ready(device, request.dtype) as call, _collector_paused():
-        return _trace_plugged(live.model, config, work, Runner(live.module, call, device, dtype), plugged)
-
-
-def config_of(model: LoadedModel, overrides: Mapping[str, Any]) -> tuple[ModelInfo, tuple[str, ...]]:
-    """Return the model with its whole config, without building it, and what was changed in it so that it can be."""
-    config = resolve_config(model.config, overrides)
-    return model_info(model, config, params=None), config.notes
+    with live.ready(device, request.dtype) as call, collector_paused():
+        record = _trace_plugged(live.model, config, work, Runner(live.module, call, device, dtype), plugged)
+    return described(record, live.model, config, request, plugged)
 
 
 def _trace_plugged(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runner, plugged: LoadedModel | None) -> Trace:
@@ -187,7 +170,7 @@ def _trace(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runne
     outputs = tuple(_outputs(seen))
     return Trace(
         model=model_info(model, config, params=totals.params),
-        run=_run_info(model, config, work, runner, seen),
+        run=_run_info(work, runner, seen),
         output=TensorInfo(shape=outputs[0].shape, dtype=outputs[0].dtype),
         totals=totals,
         stages=make_stages(modules, seen, attentions, stage_of),
@@ -204,22 +187,7 @@ def _outputs(seen: Observation) -> Iterator[OutputInfo]:
         yield OutputInfo(name=name, shape=tuple(tensor.shape), dtype=dtype_name(tensor.dtype))
 
 
-def model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | None) -> ModelInfo:
-    """Return what a record says of a model, `params` where it was built."""
-    return ModelInfo(
-        name=model.name,
-        class_name=config.class_name,
-        params=params,
-        source=model.source,
-        config=config.values,
-        config_defaults=config.defaults,
-        config_ignored=config.ignored,
-        config_overrides=config.overridden,
-        module=builder_for(config.class_name).module,
-    )
-
-
-def _run_info(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runner, seen: Observation) -> Run:
+def _run_info(work: Work, runner: Runner, seen: Observation) -> Run:
     sizes = work.sizes
     return Run(
         device=str(runner.device),
@@ -240,7 +208,7 @@ def _run_info(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Ru
         plugged=work.plugged,
         inputs=tuple(_input_info(spec, runner.dtype) for spec in work.specs),
         versions={"unetinspect": __version__, "torch": str(torch.__version__), "diffusers": diffusers.__version__},
-        notes=(*model.notes, *config.notes, *sizes.notes, *_unseen_attention(seen)),
+        notes=(*sizes.notes, *_unseen_attention(seen)),
     )
 
 

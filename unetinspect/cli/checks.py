@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from unetinspect.cli.options import CheckOptions, OutputOptions, SourceOptions, takes
+from unetinspect.cli.options import CheckOptions, More, OutputOptions, SourceOptions, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import checked
+from unetinspect.cli.run import answer_models, checking
 from unetinspect.errors import UsageError
-from unetinspect.record import SCHEMA, Envelope
+from unetinspect.record import Check
+from unetinspect.source import LoadedModel
 from unetinspect.views.check import check_table
 
 _FOUND = 1
@@ -23,6 +24,7 @@ _MAX_TEXT = 16 * 1024 * 1024
 @takes(CheckOptions)
 def check(
     options: CheckOptions,
+    more: More = None,
     weights: Annotated[
         str | None, typer.Option(metavar="FILE|ID", help="Hold a checkpoint against the UNet: only its header is read.")
     ] = None,
@@ -35,12 +37,15 @@ def check(
     Example: unetinspect check ddpm-cat-256 --res 100 --expect skips=20
     """
     output = Output(options)
-    found = checked(options, output, weights=weights, expect=expect or [])
-    record = found.record
-    document = Envelope(schema=SCHEMA, model=found.model, check=found.check) if record is None else Envelope.of(record, check=found.check)
-    output.show(check_table(found.model, found.check, with_meanings=not options.quiet), document)
-    if not found.check.clean:
-        raise typer.Exit(_FOUND)
+    run = checking(options, output, weights=weights, expect=expect or [])
+
+    def answer(model: LoadedModel) -> int:
+        found = run(model)
+        check = cast(Check, found.check)
+        output.show(check_table(found.model, check, with_meanings=not options.quiet), found)
+        return 0 if check.clean else _FOUND
+
+    answer_models(options, more, output, answer)
 
 
 @takes(SourceOptions)

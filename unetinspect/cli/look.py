@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from unetinspect.cli.options import TraceOptions, takes
+from unetinspect.cli.options import More, TraceOptions, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import traced, traced_to_fit
+from unetinspect.cli.run import answer_models, traced, traced_to_fit, tracing
 from unetinspect.errors import UsageError, nearest_names
 from unetinspect.record import Envelope, Trace
 from unetinspect.request import parse_size
+from unetinspect.source import LoadedModel
 from unetinspect.views.attention import attention_table
 from unetinspect.views.explain import explain_skips
 from unetinspect.views.inputs import inputs_code, inputs_table
@@ -25,14 +26,20 @@ _Stage = Annotated[str | None, typer.Option(metavar="NAME", help="Only this stag
 
 
 @takes(TraceOptions)
-def trace(options: TraceOptions) -> None:
+def trace(options: TraceOptions, more: More = None) -> None:
     """Stage by stage: shapes in and out, resnets, attention layers, params, MACs, memory; totals.
 
     Example: unetinspect trace sdxl --res 1024
     """
     output = Output(options)
-    record = traced(options, output)
-    output.show(stages_table(record), record)
+    run = tracing(options, output)
+
+    def answer(model: LoadedModel) -> int:
+        record = run(model)
+        output.show(stages_table(record), record)
+        return 0
+
+    answer_models(options, more, output, answer)
 
 
 @takes(TraceOptions)

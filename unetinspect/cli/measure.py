@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from unetinspect.cli.options import SweepOptions, TraceOptions, takes
+from unetinspect.cli.options import More, SweepOptions, TraceOptions, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import note_pass, parse_overrides, read_named, read_plugged, request_of, swept, to_trace_again
+from unetinspect.cli.run import answer_models, note_pass, parse_overrides, read_named, read_plugged, request_of, sweeping, to_trace_again
 from unetinspect.record import SCHEMA, Envelope
+from unetinspect.source import LoadedModel
 from unetinspect.views.profile import profile_table
 from unetinspect.views.sweep import sweep_table
 
@@ -18,14 +19,20 @@ _HOW = "How to run"
 
 
 @takes(SweepOptions)
-def sweep(options: SweepOptions) -> None:
+def sweep(options: SweepOptions, more: More = None) -> None:
     """The same UNet at many sizes and batches: MACs, memory, the largest map, and which sizes fail.
 
     Example: unetinspect sweep sd15 --res 256,512,768,1024 --batch 1,2
     """
     output = Output(options)
-    model, points, record = swept(options, output)
-    output.show(sweep_table(model, points, record), Envelope(schema=SCHEMA, model=model, sweep=points))
+    run = sweeping(options, output)
+
+    def answer(model: LoadedModel) -> int:
+        info, points, record = run(model)
+        output.show(sweep_table(info, points, record), Envelope(schema=SCHEMA, model=info, sweep=points))
+        return 0
+
+    answer_models(options, more, output, answer)
 
 
 @takes(TraceOptions)

@@ -13,6 +13,12 @@ from msgspec import Struct
 _SIZE, _PLUGS, _RUN, _MODEL, _OUTPUT = "Size and batch", "Added to the pass", "Device", "Model", "Output"
 
 
+More = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODEL]...", help="More of them: one answer after another, from one process; CSV gets a column model."),
+]
+
+
 class OutputOptions(Struct, frozen=True, kw_only=True):
     """Where and how to print."""
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
 from unetinspect.files import write_file
@@ -41,6 +43,9 @@ class Output:
         _spare_weights(options.output)
         self._quiet = options.quiet
         self._said: set[str] = set()
+        self._about: str | None = None
+        self._parts: list[str] | None = None
+        self._rows: list[dict[str, Any]] = []
         self.screen = Screen(
             width=_width(options.output),
             color=options.output is None and _wants_color(),
@@ -50,6 +55,10 @@ class Output:
 
     def show(self, table: Table, document: Any) -> None:
         """Print `table` for people or spreadsheets, `document` as JSON."""
+        if self._parts is not None and self.format in ("csv", "tsv"):
+            records = table.rows if table.records is None else table.records
+            self._rows += [{"model": self._about, **msgspec.to_builtins(record)} for record in records]
+            return
         self.show_forms(
             document,
             text=lambda screen: render_table(table, screen),
@@ -91,6 +100,12 @@ class Output:
 
     def write(self, answer: str | bytes) -> None:
         """Write the whole answer, or nothing of it: where it cannot be written to a file, that stays as it was."""
+        if self._parts is not None:
+            apart = "\n" if self._parts and self.format in ("table", "md") else ""
+            self._parts.append(f"{apart}{answer!s}")
+            if self.path is None:
+                print_answer(self._parts[-1])
+            return
         if self.path is None:
             print_answer(answer)
             return
@@ -100,6 +115,26 @@ class Output:
             raise UsageError(
                 f"cannot write to {self.path}: {error.strerror or error}", hint="give -o a file in a folder that can be written to"
             ) from None
+
+    @contextmanager
+    def several(self) -> Iterator[None]:
+        """Take the answers for several models: an empty line between tables, one table of all CSV rows, one writing of a file."""
+        self._parts = []
+        yield
+        parts, self._parts = self._parts, None
+        if self.format in ("csv", "tsv"):
+            self.show(Table(columns=(), rows=self._rows), None)
+        elif self.path is not None and parts:
+            self.write("".join(parts))
+
+    @contextmanager
+    def about(self, label: str) -> Iterator[None]:
+        """Say of which of several models the notes are, and the rows of CSV."""
+        self._about = label
+        try:
+            yield
+        finally:
+            self._about = None
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
@@ -123,7 +158,7 @@ class Output:
 
     def note(self, *lines: str) -> None:
         """Say on stderr what a reader of the answer should know."""
-        self._aside("note", lines)
+        self._aside("note", lines if self._about is None else [f"{self._about}: {line}" for line in lines])
 
     def hint(self, *lines: str) -> None:
         """Say on stderr how to get more."""

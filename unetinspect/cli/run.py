@@ -1,53 +1,107 @@
-"""From options to a trace: read the model, check the request, and only then import torch."""
+"""From options to answers: read the models, check the request, and only then import torch."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from msgspec import structs
+import typer
+from msgspec import UNSET, structs
 from msgspec.structs import replace
 
-from unetinspect.cache import Recorder, open_cache
+from unetinspect.cache import RecordCache, Recorder, open_cache
 from unetinspect.cli.options import CheckOptions, DiffOptions, ModelOptions, PassOptions, SweepOptions, TraceOptions
 from unetinspect.cli.output import Output
-from unetinspect.errors import UsageError, nearest_names
-from unetinspect.record import Fit, ModelInfo, SweepPoint, Trace
+from unetinspect.errors import UnetInspectError, UsageError, nearest_names
+from unetinspect.record import Envelope, Fit, ModelInfo, SweepPoint, Trace
 from unetinspect.request import Request, make_request, parse_counts, parse_sizes
 from unetinspect.source import LoadedModel, read_model
-from unetinspect.source.base import LoadedWeights
 from unetinspect.source.parse import parse_value
+from unetinspect.streams import print_error
 from unetinspect.sweep import sweep
 
-if TYPE_CHECKING:
-    from unetinspect.checking import Checked
-
 _LONGEST_SHOWN = 80
+_FAILED = 2  # exit codes from here on: nothing was answered
 
 
-def swept(options: SweepOptions, output: Output) -> tuple[ModelInfo, tuple[SweepPoint, ...], Trace | None]:
-    """Return the model, what a pass at each size and batch cost, and the record of the last that ran."""
+def answer_models(options: ModelOptions, more: Sequence[str] | None, output: Output, answer: Callable[[LoadedModel], int]) -> None:
+    """Answer for MODEL, or for each of several one after another; every one is read before the first takes its time.
+
+    `answer` prints, and returns an exit code.
+
+    Raises:
+        UsageError: Several come from standard input.
+        typer.Exit: The exit code is not 0.
+    """
+    names = [options.model, *(more or ())]
+    if names.count("-") > 1:
+        raise UsageError(f"standard input can be read once, and {names.count('-')} models are -", hint="save it to a file, and name that")
+    models = [_read(options, name) for name in names]
+    if len(models) == 1:
+        output.note(*models[0].notes)
+        code = answer(models[0])
+    else:
+        own = [model.name for model in models]
+        labels = own if len(set(own)) == len(own) else names  # two runs of one name are told apart by what was typed
+        with output.several():
+            code = answer_each(list(zip(labels, models, strict=True)), output, answer, failed=_say_failure)
+    if code:
+        raise typer.Exit(code)
+
+
+def answer_each(
+    models: Sequence[tuple[str, LoadedModel]],
+    output: Output,
+    answer: Callable[[LoadedModel], int],
+    *,
+    failed: Callable[[str, UnetInspectError], int],
+) -> int:
+    """Answer for one model after another, each under its label; where one fails, `failed` is told, and the others go on.
+
+    Returns the exit code of the first that failed, or the highest of the answers.
+    """
+    codes = [0]
+    for label, model in models:
+        try:
+            with output.about(label):
+                output.note(*model.notes)
+                codes.append(answer(model))
+        except UnetInspectError as error:
+            codes.append(failed(label, error))
+    return next((code for code in codes if code >= _FAILED), max(codes))
+
+
+def _say_failure(label: str, error: UnetInspectError) -> int:
+    print_error(f"{label}: {error.message}", error.hint)
+    return error.exit_code
+
+
+def sweeping(options: SweepOptions, output: Output) -> Callable[[LoadedModel], tuple[ModelInfo, tuple[SweepPoint, ...], Trace | None]]:
+    """Return what gives, of a model: what a record says of it, what a pass at each size and batch cost, the record of the last that ran."""
     res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
     if res and latent:
         make_request(res=res[0], latent=latent[0])  # which refuses both
     batch = parse_counts(options.batch or ["1"], option="--batch")
     request, overrides = request_of(options), parse_overrides(options.overrides or [])
     plugged = read_plugged(options, output)
-    model = to_trace_again(read_named(options, output, options.model))
-    with output.progress() as say:
-        recorder = Recorder(open_cache(wanted=not options.no_cache), model, overrides, force=options.force, say=say)
-        points, record = sweep(recorder, request, res=res, latent=latent, batch=batch, plugged=plugged)
-    if record is not None:
+    kept = open_cache(wanted=not options.no_cache)
+
+    def run(model: LoadedModel) -> tuple[ModelInfo, tuple[SweepPoint, ...], Trace | None]:
+        model = to_trace_again(model)
+        with output.progress() as say:
+            recorder = Recorder(kept, model, overrides, force=options.force, say=say)
+            points, record = sweep(recorder, request, res=res, latent=latent, batch=batch, plugged=plugged)
+        if record is None:
+            return recorder.info, points, None
         note_pass(record, model, output)
         return record.model, points, record
-    from unetinspect.tracing import config_of
 
-    return config_of(model, overrides)[0], points, None
+    return run
 
 
-def checked(options: CheckOptions, output: Output, *, weights: str | None, expect: Sequence[str]) -> Checked:
-    """Return what is wrong with a model: with its config, at each size, with a checkpoint, with what is expected of it."""
+def checking(options: CheckOptions, output: Output, *, weights: str | None, expect: Sequence[str]) -> Callable[[LoadedModel], Envelope]:
+    """Return what finds what is wrong with a model: with its config, at each size, with a checkpoint, with what is expected of it."""
     res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
     request, overrides = request_of(options), parse_overrides(options.overrides or [])
     expected = parse_pairs(expect, option="--expect", example="attention.cross=16")
@@ -55,49 +109,64 @@ def checked(options: CheckOptions, output: Output, *, weights: str | None, expec
         raise UsageError(
             "--with: check looks at one UNet", hint=f"`unetinspect ports {options.model} --with {options.plugged[0]}` says what fits"
         )
-    model = to_trace_again(read_named(options, output, options.model))
-    held = _weights_to_hold(model, weights, options, output)
     requests = [*(replace(request, res=size) for size in res), *(replace(request, latent=size) for size in latent)] or [request]
-    with output.progress() as say:
-        say("importing torch and diffusers")
-        from unetinspect.checking import check_model
+    given = None
+    if weights is not None:
+        from unetinspect.source.weights import read_weights
 
-        found = check_model(model, overrides, requests, weights=held, expected=expected, force=options.force, say=say)
-    if found.record is not None:
-        output.note(*(note for note in found.record.run.notes if note not in model.notes))
-    return found
+        given = read_weights(weights, token=options.token, offline=options.offline)
+        output.note(*given.notes)
+    kept = open_cache(wanted=not options.no_cache)
 
+    def run(model: LoadedModel) -> Envelope:
+        model = to_trace_again(model)
+        held = given or model.weights  # a checkpoint as MODEL is held against the UNet that its own header tells
+        with output.progress() as say:
+            recorder = Recorder(kept, replace(model, weights=None), overrides, force=options.force, say=say)
 
-def _weights_to_hold(model: LoadedModel, name: str | None, options: CheckOptions, output: Output) -> LoadedWeights | None:
-    """Return the checkpoint to hold against the UNet: that of `--weights`, or MODEL itself."""
-    if name is None:
-        return model.weights
-    from unetinspect.source.weights import read_weights
+            def check() -> Envelope:
+                say("importing torch and diffusers")
+                from unetinspect.checking import check_model
 
-    found = read_weights(name, token=options.token, offline=options.offline)
-    output.note(*found.notes)
-    return found
+                return check_model(recorder, requests, weights=held, expected=expected)
+
+            found = recorder.answer(("check", requests, held, expected), check)
+        if found.run is not UNSET:
+            output.note(*(note for note in found.run.notes if note not in model.notes))
+        return found
+
+    return run
 
 
 def traced(options: TraceOptions, output: Output) -> Trace:
     """Return the trace that the options ask for; a saved one as it is, unless they ask for another pass."""
+    run = tracing(options, output)
+    return run(read_named(options, output, options.model))
+
+
+def tracing(options: TraceOptions, output: Output) -> Callable[[LoadedModel], Trace]:
+    """Return what gives the trace of a model that the options ask for; a saved one as it is, unless they ask for another pass."""
     request = request_of(options)
-    return _traced(options, output, request, read_plugged(options, output))
+    plugged = read_plugged(options, output)
+    overrides = parse_overrides(options.overrides or [])
+    run = _passes(open_cache(wanted=not options.no_cache), options, output)
+    return lambda model: run(model, request, overrides, plugged)
 
 
 def traced_to_fit(options: TraceOptions, output: Output) -> tuple[Trace, Fit | None]:
     """Return the trace without what `--with` names, and how that would fit; None where it names nothing."""
     request = request_of(options)
     plugged = read_plugged(options, output)
-    record = _traced(options, output, request, None)
+    overrides = parse_overrides(options.overrides or [])
+    kept = open_cache(wanted=not options.no_cache)
+    record = _passes(kept, options, output)(read_named(options, output, options.model), request, overrides, None)
     if plugged is None:
         return record, None
-    with output.progress() as say:
-        say(f"importing torch and diffusers, and running {plugged.name}")
-        from unetinspect.fit import find_fit
-        from unetinspect.tracing import trace_to_fit
+    from unetinspect.fit import find_fit, to_fit
 
-        given = trace_to_fit(plugged, record, request)
+    with output.progress() as say:
+        recorder = Recorder(kept, plugged, say=say)
+        given = recorder.record(to_fit(record.run, request, recorder.config.class_name, recorder.config.values))
     output.note(*(f"{given.model.name}: {note}" for note in given.run.notes if note not in plugged.notes))
     return record, find_fit(record, given)
 
@@ -124,9 +193,8 @@ def traced_pair(options: DiffOptions, output: Output, other: str | None, overrid
     asked = [(request_of(side), parse_overrides(side.overrides or [])) for side in (first, second)]
     plugged = read_plugged(options, output)
     models = [read_named(side, output, side.model) for side in (first, second)]  # both, before the first of them takes its time
-    one, two = (
-        _run(model, request, plugged, overrides, options, output) for model, (request, overrides) in zip(models, asked, strict=True)
-    )
+    run = _passes(open_cache(wanted=not options.no_cache), options, output)
+    one, two = (run(model, request, overrides, plugged) for model, (request, overrides) in zip(models, asked, strict=True))
     return one, two
 
 
@@ -139,24 +207,24 @@ def _pair(given: str | None, *, option: str) -> tuple[str | None, str | None]:
     return (values[0] or None, values[-1] or None)
 
 
-def _traced(options: TraceOptions, output: Output, request: Request, plugged: LoadedModel | None) -> Trace:
-    overrides = parse_overrides(options.overrides or [])
-    return _run(read_named(options, output, options.model), request, plugged, overrides, options, output)
+def _passes(
+    kept: RecordCache | None, options: PassOptions, output: Output
+) -> Callable[[LoadedModel, Request, dict[str, Any], LoadedModel | None], Trace]:
+    """Return what runs a pass of a model, or takes its record."""
 
+    def run(model: LoadedModel, request: Request, overrides: dict[str, Any], plugged: LoadedModel | None) -> Trace:
+        if model.trace is not None:
+            if request == make_request() and not overrides and plugged is None:
+                output.note(*model.trace.run.notes)
+                return model.trace
+            model = to_trace_again(model)
+            output.note("the options ask for another pass: the config in the saved trace is traced again, with these options alone")
+        with output.progress() as say:
+            record = Recorder(kept, model, overrides, force=options.force, say=say).record(request, plugged)
+        note_pass(record, model, output)
+        return record
 
-def _run(
-    model: LoadedModel, request: Request, plugged: LoadedModel | None, overrides: dict[str, Any], options: PassOptions, output: Output
-) -> Trace:
-    if model.trace is not None:
-        if request == make_request() and not overrides and plugged is None:
-            output.note(*model.trace.run.notes)
-            return model.trace
-        model = to_trace_again(model)
-        output.note("the options ask for another pass: the config in the saved trace is traced again, with these options alone")
-    with output.progress() as say:
-        record = Recorder(open_cache(wanted=not options.no_cache), model, overrides, force=options.force, say=say).record(request, plugged)
-    note_pass(record, model, output)
-    return record
+    return run
 
 
 def configured(options: ModelOptions, output: Output) -> ModelInfo:
@@ -165,10 +233,10 @@ def configured(options: ModelOptions, output: Output) -> ModelInfo:
     model = read_named(options, output, options.model)
     if model.trace is not None and not overrides:
         return model.trace.model
-    from unetinspect.tracing import config_of
-
-    info, notes = config_of(model, overrides)
-    output.note(*notes)
+    with output.progress() as say:
+        recorder = Recorder(open_cache(), model, overrides, say=say)
+        info = recorder.info
+    output.note(*recorder.config.notes)
     return info
 
 
@@ -210,7 +278,13 @@ def ignored_keys(model: ModelInfo) -> list[str]:
 
 def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:
     """Read a model, MODEL itself or what `--with` names, and say the notes that its reading brought."""
-    model = read_model(
+    model = _read(options, name)
+    output.note(*model.notes)
+    return model
+
+
+def _read(options: ModelOptions, name: str) -> LoadedModel:
+    return read_model(
         name,
         revision=options.revision,
         subfolder=options.subfolder,
@@ -218,8 +292,6 @@ def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:
         offline=options.offline,
         stdin=sys.stdin,
     )
-    output.note(*model.notes)
-    return model
 
 
 def to_trace_again(model: LoadedModel) -> LoadedModel:
