@@ -11,14 +11,16 @@ import torch
 from diffusers import UNet2DModel, UVit2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from tests.kinds_other import UVIT
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, condition, plain, traced
-from unetinspect.checking import Checked, check_model
+from unetinspect.cache import Recorder
+from unetinspect.checking import check_model
 from unetinspect.errors import UsageError
 from unetinspect.expectations import find_expected, unmet
-from unetinspect.record import Source
+from unetinspect.record import Envelope, Source
 from unetinspect.request import make_request
 from unetinspect.source.base import LoadedModel
 
@@ -29,11 +31,11 @@ THREE_LEVELS = plain(
 )
 
 
-def checked(config: dict[str, Any], *sizes: Any, expected: dict[str, Any] | None = None, vae_scale: int | None = None) -> Checked:
+def checked(config: dict[str, Any], *sizes: Any, expected: dict[str, Any] | None = None, vae_scale: int | None = None) -> Envelope:
     """Check a config on meta at some sample sizes."""
     model = LoadedModel(name="small", config=config, source=Source(kind="dict", location="small"), vae_scale_factor=vae_scale)
     requests = [make_request(latent=size, device="meta") for size in sizes]
-    return check_model(model, {}, requests, expected=expected or {})
+    return check_model(Recorder(None, model), requests, expected=expected or {})
 
 
 def runs_on_cpu(config: dict[str, Any], size: tuple[int, int]) -> tuple[int, ...] | None:
@@ -119,7 +121,7 @@ def test_a_config_that_cannot_be_built_is_told_whole_and_not_run() -> None:
     """Every mistake is a finding of its own; no size is tried; an expectation cannot be held against anything."""
     found = checked(condition(norm_num_groups=7, act_fn="sillu"), (16, 16), expected={"skips": 4})
 
-    assert found.record is None
+    assert found.run is UNSET
     assert found.check.sizes == ()
     assert {finding.where for finding in found.check.findings if finding.about == "config"} >= {("act_fn",)}
     assert sum(finding.about == "config" for finding in found.check.findings) >= 2

@@ -9,11 +9,13 @@ from typing import Any
 from unittest import mock
 
 import torch
+from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect import Trace, trace
 from unetinspect.cache import RecordCache, code_state, record_key
 from unetinspect.request import Request
+from unetinspect.resolve import ResolvedConfig
 from unetinspect.source.base import LoadedModel
 
 Config = dict[str, Any]
@@ -195,8 +197,8 @@ class SharedRecords(RecordCache):
     def __init__(self) -> None:
         super().__init__(Path(os.environ[SHARED_RECORDS]), limit=2**40)
 
-    def put(self, key: str, record: Trace) -> None:
-        assert Trace.from_json(record.to_json()) == record
+    def put(self, key: str, record: Struct) -> None:
+        assert not isinstance(record, Trace) or Trace.from_json(record.to_json()) == record
         super().put(key, record)
 
 
@@ -226,8 +228,8 @@ def _shared_or_traced(model: str | Config, options: dict[str, Any]) -> Trace:
 code_of_this_run = cache(code_state)
 
 
-def key_of_this_run(model: LoadedModel, request: Request, *arguments: Any, **more: Any) -> str | None:
+def key_of_this_run(model: LoadedModel, config: ResolvedConfig, request: Request, *arguments: Any, **more: Any) -> str | None:
     """Return the key of a record: without a GPU, "auto" is meta, and its record the same."""
     if request.device == "auto" and not torch.cuda.is_available():
         request = replace(request, device="meta")
-    return record_key(model, request, *arguments, **more)
+    return record_key(model, config, request, *arguments, **more)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from unetinspect.cli.options import ModelOptions, OutputOptions, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import configured, ignored_keys
+from unetinspect.cli.run import configured, ignored_keys, traced_in
 from unetinspect.errors import UsageError
 from unetinspect.record import SCHEMA, Envelope, ModelInfo
 
@@ -34,19 +34,34 @@ def config(options: ModelOptions) -> None:
 def models(
     options: OutputOptions,
     classes: Annotated[bool, typer.Option("--classes", help="List the classes that can be traced instead.")] = False,
+    places: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="DIR|GLOB", help="List the UNets whose configs are in a folder instead; may be repeated."),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="With --from: trace afresh, and keep no records.")] = False,
 ) -> None:
-    """The bundled catalog: name, params, what it is; --classes: the supported classes."""
+    """The bundled catalog: name, params, what it is; --from: the UNets of a folder; --classes: the supported classes.
+
+    Example: unetinspect models --from runs
+    """
     from unetinspect.catalog import load_catalog
     from unetinspect.inputs import builder_for, supported_classes
-    from unetinspect.views.models import classes_table, list_classes, list_models, models_table
+    from unetinspect.views import models as view
 
     output = Output(options)
+    if places and classes:
+        raise UsageError("--from and --classes contradict each other", hint="give one of them")
+    if places:
+        rows = (view.found_model(path, record) for path, record in traced_in(places, output, cache=not no_cache))
+        found = sorted(rows, key=lambda row: (row.class_name, row.path))
+        output.show(view.found_table(found), view.FoundModels(models=tuple(found)))
+        return
     entries = tuple(load_catalog().values())
     if classes:
         builders = [builder_for(name) for name in supported_classes()]
-        output.show(classes_table(builders, entries), list_classes(builders, entries))
+        output.show(view.classes_table(builders, entries), view.list_classes(builders, entries))
     else:
-        output.show(models_table(entries), list_models(entries))
+        output.show(view.models_table(entries), view.list_models(entries))
 
 
 @takes(OutputOptions)

@@ -45,7 +45,7 @@ def answer_models(options: ModelOptions, more: Sequence[str] | None, output: Out
         own = [model.name for model in models]
         labels = own if len(set(own)) == len(own) else names  # two runs of one name are told apart by what was typed
         with output.several():
-            code = answer_each(list(zip(labels, models, strict=True)), output, answer, failed=_say_failure)
+            code = answer_each(list(zip(labels, models, strict=True)), output, lambda _, model: answer(model), failed=_say_failure)
     if code:
         raise typer.Exit(code)
 
@@ -53,7 +53,7 @@ def answer_models(options: ModelOptions, more: Sequence[str] | None, output: Out
 def answer_each(
     models: Sequence[tuple[str, LoadedModel]],
     output: Output,
-    answer: Callable[[LoadedModel], int],
+    answer: Callable[[str, LoadedModel], int],
     *,
     failed: Callable[[str, UnetInspectError], int],
 ) -> int:
@@ -66,7 +66,7 @@ def answer_each(
         try:
             with output.about(label):
                 output.note(*model.notes)
-                codes.append(answer(model))
+                codes.append(answer(label, model))
         except UnetInspectError as error:
             codes.append(failed(label, error))
     return next((code for code in codes if code >= _FAILED), max(codes))
@@ -227,6 +227,27 @@ def _passes(
     return run
 
 
+def traced_in(places: Sequence[str], output: Output, *, cache: bool) -> list[tuple[str, Trace]]:
+    """Return the trace of each UNet whose config is found in folders, with the path of the config; a note says which cannot be traced."""
+    from unetinspect.source.search import find_models
+
+    models = dict(found for place in places for found in find_models(place, output.note))
+    kept = open_cache(wanted=cache)
+    traced: list[tuple[str, Trace]] = []
+
+    def answer(path: str, model: LoadedModel) -> int:
+        with output.progress() as say:
+            traced.append((path, Recorder(kept, model, say=say).record(make_request())))
+        return 0
+
+    def failed(path: str, error: UnetInspectError) -> int:
+        output.note(f"{path}: not traced: {error.message}")
+        return 0
+
+    answer_each(list(models.items()), output, answer, failed=failed)
+    return traced
+
+
 def configured(options: ModelOptions, output: Output) -> ModelInfo:
     """Return the model with its whole config."""
     overrides = parse_overrides(options.overrides or [])
@@ -234,7 +255,7 @@ def configured(options: ModelOptions, output: Output) -> ModelInfo:
     if model.trace is not None and not overrides:
         return model.trace.model
     with output.progress() as say:
-        recorder = Recorder(open_cache(), model, overrides, say=say)
+        recorder = Recorder(open_cache(wanted=True), model, overrides, say=say)
         info = recorder.info
     output.note(*recorder.config.notes)
     return info

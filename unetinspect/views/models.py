@@ -1,4 +1,4 @@
-"""`models`: the bundled catalog, and the classes that can be traced."""
+"""`models`: the bundled catalog, the UNets of a folder, and the classes that can be traced."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from unetinspect.catalog import Entry, Figure, HubLocation
 from unetinspect.inputs import Builder
-from unetinspect.units import format_count, plural
+from unetinspect.record import Shape, Trace
+from unetinspect.units import format_count, format_si, format_size, plural
 from unetinspect.views.table import Column, Table
 
 
@@ -59,6 +60,72 @@ class ClassList(Struct, frozen=True, kw_only=True):
 
     schema: Literal["unetinspect.classes/1"] = "unetinspect.classes/1"
     classes: tuple[ClassSummary, ...]
+
+
+class FoundModel(Struct, frozen=True, kw_only=True):
+    """A UNet whose config was found in a folder, and what one pass at its own size is.
+
+    Attributes:
+        path: Its config.
+        name: What its record calls it.
+        class_name: The diffusers class.
+        params: Parameters, each counted once.
+        attention_layers: Attention layers.
+        skips: Skips that were consumed.
+        sample_size: (height, width) of `sample`, or (length,) of a signal.
+        forward_batch: The batch of the pass: 2 under classifier-free guidance.
+        macs: Multiply-accumulates of the pass.
+    """
+
+    path: str
+    name: str
+    class_name: str
+    params: int
+    attention_layers: int
+    skips: int
+    sample_size: Shape
+    forward_batch: int
+    macs: int | None
+
+
+class FoundModels(Struct, frozen=True, kw_only=True):
+    """What `models --from --json` prints."""
+
+    schema: Literal["unetinspect.found/1"] = "unetinspect.found/1"
+    models: tuple[FoundModel, ...]
+
+
+def found_model(path: str, record: Trace) -> FoundModel:
+    """Return what is listed of a UNet that was found, from its record."""
+    return FoundModel(
+        path=path,
+        name=record.model.name,
+        class_name=record.model.class_name,
+        params=record.totals.params,
+        attention_layers=record.totals.attention.total,
+        skips=record.totals.skips.consumed,
+        sample_size=record.run.sample_size,
+        forward_batch=record.run.forward_batch,
+        macs=record.totals.macs,
+    )
+
+
+def found_table(found: Sequence[FoundModel]) -> Table:
+    """Show each UNet that was found, and what one pass at its own size is."""
+    return Table(
+        columns=(
+            Column("config", lambda model: model.path),
+            Column("class", lambda model: model.class_name, in_heading=True),
+            Column("params", lambda model: format_count(model.params), right=True),
+            Column("attn", lambda model: str(model.attention_layers), right=True),
+            Column("skips", lambda model: str(model.skips), right=True, drop=1),
+            Column("sample", lambda model: format_size(model.sample_size), right=True),
+            Column("MACs", lambda model: format_si(model.macs), right=True),
+        ),
+        rows=found,
+        group=lambda model: model.class_name,
+        below=[f"{plural(len(found), 'model')}; MACs of one pass at the sample size, with the batch doubled under CFG"],
+    )
 
 
 def models_table(entries: Sequence[Entry]) -> Table:

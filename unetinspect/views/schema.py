@@ -10,7 +10,7 @@ import msgspec
 
 from unetinspect.cache import CacheInfo
 from unetinspect.record import Checkpoint, Diff, Envelope, ErrorExplanations
-from unetinspect.views.models import ClassList, ModelList
+from unetinspect.views.models import ClassList, FoundModels, ModelList
 
 # "    name: What it is," with what continues it on lines that are indented further.
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
@@ -18,7 +18,7 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 
 def json_schema() -> dict[str, Any]:
     """Return one schema that every `--json` document of this version matches."""
-    documents = [Envelope, Diff, Checkpoint, ErrorExplanations, ModelList, ClassList, CacheInfo]
+    documents = [Envelope, Diff, Checkpoint, ErrorExplanations, ModelList, FoundModels, ClassList, CacheInfo]
     references, components = msgspec.json.schema_components(documents, ref_template="#/$defs/{name}")
     for component in components.values():
         _describe_properties(component)
@@ -26,7 +26,7 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "unetinspect --json",
         "description": "Sections of one trace (trace --json has all of them), what two traces differ in, what a checkpoint is, "
-        "what an error means, the catalog, the classes, or the state of the cache.",
+        "what an error means, the catalog, the UNets of a folder, the classes, or the state of the cache.",
         "anyOf": list(references),
         "$defs": components,
     }

@@ -1,0 +1,92 @@
+"""Every UNet config in a folder: a folder of training runs, the hub's cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from unetinspect.errors import SourceError, UnetInspectError
+from unetinspect.inputs.registry import supported_classes
+from unetinspect.source.base import LoadedModel
+from unetinspect.source.local import read_path
+from unetinspect.source.parse import MAX_BYTES
+from unetinspect.streams import reason
+from unetinspect.units import plural
+
+_CONFIG = re.compile(r"config\.json|.*\.ya?ml", re.IGNORECASE)
+_CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
+_MAGIC = re.compile(r"[*?\[]")
+# A folder of runs or of the hub's cache has less of each: beyond, it is a whole disk that was named.
+MAX_DEPTH = 12
+MAX_FILES = 200_000
+
+
+def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, LoadedModel]]:
+    """Read every UNet config under a folder, or under whatever a glob matches; returns each with its path, sorted by it.
+
+    A config is a `config.json` or a YAML file that names a class that can be traced; other files are passed over. Links to folders
+    and hidden folders are not followed, nor are folders more than `MAX_DEPTH` levels down. `note` is told of what cannot be read.
+
+    Raises:
+        SourceError: There is no such folder, or no UNet config in it.
+    """
+    found = []
+    for path in sorted(set(_candidates(place, note))):
+        try:
+            if _names_a_unet(path):
+                model = read_path(path)
+                found += [(str(path), model)] if model.config.get("_class_name") in supported_classes() else []
+        except OSError as error:
+            note(f"{path} cannot be read: {reason(error)}")
+        except UnetInspectError as error:
+            note(error.message)
+    if not found:
+        raise SourceError(
+            f"found no UNet config in {place}", hint="a config is a config.json or a YAML file with the _class_name of a UNet"
+        )
+    return found
+
+
+def _candidates(place: str, note: Callable[[str], None]) -> Iterator[Path]:
+    whole = Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home
+    if os.path.exists(whole):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
+        matches = iter([whole])
+    elif _MAGIC.search(place):
+        fixed = next(index for index, part in enumerate(whole.parts) if _MAGIC.search(part))
+        matches = Path(*whole.parts[:fixed]).glob(str(Path(*whole.parts[fixed:])))  # `**` follows no links
+    else:
+        raise SourceError(f"there is no file or folder {place}", hint="give a folder, or a glob in quotes: --from 'runs/*/unet'")
+    for path in islice(matches, MAX_FILES):
+        if path.is_dir():
+            yield from _in_folder(path, note)
+        elif path.is_file():
+            yield path
+
+
+def _in_folder(top: Path, note: Callable[[str], None]) -> Iterator[Path]:
+    seen, too_deep = 0, []
+    for folder, folders, files in os.walk(top, onerror=lambda error: note(f"{error.filename} cannot be read: {reason(error)}")):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if len(Path(folder).parts) - len(top.parts) == MAX_DEPTH and folders:
+            too_deep.append(folder)
+            folders.clear()
+        seen += len(files)
+        if seen > MAX_FILES:
+            note(f"{top} has more than {MAX_FILES:,} files: the rest was not searched")
+            break
+        paths = (Path(folder, name) for name in files if _CONFIG.fullmatch(name))
+        yield from (path for path in paths if path.is_file())  # no pipe, which would be waited for
+    if too_deep:
+        note(
+            f"folders more than {MAX_DEPTH} levels down were not searched: those in {plural(len(too_deep), 'folder')} such as {too_deep[0]}"
+        )
+
+
+def _names_a_unet(path: Path) -> bool:
+    """Tell whether a file names a class that can be traced: most configs are of other models, and need not be parsed."""
+    with path.open("rb") as file:
+        names = _CLASS_NAME.findall(file.read(MAX_BYTES))
+    return any(name.decode() in supported_classes() for name in names)
