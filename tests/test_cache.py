@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from tests.tiny import CONDITION, PLAIN, traced
 from unetinspect import Trace, cache
-from unetinspect.cache import RecordCache, Recorder, code_state, open_cache
+from unetinspect.cache import RecordCache, Recorder, open_cache
 from unetinspect.checkpoint.header import Header
 from unetinspect.record import Checkpoint, Source
 from unetinspect.request import Request
+from unetinspect.resolve import resolve_config
 from unetinspect.source.base import LoadedModel, LoadedWeights
 
 MODEL = LoadedModel(name="tiny", config=CONDITION, source=Source(kind="dict", location="tiny"))
@@ -41,16 +42,18 @@ CHECKPOINT = Checkpoint(
     evidence=(),
 )
 
-# Every field of what decides a record, with another value than above.
-OTHER_MODELS: dict[str, Any] = {
-    "name": "other",
+# Every field of a model with another value than above: those that decide a pass, and those that say which model it was run for.
+DECIDES: dict[str, Any] = {
     "config": {**CONDITION, "layers_per_block": 2},
-    "source": Source(kind="dict", location="elsewhere"),
     "vae_scale_factor": 8,
-    "vae_scale_from": "catalog",
-    "medium": "image",
-    "notes": ("a note",),
+    "medium": "video",
     "weights": LoadedWeights(header=Header(name="w", tensors={}), checkpoint=CHECKPOINT, source=Source(kind="file", location="w")),
+}
+DESCRIBES: dict[str, Any] = {
+    "name": "other",
+    "source": Source(kind="dict", location="elsewhere"),
+    "vae_scale_from": "catalog",
+    "notes": ("a note",),
 }
 OTHER_REQUESTS: dict[str, Any] = {
     "res": (64, 64),
@@ -66,9 +69,12 @@ OTHER_REQUESTS: dict[str, Any] = {
 }
 
 
-def record_key(model: LoadedModel, request: Request, overrides: dict[str, Any], plugged: LoadedModel | None = None) -> str | None:
+def record_key(
+    model: LoadedModel, request: Request, overrides: dict[str, Any] | None = None, plugged: LoadedModel | None = None
+) -> str | None:
     """Return the key of a record that the code of this moment makes."""
-    return cache.record_key(model, request, overrides, plugged, code=code_state())
+    added = None if plugged is None else (plugged, resolve_config(plugged.config))
+    return cache.record_key(model, resolve_config(model.config, overrides), request, added, code=RecordCache().code)
 
 
 @pytest.fixture
@@ -87,27 +93,28 @@ def test_what_was_kept_is_the_record_itself(kind: str, kept: RecordCache) -> Non
     assert kept.get("other") is None
 
 
-def test_the_key_holds_every_field_of_the_model_and_the_request() -> None:
-    """A change of any of them is another key: a new field is missed here until it has a value above."""
-    keys = [record_key(MODEL, ON_META, {}), record_key(MODEL, ON_META, {"norm_eps": 1}), record_key(MODEL, ON_META, {}, MODEL)]
-    keys += [record_key(msgspec.structs.replace(MODEL, **{name: value}), ON_META, {}) for name, value in OTHER_MODELS.items()]
-    keys += [record_key(MODEL, msgspec.structs.replace(ON_META, **{name: value}), {}) for name, value in OTHER_REQUESTS.items()]
+def test_the_key_holds_every_field_that_decides_a_pass_and_no_other() -> None:
+    """A change of any of them is another key, or the same: a new field is missed here until it has a value above."""
+    same = record_key(MODEL, ON_META)
+    keys = [same, record_key(MODEL, ON_META, {"norm_eps": 1}), record_key(MODEL, ON_META, {}, MODEL)]
+    keys += [record_key(msgspec.structs.replace(MODEL, **{name: value}), ON_META) for name, value in DECIDES.items()]
+    keys += [record_key(MODEL, msgspec.structs.replace(ON_META, **{name: value})) for name, value in OTHER_REQUESTS.items()]
 
     assert None not in keys
     assert len(set(keys)) == len(keys)
-    assert {*OTHER_MODELS, "trace"} == set(LoadedModel.__struct_fields__)
+    assert {record_key(msgspec.structs.replace(MODEL, **{name: value}), ON_META) for name, value in DESCRIBES.items()} == {same}
+    assert {*DECIDES, *DESCRIBES, "trace"} == set(LoadedModel.__struct_fields__)
     assert set(OTHER_REQUESTS) == set(Request.__struct_fields__)
-    assert record_key(MODEL, ON_META, {}) == keys[0]
 
 
 def test_the_key_changes_with_the_accelerators_where_auto_would_take_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` is meta without a GPU: a record made so is none of a machine, or of a setting, that has one."""
     auto = Request(device="auto")
-    before = record_key(MODEL, auto, {}), record_key(MODEL, ON_META, {})
+    before = record_key(MODEL, auto), record_key(MODEL, ON_META)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
 
-    assert record_key(MODEL, auto, {}) != before[0]
-    assert record_key(MODEL, ON_META, {}) == before[1]
+    assert record_key(MODEL, auto) != before[0]
+    assert record_key(MODEL, ON_META) == before[1]
 
 
 def test_the_key_changes_when_code_is_edited_or_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,25 +122,31 @@ def test_the_key_changes_when_code_is_edited_or_upgraded(tmp_path: Path, monkeyp
     block = tmp_path / "diffusers" / "models" / "block.py"
     block.parent.mkdir(parents=True)
     block.write_text("a = 1\n")
-    keys = [record_key(MODEL, ON_META, {})]
+    keys = [record_key(MODEL, ON_META)]
     spec = type("Spec", (), {"origin": str(tmp_path / "diffusers" / "__init__.py")})
     monkeypatch.setattr("unetinspect.cache.find_spec", lambda name: spec)
-    keys.append(record_key(MODEL, ON_META, {}))
+    keys.append(record_key(MODEL, ON_META))
     block.write_text("a = 12\n")
-    keys.append(record_key(MODEL, ON_META, {}))
+    keys.append(record_key(MODEL, ON_META))
     torch = type("Torch", (), {"version": "9.9", "read_text": lambda self, name: ""})()
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: torch)
-    keys.append(record_key(MODEL, ON_META, {}))
+    keys.append(record_key(MODEL, ON_META))
 
     assert None not in keys
     assert len(set(keys)) == 4
 
 
-def test_what_cannot_be_written_down_is_not_kept(kept: RecordCache) -> None:
-    """A config given in Python may hold an object: it has no key, and is traced each time."""
-    model = msgspec.structs.replace(MODEL, config={**CONDITION, "unknown": object()})
+def test_what_cannot_be_written_down_is_not_kept() -> None:
+    """A config given in Python may hold a number that Python does not write: it has no key, and is traced each time."""
+    assert record_key(msgspec.structs.replace(MODEL, config={**CONDITION, "norm_eps": 10**5000}), ON_META) is None
+    assert record_key(msgspec.structs.replace(MODEL, config={**CONDITION, "unknown": object()}), ON_META) == record_key(MODEL, ON_META)
 
-    assert record_key(model, ON_META, {}) is None
+
+def test_no_number_and_no_value_are_two_keys() -> None:
+    """JSON would write NaN as null."""
+    odd, none = (msgspec.structs.replace(MODEL, config={**CONDITION, "norm_num_groups": value}) for value in (float("nan"), None))
+
+    assert record_key(odd, ON_META) != record_key(none, ON_META)
 
 
 def test_nothing_is_taken_from_files_once_diffusers_is_imported() -> None:
@@ -164,9 +177,11 @@ def test_a_damaged_entry_is_traced_again_and_written_anew(damage: str, kept: Rec
     """Whatever the file holds: no error, the right record, and the next run finds it whole."""
     model = msgspec.structs.replace(MODEL, config=PLAIN)
     record = Recorder(kept, model).record(ON_META)
-    (path,) = kept.folder.iterdir()
-    path.write_bytes(damages(path.read_bytes())[damage])
+    paths = sorted(kept.folder.iterdir(), key=lambda path: path.stat().st_size)  # the keys of the class, the record
+    for path in paths:
+        path.write_bytes(damages(path.read_bytes())[damage])
 
+    assert len(paths) == 2
     assert kept.get(path.name.partition(".")[0]) is None
     assert not path.exists()
     assert Recorder(kept, model).record(ON_META) == record

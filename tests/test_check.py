@@ -20,7 +20,7 @@ from unetinspect.cache import Recorder
 from unetinspect.checking import check_model
 from unetinspect.errors import UsageError
 from unetinspect.expectations import find_expected, unmet
-from unetinspect.record import Envelope, Source
+from unetinspect.record import Source
 from unetinspect.request import make_request
 from unetinspect.source.base import LoadedModel
 
@@ -31,7 +31,7 @@ THREE_LEVELS = plain(
 )
 
 
-def checked(config: dict[str, Any], *sizes: Any, expected: dict[str, Any] | None = None, vae_scale: int | None = None) -> Envelope:
+def checked(config: dict[str, Any], *sizes: Any, expected: dict[str, Any] | None = None, vae_scale: int | None = None) -> Any:
     """Check a config on meta at some sample sizes."""
     model = LoadedModel(name="small", config=config, source=Source(kind="dict", location="small"), vae_scale_factor=vae_scale)
     requests = [make_request(latent=size, device="meta") for size in sizes]
@@ -71,7 +71,7 @@ def test_a_size_that_fails_is_told_with_place_shapes_and_neighbours() -> None:
     assert [near.sample_size for near in size.nearest] == [(16, 16), (20, 16)]
     assert [near.image_size for near in size.nearest] == [(128, 128), (160, 128)]
     assert runs_on_cpu(THREE_LEVELS, (18, 16)) is None
-    assert all(near.sample_size and runs_on_cpu(THREE_LEVELS, near.sample_size[:2]) == near.sample_size for near in size.nearest)  # type: ignore[arg-type]
+    assert all(near.sample_size and runs_on_cpu(THREE_LEVELS, near.sample_size[:2]) == near.sample_size for near in size.nearest)
     assert (finding.about, finding.kind, finding.where) == ("size", "fails", ("up_blocks.1",))
     assert finding.advice == "the nearest sizes that do: image 128 (sample 16) or image 160x128 (sample 20x16)"
 

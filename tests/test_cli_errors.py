@@ -38,7 +38,7 @@ SUPPORTED = (
             ),
         ),
         (["trace", "--rez", "5"], 2, "No such option: --rez", "did you mean --res? `unetinspect trace --help` lists what it takes"),
-        (["trace", "sd15", "sdxl"], 2, "Got unexpected extra argument(s) (sdxl)", "`unetinspect trace --help` lists what it takes"),
+        (["skips", "sd15", "sdxl"], 2, "Got unexpected extra argument(s) (sdxl)", "`unetinspect skips --help` lists what it takes"),
         (
             ["trace", "--res", "100"],
             2,

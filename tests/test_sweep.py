@@ -156,7 +156,7 @@ def test_a_recorder_shares_what_it_keeps_with_trace(tmp_path: Path) -> None:
     kept = RecordCache(tmp_path)
     points, last = sweep(Recorder(kept, model_of(CONDITION)), ON_META, latent=[(8, 8)])
 
-    assert kept.info().records == len(points) == 1
+    assert kept.info().records == len(points) + 1 == 2  # and the class's keys
     assert Recorder(kept, model_of(CONDITION)).record(make_request(latent=8, device="meta")) == last
     with pytest.raises(UsageError):
         Tracer(model_of(CONDITION), {}).trace(make_request(frames=2, device="meta"))

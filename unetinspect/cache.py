@@ -288,7 +288,7 @@ def _decides(model: LoadedModel, config: ResolvedConfig) -> tuple[Any, ...]:
     """Return what of a model decides a pass. A checkpoint is held against the UNet, and a note says its name."""
     weights = model.weights
     verified = None if weights is None else (model.name, weights.header, weights.checkpoint, bool(config.overridden))
-    return config.class_name, config.values, model.vae_scale_factor, model.medium, verified
+    return config.class_name, config.values, model.vae_scale_factor, model.medium or config.medium, verified
 
 
 def _key(decides: Any, code: str | None) -> str | None:

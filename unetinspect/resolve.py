@@ -18,6 +18,7 @@ from unetinspect.config_types import wrong_types
 from unetinspect.errors import ConfigError, UsageError, nearest_names
 from unetinspect.inputs import Builder, builder_for, supported_classes
 from unetinspect.inputs.base import Adapted
+from unetinspect.record import Medium
 
 
 class ConfigClass(Struct, frozen=True, kw_only=True):
@@ -26,12 +27,14 @@ class ConfigClass(Struct, frozen=True, kw_only=True):
     Attributes:
         name: The diffusers class.
         module: Where it is imported from.
+        medium: What its pixels make up, where nothing else is known of the model.
         keys: Its config keys, each with its default, in the order of its constructor.
         adapts: Whether its builder may put another config in the place of the one that was given.
     """
 
     name: str
     module: str
+    medium: Medium
     keys: dict[str, Any]
     adapts: bool
 
@@ -47,6 +50,7 @@ class ResolvedConfig(NamedTuple):
         overridden: The keys that the caller overrode.
         notes: What was changed in it so that diffusers can run it.
         module: Where the class is imported from.
+        medium: What the pixels of the class make up.
     """
 
     class_name: str
@@ -56,6 +60,7 @@ class ResolvedConfig(NamedTuple):
     overridden: tuple[str, ...]
     notes: tuple[str, ...] = ()
     module: str = "diffusers"
+    medium: Medium = "image"
 
 
 def config_class(class_name: Any) -> ConfigClass:
@@ -69,6 +74,7 @@ def config_class(class_name: Any) -> ConfigClass:
     return ConfigClass(
         name=class_name,
         module=builder.module,
+        medium=builder.medium,
         keys={parameter.name: _plain(parameter.default) for parameter in parameters},
         adapts=type(builder).adapted is not Builder.adapted,
     )
@@ -95,7 +101,8 @@ def resolve_config(
     of = class_of(config.get("_class_name"))
     _check_overrides(of, overrides)
     adapted = builder_for(of.name).adapted(config) if adapt and of.adapts else Adapted(config)
-    of = class_of(adapted.config["_class_name"])
+    if adapted.config["_class_name"] != of.name:
+        of = class_of(adapted.config["_class_name"])
     return ResolvedConfig(
         class_name=of.name,
         values={key: _plain(adapted.config.get(key, default)) for key, default in of.keys.items()},
@@ -104,6 +111,7 @@ def resolve_config(
         overridden=tuple(overrides),
         notes=adapted.notes,
         module=of.module,
+        medium=of.medium,
     )
 
 
