@@ -1,0 +1,239 @@
+"""Several MODELs from one process, and the UNets of a folder: each answer is the one that it is alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jq
+import pytest
+
+from tests.schema import assert_fits_the_schema
+from tests.tiny import CONDITION, PLAIN, condition, traced
+from unetinspect.source import search
+
+ON_META = ("--device", "meta")
+BAD = condition(norm_num_groups=7)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small configs, in which the commands run."""
+    monkeypatch.chdir(tmp_path)
+    for name, config in {"unet": CONDITION, "plain": PLAIN, "bad": BAD}.items():
+        Path(f"{name}.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [("trace",), ("sweep", "--latent", "8,16"), ("check", "--latent", "15,16")], ids=lambda words: words[0])
+def test_tables_and_documents_stand_one_after_another(cli: Any, command: tuple[str, ...]) -> None:
+    """Each as it is for one alone: tables with an empty line between them, JSON as a stream that `jq` reads."""
+    first, *options = (*command, *ON_META)
+    for form, between in (("table", "\n"), ("md", "\n"), ("json", "")):
+        alone = [cli(first, name, *options, "--format", form)[:2] for name in ("unet.json", "plain.json")]
+        code, out, err = cli(first, "unet.json", "plain.json", *options, "--format", form)
+
+        assert out == between.join(text for _, text in alone)
+        assert (code, err) == (max(one for one, _ in alone), "")
+    documents = jq.compile(".").input_text(out).all()
+    assert [document["model"]["class_name"] for document in documents] == ["UNet2DConditionModel", "UNet2DModel"]
+    for document in documents:
+        assert_fits_the_schema(document)
+
+
+@pytest.mark.parametrize(("form", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_csv_is_one_table_with_a_column_for_the_model(cli: Any, form: str, delimiter: str) -> None:
+    """One header, and a row is that of the model alone with its name before it; of one model there is no such column."""
+    options = (*ON_META, "--format", form)
+    rows = list(csv.DictReader(io.StringIO(cli("trace", "unet.json", "plain.json", *options)[1]), delimiter=delimiter))
+    alone = [
+        list(csv.DictReader(io.StringIO(cli("trace", name, *options)[1]), delimiter=delimiter)) for name in ("unet.json", "plain.json")
+    ]
+
+    assert next(iter(rows[0])) == "model"
+    assert [row.pop("model") for row in rows] == ["unet.json"] * len(alone[0]) + ["plain.json"] * len(alone[1])
+    assert rows == [*alone[0], *alone[1]]
+
+
+def test_a_size_that_fails_leaves_the_columns_of_the_others(cli: Any) -> None:
+    """All of one model fail, and none of the other: nested fields are columns of their own in the one table."""
+    text = cli("sweep", "plain.json", "unet.json", "--latent", "15", *ON_META, "--format", "csv")[1]
+    rows = list(csv.DictReader(io.StringIO(text)))
+
+    assert [(row["model"], bool(row["error"])) for row in rows] == [("plain.json", True), ("unet.json", False)] or all(
+        row["error"] for row in rows
+    )
+    assert len({len(row) for row in csv.reader(io.StringIO(text))}) == 1
+
+
+def test_one_that_fails_is_told_and_the_others_go_on(cli: Any) -> None:
+    """Its error, under its name, on stderr; the answers of the others; the exit code of the first that failed."""
+    code, out, err = cli("trace", "bad.json", "plain.json", *ON_META, "--json")
+    alone = cli("trace", "bad.json", *ON_META)
+
+    assert code == alone[0] == 2
+    assert out == cli("trace", "plain.json", *ON_META, "--json")[1]
+    assert err == alone[2].replace("error: ", "error: bad.json: ", 1)
+
+
+def test_what_is_found_gives_way_to_what_failed(cli: Any) -> None:
+    """`check` exits with 1 where something was found, and with the code of a failure where one is: a size that is no size of the UNet."""
+    Path("lost.json").write_text(json.dumps({"_class_name": "NoSuchUNet"}))
+    found = cli("check", "plain.json", "unet.json", "--latent", "15", *ON_META)
+    failed = cli("check", "plain.json", "lost.json", "unet.json", "--latent", "15", *ON_META)
+
+    assert (found[0], failed[0]) == (1, 2)
+    assert failed[1] == found[1]
+    assert failed[2].startswith("error: lost.json: NoSuchUNet is not a UNet class that can be traced\nhint: ")
+
+
+@pytest.mark.parametrize("command", ["trace", "sweep", "check"])
+def test_names_are_read_before_the_first_takes_its_time(cli: Any, command: str) -> None:
+    """A typing error ends the command at once, with the error that it gets alone."""
+    code, out, err = cli(command, "plain.json", "sdlx", *ON_META)
+
+    assert (code, out) == (3, "")
+    assert err == cli(command, "sdlx")[2]
+
+
+def test_standard_input_is_one_of_them_at_most(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read once."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(PLAIN)))
+    assert cli("trace", "-", "plain.json", "-") == (
+        2,
+        "",
+        "error: standard input can be read once, and 2 models are -\nhint: save it to a file, and name that\n",
+    )
+    assert cli("trace", "plain.json", "-", *ON_META, "--json")[0] == 0
+
+
+def test_a_file_holds_all_answers_or_stays_as_it_was(cli: Any) -> None:
+    """-o is written once, at the end: what stdout would have had; where nothing is answered, it is not touched."""
+    for form in ("table", "json", "csv"):
+        printed = cli("trace", "unet.json", "bad.json", "plain.json", *ON_META, "--format", form)
+        written = cli("trace", "unet.json", "bad.json", "plain.json", *ON_META, "--format", form, "-o", "out")
+
+        assert written == (2, "", printed[2])
+        assert Path("out").read_text() == printed[1]
+    Path("out").write_text("mine")
+    cli("trace", "bad.json", "bad.json", *ON_META, "-o", "out")
+    assert Path("out").read_text() == "mine"
+
+
+def test_notes_say_which_model_they_are_about(cli: Any) -> None:
+    """Under the name, or under what was typed where two have one name; a model alone has its notes as ever."""
+    for run in ("a", "b"):
+        Path(run, "unet").mkdir(parents=True)
+        Path(run, "unet", "config.json").write_text(json.dumps({**PLAIN, "decay": 0.9}))
+        Path(f"{run}.json").write_text(json.dumps({**PLAIN, "decay": 0.9}))
+    note = "ignored, because UNet2DModel does not know them: decay"
+
+    assert cli("trace", "a.json", "b.json", *ON_META)[2] == f"note: a.json: {note}\nnote: b.json: {note}\n"
+    assert cli("trace", "a", "a/unet", *ON_META)[2] == f"note: a: {note}\nnote: a/unet: {note}\n"
+    assert cli("trace", "a", *ON_META)[2] == f"note: {note}\n"
+
+
+def found_in(cli: Any, *places: str) -> tuple[list[str], str]:
+    """Return the paths that `models --from` lists, and what it says on stderr."""
+    options = [word for place in places for word in ("--from", place)]
+    code, out, err = cli("models", *options, "--json")
+    document = json.loads(out)
+
+    assert code == 0
+    assert_fits_the_schema(document)
+    return [model["path"] for model in document["models"]], err
+
+
+@pytest.fixture
+def runs(folder: Path) -> Path:
+    """Training runs: good configs, bad ones, ones of other models, links in circles."""
+    top = folder / "runs"
+    for place, text in {
+        "one/unet/config.json": json.dumps(CONDITION),
+        "one/vae/config.json": json.dumps({"_class_name": "AutoencoderKL", "block_out_channels": [8, 8]}),
+        "one/model_index.json": json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}),
+        "one/text_encoder/config.json": json.dumps({"architectures": ["CLIPTextModel"]}),
+        "two/config.json": json.dumps(PLAIN),
+        "two/train.yaml": "lr: 1e-4\nunet: {_class_name: UNet2DModel}\n",
+        "three/mine.yaml": "\n".join(f"{key}: {json.dumps(value)}" for key, value in PLAIN.items()),
+        "three/deep/er/config.json": json.dumps(BAD),
+        "three/broken/config.json": '{"_class_name": "UNet2DModel",',
+        ".hidden/config.json": json.dumps(PLAIN),
+    }.items():
+        path = top / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (top / "one" / "again").symlink_to(top)
+    (top / "two" / "unet").symlink_to(top / "two")
+    (top / "latest.yaml").symlink_to(top / "three" / "mine.yaml")
+    (top / "gone.yaml").symlink_to(top / "nowhere")
+    os.mkfifo(top / "three" / "config.json")
+    return top
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_folder_is_tabled_with_what_its_records_say(cli: Any) -> None:
+    """Every config of a UNet, by class and path; what cannot be traced, or read, is told on stderr; other files are passed over."""
+    paths, err = found_in(cli, "runs")
+
+    assert paths == ["runs/one/unet/config.json", "runs/latest.yaml", "runs/three/mine.yaml", "runs/two/config.json"]
+    assert "note: runs/three/broken/config.json is not valid JSON" in err
+    assert "note: runs/three/deep/er/config.json: not traced: er is no UNet2DConditionModel" in err
+    assert err.count("note: ") == 2
+
+    record = traced("conditioned")
+    first = json.loads(cli("models", "--from", "runs", "--json", "-q")[1])["models"][0]
+    assert (first["params"], first["macs"]) == (record.totals.params, record.totals.macs)
+    assert (first["attention_layers"], first["skips"]) == (len(record.attentions), len(record.skips))
+    assert (first["sample_size"], first["forward_batch"]) == ([16, 16], 2)
+    assert "4 models" in cli("models", "--from", "runs", "-q")[1]
+
+
+@pytest.mark.usefixtures("runs")
+def test_globs_files_and_several_folders(cli: Any) -> None:
+    """A glob names folders or files; a config that is found twice is listed once."""
+    assert found_in(cli, "runs/*/unet")[0] == ["runs/one/unet/config.json", "runs/two/unet/config.json"]
+    assert found_in(cli, "runs/t*/*.yaml")[0] == ["runs/three/mine.yaml"]
+    assert found_in(cli, "runs/**/mine.yaml", "runs/three/mine.yaml", "runs/two")[0] == ["runs/three/mine.yaml", "runs/two/config.json"]
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_search_ends_and_says_where(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that lie too deep and files beyond a number are not searched, and that is said."""
+    monkeypatch.setattr(search, "MAX_DEPTH", 1)
+    paths, err = found_in(cli, "runs")
+    assert "runs/one/unet/config.json" not in paths
+    assert "note: folders more than 1 level down were not searched" in err
+    monkeypatch.setattr(search, "MAX_FILES", 3)
+    assert "note: runs has more than 3 files: the rest was not searched" in found_in(cli, "runs")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (["--from", "nowhere"], 3, "there is no file or folder nowhere"),
+        (["--from", "."], 3, "found no UNet config in ."),
+        (["--from", "x*"], 3, "found no UNet config in x*"),
+        (["--from", ".", "--classes"], 2, "--from and --classes contradict each other"),
+    ],
+    ids=["no folder", "no config", "no match", "both"],
+)
+def test_nothing_to_list_is_an_error(cli: Any, arguments: list[str], code: int, error: str) -> None:
+    """One sentence and its hint: `unet.json` is no `config.json`."""
+    found = cli("models", *arguments)
+
+    assert found[:2] == (code, "")
+    assert found[2].splitlines()[0] == f"error: {error}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_noted(cli: Any, runs: Path) -> None:
+    """A file without permission gets a note, and the others are listed."""
+    (runs / "two" / "config.json").chmod(0)
+
+    assert "runs/two/config.json cannot be read: permission denied" in found_in(cli, "runs")[1]
