@@ -14,7 +14,7 @@ import jq
 import pytest
 
 from tests.schema import assert_fits_the_schema
-from tests.tiny import CONDITION, PLAIN, condition, traced
+from tests.tiny import CONDITION, KINDS, PLAIN, condition, traced
 from unetinspect.source import search
 
 ON_META = ("--device", "meta")
@@ -62,12 +62,14 @@ def test_csv_is_one_table_with_a_column_for_the_model(cli: Any, form: str, delim
 
 def test_a_size_that_fails_leaves_the_columns_of_the_others(cli: Any) -> None:
     """All of one model fail, and none of the other: nested fields are columns of their own in the one table."""
-    text = cli("sweep", "plain.json", "unet.json", "--latent", "15", *ON_META, "--format", "csv")[1]
+    Path("flat.json").write_text(json.dumps(KINDS["plain-one-block"]))
+    text = cli("sweep", "plain.json", "flat.json", "--latent", "15", *ON_META, "--format", "csv")[1]
     rows = list(csv.DictReader(io.StringIO(text)))
 
-    assert [(row["model"], bool(row["error"])) for row in rows] == [("plain.json", True), ("unet.json", False)] or all(
-        row["error"] for row in rows
-    )
+    assert [(row["model"], bool(row["error"]), bool(row["macs_by_kind.conv"])) for row in rows] == [
+        ("plain.json", True, False),
+        ("flat.json", False, True),
+    ]
     assert len({len(row) for row in csv.reader(io.StringIO(text))}) == 1
 
 
@@ -183,7 +185,11 @@ def test_a_folder_is_tabled_with_what_its_records_say(cli: Any) -> None:
 
     assert paths == ["runs/one/unet/config.json", "runs/latest.yaml", "runs/three/mine.yaml", "runs/two/config.json"]
     assert "note: runs/three/broken/config.json is not valid JSON" in err
-    assert "note: runs/three/deep/er/config.json: not traced: er is no UNet2DConditionModel" in err
+    assert (
+        "note: runs/three/deep/er/config.json: not traced: er is no UNet2DConditionModel that diffusers can build or run, for this mistake"
+        in err
+    )
+    assert "block_out_channels holds 32, 64, which norm_num_groups 7 does not divide\n" in err
     assert err.count("note: ") == 2
 
     record = traced("conditioned")
@@ -208,7 +214,7 @@ def test_a_search_ends_and_says_where(cli: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(search, "MAX_DEPTH", 1)
     paths, err = found_in(cli, "runs")
     assert "runs/one/unet/config.json" not in paths
-    assert "note: folders more than 1 level down were not searched" in err
+    assert "note: not searched: folders deeper than 1 level (in 3 folders, such as runs/" in err
     monkeypatch.setattr(search, "MAX_FILES", 3)
     assert "note: runs has more than 3 files: the rest was not searched" in found_in(cli, "runs")[1]
 

@@ -241,7 +241,7 @@ def traced_in(places: Sequence[str], output: Output, *, cache: bool) -> list[tup
         return 0
 
     def failed(path: str, error: UnetInspectError) -> int:
-        output.note(f"{path}: not traced: {error.message}")
+        output.note(f"{path}: not traced: {' '.join(error.message.split())}")
         return 0
 
     answer_each(list(models.items()), output, answer, failed=failed)

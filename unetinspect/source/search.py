@@ -80,9 +80,8 @@ def _in_folder(top: Path, note: Callable[[str], None]) -> Iterator[Path]:
         paths = (Path(folder, name) for name in files if _CONFIG.fullmatch(name))
         yield from (path for path in paths if path.is_file())  # no pipe, which would be waited for
     if too_deep:
-        note(
-            f"folders more than {MAX_DEPTH} levels down were not searched: those in {plural(len(too_deep), 'folder')} such as {too_deep[0]}"
-        )
+        where = f"in {plural(len(too_deep), 'folder')}, such as {too_deep[0]}"
+        note(f"not searched: folders deeper than {plural(MAX_DEPTH, 'level')} ({where})")
 
 
 def _names_a_unet(path: Path) -> bool:
