@@ -109,7 +109,7 @@ def test_standard_input_is_one_of_them_at_most(cli: Any, monkeypatch: pytest.Mon
     assert cli("trace", "-", "plain.json", "-") == (
         2,
         "",
-        "error: standard input can be read once, and 2 models are -\nhint: save it to a file, and name that\n",
+        "error: standard input is given for 2 models, and can be read only once\nhint: save it to a file, and give that\n",
     )
     assert cli("trace", "plain.json", "-", *ON_META, "--json")[0] == 0
 

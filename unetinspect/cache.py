@@ -297,7 +297,7 @@ def _key(decides: Any, code: str | None) -> str | None:
         return None
     try:
         return sha256(repr((__version__, code, decides)).encode()).hexdigest()
-    except ValueError:  # a whole number of more digits than Python writes
+    except (ValueError, RecursionError):  # a whole number of more digits than Python writes, lists in lists in lists
         return None
 
 

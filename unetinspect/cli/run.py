@@ -36,7 +36,9 @@ def answer_models(options: ModelOptions, more: Sequence[str] | None, output: Out
     """
     names = [options.model, *(more or ())]
     if names.count("-") > 1:
-        raise UsageError(f"standard input can be read once, and {names.count('-')} models are -", hint="save it to a file, and name that")
+        raise UsageError(
+            f"standard input is given for {names.count('-')} models, and can be read only once", hint="save it to a file, and give that"
+        )
     models = [_read(options, name) for name in names]
     if len(models) == 1:
         output.note(*models[0].notes)
