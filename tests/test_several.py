@@ -225,9 +225,10 @@ def test_a_search_ends_and_says_where(cli: Any, monkeypatch: pytest.MonkeyPatch)
         (["--from", "nowhere"], 3, "there is no file or folder nowhere"),
         (["--from", "."], 3, "found no UNet config in ."),
         (["--from", "x*"], 3, "found no UNet config in x*"),
+        (["--from", f"*/{'x' * 300}"], 3, f"found no UNet config in */{'x' * 300}"),
         (["--from", ".", "--classes"], 2, "--from and --classes contradict each other"),
     ],
-    ids=["no folder", "no config", "no match", "both"],
+    ids=["no folder", "no config", "no match", "too long", "both"],
 )
 def test_nothing_to_list_is_an_error(cli: Any, arguments: list[str], code: int, error: str) -> None:
     """One sentence and its hint: `unet.json` is no `config.json`."""
@@ -235,6 +236,14 @@ def test_nothing_to_list_is_an_error(cli: Any, arguments: list[str], code: int, 
 
     assert found[:2] == (code, "")
     assert found[2].splitlines()[0] == f"error: {error}"
+
+
+def test_a_glob_that_is_none_is_an_error(cli: Any) -> None:
+    """Older versions of Python refuse such a pattern, and newer ones match nothing with it."""
+    code, out, err = cli("models", "--from", "x**y")
+
+    assert (code, out) == (3, "")
+    assert err.startswith("error: ")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

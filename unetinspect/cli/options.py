@@ -15,7 +15,7 @@ _SIZE, _PLUGS, _RUN, _MODEL, _OUTPUT = "Size and batch", "Added to the pass", "D
 
 More = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[MODEL]...", help="More models, answered one after another: one JSON document each; CSV gets a column model."),
+    typer.Argument(metavar="MODEL", help="More models, answered one after another: one JSON document each; CSV gets a column model."),
 ]
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from unetinspect.cli.options import ModelOptions, OutputOptions, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import configured, ignored_keys, traced_in
+from unetinspect.cli.run import configured, ignored_keys, trace_found
 from unetinspect.errors import UsageError
 from unetinspect.record import SCHEMA, Envelope, ModelInfo
 
@@ -52,8 +52,9 @@ def models(
     if places and classes:
         raise UsageError("--from and --classes contradict each other", hint="give one of them")
     if places:
-        rows = (view.found_model(path, record) for path, record in traced_in(places, output, cache=not no_cache))
-        found = sorted(rows, key=lambda row: (row.class_name, row.path))
+        found: list[view.FoundModel] = []
+        trace_found(places, output, lambda path, record: found.append(view.found_model(path, record)), cache=not no_cache)
+        found.sort(key=lambda row: (row.class_name, row.path))
         output.show(view.found_table(found), view.FoundModels(models=tuple(found)))
         return
     entries = tuple(load_catalog().values())

@@ -229,17 +229,17 @@ def _passes(
     return run
 
 
-def traced_in(places: Sequence[str], output: Output, *, cache: bool) -> list[tuple[str, Trace]]:
-    """Return the trace of each UNet whose config is found in folders, with the path of the config; a note says which cannot be traced."""
+def trace_found(places: Sequence[str], output: Output, take: Callable[[str, Trace], None], *, cache: bool) -> None:
+    """Trace each UNet whose config is found in folders; `take` is given the config's path and the trace. A note says which cannot be."""
     from unetinspect.source.search import find_models
 
     models = dict(found for place in places for found in find_models(place, output.note))
     kept = open_cache(wanted=cache)
-    traced: list[tuple[str, Trace]] = []
 
     def answer(path: str, model: LoadedModel) -> int:
         with output.progress() as say:
-            traced.append((path, Recorder(kept, model, say=say).record(make_request())))
+            record = Recorder(kept, model, say=say).record(make_request())
+        take(path, record)
         return 0
 
     def failed(path: str, error: UnetInspectError) -> int:
@@ -247,7 +247,6 @@ def traced_in(places: Sequence[str], output: Output, *, cache: bool) -> list[tup
         return 0
 
     answer_each(list(models.items()), output, answer, failed=failed)
-    return traced
 
 
 def configured(options: ModelOptions, output: Output) -> ModelInfo:

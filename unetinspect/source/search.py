@@ -33,8 +33,12 @@ def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, Load
     Raises:
         SourceError: There is no such folder, or no UNet config in it.
     """
+    try:
+        paths = sorted(set(_candidates(place, note)))
+    except (OSError, ValueError) as error:  # a glob such as "a**b", or with a name that is too long to be one
+        raise SourceError(f"cannot search {place}: {error}", hint="give a folder, or a glob in quotes: --from 'runs/*/unet'") from None
     found = []
-    for path in sorted(set(_candidates(place, note))):
+    for path in paths:
         try:
             if _names_a_unet(path):
                 model = read_path(path)
