@@ -58,9 +58,11 @@ def no_room() -> Iterator[None]:
     """Let this process write no file larger than 256 bytes: in it, as torch takes seconds to import in another."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (256, hard))
+    sys.dont_write_bytecode = True  # Python would keep what fits of a module, and fail on it ever after
     try:
         yield
     finally:
+        sys.dont_write_bytecode = False
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
