@@ -54,7 +54,7 @@ def test_progress_is_shown_on_a_terminal_and_cleared(tmp_path: Path) -> None:
     assert "running tiny at sample 16x16 on meta" in said
     assert "\x1b[2K" in said.rpartition("running tiny")[2]
 
-    assert len(list((tmp_path / "records").iterdir())) == 1
+    assert len(list((tmp_path / "records").iterdir())) == 2  # the record, and the keys of the class
     again, nothing = run_on_terminal(command, tmp_path)
     assert again == out
     assert nothing == ""
