@@ -49,7 +49,8 @@ def _wrong(case: Case, code: int | None, said: str, told: str, made: set[str], f
     loose = [character for character in said + told if (ord(character) < 32 and character not in "\n\t") or 127 <= ord(character) < 160]
     asked_for = any(word.startswith(("-o", "--output")) for word in case.arguments)
     is_error = code is None or code >= 2
-    several = case.arguments[0] in ("trace", "sweep", "check")  # of several models, one may fail and the others be answered
+    # Of several models, one may fail, and the answers for the others are written.
+    others_answered = asked_for and case.arguments[0] in ("trace", "sweep", "check")
     findings = {
         f"exit code {code}": code not in _CODES,
         "a traceback on stderr": "Traceback (most recent call last)" in told,
@@ -57,7 +58,7 @@ def _wrong(case: Case, code: int | None, said: str, told: str, made: set[str], f
         f"exit code {code} without an answer": not is_error and not said and not made and not _overwritten(case, folder),
         f"the control character {ord(loose[0]) if loose else 0:#x} in what is printed": bool(loose),
         f"files left: {min(made, default='')}": bool(made)
-        and ((is_error and not several) or bool(made - {"answer.txt"} and not asked_for)),
+        and ((is_error and not others_answered) or bool(made - {"answer.txt"} and not asked_for)),
     }
     found = next((sentence for sentence, is_so in findings.items() if is_so), None)
     if found is None and not is_error and ("--json" in case.arguments or "--format=json" in case.arguments):
