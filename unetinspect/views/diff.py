@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from unetinspect.record.diff import ConfigDiff, Diff, DiffSide, InputDiff, NameCounts
 from unetinspect.units import format_count, format_shape, format_si, format_size, plural
@@ -30,8 +32,7 @@ _WIDEST_NAME = 18
 _MOST_NAMES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """A part of the answer.
 
     Attributes:

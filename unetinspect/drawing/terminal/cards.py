@@ -9,7 +9,6 @@ from typing import Literal
 
 from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Layer, Outline, Side, mark_text
-from unetinspect.drawing.terminal.canvas import cells
 from unetinspect.drawing.words import (
     Link,
     below,
@@ -21,6 +20,7 @@ from unetinspect.drawing.words import (
     step_text,
     way_text,
 )
+from unetinspect.terminal import cells
 from unetinspect.units import format_shape
 
 

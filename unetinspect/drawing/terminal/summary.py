@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-from unetinspect.drawing.terminal.canvas import cells
 from unetinspect.drawing.terminal.cards import Card, Row
+from unetinspect.terminal import cells
 
 _Piece = tuple[str, str]
 
