@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -112,21 +114,25 @@ def test_the_key_changes_with_the_accelerators_where_auto_would_take_one(monkeyp
 
 def test_the_key_changes_when_code_is_edited_or_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """People edit diffusers where it is installed: a file that changed, or another torch, is another key."""
-    block = tmp_path / "diffusers" / "models" / "block.py"
-    block.parent.mkdir(parents=True)
-    block.write_text("a = 1\n")
+    files = [tmp_path / name for name in ("diffusers/models/block.py", "torch/version.py", "torch-9.dist-info/RECORD")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("a = 1\n")
+    spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "unetinspect.cache.find_spec",
+        lambda name: spec(name) if name == "unetinspect" else SimpleNamespace(origin=str(tmp_path / name / "__init__.py")),
+    )
     keys = [record_key(MODEL, ON_META, {})]
-    spec = type("Spec", (), {"origin": str(tmp_path / "diffusers" / "__init__.py")})
-    monkeypatch.setattr("unetinspect.cache.find_spec", lambda name: spec)
-    keys.append(record_key(MODEL, ON_META, {}))
-    block.write_text("a = 12\n")
-    keys.append(record_key(MODEL, ON_META, {}))
-    torch = type("Torch", (), {"version": "9.9", "read_text": lambda self, name: ""})()
-    monkeypatch.setattr("importlib.metadata.distribution", lambda name: torch)
-    keys.append(record_key(MODEL, ON_META, {}))
+    for file in files:
+        file.write_text("a = 12\n")
+        keys.append(record_key(MODEL, ON_META, {}))
 
     assert None not in keys
     assert len(set(keys)) == 4
+    assert record_key(MODEL, ON_META, {}) == keys[-1]
+    files[1].unlink()
+    assert code_state() is None
 
 
 def test_what_cannot_be_written_down_is_not_kept(kept: RecordCache) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 64 * 2**20
 _LOCATION = "UNETINSPECT_CACHE"
 _SUFFIX = ".json.gz"
+_State = tuple[str, int, int]  # path, size and time of a file
 
 
 class CacheInfo(Struct, frozen=True, kw_only=True):
@@ -234,35 +235,39 @@ def record_key(
 def code_state() -> list[str] | None:
     """Return what changes with the code that makes a record; None where it cannot be found.
 
-    Of unetinspect and diffusers that is every file, as people edit diffusers where it is installed; of torch its version
-    and the list of its files, which every installer writes.
+    Of unetinspect and diffusers that is every file, as people edit diffusers where it is installed; of torch, whose
+    thousands of files take too long, the one that has its version and the list of its files, which every installer writes.
     """
-    from importlib.metadata import PackageNotFoundError, distribution  # here: it imports half of Python's library
-
-    states = [_state_of_files(name) for name in ("unetinspect", "diffusers")]
+    folders = [_folder_of(name) for name in ("unetinspect", "diffusers", "torch")]
+    if None in folders:
+        return None
+    *edited, torch = filter(None, folders)
     try:
-        torch = distribution("torch")
-    except PackageNotFoundError:
+        installed = [_state(path) for path in (torch / "version.py", *torch.parent.glob("torch-*.dist-info/RECORD"))]
+    except OSError:
         return None
-    return None if None in states else [*map(str, states), torch.version, torch.read_text("RECORD") or ""]
+    return [repr(sorted(found)) for found in (*map(_states, edited), installed)]
 
 
-def _state_of_files(package: str) -> str | None:
-    """Return the path, size and time of each Python file of a package, without importing it."""
+def _folder_of(package: str) -> Path | None:
+    """Return where a package lies, without importing it."""
     spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        return None
-    return repr(sorted(_states(Path(spec.origin).parent)))
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
-def _states(folder: str | Path) -> Iterator[tuple[str, int, int]]:
+def _states(folder: str | Path) -> Iterator[_State]:
+    """Yield the state of every Python file in a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            if entry.name.endswith(".py"):
+                yield _state(entry)
+            elif entry.name != "__pycache__" and entry.is_dir(follow_symlinks=False):
                 yield from _states(entry.path)
-            elif entry.name.endswith(".py"):
-                found = entry.stat()
-                yield entry.path, found.st_size, found.st_mtime_ns
+
+
+def _state(file: os.DirEntry[str] | Path) -> _State:
+    found = file.stat()
+    return os.fspath(file), found.st_size, found.st_mtime_ns
 
 
 def _devices() -> list[str]:
