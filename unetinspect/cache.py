@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from unetinspect.errors import SourceError
 from unetinspect.files import replacing
 from unetinspect.record import Trace
 from unetinspect.request import Request
@@ -74,10 +73,11 @@ class RecordCache:
         """Return the record that is kept under a key; None where there is none, or none that can be read."""
         path = self._path(key)
         try:
-            record = Trace.from_json(gzip.decompress(path.read_bytes()))
+            # No `Trace.from_json`, which looks for contradictions in what others may have written.
+            record = msgspec.json.decode(gzip.decompress(path.read_bytes()), type=Trace)
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, zlib.error, SourceError):  # damaged: it is traced again, and written anew
+        except (OSError, EOFError, zlib.error, UnicodeError, msgspec.MsgspecError):  # damaged: it is traced again, and written anew
             with suppress(OSError):
                 path.unlink()
             return None
