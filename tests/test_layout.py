@@ -20,7 +20,7 @@ from unetinspect.record import Trace
 from unetinspect.views.attention import attention_table
 from unetinspect.views.config import config_table
 from unetinspect.views.inputs import inputs_table
-from unetinspect.views.layout import GAP, Layout, broken, fit, wrap_cell
+from unetinspect.views.layout import GAP, Layout, fit, wrap_cell, wrap_lines
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
 from unetinspect.views.skips import skips_table
 from unetinspect.views.stages import stages_table
@@ -113,7 +113,7 @@ def test_a_table_is_drawn_as_rich_draws_it(view: str, width: int | None, unicode
         table = replace(VIEWS[view](record), above=(), below=())
         text, _ = render_table(table, Screen(width=width, unicode=unicode))
 
-        assert text.splitlines() == drawn_by_rich(broken(fit(table, width), width), unicode=unicode)
+        assert text.splitlines() == drawn_by_rich(wrap_lines(fit(table, width), width), unicode=unicode)
 
 
 def drawn_by_rich(layout: Layout, *, unicode: bool) -> list[str]:

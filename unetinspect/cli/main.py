@@ -80,7 +80,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for _name, (_panel, _, _line) in COMMANDS.items():
+for _name, (_panel, _, _line) in COMMANDS.items():  # to be listed; `_Commands` puts what runs in their place
     app.command(_name, help=_line, rich_help_panel=_panel)(lambda: None)
 
 

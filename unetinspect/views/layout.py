@@ -55,7 +55,7 @@ def fit(table: Table, width: int | None, *, shorten: bool = True) -> Layout:
     return _shortened(full, width) if shorten and least_width(full) > width else full
 
 
-def broken(layout: Layout, width: int | None) -> Layout:
+def wrap_lines(layout: Layout, width: int | None) -> Layout:
     """Break the texts of columns that may wrap to what `width` leaves them; what does not fit follows in lines of its own."""
     wrapping = [place for place, column in enumerate(layout.columns) if column.wrap]
     if width is None or not wrapping or _with_gaps(widths(layout)) <= width:

@@ -11,7 +11,7 @@ from typing import Any
 
 from unetinspect.terminal import cells, paint
 from unetinspect.units import visible
-from unetinspect.views.layout import GAP, Layout, broken, fit, widths
+from unetinspect.views.layout import GAP, Layout, fit, widths, wrap_lines
 from unetinspect.views.table import Table, flat_fields
 
 _LABEL = re.compile(r"\w+: {2,}|\w{6}: | +")
@@ -86,7 +86,7 @@ def _wrapped(lines: Any, width: int | None) -> list[str]:
 
 def _draw(layout: Layout, screen: Screen) -> str:
     style = paint if screen.color else lambda text, _: text
-    layout = broken(layout, screen.width)
+    layout = wrap_lines(layout, screen.width)
     rooms = widths(layout)
     lines = [style(_aligned([column.header for column in layout.columns], layout, rooms), "name")]
     lines.append(("─" if screen.unicode else "-") * (sum(rooms) + GAP * (len(rooms) - 1)))
