@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 # The tests share out among the cores; one worker per core, two at most: each holds its own torch.
 WORKERS ?= 2
 
-.PHONY: demo test lint format docs benchmark benchmark-gpu clean
+.PHONY: demo test lint format docs catalog benchmark benchmark-gpu clean
 
 demo: .venv/installed
 	.venv/bin/unetinspect trace sd15 --device meta --offline
@@ -25,6 +25,10 @@ format: .venv/lint-installed
 docs: .venv/tests-installed
 	.venv/bin/python docs/pictures.py
 	CI=1 .venv/bin/python -m pytest --quiet tests/test_docs.py --update-golden
+
+# What the program reads of configs/*.yaml.
+catalog: .venv/tests-installed
+	CI=1 .venv/bin/python -m pytest --quiet tests/test_catalog.py -k yaml_files --update-golden
 
 # The other tools get an environment of their own, with transformers: where that is installed, `import diffusers` imports it too.
 benchmark: .venv/installed .venv-benchmark/installed

@@ -63,12 +63,9 @@ def random_options(random: Random) -> tuple[str, list[str]]:
 
 @cache
 def _commands() -> dict[str, Any]:
-    import typer
+    from unetinspect.cli.main import COMMANDS, load_command
 
-    from unetinspect.cli.main import app
-
-    group: Any = typer.main.get_command(app)
-    return dict(group.commands)
+    return {name: load_command(name) for name in COMMANDS}
 
 
 def _argument(parameter: Any, random: Random) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -89,8 +91,8 @@ def test_what_was_kept_is_the_record_itself(kind: str, kept: RecordCache) -> Non
     record = traced(kind)
     kept.put("key", record)
 
-    assert kept.get("key") == record
-    assert kept.get("other") is None
+    assert kept.get(Trace, "key") == record
+    assert kept.get(Trace, "other") is None
 
 
 def test_the_key_holds_every_field_that_decides_a_pass_and_no_other() -> None:
@@ -119,21 +121,25 @@ def test_the_key_changes_with_the_accelerators_where_auto_would_take_one(monkeyp
 
 def test_the_key_changes_when_code_is_edited_or_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """People edit diffusers where it is installed: a file that changed, or another torch, is another key."""
-    block = tmp_path / "diffusers" / "models" / "block.py"
-    block.parent.mkdir(parents=True)
-    block.write_text("a = 1\n")
+    files = [tmp_path / name for name in ("diffusers/models/block.py", "torch/version.py", "torch-9.dist-info/RECORD")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("a = 1\n")
+    spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "unetinspect.cache.find_spec",
+        lambda name: spec(name) if name == "unetinspect" else SimpleNamespace(origin=str(tmp_path / name / "__init__.py")),
+    )
     keys = [record_key(MODEL, ON_META)]
-    spec = type("Spec", (), {"origin": str(tmp_path / "diffusers" / "__init__.py")})
-    monkeypatch.setattr("unetinspect.cache.find_spec", lambda name: spec)
-    keys.append(record_key(MODEL, ON_META))
-    block.write_text("a = 12\n")
-    keys.append(record_key(MODEL, ON_META))
-    torch = type("Torch", (), {"version": "9.9", "read_text": lambda self, name: ""})()
-    monkeypatch.setattr("importlib.metadata.distribution", lambda name: torch)
-    keys.append(record_key(MODEL, ON_META))
+    for file in files:
+        file.write_text("a = 12\n")
+        keys.append(record_key(MODEL, ON_META))
 
     assert None not in keys
     assert len(set(keys)) == 4
+    assert record_key(MODEL, ON_META) == keys[-1]
+    files[1].unlink()
+    assert cache.code_state() is None
 
 
 def test_what_cannot_be_written_down_is_not_kept() -> None:
@@ -182,10 +188,10 @@ def test_a_damaged_entry_is_traced_again_and_written_anew(damage: str, kept: Rec
         path.write_bytes(damages(path.read_bytes())[damage])
 
     assert len(paths) == 2
-    assert kept.get(path.name.partition(".")[0]) is None
+    assert kept.get(Trace, path.name.partition(".")[0]) is None
     assert not path.exists()
     assert Recorder(kept, model).record(ON_META) == record
-    assert kept.get(path.name.partition(".")[0]) == record
+    assert kept.get(Trace, path.name.partition(".")[0]) == record
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -195,7 +201,7 @@ def test_no_bytes_at_all_are_an_error(content: bytes, kept: RecordCache) -> None
     kept.folder.mkdir(parents=True, exist_ok=True)
     (kept.folder / "key.json.gz").write_bytes(content)
 
-    assert kept.get("key") is None
+    assert kept.get(Trace, "key") is None
 
 
 def test_the_longest_unused_go_first_when_room_is_short(tmp_path: Path) -> None:
@@ -209,9 +215,9 @@ def test_the_longest_unused_go_first_when_room_is_short(tmp_path: Path) -> None:
         kept.put(key, record)
         for found in kept.folder.glob(f"{key}.*"):
             os.utime(found, (age, age))
-        kept.get("a")
+        kept.get(Trace, "a")
 
-    assert [kept.get(key) is not None for key in "abc"] == [True, False, True]
+    assert [kept.get(Trace, key) is not None for key in "abc"] == [True, False, True]
     assert kept.info().records == 2
     assert kept.info().bytes <= kept.limit
 
@@ -227,7 +233,7 @@ def test_a_folder_that_cannot_be_used_costs_only_the_trace(obstacle: str, tmp_pa
     kept = RecordCache(folder / "below" if obstacle == "file above" else folder)
     kept.put("key", traced("plain"))
 
-    assert kept.get("key") is None
+    assert kept.get(Trace, "key") is None
     assert kept.info().writable is (obstacle == "folder in the entry's place")
 
 
@@ -250,7 +256,7 @@ def test_runs_at_once_never_see_half_an_entry(kept: RecordCache) -> None:
     kept.put("key", record)
     with ThreadPoolExecutor(8) as pool:
         writes = [pool.submit(kept.put, "key", record) for _ in range(40)]
-        reads = [pool.submit(kept.get, "key") for _ in range(40)]
+        reads = [pool.submit(kept.get, Trace, "key") for _ in range(40)]
         found: list[Trace | None] = [read.result() for read in reads]
         assert [write.result() for write in writes] == [None] * 40
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import yaml
 
 from tests.tiny import traced
-from unetinspect.catalog import find_entry, find_hub_id, load_catalog, nearest_entries
+from unetinspect.catalog import CATALOG, Entry, find_entry, find_hub_id, load_catalog, nearest_entries
 from unetinspect.plan import plan_work
 from unetinspect.request import make_request
 from unetinspect.resolve import resolve_config
 from unetinspect.source import read_model
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = sorted(load_catalog())
 # What is pushed on the way down goes to another UNet, or nowhere.
 WITHOUT_A_WAY_UP = {"controlnet-sd15-canny", "controlnet-canny-sdxl", "hopper-medium-v2-value-function"}
@@ -60,6 +64,18 @@ def test_a_size_in_pixels_is_the_sample_that_the_pipeline_runs(name: str, option
     work = plan_work(read_model(name), config.class_name, config.values, make_request(**options))
 
     assert (work.specs[0].shape or ())[1:] == sample
+
+
+def test_the_catalog_is_what_the_yaml_files_say(request: pytest.FixtureRequest) -> None:
+    """What the program reads holds each of configs/*.yaml, by family and name."""
+    files = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in CONFIGS.glob("*.yaml")}
+    entries = sorted(msgspec.convert(list(files.values()), list[Entry]), key=lambda entry: (entry.family, entry.name))
+    if request.config.getoption("--update-golden"):
+        CATALOG.write_bytes(msgspec.json.Encoder().encode_lines(entries))
+        load_catalog.cache_clear()
+
+    assert files.keys() == {entry.name for entry in entries}
+    assert list(load_catalog().values()) == entries, "configs/*.yaml have changed: run `make catalog`"
 
 
 def test_a_bundled_config_holds_no_private_path() -> None:

@@ -50,6 +50,16 @@ def test_a_comparison_fits_80_columns_whole(a: str, b: str) -> None:
         assert all(value.strip() in text for value in values)
 
 
+def test_escape_sequences_in_a_name_are_shown_and_not_obeyed() -> None:
+    """A name that would clear the screen stands there in letters, in the lines above and at the head of its column."""
+    diff = diff_of("sd15", "bk-sdm-tiny")
+    diff = msgspec.structs.replace(diff, a=msgspec.structs.replace(diff.a, name="\x1b[2Jmine"))
+    text, _ = diff_text(diff, Screen(width=80))
+
+    assert "\x1b" not in text
+    assert text.count("\\x1b[2Jmine") > 1
+
+
 def test_bk_sdm_tiny_shows_at_a_glance_what_was_removed() -> None:
     """The third line names the stages that are gone; the table has a line for each, and one for what is left of the others."""
     text, _ = diff_text(diff_of("sd15", "bk-sdm-tiny"), Screen(width=80))

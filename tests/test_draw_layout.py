@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import cache
 from itertools import combinations, pairwise
 from math import log2
 from typing import get_args
 
 import pytest
+from msgspec.structs import replace
 
 from tests import kinds_other, kinds_plugs, kinds_video
 from tests.drawn import DRAWN, KNOWN

@@ -19,8 +19,9 @@ from unetinspect.drawing.forms import Level
 from unetinspect.drawing.mermaid import mermaid
 from unetinspect.drawing.outline import Outline, mark_text, outline_of
 from unetinspect.drawing.terminal import terminal
-from unetinspect.drawing.terminal.canvas import cells, fold
+from unetinspect.drawing.terminal.canvas import fold
 from unetinspect.record import SkipChange
+from unetinspect.terminal import cells
 
 EVIL = 'a"b]c[d`e--><i>&amp;#35;|x\x1b[31m\ny%%{init}%%é;style a:#b;'
 _SUM = re.compile(r"(\d+) \+ (\d+)(?: = \d+ \(MISMATCH\))? -> (\d+)(?:, (\d+) times)?")

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from tests.test_streams import run, save_trace
 from tests.tiny import PLAIN, traced
+from unetinspect import Trace
 from unetinspect.cache import RecordCache
 from unetinspect.files import write_file
 from unetinspect.record import to_json
@@ -115,14 +116,13 @@ USE_THE_CACHE = """
 import sys
 from pathlib import Path
 from unetinspect import Trace
-from unetinspect import Trace
 from unetinspect.cache import RecordCache
 kept, record = RecordCache(Path("records")), Trace.from_json(Path("saved.json").read_text(encoding="utf-8"))
 for turn in range(60):
     if turn % 6 == int(sys.argv[1]):
         kept.clear()
     kept.put("key", record)
-    found = kept.get("key")
+    found = kept.get(Trace, "key")
     assert found in (None, record)
     print("." if found else "-", end="")
 """
@@ -141,7 +141,7 @@ def test_runs_at_once_share_one_cache(saved: Path) -> None:
     kept = RecordCache(saved.parent / "records")
     assert {path.name for path in kept.folder.iterdir()} <= {"key.json.gz"}
     kept.put("key", traced("plain"))
-    assert kept.get("key") == traced("plain")
+    assert kept.get(Trace, "key") == traced("plain")
 
 
 def test_what_is_no_file_is_written_into_and_not_replaced(tmp_path: Path) -> None:

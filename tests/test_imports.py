@@ -12,6 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "unetinspect"
 HEAVY = ("torch", "diffusers", "huggingface_hub")
+# They take no seconds, but longer than all else that a light command does.
+SLOW = ("rich", "yaml")
 # Left of the record, where torch and diffusers are at work.
 LEFT = (
     *("assemble.py", "build.py", "checking.py", "clock.py", "costs.py", "failures.py", "freeu.py"),
@@ -19,9 +21,9 @@ LEFT = (
 )
 
 
-def imported_after(code: str) -> set[str]:
-    """Run code in a fresh interpreter and return which heavy packages it has imported."""
-    report = f"import sys\n{code}\nprint(*sorted(name for name in {HEAVY} if name in sys.modules), file=sys.stderr)"
+def imported_after(code: str, names: tuple[str, ...] = HEAVY) -> set[str]:
+    """Run code in a fresh interpreter and return which of the modules it has imported."""
+    report = f"import sys\n{code}\nprint(*sorted(name for name in {names} if name in sys.modules), file=sys.stderr)"
     # Without `env` the child would also get what readline, where pytest has loaded it, has put beside Python's os.environ: COLUMNS.
     ran = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ))
     return set(ran.stderr.split())
@@ -48,8 +50,17 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert imported_after(f"{quiet}\nwith redirect_stderr(open(os.devnull, 'w')): main({arguments!r})") == set()
 
 
+def test_a_command_is_imported_when_it_is_named() -> None:
+    """The list of commands needs none of their modules, and a command none but its own."""
+    run = "from unetinspect.cli.main import main\n"
+    modules = ("unetinspect.cli.look", "unetinspect.cli.rest", "unetinspect.record", *SLOW)
+
+    assert imported_after(f"{run}main(['--help'])", modules) == {"rich"}
+    assert imported_after(f"{run}main(['models'])", modules) == {"unetinspect.cli.rest", "unetinspect.record"}
+
+
 def test_a_saved_trace_is_shown_without_torch(tmp_path: Path) -> None:
-    """Right of the record nothing heavy is imported: each view of a saved trace does without."""
+    """Right of the record nothing heavy is imported: each view of a saved trace does without, and draws without Rich."""
     from tests.tiny import traced
 
     path = tmp_path / "saved.json"
@@ -70,7 +81,7 @@ def test_a_saved_trace_is_shown_without_torch(tmp_path: Path) -> None:
     ]
     code = f"from unetinspect.cli.main import main\nfor command in {commands!r}: assert main([*command, {str(path)!r}]) == 0"
 
-    assert imported_after(code) == set()
+    assert imported_after(code, (*HEAVY, *SLOW)) == set()
 
 
 def test_importing_the_package_is_light_and_this_test_can_fail() -> None:

@@ -9,13 +9,18 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from tests.tiny import traced
 from unetinspect.record import Trace
 from unetinspect.views.attention import attention_table
 from unetinspect.views.config import config_table
 from unetinspect.views.inputs import inputs_table
-from unetinspect.views.layout import fit, wrap_cell
+from unetinspect.views.layout import GAP, Layout, fit, wrap_cell, wrap_lines
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
 from unetinspect.views.skips import skips_table
 from unetinspect.views.stages import stages_table
@@ -97,10 +102,37 @@ def test_colour_changes_nothing_but_colour() -> None:
     assert [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", colored).splitlines()] == plain.splitlines()
 
 
+@pytest.mark.parametrize("unicode", [True, False], ids=["unicode", "ascii"])
+@pytest.mark.parametrize("width", [None, 60, 80, 120])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_table_is_drawn_as_rich_draws_it(view: str, width: int | None, unicode: bool) -> None:
+    """Rich judges the columns, what is aligned, and characters that take two columns or none; it would take 30 times as long."""
+    wide = traced("conditioned")
+    wide = replace(wide, model=replace(wide.model, config={**wide.model.config, "模型": "ノイズ除去 é", "act_fn": "실루"}))
+    for record in (traced("sdxl"), wide):
+        table = replace(VIEWS[view](record), above=(), below=())
+        text, _ = render_table(table, Screen(width=width, unicode=unicode))
+
+        assert text.splitlines() == drawn_by_rich(wrap_lines(fit(table, width), width), unicode=unicode)
+
+
+def drawn_by_rich(layout: Layout, *, unicode: bool) -> list[str]:
+    """Draw what was laid out as a table of Rich; a heading takes the place of an empty line."""
+    shape = box.SIMPLE_HEAD if unicode else box.Box("    \n    \n -- \n" + "    \n" * 5, ascii=True)
+    table = RichTable(box=shape, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in layout.columns:
+        table.add_column(Text(column.header), justify="right" if column.right else "left", no_wrap=True)
+    headings = iter([line[0] for line in layout.lines if len(line) < len(layout.columns)])
+    for line in layout.lines:
+        table.add_row(*(map(Text, line) if len(line) == len(layout.columns) else [""]))
+    drawn = io.StringIO()
+    console = Console(file=drawn, width=1000, color_system=None, legacy_windows=False)
+    console.print(table)
+    return [line.rstrip() or next(headings) for line in drawn.getvalue().rstrip("\n").split("\n")]
+
+
 def test_escape_sequences_in_a_config_are_shown_and_not_obeyed() -> None:
     """A name that would clear the screen stands there in letters."""
-    from msgspec.structs import replace
-
     record = traced("plain")
     record = replace(record, model=replace(record.model, name="\x1b[2Jmine", config={**record.model.config, "act_fn": "\x1b[31msilu"}))
     for view in VIEWS.values():
@@ -142,4 +174,4 @@ def test_tsv_of_skips_adds_up() -> None:
 @given(text=st.text(alphabet="ab_ ", max_size=60), width=st.integers(1, 30))
 def test_wrapping_a_cell_loses_no_letter(text: str, width: int) -> None:
     """Broken lines hold the same letters in the same order."""
-    assert "".join(wrap_cell(text, width).split()) == "".join(text.split())
+    assert "".join("".join(wrap_cell(text, width)).split()) == "".join(text.split())

@@ -24,7 +24,6 @@ import msgspec
 from msgspec import Struct
 
 from unetinspect.described import described, model_info
-from unetinspect.errors import SourceError
 from unetinspect.files import replacing
 from unetinspect.record import Envelope, ModelInfo, NearSize, Trace
 from unetinspect.request import Request
@@ -39,6 +38,7 @@ LIMIT_BYTES = 64 * 2**20
 _LOCATION = "UNETINSPECT_CACHE"
 _SUFFIX = ".json.gz"
 _Record = TypeVar("_Record", bound=Struct)
+_State = tuple[str, int, int]  # path, size and time of a file
 
 
 class CacheInfo(Struct, frozen=True, kw_only=True):
@@ -73,30 +73,21 @@ class RecordCache:
         self.folder = folder or default_folder()
         self.limit = limit
 
-    def get(self, key: str) -> Trace | None:
-        """Return the record that is kept under a key; None where there is none, or none that can be read."""
+    def get(self, kind: type[_Record], key: str) -> _Record | None:
+        """Return what is kept under a key; None where there is nothing, or nothing of this kind that can be read."""
         path = self._path(key)
         try:
-            record = Trace.from_json(gzip.decompress(path.read_bytes()))
+            # No `Trace.from_json`, which looks for contradictions in what others may have written.
+            record = msgspec.json.decode(gzip.decompress(path.read_bytes()), type=kind)
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, zlib.error, SourceError):  # damaged: it is traced again, and written anew
+        except (OSError, EOFError, zlib.error, UnicodeError, msgspec.MsgspecError):  # damaged: it is made again, and written anew
             with suppress(OSError):
                 path.unlink()
             return None
         with suppress(OSError):
             os.utime(path)  # what is asked for stays
         return record
-
-    def get_as(self, kind: type[_Record], key: str) -> _Record | None:
-        """Return what else than a trace is kept under a key; None where there is nothing, or nothing of this kind."""
-        path = self._path(key)
-        try:
-            found = msgspec.json.decode(gzip.decompress(path.read_bytes()), type=kind)
-            os.utime(path)
-        except (OSError, EOFError, zlib.error, UnicodeError, msgspec.MsgspecError):
-            return None
-        return found
 
     @cached_property
     def code(self) -> str | None:
@@ -246,11 +237,11 @@ class Recorder:
         """Return what is kept under a key, or what `make` makes, which is then kept; without a cache or a key, the latter alone."""
         if self._cache is None or key is None:
             return make()
-        found = self._cache.get(key) if kind is Trace else self._cache.get_as(kind, key)
+        found = self._cache.get(kind, key)
         if found is None:
             found = make()
             self._cache.put(key, found)
-        return found  # type: ignore[return-value]
+        return found
 
     def _say_import(self) -> None:
         if "torch" not in sys.modules:
@@ -304,35 +295,39 @@ def _key(decides: Any, code: str | None) -> str | None:
 def code_state() -> list[str] | None:
     """Return what changes with the code that makes a record; None where it cannot be found.
 
-    Of unetinspect and diffusers that is every file, as people edit diffusers where it is installed; of torch its version
-    and the list of its files, which every installer writes.
+    Of unetinspect and diffusers that is every file, as people edit diffusers where it is installed; of torch, whose
+    thousands of files take too long, the one that has its version and the list of its files, which every installer writes.
     """
-    from importlib.metadata import PackageNotFoundError, distribution  # here: it imports half of Python's library
-
-    states = [_state_of_files(name) for name in ("unetinspect", "diffusers")]
+    folders = [_folder_of(name) for name in ("unetinspect", "diffusers", "torch")]
+    if None in folders:
+        return None
+    *edited, torch = filter(None, folders)
     try:
-        torch = distribution("torch")
-    except PackageNotFoundError:
+        installed = [_state(path) for path in (torch / "version.py", *torch.parent.glob("torch-*.dist-info/RECORD"))]
+    except OSError:
         return None
-    return None if None in states else [*map(str, states), torch.version, torch.read_text("RECORD") or ""]
+    return [repr(sorted(found)) for found in (*map(_states, edited), installed)]
 
 
-def _state_of_files(package: str) -> str | None:
-    """Return the path, size and time of each Python file of a package, without importing it."""
+def _folder_of(package: str) -> Path | None:
+    """Return where a package lies, without importing it."""
     spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        return None
-    return repr(sorted(_states(Path(spec.origin).parent)))
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
-def _states(folder: str | Path) -> Iterator[tuple[str, int, int]]:
+def _states(folder: str | Path) -> Iterator[_State]:
+    """Yield the state of every Python file in a folder."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
+            if entry.name.endswith(".py"):
+                yield _state(entry)
+            elif entry.name != "__pycache__" and entry.is_dir(follow_symlinks=False):
                 yield from _states(entry.path)
-            elif entry.name.endswith(".py"):
-                found = entry.stat()
-                yield entry.path, found.st_size, found.st_mtime_ns
+
+
+def _state(file: os.DirEntry[str] | Path) -> _State:
+    found = file.stat()
+    return os.fspath(file), found.st_size, found.st_mtime_ns
 
 
 def _devices() -> list[str]:

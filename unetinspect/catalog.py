@@ -1,9 +1,12 @@
-"""The bundled catalog of published UNets: one YAML file each, read lazily and without torch."""
+"""The bundled catalog of published UNets, read without torch.
+
+The source is configs/*.yaml, one file per model. What is read is `catalog.jsonl`, one line per model, since reading YAML takes
+longer than all the rest of a command; `make catalog` writes it, and a test compares the two.
+"""
 
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +15,8 @@ from msgspec import Struct
 
 from unetinspect.errors import nearest_names
 from unetinspect.record import Medium
+
+CATALOG = Path(__file__).with_name("catalog.jsonl")
 
 
 class HubLocation(Struct, frozen=True, kw_only=True):
@@ -80,16 +85,13 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 @cache
 def load_catalog() -> dict[str, Entry]:
     """Return every entry by its name, in the order of family and name."""
-    entries = [_read(path) for path in _folder().glob("*.yaml")]
-    return {entry.name: entry for entry in sorted(entries, key=lambda entry: (entry.family, entry.name))}
+    entries = msgspec.json.Decoder(Entry).decode_lines(CATALOG.read_bytes())
+    return {entry.name: entry for entry in entries}
 
 
 def find_entry(name: str) -> Entry | None:
     """Return the entry of that name or alias, whatever its case, or None."""
     wanted = name.lower()
-    path = _folder() / f"{wanted}.yaml"
-    if "/" not in wanted and path.is_file():
-        return _read(path)
     return next((entry for entry in load_catalog().values() if wanted in map(str.lower, (entry.name, *entry.aliases))), None)
 
 
@@ -109,19 +111,3 @@ def nearest_entries(name: str) -> list[str]:
     """Return the catalog names that look most like `name`, best first."""
     names = {alias: entry.name for entry in load_catalog().values() for alias in (entry.name, *entry.aliases)}
     return list(dict.fromkeys(names[close] for close in nearest_names(name, names)))
-
-
-@cache
-def _folder() -> Path:
-    """Return the folder of the YAML files: in the package when installed, beside it in a checkout."""
-    package = Path(str(files("unetinspect")))
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
-
-
-@cache
-def _read(path: Path) -> Entry:
-    import yaml  # here, since what reads no catalog need not wait for it
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return msgspec.convert(yaml.load(path.read_text(encoding="utf-8"), Loader=loader), Entry)  # noqa: S506  a safe loader

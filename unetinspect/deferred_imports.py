@@ -89,7 +89,7 @@ class _Finder(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         if spec.name == _NAME:
             return _StandIn()
-        sys.modules[_NAME].hand_over()  # type: ignore[attr-defined]
+        sys.modules[_NAME].hand_over()
         module = import_module(spec.name)
         spec.loader_state = module.__spec__  # which the import system replaces now
         return module

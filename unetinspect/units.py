@@ -84,6 +84,8 @@ def visible(text: str, *, keep_lines: bool = False) -> str:
     >>> visible("sd\x1b[31m15\n")
     'sd\\x1b[31m15\\n'
     """
+    if text.isprintable():
+        return text
     kept = "\n" if keep_lines else ""
     return "".join(char if char.isprintable() or char in kept else repr(char)[1:-1] for char in text)
 

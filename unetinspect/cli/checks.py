@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Annotated, cast
 
 import typer
@@ -14,7 +13,6 @@ from unetinspect.cli.run import answer_models, checking
 from unetinspect.errors import UsageError
 from unetinspect.record import Check
 from unetinspect.source import LoadedModel
-from unetinspect.views.check import check_table
 
 _FOUND = 1
 # A log of a whole training run has less; what is longer is no error message.
@@ -32,10 +30,9 @@ def check(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Expect a number of the record: attention.cross=16; may be repeated.")
     ] = None,
 ) -> None:
-    """What would go wrong: config mistakes, sizes, a checkpoint that does not fit; exit 1 where something would.
+    """Example: unetinspect check ddpm-cat-256 --res 100 --expect skips=20"""
+    from unetinspect.views.check import check_table
 
-    Example: unetinspect check ddpm-cat-256 --res 100 --expect skips=20
-    """
     output = Output(options)
     run = checking(options, output, weights=weights, expect=expect or [])
 
@@ -53,10 +50,7 @@ def identify(
     options: SourceOptions,
     file: Annotated[str, typer.Argument(metavar="FILE|ID", help="A .safetensors file, an index of several, a folder, a place on the hub.")],
 ) -> None:
-    """What a checkpoint is, from its header alone: family, class, layout, dtype, and what says so.
-
-    Example: unetinspect identify v1-5-pruned-emaonly.safetensors
-    """
+    """Example: unetinspect identify v1-5-pruned-emaonly.safetensors"""
     from unetinspect.source.weights import read_weights
     from unetinspect.views.checkpoint import checkpoint_table
 
@@ -71,19 +65,13 @@ def explain_error(
     options: OutputOptions,
     text: Annotated[list[str] | None, typer.Argument(help="The message or the whole traceback; default: standard input.")] = None,
 ) -> None:
-    """What a shape error means for a UNet, which models have its numbers, and what to change.
-
-    Example: unetinspect explain-error "mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)"
-    """
+    """Example: unetinspect explain-error 'mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)'"""
     from unetinspect.explaining import explain_error as explain
     from unetinspect.views.errors import explanations_table
 
     output = Output(options)
     explanations = explain(_read_text(text))
     output.show(explanations_table(explanations), explanations)
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (check, identify, explain_error)
 
 
 def _read_text(given: list[str] | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -27,10 +26,7 @@ def diff(
         list[str] | None, typer.Option("--set-b", metavar="KEY=VALUE", help="Override a config key of B alone; may be repeated.")
     ] = None,
 ) -> None:
-    """Two UNets side by side: config, stages, skips, attention, costs; exit 1 where they differ.
-
-    Example: unetinspect diff sd15 bk-sdm-tiny
-    """
+    """Example: unetinspect diff sd15 bk-sdm-tiny"""
     from unetinspect.comparing import compare
     from unetinspect.views.diff import diff_csv, diff_markdown, diff_text
 
@@ -54,10 +50,7 @@ def draw(
         Form | None, typer.Option("--as", help="The form of the drawing; default: what FILE ends in, else text.", show_default=False)
     ] = None,
 ) -> None:
-    """The U as a picture: in the terminal, or with -o as SVG, HTML, PNG, Mermaid or DOT.
-
-    Example: unetinspect draw sdxl -o sdxl.html
-    """
+    """Example: unetinspect draw sdxl -o sdxl.html"""
     from unetinspect.drawing.drawing import Drawing
 
     output = Output(options)
@@ -81,10 +74,7 @@ def names(
     options: TraceOptions,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A module or tensor, as any of them calls it; default: all.")] = None,
 ) -> None:
-    """Every name of a module or tensor: diffusers, LDM and ComfyUI, block numbers, LoRA keys, IP-Adapter.
-
-    Example: unetinspect names sd15 output_blocks.5.1
-    """
+    """Example: unetinspect names sd15 output_blocks.5.1"""
     from unetinspect.naming import find_names, names_of
     from unetinspect.views.names import names_table
 
@@ -100,9 +90,6 @@ def names(
         ) from None
     found = names_of(record) if name is None else find_names(record, name)
     output.show(names_table(record, found, asked=name), Envelope.of(record, names=found))
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (diff, draw, names)
 
 
 def _form(output: Output, asked: Form | None) -> Form:

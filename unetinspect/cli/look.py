@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
@@ -14,23 +13,15 @@ from unetinspect.errors import UsageError, nearest_names
 from unetinspect.record import Envelope, Trace
 from unetinspect.request import parse_size
 from unetinspect.source import LoadedModel
-from unetinspect.views.attention import attention_table
-from unetinspect.views.explain import explain_skips
-from unetinspect.views.inputs import inputs_code, inputs_table
-from unetinspect.views.ports import fit_table, ports_table
-from unetinspect.views.skips import skips_table
-from unetinspect.views.stages import stages_table
-from unetinspect.views.tree import tree_table, within_depth
 
 _Stage = Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1), or all of a list (up_blocks).")]
 
 
 @takes(TraceOptions)
 def trace(options: TraceOptions, more: More = None) -> None:
-    """Stage by stage: shapes in and out, resnets, attention layers, params, MACs, memory; totals.
+    """Example: unetinspect trace sdxl --res 1024"""
+    from unetinspect.views.stages import stages_table
 
-    Example: unetinspect trace sdxl --res 1024
-    """
     output = Output(options)
     run = tracing(options, output)
 
@@ -47,13 +38,14 @@ def skips(
     options: TraceOptions,
     explain: Annotated[bool, typer.Option("--explain", help="Say in words why the up blocks look as they do.")] = False,
 ) -> None:
-    """Every skip: produced by, consumed by, hidden + skip = concat -> out.
+    """Example: unetinspect skips ddpm-cat-256 --explain"""
+    from unetinspect.views.skips import skips_table
 
-    Example: unetinspect skips ddpm-cat-256 --explain
-    """
     output = Output(options)
     record = traced(options, output)
     if explain:
+        from unetinspect.views.explain import explain_skips
+
         output.say(explain_skips(record), option="--explain")
     else:
         output.show(skips_table(record), Envelope.of(record, skips=record.skips))
@@ -68,10 +60,9 @@ def attn(
         str | None, typer.Option(metavar="N|HxW", help="Only layers that work on a map of this size: 16x16 is 256 query tokens.")
     ] = None,
 ) -> None:
-    """Every attention layer: self or cross, heads, Q, K, V, map shape; counts per block.
+    """Example: unetinspect attn sd15 --kind cross --tokens-at 16x16"""
+    from unetinspect.views.attention import attention_table
 
-    Example: unetinspect attn sd15 --kind cross --tokens-at 16x16
-    """
     output = Output(options)
     size = parse_size(tokens_at, option="--tokens-at")
     record = traced(options, output)
@@ -88,10 +79,9 @@ def tree(
     depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet or the stage; default: all.")] = None,
     stage: _Stage = None,
 ) -> None:
-    """The module tree as print(unet) shows it, repeats folded, with observed shapes.
+    """Example: unetinspect tree sd15 --depth 2"""
+    from unetinspect.views.tree import tree_table, within_depth
 
-    Example: unetinspect tree sd15 --depth 2
-    """
     output = Output(options)
     record = traced(options, output)
     _check_stage(stage, record)
@@ -105,10 +95,9 @@ def inputs(
     options: TraceOptions,
     code: Annotated[bool, typer.Option("--code", help="Print Python that builds the UNet and calls it so.")] = False,
 ) -> None:
-    """What forward needs: argument, shape, dtype, the config key that asks for it.
+    """Example: unetinspect inputs sdxl --code | python"""
+    from unetinspect.views.inputs import inputs_code, inputs_table
 
-    Example: unetinspect inputs sdxl --code | python
-    """
     output = Output(options)
     record = traced(options, output)
     if code:
@@ -121,19 +110,15 @@ def inputs(
 
 @takes(TraceOptions)
 def ports(options: TraceOptions) -> None:
-    """What can be plugged in: ControlNet and T2I residuals, IP-Adapter tokens; --with MODEL: whether it fits.
+    """Example: unetinspect ports sd15 --with controlnet-canny-sdxl"""
+    from unetinspect.views.ports import fit_table, ports_table
 
-    Example: unetinspect ports sd15 --with controlnet-canny-sdxl
-    """
     output = Output(options)
     record, fit = traced_to_fit(options, output)
     if fit is None:
         output.show(ports_table(record), Envelope.of(record, ports=record.ports))
     else:
         output.show(fit_table(record, fit), Envelope.of(record, ports=record.ports, fit=fit))
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (trace, skips, attn, tree, inputs, ports)
 
 
 def _check_stage(stage: str | None, record: Trace) -> None:

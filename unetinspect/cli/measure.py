@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
@@ -12,18 +11,15 @@ from unetinspect.cli.output import Output
 from unetinspect.cli.run import answer_models, note_pass, parse_overrides, read_named, read_plugged, request_of, sweeping, to_trace_again
 from unetinspect.record import SCHEMA, Envelope
 from unetinspect.source import LoadedModel
-from unetinspect.views.profile import profile_table
-from unetinspect.views.sweep import sweep_table
 
 _HOW = "How to run"
 
 
 @takes(SweepOptions)
 def sweep(options: SweepOptions, more: More = None) -> None:
-    """The same UNet at many sizes and batches: MACs, memory, the largest map, and which sizes fail.
+    """Example: unetinspect sweep sd15 --res 256,512,768,1024 --batch 1,2"""
+    from unetinspect.views.sweep import sweep_table
 
-    Example: unetinspect sweep sd15 --res 256,512,768,1024 --batch 1,2
-    """
     output = Output(options)
     run = sweeping(options, output)
 
@@ -49,14 +45,12 @@ def profile(
     repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Passes to time.", rich_help_panel=_HOW)] = 20,
     warmup: Annotated[int, typer.Option(min=1, metavar="N", help="Passes to run before.", rich_help_panel=_HOW)] = 5,
 ) -> None:
-    """A CUDA device's time and memory per stage, beside what the trace estimates.
-
-    Example: unetinspect profile sdxl --dtype float16 --compile
-    """
+    """Example: unetinspect profile sdxl --dtype float16 --compile"""
     output = Output(options)
     request = request_of(options)
     overrides = parse_overrides(options.overrides or [])
     from unetinspect.clock import cuda_device
+    from unetinspect.views.profile import profile_table
 
     cuda_device(request.device)  # before anything is read: without a device, nothing else matters
     plugged = read_plugged(options, output)
@@ -75,6 +69,3 @@ def profile(
     record, measured = profile_model(model, request, overrides, how, plugged)
     note_pass(record, model, output)
     output.show(profile_table(record, measured), Envelope.of(record, stages=record.stages, profile=measured))
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (sweep, profile)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -95,6 +94,8 @@ class Output:
 
     def write_json(self, document: Any) -> None:
         """Print a document as JSON; where stdout is not Unicode, in ASCII, as JSON writes other characters."""
+        import json  # here: a table needs none
+
         text = to_json(document) + "\n"
         self.write(text if self.screen.unicode else _OTHERS.sub(lambda found: json.dumps(found[0])[1:-1], text))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
@@ -17,10 +16,7 @@ from unetinspect.record import SCHEMA, Envelope, ModelInfo
 
 @takes(ModelOptions)
 def config(options: ModelOptions) -> None:
-    """The resolved config, with the defaults that diffusers fills in.
-
-    Example: unetinspect config sdxl --json | jq .model.config.attention_head_dim
-    """
+    """Example: unetinspect config sdxl --json | jq .model.config.attention_head_dim"""
     from unetinspect.views.config import config_table
 
     output = Output(options)
@@ -40,10 +36,7 @@ def models(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="With --from: trace afresh, and keep no records.")] = False,
 ) -> None:
-    """The bundled catalog: name, params, what it is; --from: the UNets of a folder; --classes: the supported classes.
-
-    Example: unetinspect models --from runs
-    """
+    """Example: unetinspect models --from runs"""
     from unetinspect.catalog import load_catalog
     from unetinspect.inputs import builder_for, supported_classes
     from unetinspect.views import models as view
@@ -67,7 +60,7 @@ def models(
 
 @takes(OutputOptions)
 def schema(options: OutputOptions) -> None:
-    """JSON Schema of everything that --json prints."""
+    """Example: unetinspect schema -o schema.json"""
     from unetinspect.views.schema import json_schema
 
     output = Output(options)
@@ -81,10 +74,7 @@ def cache(
     options: OutputOptions,
     action: Annotated[Literal["info", "clear"], typer.Argument(help="Show what is kept, or remove it.", show_default=True)] = "info",
 ) -> None:
-    """The cached records: where they are, how many; clear removes them.
-
-    Example: unetinspect cache clear
-    """
+    """Example: unetinspect cache clear"""
     from unetinspect.cache import RecordCache
     from unetinspect.views.cache import cache_table
 
@@ -109,6 +99,3 @@ def _catalog_notes(model: ModelInfo) -> tuple[str, ...]:
         return ()
     sure = () if entry.confidence == "verbatim" else ("reconstructed from code and siblings, not a verbatim copy of what was published",)
     return (*entry.notes, *sure)
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (config, models, cache, schema)

@@ -6,10 +6,11 @@ Every form of `draw` (SVG, HTML, terminal, Mermaid, DOT) is a function of an `Ou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from math import prod
 from typing import Literal
+
+from msgspec import Struct
 
 from unetinspect.drawing.caption import caption
 from unetinspect.record import Attention, Module, Run, Shape, Skip, Stage, Trace
@@ -20,8 +21,7 @@ LayerKind = Literal["resnet", "attention", "downsample", "upsample", "other"]
 _SIDES: dict[str, Side] = {"embed": "top", "in": "left", "down": "left", "mid": "bottom", "up": "right", "out": "right"}
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """Attention layers that are alike: of one kind, on maps of one size.
 
     Attributes:
@@ -39,8 +39,7 @@ class Mark:
     key_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """An outermost module of a stage that ran: a resnet, a transformer, a downsampler.
 
     Attributes:
@@ -60,8 +59,7 @@ class Layer:
     taken: tuple[Skip, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(Struct, frozen=True):
     """A stage, or a run of stages in one list that are alike ("transformer_layers.0-21").
 
     Attributes:
@@ -119,8 +117,7 @@ class Box:
         return None if self.stages[0].macs is None else sum(stage.macs or 0 for stage in self.stages)
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(Struct, frozen=True):
     """A whole U.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from unetinspect.drawing.outline import Box, Layer
 from unetinspect.drawing.text_width import text_width
@@ -15,8 +16,7 @@ Point = tuple[float, float]
 ASCENT, DESCENT = 0.93, 0.24
 
 
-@dataclass(frozen=True, slots=True)
-class Rect:
+class Rect(Struct, frozen=True):
     """A rectangle; y grows downwards.
 
     Attributes:
@@ -57,8 +57,7 @@ class Rect:
         return across and self.y - slack <= other.y and other.bottom <= self.bottom + slack
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """One line of text.
 
     Attributes:
@@ -87,8 +86,7 @@ class Text:
         return Rect(left, self.y - ASCENT * self.size, width, (ASCENT + DESCENT) * self.size)
 
 
-@dataclass(frozen=True, slots=True)
-class Badge:
+class Badge(Struct, frozen=True):
     """A small label with a border that says a kind of attention: "2 self 4096x4096".
 
     Attributes:
@@ -102,8 +100,7 @@ class Badge:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """A row of a box: a layer of it, several that are alike, or a skip that leaves or enters it.
 
     Attributes:
@@ -119,8 +116,7 @@ class Row:
     badges: tuple[Badge, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedBox:
+class PlacedBox(Struct, frozen=True):
     """A box in its place.
 
     Attributes:
@@ -140,8 +136,7 @@ class PlacedBox:
     scaled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedSkip:
+class PlacedSkip(Struct, frozen=True):
     """A skip in its place: straight out of its source, bent between `bend_start` and `bend_end`, straight into its target.
 
     Attributes:
@@ -174,8 +169,7 @@ class PlacedSkip:
         return [self.start, *bend, self.end]
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(Struct, frozen=True):
     """An arrow along which the hidden states go.
 
     Attributes:
@@ -191,8 +185,7 @@ class Flow:
     target: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(Struct, frozen=True):
     """An argument of the forward pass, as a small label.
 
     Attributes:
@@ -204,8 +197,7 @@ class Given:
     text: Text
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(Struct, frozen=True):
     """A whole picture.
 
     Attributes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from unetinspect.drawing.outline import Box, Outline, mark_text, sum_text
 from unetinspect.record import Run, Shape, Skip
@@ -13,8 +13,7 @@ from unetinspect.units import format_shape, format_size, plural, visible
 from unetinspect.views.skips import way_text as changes_text
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """A skip, from the module that made it to one that takes it.
 
     Attributes:

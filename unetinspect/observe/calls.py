@@ -63,8 +63,9 @@ class Argument:
 class CallStack:
     """The open module calls, innermost last, and all that have begun.
 
-    `watch` hooks every module of a tree and takes every hook off again, whatever happens in between. `on_enter` is called with the
-    call, what it was given, and the tensors in that; `on_leave` with the call, the tensors it was given, its output, and the tensors in that.
+    `watch` hooks every module of a tree and takes every hook off again, whatever happens in between. `on_enter` is called
+    with the call, what it was given, and the tensors in that; `on_leave` with the call, the tensors that it was given, its
+    output, and the tensors in that.
 
     Attributes:
         calls: Every call that has begun, in that order.

@@ -313,16 +313,16 @@ def _convolution(
     stride: list[int],
     padding: list[int],
     dilation: list[int],
-    transposed: bool,
-    output_padding: list[int],
-    groups: int,
+    *others: Any,
 ) -> Tensor | None:
     """Return a convolution over 1, 2 or 3 axes; a side is (side + 2 padding - dilation (kernel - 1) - 1) / stride + 1, rounded down.
 
     hidden_states  (batch, in_channels, ...)
     weight         (out_channels, in_channels / groups, ...)
     bias           (out_channels,)
+    others         whether it is transposed, its output padding then, and the number of groups
     """
+    transposed, _, groups = others
     kernel = weight.shape[2:]
     batch, channels, *sides = hidden_states.shape
     fits = len(sides) == len(kernel) and channels == weight.shape[1] * groups and weight.shape[0] % groups == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -114,6 +113,8 @@ def parse_value(text: str, *, what: str, hint: str) -> Any:
 
 
 def _load_json(text: str, what: str) -> Any:
+    import json  # here, as yaml below: a name of the catalog needs neither
+
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -126,7 +127,7 @@ def _load_json(text: str, what: str) -> Any:
 
 
 def _load_yaml(text: str, what: str) -> Any:
-    import yaml  # here, since JSON need not wait for it
+    import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:

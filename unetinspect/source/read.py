@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from msgspec.structs import replace
 
@@ -13,8 +13,6 @@ from unetinspect.catalog import Entry, HubLocation, find_entry, find_hub_id, loa
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel
-from unetinspect.source.checkpoint import model_of, weights_on_hub, with_config
-from unetinspect.source.hub_errors import HubError
 from unetinspect.source.hub_id import (
     DEFAULT_ENDPOINT,
     HubId,
@@ -25,8 +23,10 @@ from unetinspect.source.hub_id import (
     short,
     with_options,
 )
-from unetinspect.source.local import has_config, read_path, read_stdin
 from unetinspect.source.weight_files import is_weights
+
+if TYPE_CHECKING:
+    from unetinspect.source.hub_errors import HubError
 
 _LONGEST_NAME = 80
 _CHECK_PATH = "check the path; `unetinspect models` lists the names that need none"
@@ -53,11 +53,15 @@ def read_model(
     if not os.fspath(model):
         raise SourceError("MODEL is empty", hint="give a path, a hub ID or a name that `unetinspect models` lists")
     if model == "-":
+        from unetinspect.source.local import read_stdin  # here, as below: a name of the catalog need not wait for it
+
         _refuse_options("standard input", revision=revision, subfolder=subfolder)
         return read_stdin(stdin)
     entry = _entry_of(model)
     path = _existing(model, subfolder, is_named=entry is not None)
     if path is not None:
+        from unetinspect.source.local import read_path
+
         _refuse_options(f"{path} on this machine", revision=revision)
         note = f"{path} on this machine was read, and not the catalog's {entry.name}" if entry else ""
         return _with_notes(read_path(path, subfolder=subfolder), note)
@@ -83,6 +87,8 @@ def _existing(model: str | os.PathLike[str], subfolder: str | None, *, is_named:
     # Not Path.exists, which raises for a text that is too long to be a name.
     if not os.path.exists(path):  # noqa: PTH110
         return None
+    from unetinspect.source.local import has_config
+
     is_explicit = not isinstance(model, str) or looks_like_path(text)
     could_be_other = is_named or text.count("/") == 1
     return None if could_be_other and not is_explicit and path.is_dir() and not has_config(path, subfolder) else path
@@ -115,6 +121,7 @@ def parse_place(model: str | os.PathLike[str]) -> HubId:
 
 def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None, token: str | None, offline: bool) -> LoadedModel:
     from unetinspect.source.hub import read_hub
+    from unetinspect.source.hub_errors import HubError
 
     check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
     place = with_options(found, revision=revision, subfolder=subfolder)
@@ -134,6 +141,8 @@ def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None,
 
 def _checkpoint_on_hub(place: HubId, *, token: str | None, offline: bool) -> LoadedModel:
     """Read a checkpoint as a model; the config of one in diffusers' layout usually lies beside it."""
+    from unetinspect.source.checkpoint import model_of, weights_on_hub, with_config
+
     weights, beside = weights_on_hub(place, token=token, offline=offline)
     if weights.checkpoint.layout == "diffusers" and beside is not None:
         return with_config(weights, LoadedModel(name=place.repo_id, config=beside, source=weights.source))
@@ -163,6 +172,8 @@ def _bundled(entry: Entry, source: Source | None = None) -> LoadedModel:
 
 
 def _with_close_ids(error: HubError, repo_id: str) -> HubError:
+    from unetinspect.source.hub_errors import HubError
+
     known = [location.id for entry in load_catalog().values() for location in entry.hub if location.gone is None]
     close = [name for name in get_close_matches(repo_id, known, cutoff=_CLOSE_ID) if name != repo_id]
     if not close or error.is_final:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from unetinspect.record.diff import ConfigDiff, Diff, DiffSide, InputDiff, NameCounts
-from unetinspect.units import format_count, format_shape, format_si, format_size, plural
+from unetinspect.units import format_count, format_shape, format_si, format_size, plural, visible
 from unetinspect.views.diff_rows import FIELDS, all_totals, diff_records
 from unetinspect.views.diff_words import (
     attention_text,
@@ -30,8 +32,7 @@ _WIDEST_NAME = 18
 _MOST_NAMES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """A part of the answer.
 
     Attributes:
@@ -82,7 +83,7 @@ def diff_csv(diff: Diff, *, delimiter: str) -> str:
 
 def _names(diff: Diff) -> tuple[str, str]:
     """Return what heads the columns of the two: their names, where these are short and tell them apart."""
-    names = diff.a.name, diff.b.name
+    names = visible(diff.a.name), visible(diff.b.name)
     return names if names[0] != names[1] and max(map(len, names)) <= _WIDEST_NAME else ("A", "B")
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from itertools import zip_longest
 
+from msgspec import Struct
+from msgspec.structs import replace
+
+from unetinspect.terminal import cells
+from unetinspect.units import visible
 from unetinspect.views.table import Column, Row, Table
 
 GAP = 2
@@ -13,8 +18,7 @@ _SHORT_MARK = ".."
 _WORD = re.compile(r"[^\s_]*_|\S+|\s+")
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """A table that fits, as text.
 
     Attributes:
@@ -51,26 +55,31 @@ def fit(table: Table, width: int | None, *, shorten: bool = True) -> Layout:
     return _shortened(full, width) if shorten and least_width(full) > width else full
 
 
-def needed_width(layout: Layout) -> int:
-    """Return how wide a layout is when nothing wraps."""
-    return sum(_widths(layout, wrapped=False)) + GAP * (len(layout.columns) - 1)
-
-
-def wrapped_lines(layout: Layout, width: int | None) -> list[tuple[str, ...]]:
-    """Return the lines with the texts of columns that may wrap broken to what `width` leaves them."""
+def wrap_lines(layout: Layout, width: int | None) -> Layout:
+    """Break the texts of columns that may wrap to what `width` leaves them; what does not fit follows in lines of its own."""
     wrapping = [place for place, column in enumerate(layout.columns) if column.wrap]
-    widths = _widths(layout, wrapped=True)
-    if width is None or not wrapping or needed_width(layout) <= width:
-        return list(layout.lines)
+    if width is None or not wrapping or _with_gaps(widths(layout)) <= width:
+        return layout
     spare = max(width - least_width(layout), 0) // len(wrapping)
-    return [
-        tuple(wrap_cell(text, widths[place] + spare) if place in wrapping else text for place, text in enumerate(line))
-        for line in layout.lines
-    ]
+    rooms = widths(layout, wrapped=True)
+    lines: list[tuple[str, ...]] = []
+    for line in layout.lines:
+        is_heading = len(line) < len(layout.columns)
+        parts = [
+            wrap_cell(text, rooms[place] + spare) if place in wrapping and not is_heading else [text] for place, text in enumerate(line)
+        ]
+        lines += zip_longest(*parts, fillvalue="")
+    return replace(layout, lines=tuple(lines))
+
+
+def widths(layout: Layout, *, wrapped: bool = False) -> list[int]:
+    """Return how wide each column is, or can be where those that may wrap do."""
+    rows = [line for line in layout.lines if len(line) == len(layout.columns)]
+    return [_column_width(column, [row[place] for row in rows], wrapped=wrapped) for place, column in enumerate(layout.columns)]
 
 
 def _whole(table: Table) -> Layout:
-    return Layout(tuple(table.columns), tuple(tuple(column.show(row) for column in table.columns) for row in table.rows))
+    return Layout(tuple(table.columns), tuple(tuple(visible(column.show(row)) for column in table.columns) for row in table.rows))
 
 
 def _grouped(table: Table, group_of: Callable[[Row], str]) -> Layout:
@@ -79,9 +88,9 @@ def _grouped(table: Table, group_of: Callable[[Row], str]) -> Layout:
     current = None
     for row in table.rows:
         group = group_of(row)
-        first, *others = (column.show(row) for column in columns)
+        first, *others = (visible(column.show(row)) for column in columns)
         if group and group != current:
-            lines.append((group,))
+            lines.append((visible(group),))
         current = group
         lines.append(("  " + first.removeprefix(f"{group}.") if group else first, *others))
     return Layout(columns, tuple(lines))
@@ -108,12 +117,12 @@ def _without_one(layout: Layout) -> Layout | None:
 
 def _shortened(layout: Layout, width: int) -> Layout:
     """Shorten paths by as much as is missing, those of the widest column first."""
-    widths = _widths(layout, wrapped=True)
-    paths = sorted((place for place, column in enumerate(layout.columns) if column.path), key=lambda place: -widths[place])
+    found = widths(layout, wrapped=True)
+    paths = sorted((place for place, column in enumerate(layout.columns) if column.path), key=lambda place: -found[place])
     for place in paths:
         missing = least_width(layout) - width
         if missing > 0:
-            layout = _with_short_paths(layout, place, widths[place] - missing)
+            layout = _with_short_paths(layout, place, found[place] - missing)
     return layout
 
 
@@ -135,7 +144,7 @@ def _shorten(path: str, room: int) -> str:
     indent = path[: len(path) - len(text)]
     parts = text.split(".")
     short = text
-    while len(indent + short) > room and len(parts) > 1:
+    while cells(indent + short) > room and len(parts) > 1:
         parts = parts[1:]
         short = _SHORT_MARK + ".".join(parts)
     return indent + short
@@ -143,31 +152,30 @@ def _shorten(path: str, room: int) -> str:
 
 def least_width(layout: Layout) -> int:
     """Return how narrow a layout can be without a value being cut."""
-    return sum(_widths(layout, wrapped=True)) + GAP * (len(layout.columns) - 1)
+    return _with_gaps(widths(layout, wrapped=True))
 
 
-def _widths(layout: Layout, *, wrapped: bool) -> list[int]:
-    rows = [line for line in layout.lines if len(line) == len(layout.columns)]
-    return [_column_width(column, [row[place] for row in rows], wrapped=wrapped) for place, column in enumerate(layout.columns)]
+def _with_gaps(columns: Sequence[int]) -> int:
+    return sum(columns) + GAP * (len(columns) - 1)
 
 
 def _column_width(column: Column, texts: Sequence[str], *, wrapped: bool) -> int:
-    longest = max(map(len, (column.header, *texts)))
+    longest = max(map(cells, (column.header, *texts)))
     if not (wrapped and column.wrap):
         return longest
     words = [word for text in texts for word in _WORD.findall(text)]
-    return min(longest, max(column.wrap, *map(len, (column.header, *words))))
+    return min(longest, max(column.wrap, *map(cells, (column.header, *words))))
 
 
-def wrap_cell(text: str, width: int) -> str:
-    r"""Break a text into lines of at most `width`, between words or behind an underscore.
+def wrap_cell(text: str, width: int) -> list[str]:
+    """Break a text into lines of at most `width`, between words or behind an underscore.
 
     >>> wrap_cell("projection_class_embeddings_input_dim", 30)
-    'projection_class_embeddings_\ninput_dim'
+    ['projection_class_embeddings_', 'input_dim']
     """
     lines = [""]
     for word in _WORD.findall(text):
-        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
+        if lines[-1] and cells(lines[-1] + word.rstrip()) > width:
             lines.append("")
         lines[-1] += word if lines[-1] or word.strip() else ""
-    return "\n".join(line.rstrip() for line in lines)
+    return [line.rstrip() for line in lines]

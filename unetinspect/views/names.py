@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from unetinspect.naming import absent, by_rule, items_of, names_of
 from unetinspect.record import Trace
@@ -89,8 +90,7 @@ def _below(trace: Trace, shown: Sequence[Name], names: Sequence[Name], asked: st
         yield rule
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(Struct, frozen=True):
     naming: str
     name: str
 

@@ -1,15 +1,17 @@
-"""Tables to text: for a terminal (Rich), Markdown, CSV, TSV. The one place that knows how a table is drawn."""
+"""Tables to text: for a terminal, Markdown, CSV, TSV. The one place that knows how a table is drawn."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
+from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
+from unetinspect.terminal import cells, paint
 from unetinspect.units import visible
-from unetinspect.views.layout import GAP, Layout, fit, needed_width, wrapped_lines
+from unetinspect.views.layout import GAP, Layout, fit, widths, wrap_lines
 from unetinspect.views.table import Table, flat_fields
 
 _LABEL = re.compile(r"\w+: {2,}|\w{6}: | +")
@@ -83,45 +85,20 @@ def _wrapped(lines: Any, width: int | None) -> list[str]:
 
 
 def _draw(layout: Layout, screen: Screen) -> str:
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    drawn = RichTable(box=_ruled_head(screen), padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
-    for column in layout.columns:
-        drawn.add_column(Text(column.header), justify="right" if column.right else "left", no_wrap=True)
-    headings = []
-    for line in wrapped_lines(layout, screen.width):
-        if len(line) < len(layout.columns):
-            headings.append(Text(visible(line[0]), style="bold cyan"))
-            drawn.add_row("")  # a heading stands across all columns, which a row of this table cannot: it takes the empty line's place
-        else:
-            drawn.add_row(*(Text(visible(text, keep_lines=True)) for text in line))
-    lines = _printed(drawn, max(needed_width(layout), 1), screen)
-    spanning = iter([_printed(heading, max(len(heading), 1), screen)[0] for heading in headings])
-    return "\n".join(line or next(spanning) for line in lines)
+    style = paint if screen.color else lambda text, _: text
+    layout = wrap_lines(layout, screen.width)
+    rooms = widths(layout)
+    lines = [style(_aligned([column.header for column in layout.columns], layout, rooms), "name")]
+    lines.append(("─" if screen.unicode else "-") * (sum(rooms) + GAP * (len(rooms) - 1)))
+    for line in layout.lines:
+        is_heading = len(line) < len(rooms)  # which stands across all columns
+        lines.append(style(line[0], "heading") if is_heading else _aligned(line, layout, rooms))
+    return "\n".join(lines)
 
 
-def _printed(drawn: Any, width: int, screen: Screen) -> list[str]:
-    from rich.console import Console
-
-    text = io.StringIO()
-    console = Console(
-        file=text,
-        width=width,
-        color_system="standard" if screen.color else None,
-        force_terminal=screen.color,
-        no_color=not screen.color,
-        highlight=False,
-        emoji=False,
-        markup=False,
-        legacy_windows=False,
-    )
-    console.print(drawn)
-    return [line.rstrip() for line in text.getvalue().rstrip("\n").split("\n")]
-
-
-def _ruled_head(screen: Screen) -> Any:
-    """Return the box that rules off the headers and nothing else."""
-    from rich import box
-
-    return box.SIMPLE_HEAD if screen.unicode else box.Box("    \n    \n -- \n" + "    \n" * 5, ascii=True)
+def _aligned(texts: Sequence[str], layout: Layout, rooms: Sequence[int]) -> str:
+    padded = []
+    for text, column, room in zip(texts, layout.columns, rooms, strict=True):
+        blanks = " " * (room - cells(text))
+        padded.append(blanks + text if column.right else text + blanks)
+    return (" " * GAP).join(padded).rstrip()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 Row = Any
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """One column of a table for people.
 
     Attributes:
@@ -35,8 +33,7 @@ class Column:
     in_heading: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """Rows of records, and how to show them.
 
     Attributes:
@@ -77,6 +74,8 @@ def _in_order(names: Sequence[str]) -> list[str]:
 
 
 def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    import json  # here: only spreadsheets need it
+
     flat: list[tuple[str, Any]] = []
     for name, value in fields.items():
         if isinstance(value, dict):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from unetinspect.record import Module, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, plural
@@ -13,18 +12,16 @@ from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
 
-@dataclass(slots=True)
-class _Node:
+class _Node(Struct):
     """A module with its children; `name` is its own, or a range of names, where `count` equal siblings were folded."""
 
     name: str
     module: Module
-    children: list[_Node] = field(default_factory=list)
+    children: list[_Node] = []
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class TreeLine:
+class TreeLine(Struct, frozen=True):
     """One line of the tree: the guides and name, and the module (of several folded ones, the first)."""
 
     label: str

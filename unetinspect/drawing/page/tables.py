@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from unetinspect.drawing.page.markup import TIMES, Markup, joined, tag
 from unetinspect.record import Attention, Module, Skip, Stage, Trace
@@ -14,8 +15,7 @@ from unetinspect.views.skips import skip_sum, way_text
 Pick = Literal["stage", "skip", "attn", "module"]
 
 
-@dataclass(frozen=True, slots=True)
-class PageColumn:
+class PageColumn(Struct, frozen=True):
     """One column of a table of the page.
 
     Attributes:
@@ -31,8 +31,7 @@ class PageColumn:
     css: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PageTable:
+class PageTable(Struct, frozen=True):
     """One table of the page.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from unetinspect.drawing.outline import Box
 from unetinspect.drawing.place.contents import GAP, PAD_X, PAD_Y, ROW_GAP, ROW_INSET, Content, Line
@@ -14,8 +15,7 @@ _BASELINE = 0.36
 _BADGE_HEIGHT = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
+class Ports(Struct, frozen=True):
     """At which height skips leave and enter a box.
 
     Attributes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import log2
+
+from msgspec import Struct
 
 from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Outline
@@ -20,8 +21,7 @@ _CORRIDOR, _LEAST_PAGE, _BOTTOM_DROP = 300.0, 1000.0, 34.0
 _SCALED = {"down", "mid", "up"}
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(Struct, frozen=True):
     """Where the boxes of the U stand, and what is written in them.
 
     Attributes:
@@ -46,8 +46,7 @@ def is_scaled(box: Box) -> bool:
     return box.stages[0].role in _SCALED
 
 
-@dataclass(frozen=True, slots=True)
-class Measures:
+class Measures(Struct, frozen=True):
     """How large the boxes of the U are, and how wide the picture is, before it is known where they stand.
 
     Attributes:

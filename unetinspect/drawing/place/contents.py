@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Layer, Mark, channels_of, mark_text, sum_text
@@ -19,8 +21,7 @@ NAME_SIZE, TEXT_SIZE, NOTE_SIZE, BADGE_SIZE = 13.0, 11.0, 10.0, 9.5
 NAME_LINE, TEXT_LINE, BADGE_LINE, PORT_LINE = 19.0, 15.5, 20.0, 18.0
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """A piece of a line.
 
     Attributes:
@@ -45,8 +46,7 @@ class Part:
         return text_width(self.content, self.size, bold=self.bold) + (2 * _BADGE_PAD if self.badge else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A line in a box.
 
     Attributes:
@@ -67,8 +67,7 @@ class Line:
         return sum(part.width for part in self.parts) + GAP * max(len(self.parts) - 1, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class RowContent:
+class RowContent(Struct, frozen=True):
     """Lines that belong together: those of a layer, of layers that are alike, or of a skip where no layers are shown.
 
     Attributes:
@@ -85,8 +84,7 @@ class RowContent:
         return sum(line.height for line in self.lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """All that is written in a box.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
+
+from msgspec import Struct
 
 from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Outline
@@ -21,8 +22,7 @@ _TITLE_SIZE, _HEADING, _CHIP_GAP, _CHIP_HEIGHT, _LEGEND_GAP, _SAMPLE = 17.0, 84.
 _KINDS = "self cross joint temporal pooling"
 
 
-@dataclass(slots=True)
-class Words:
+class Words(Struct):
     """What is placed line by line, and how far down it reaches.
 
     Attributes:
@@ -37,11 +37,11 @@ class Words:
 
     y: float
     title_y: float = 0
-    texts: list[Text] = field(default_factory=list)
-    given: list[Given] = field(default_factory=list)
-    boxes: list[PlacedBox] = field(default_factory=list)
-    samples: list[tuple[str, Point, Point]] = field(default_factory=list)
-    badges: list[Badge] = field(default_factory=list)
+    texts: list[Text] = []
+    given: list[Given] = []
+    boxes: list[PlacedBox] = []
+    samples: list[tuple[str, Point, Point]] = []
+    badges: list[Badge] = []
 
 
 def above(outline: Outline, level: Level, width: float, edge: float) -> Words:

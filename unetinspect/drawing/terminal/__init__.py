@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Outline
-from unetinspect.drawing.terminal.canvas import ASCII, BOXES, fold, paint
+from unetinspect.drawing.terminal.canvas import ASCII, BOXES, fold
 from unetinspect.drawing.terminal.cards import Manner
 from unetinspect.drawing.terminal.list import list_lines
 from unetinspect.drawing.terminal.picture import Picture
 from unetinspect.drawing.words import shown
+from unetinspect.terminal import paint
 
 _MOST = 120
 _LEAST = 20

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import groupby
-from unicodedata import combining, east_asian_width
 
-STYLES = {
-    "": "",
-    "left": "cyan",
-    "bottom": "magenta",
-    "right": "green",
-    "top": "blue",
-    "skip": "yellow",
-    "self": "bold blue",
-    "cross": "bold magenta",
-    "name": "bold",
-    "shape": "dim",
-}
+from msgspec import Struct
+
+from unetinspect.terminal import cells, cells_of, paint
 
 
-@dataclass(frozen=True, slots=True)
-class Glyphs:
+class Glyphs(Struct, frozen=True):
     """The characters that lines are drawn with.
 
     Attributes:
@@ -48,19 +36,6 @@ class Glyphs:
 
 BOXES = Glyphs("─", "│", ("╭", "╮", "╰", "╯"), "├", "▶", "▼", "▲", "→")
 ASCII = Glyphs("-", "|", ("+", "+", "+", "+"), "+", ">", "v", "^", "->")
-
-
-def cells(text: str) -> int:
-    """Return how many columns of a terminal a text takes.
-
-    >>> cells("down"), cells("模型")
-    (4, 4)
-    """
-    return len(text) if text.isascii() else sum(map(_cells_of, text))
-
-
-def _cells_of(char: str) -> int:
-    return 1 if char.isascii() else 0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1
 
 
 def fold(text: str, width: int, *, indent: str = "") -> list[str]:
@@ -112,7 +87,7 @@ class Canvas:
     def write(self, line: int, column: int, text: str, style: str = "") -> int:
         """Write a text from a column on; returns the column behind it."""
         for char in text:
-            width = _cells_of(char)
+            width = cells_of(char)
             if width == 0:
                 before, its_style = self._cells.get((line, column - 1), (" ", style))
                 self._cells[line, column - 1] = (before + char, its_style)
@@ -140,12 +115,3 @@ def _painted(row: list[tuple[str, str]]) -> str:
         row = row[:-1]
     runs = groupby(row, key=lambda cell: cell[1])
     return "".join(paint("".join(char for char, _ in run), style) for style, run in runs)
-
-
-def paint(text: str, style: str) -> str:
-    """Colour a text in one of `STYLES`; a terminal's own 16 colours, so that its theme holds."""
-    from rich.color import ColorSystem
-    from rich.style import Style
-
-    named = STYLES[style]
-    return Style.parse(named).render(text, color_system=ColorSystem.STANDARD) if named else text

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from msgspec import Struct
+
 from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Layer, Outline, Side, mark_text
-from unetinspect.drawing.terminal.canvas import cells
 from unetinspect.drawing.words import (
     Link,
     below,
@@ -21,11 +21,11 @@ from unetinspect.drawing.words import (
     step_text,
     way_text,
 )
+from unetinspect.terminal import cells
 from unetinspect.units import format_shape
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """A line of a card.
 
     Attributes:
@@ -41,8 +41,7 @@ class Row:
     pieces: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(Struct, frozen=True):
     """A box, or several that have little to say, in one frame.
 
     Attributes:
@@ -76,8 +75,7 @@ class Card:
         return len(self.boxes) > 1 and all(box.after is None for box in self.boxes)
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
+class Manner(Struct, frozen=True):
     """How much the cards say.
 
     Attributes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from unetinspect.drawing.outline import Outline
-from unetinspect.drawing.terminal.canvas import Canvas, Glyphs, cells
+from unetinspect.drawing.terminal.canvas import Canvas, Glyphs
 from unetinspect.drawing.terminal.cards import Card, Deck, Manner, Row, joint
 from unetinspect.drawing.terminal.columns import BLANK, Item, beside, left_column, level, right_column
 from unetinspect.drawing.terminal.summary import told, widths
+from unetinspect.terminal import cells
 
 _MOST_INDENT = 5
 _LEAST_INDENT = 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 
-from unetinspect.drawing.terminal.canvas import cells
+from msgspec.structs import replace
+
 from unetinspect.drawing.terminal.cards import Card, Row
+from unetinspect.terminal import cells
 
 _Piece = tuple[str, str]
 
