@@ -33,11 +33,12 @@ def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dty
     """
     unet_class = diffusers_class(config.class_name)
     try:
-        with quiet_diffusers(), no_init_weights(), torch.device("meta"):
-            unet: nn.Module = unet_class(**config.values)
-        # UNetSpatioTemporalConditionModel makes CPU tensors even so. For all others `.to` would touch thousands of modules for nothing.
-        if dtype != torch.float32 or any(not tensor.is_meta for tensor in (*unet.parameters(), *unet.buffers())):
-            unet = unet.to("meta", dtype)
+        with quiet_diffusers():
+            with no_init_weights(), torch.device("meta"):
+                unet: nn.Module = unet_class(**config.values)
+            # UNetSpatioTemporalConditionModel makes CPU tensors even so. For others `.to` would touch thousands of modules for nothing.
+            if dtype != torch.float32 or any(not tensor.is_meta for tensor in (*unet.parameters(), *unet.buffers())):
+                unet = unet.to("meta", dtype)
     except Exception as error:  # diffusers and torch raise whatever the constructor met first
         raise ConfigError(
             f"diffusers cannot build {name} as a {config.class_name}: {first_line(error)}",

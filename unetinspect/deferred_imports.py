@@ -3,6 +3,8 @@
 - `torch._dynamo` (torch.compile, and sympy with it) is imported by diffusers for two decorators: `allow_in_graph` and `disable`. A
   stand-in takes note of what they are given. The moment anything else is asked of it, or a submodule is imported, the real module
   takes its place and is told the same.
+- `diffusers.models.transformers` imports a hundred models when one of its modules is imported, and requests is imported for downloads
+  that this program does not make. They run when something in them is asked for.
 - transformers, accelerate and peft are optional for diffusers, and no UNet class needs them to be built and run.
 
 Only `__main__` calls this: a program that imports `unetinspect` keeps its imports as they are.
@@ -15,18 +17,20 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
 _NAME = "torch._dynamo"
 _OPTIONAL = ("transformers", "accelerate", "peft")
+_LAZY = ("diffusers.models.transformers", "requests")
 
 
 def defer_imports() -> None:
-    """Hide the optional packages that are not imported yet, and let a stand-in answer the first import of `torch._dynamo`."""
+    """Put off what is named above, as far as it is not imported yet."""
     for package in _OPTIONAL:
         sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # None: importing it fails as if it were not installed
+    sys.meta_path.insert(0, _LazyFinder())
     if _NAME not in sys.modules:
         sys.meta_path.insert(0, _Finder())
 
@@ -98,3 +102,41 @@ class _Finder(MetaPathFinder, Loader):
         """Run nothing: the stand-in needs nothing, and a submodule is the real one, which has run already."""
         if module.__spec__ is not None and module.__spec__.loader_state is not None:
             module.__spec__ = module.__spec__.loader_state
+
+
+class _LazyPackage(ModuleType):
+    """A package whose `__init__` runs when a name is asked for that is none of its modules; those are found without it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or not isinstance(self.__loader__, _LazyLoader):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        self.__loader__ = self.__spec__.loader = self.__loader__.loader  # type: ignore[union-attr]
+        self.__loader__.exec_module(self)
+        return getattr(self, name)
+
+
+class _LazyLoader(Loader):
+    """Makes a lazy package, and runs nothing of it.
+
+    Attributes:
+        loader: What runs it later.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _LazyPackage(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run nothing."""
+
+
+class _LazyFinder(MetaPathFinder):
+    """Finds the lazy packages where they are."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name in _LAZY else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = _LazyLoader(spec.loader)
+        return spec
