@@ -223,7 +223,7 @@ def test_a_search_ends_and_says_where(cli: Any, monkeypatch: pytest.MonkeyPatch)
     ("arguments", "code", "error"),
     [
         (["--from", "nowhere"], 3, "there is no file or folder nowhere"),
-        (["--from", "."], 3, "found no UNet config in ."),
+        (["--from", "empty"], 3, "found no UNet config in empty"),
         (["--from", "x*"], 3, "found no UNet config in x*"),
         (["--from", f"*/{'x' * 300}"], 3, f"found no UNet config in */{'x' * 300}"),
         (["--from", ".", "--classes"], 2, "--from and --classes contradict each other"),
@@ -231,7 +231,8 @@ def test_a_search_ends_and_says_where(cli: Any, monkeypatch: pytest.MonkeyPatch)
     ids=["no folder", "no config", "no match", "too long", "both"],
 )
 def test_nothing_to_list_is_an_error(cli: Any, arguments: list[str], code: int, error: str) -> None:
-    """One sentence and its hint: `unet.json` is no `config.json`."""
+    """One sentence and its hint."""
+    Path("empty").mkdir(exist_ok=True)
     found = cli("models", *arguments)
 
     assert found[:2] == (code, "")

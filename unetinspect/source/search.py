@@ -16,7 +16,7 @@ from unetinspect.source.parse import MAX_BYTES
 from unetinspect.streams import reason
 from unetinspect.units import plural
 
-_CONFIG = re.compile(r"config\.json|.*\.ya?ml", re.IGNORECASE)
+_CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
 _CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
 _MAGIC = re.compile(r"[*?\[]")
 # A folder of runs or of the hub's cache has less of each: beyond, it is a whole disk that was named.
@@ -27,7 +27,7 @@ MAX_FILES = 200_000
 def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, LoadedModel]]:
     """Read every UNet config under a folder, or under whatever a glob matches; returns each with its path, sorted by it.
 
-    A config is a `config.json` or a YAML file that names a class that can be traced; other files are passed over. Links to folders
+    A config is a JSON or YAML file that names a class that can be traced; other files are passed over. Links to folders
     and hidden folders are not followed, nor are folders more than `MAX_DEPTH` levels down. `note` is told of what cannot be read.
 
     Raises:
@@ -49,7 +49,7 @@ def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, Load
             note(error.message)
     if not found:
         raise SourceError(
-            f"found no UNet config in {place}", hint="a config is a config.json or a YAML file with the _class_name of a UNet"
+            f"found no UNet config in {place}", hint="a config is a JSON or YAML file with the _class_name of a UNet"
         )
     return found
 
