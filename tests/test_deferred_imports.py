@@ -30,6 +30,7 @@ deferred_imports._StandIn.__getattribute__ = lambda self, name: asked.add(name) 
 from unetinspect.cli.main import main
 for model in ("sd15", "sdxl"):
     assert main(["trace", model, "--device", "meta", "--no-cache", "--json", "-o", model + ".json"]) == 0
+assert main(["trace", "sd15", "--device", "meta", "--dtype", "float16", "--no-cache", "-o", "half.txt"]) == 0
 unused = ("sympy", "torch._dynamo.eval_frame", "transformers", "peft", "accelerate", "requests.api")
 loaded = [name for name in unused if sys.modules.get(name)]
 from importlib import import_module
@@ -99,7 +100,7 @@ def run(code: str, folder: Path, **values: Any) -> Any:
         cwd=folder,
         env=dict(os.environ),
     )
-    assert ran.returncode == 0, ran.stderr
+    assert (ran.returncode, ran.stderr) == (0, "")
     return json.loads(ran.stdout.splitlines()[-1])
 
 

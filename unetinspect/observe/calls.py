@@ -5,17 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
 from torch import Tensor, nn
 
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import Shape
 
 
-@dataclass(slots=True, eq=False)
-class ModuleCall:
+class ModuleCall(Struct, eq=False):
     """One execution of one module.
 
     Attributes:
@@ -39,14 +38,13 @@ class ModuleCall:
     number: int
     in_shape: Shape | None = None
     out_shape: Shape | None = None
-    arguments: list[Argument] = field(default_factory=list)
+    arguments: list[Argument] = []
     bit: int | None = None
     inner: ModuleCall | None = None
     live_bytes: int = 0
 
 
-@dataclass(slots=True, frozen=True)
-class Argument:
+class Argument(Struct, frozen=True):
     """A tensor that a call was given.
 
     Attributes:
@@ -136,5 +134,5 @@ class CallStack:
             self._failures.append((error, call.path))
         tensors = tensors_in(output)
         call.out_shape = tuple(tensors[0].shape) if tensors else None
-        self._on_leave(call, tensors_in(args) + tensors_in(kwargs), output, tensors)
+        self._on_leave(call, tensors_in([*args, *kwargs.values()]), output, tensors)
         self._open.pop()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from math import prod
 from typing import Any, Literal
 
 import torch
+from msgspec import Struct
 from torch.utils.flop_counter import flop_registry
 
 from unetinspect.observe.calls import CallStack, ModuleCall
@@ -53,8 +53,7 @@ _MOVERS = {
 }
 
 
-@dataclass(slots=True, eq=False)
-class Count:
+class Count(Struct, eq=False):
     """The multiply-accumulates of one operation.
 
     Attributes:

@@ -1,9 +1,9 @@
 """Makes the results of operations on meta at once: shapes, strides and dtypes alone.
 
 torch finds out most of them in Python, in up to milliseconds a call, and imports sympy for the first. Nothing in that is data
-flow of the UNet. So the operations that UNets run have a kernel here, which answers for plain operands (row-major, one
-floating-point dtype) and returns None for all others. What no kernel answers torch is asked once for operands that are
-alike, and its answer is remembered; errors are torch's own.
+flow of the UNet. So the operations that UNets run have a kernel here, which answers for operands of one floating-point dtype
+and any layout, and returns None where torch has more to decide. What no kernel answers torch is asked once for operands that
+are alike, and its answer is remembered; errors are torch's own.
 """
 
 from __future__ import annotations
@@ -133,18 +133,14 @@ def _is_row_major(tensor: Tensor) -> bool:
     return list(tensor.stride()) == _strides(tensor.shape, range(tensor.ndim - 1, -1, -1))
 
 
-def _laid_out(shape: Sequence[int], dtype: torch.dtype, tensors: Sequence[Tensor]) -> Tensor | None:
+def _laid_out(shape: Sequence[int], dtype: torch.dtype, tensors: Sequence[Tensor]) -> Tensor:
     """Make what an elementwise operation returns for operands of this shape, spread over each other: it lies as they do.
-
-    None where one that is not row-major gets an axis of length 1, whose stride may be any.
 
     Source: `compute_elementwise_output_logical_to_physical_perm` in torch/_prims_common, after TensorIterator's reorder_dimensions.
     """
     axes = len(shape)
     if all(map(_is_row_major, tensors)):
         return _row_major(shape, dtype)
-    if 1 in shape and any(tensor.ndim < axes for tensor in tensors):
-        return None
     whole = all(tensor.shape == shape for tensor in tensors)
     contiguous = whole and all(tensor.is_contiguous() for tensor in tensors)
     channels_last = whole and axes == 4 and all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors)
@@ -203,7 +199,7 @@ def _elementwise(*operands: Any, of_integers: bool = False, in_steps: bool = Fal
 
     of_integers  whether integers are taken too, and stay what they are
     in_steps     whether torch computes it in several steps, as it does everything in half precision, which is cast there and
-                 back: after the first, operands that lie differently, and axes of length 1, may lie otherwise
+                 back: after the first no operand has gaps, and axes of length 1 may lie otherwise
     """
     tensors = [operand for operand in operands if isinstance(operand, Tensor)]
     dtype = tensors[0].dtype
@@ -214,14 +210,18 @@ def _elementwise(*operands: Any, of_integers: bool = False, in_steps: bool = Fal
     if promotes:
         return None
     shape = _spread_shape(tensors)
-    if shape is not None and (in_steps or dtype.itemsize < 4) and not all(map(_is_row_major, tensors)):
-        alike = 1 not in shape and len({(tensor.shape, tensor.stride()) for tensor in tensors}) == 1
-        return _laid_out(shape, dtype, tensors) if alike else None
+    if (in_steps or dtype.itemsize < 4) and not all(map(_is_row_major, tensors)):
+        if any(1 in tensor.shape for tensor in tensors):
+            return None
+        tensors = [_laid_out(tensor.shape, dtype, (tensor,)) for tensor in tensors]
     return None if shape is None else _laid_out(shape, dtype, tensors)
 
 
 def _spread_shape(tensors: Sequence[Tensor]) -> Sequence[int] | None:
-    """Return the shape of tensors that are spread over each other, None where they do not fit."""
+    """Return the shape of tensors that are spread over each other.
+
+    None where they do not fit, or where one gets an axis of length 1, whose stride may be any, and not all are row-major.
+    """
     shape: Sequence[int] = tensors[0].shape
     for tensor in tensors[1:]:
         if tensor.shape != shape:
@@ -229,7 +229,8 @@ def _spread_shape(tensors: Sequence[Tensor]) -> Sequence[int] | None:
             if not all(one == other or 1 in (one, other) for one, other in sides):
                 return None
             shape = tuple(other if one == 1 else one for one, other in reversed(sides))
-    return shape
+    unclear = 1 in shape and any(tensor.ndim < len(shape) for tensor in tensors) and not all(map(_is_row_major, tensors))
+    return None if unclear else shape
 
 
 def _where(condition: Tensor, *choices: Tensor) -> Tensor | None:

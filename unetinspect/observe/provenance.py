@@ -12,10 +12,11 @@ hidden states and the tuple of its skips) leaves the sources as they are, so tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+from msgspec.structs import replace
 from torch import Tensor
 
 from unetinspect.observe.calls import Argument, ModuleCall
@@ -33,8 +34,7 @@ class Step(NamedTuple):
     shape: Shape
 
 
-@dataclass(slots=True, frozen=True, eq=False)
-class Origin:
+class Origin(Struct, frozen=True, eq=False):
     """Where a tensor comes from.
 
     Attributes:
@@ -48,7 +48,7 @@ class Origin:
     ancestors: int = 0
     sources: frozenset[NearestSource] = frozenset()
     returned: ModuleCall | None = None
-    marks: dict[str, Any] = field(default_factory=dict)
+    marks: dict[str, Any] = {}
     step: Step | None = None
 
     @property

@@ -13,6 +13,8 @@ _Known = TypeVar("_Known")
 
 def tensors_in(value: Any) -> list[Tensor]:
     """List the tensors in a value: itself, or inside tuples, lists and dicts (diffusers' outputs are dicts)."""
+    if isinstance(value, Tensor):
+        return [value]
     found: list[Tensor] = []
     _collect((value,), found)
     return found
@@ -43,7 +45,7 @@ def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, tuple | list):
+        elif isinstance(value, (tuple, list)):
             _collect(value, found)
         elif isinstance(value, dict):
             _collect(value.values(), found)

@@ -141,9 +141,10 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        inputs = tensors_in(args) + tensors_in(kwargs)
+        inputs = tensors_in([*args, *kwargs.values()])
         try:
-            output = meta_kernels.run(func, args, kwargs, inputs)
+            # A subclass of torch.Tensor has its own results.
+            output = func(*args, **kwargs) if types else meta_kernels.run(func, args, kwargs, inputs)
         except Exception as error:
             self._failed = error, func.overloadpacket.__name__, tuple(self._operand(tensor) for tensor in tensors_in(args))
             raise

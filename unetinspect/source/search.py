@@ -48,9 +48,7 @@ def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, Load
         except UnetInspectError as error:
             note(error.message)
     if not found:
-        raise SourceError(
-            f"found no UNet config in {place}", hint="a config is a JSON or YAML file with the _class_name of a UNet"
-        )
+        raise SourceError(f"found no UNet config in {place}", hint="a config is a JSON or YAML file with the _class_name of a UNet")
     return found
 
 
