@@ -13,12 +13,9 @@ INTERRUPTED = 130
 
 def main() -> int:
     """Run the program and end the process with its exit code; under a tracer or a profiler, return the code."""
-    from unetinspect.deferred_imports import defer_imports
-
     # torch makes a million objects that stay: looking through them for garbage takes a tenth of a trace's time.
     gc.set_threshold(100_000, 50, 100)
-    defer_imports()
-    code = run()
+    code = run(defer=True)
     if sys.gettrace() is None and sys.getprofile() is None:
         # Freeing what torch made, object by object, takes a sixth of a trace's time, and the system frees it at once.
         atexit._run_exitfuncs()
@@ -29,9 +26,13 @@ def main() -> int:
     return code
 
 
-def run() -> int:
-    """Run the program and return its exit code."""
+def run(*, defer: bool = False) -> int:
+    """Run the program and return its exit code; with `defer`, what it does not need is kept out of this process."""
     try:
+        if defer:
+            from unetinspect.deferred_imports import defer_imports
+
+            defer_imports()
         code = _run()
     except KeyboardInterrupt:
         code = interrupted()

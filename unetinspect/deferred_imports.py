@@ -7,7 +7,8 @@
   that this program does not make. They run when something in them is asked for.
 - transformers, accelerate and peft are optional for diffusers, and no UNet class needs them to be built and run.
 
-Only `__main__` calls this: a program that imports `unetinspect` keeps its imports as they are.
+Only `__main__` calls this: a program that imports `unetinspect` keeps its imports as they are. The finders and loaders here have no
+base class, since `importlib.abc` takes longer to import than `--version` takes to answer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -82,12 +82,12 @@ class _StandIn(ModuleType):
         return sys.modules[_NAME]
 
 
-class _Finder(MetaPathFinder, Loader):
+class _Finder:
     """Finds the stand-in under the name of `torch._dynamo`; whoever wants a submodule gets the real one."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name == _NAME or name.startswith(f"{_NAME}."):
-            return ModuleSpec(name, self, is_package=True)
+            return ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
         return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -110,19 +110,19 @@ class _LazyPackage(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not isinstance(self.__loader__, _LazyLoader):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        self.__loader__ = self.__spec__.loader = self.__loader__.loader  # type: ignore[union-attr]
+        self.__loader__ = self.__spec__.loader = self.__loader__.loader
         self.__loader__.exec_module(self)
         return getattr(self, name)
 
 
-class _LazyLoader(Loader):
+class _LazyLoader:
     """Makes a lazy package, and runs nothing of it.
 
     Attributes:
         loader: What runs it later.
     """
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Any) -> None:
         self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -132,11 +132,11 @@ class _LazyLoader(Loader):
         """Run nothing."""
 
 
-class _LazyFinder(MetaPathFinder):
+class _LazyFinder:
     """Finds the lazy packages where they are."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name in _LAZY else None
         if spec is not None and spec.loader is not None:
-            spec.loader = _LazyLoader(spec.loader)
+            spec.loader = _LazyLoader(spec.loader)  # type: ignore[assignment]
         return spec

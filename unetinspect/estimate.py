@@ -90,7 +90,7 @@ def estimate(class_name: str, values: Mapping[str, Any]) -> Estimate:
 
 
 def refuse_huge(class_name: str, values: Mapping[str, Any], *, name: str, force: bool) -> None:
-    """Check that the UNet of a config is not too large to be built and run in about half a minute, and can be written down at all.
+    """Check that the UNet of a config is not too large to be built and run in about ten seconds, and can be written down at all.
 
     With `force`, anything may be built.
 
@@ -104,7 +104,7 @@ def refuse_huge(class_name: str, values: Mapping[str, Any], *, name: str, force:
         because = "" if found.largest is None else f": {_said(*found.largest)}"
         raise ConfigError(
             f"{name} would have {_about(found.layers)} layers{because}",
-            hint=f"they are {_about(found.modules)} modules, and {MAX_MODULES:,} are built and run in about half a minute; {_FORCE}",
+            hint=f"they are {_about(found.modules)} modules, and {MAX_MODULES:,} are built and run in about ten seconds; {_FORCE}",
         )
     for key, value in values.items():
         if any(abs(number) > _MAX_NUMBER for number in _numbers(value)):
