@@ -13,6 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.kinds_other import KINDS as OTHER_KINDS
+from tests.kinds_video import KINDS as VIDEO_KINDS
+from tests.tiny import KINDS
+from unetinspect import trace
 from unetinspect.observe import meta_kernels
 from unetinspect.observe.tensors import tensors_in
 
@@ -240,6 +244,23 @@ def test_views_and_what_changes_its_operand_are_always_torchs() -> None:
         for _ in range(2):
             found = run(func, tensor, *args)
             assert found.untyped_storage()._cdata == tensor.untyped_storage()._cdata
+
+
+@pytest.mark.parametrize("kind", ["conditioned", "gligen", "k-blocks", "skip-blocks", "cascade-decoder", "kandinsky3", "svd", "motion"])
+def test_a_record_is_the_same_where_torch_makes_every_result(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last byte, for blocks of every sort and for video."""
+    config = {**KINDS, **OTHER_KINDS, **VIDEO_KINDS}[kind]
+    ours = trace(config, device="meta", cache=False)
+    asked: list[Any] = []
+
+    def ask_torch(func: Any, args: Any, kwargs: Any, inputs: Any) -> Any:
+        asked.append(func)
+        return func(*args, **kwargs)
+
+    monkeypatch.setattr(meta_kernels, "run", ask_torch)
+
+    assert trace(config, device="meta", cache=False).to_json() == ours.to_json()
+    assert aten.convolution.default in asked
 
 
 def run(func: Any, *args: Any, **kwargs: Any) -> Any:
