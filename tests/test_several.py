@@ -227,8 +227,9 @@ def test_a_search_ends_and_says_where(cli: Any, monkeypatch: pytest.MonkeyPatch)
         (["--from", "x*"], 3, "found no UNet config in x*"),
         (["--from", f"*/{'x' * 300}"], 3, f"found no UNet config in */{'x' * 300}"),
         (["--from", ".", "--classes"], 2, "--from and --classes contradict each other"),
+        (["--from", ""], 3, "--from is given no folder"),
     ],
-    ids=["no folder", "no config", "no match", "too long", "both"],
+    ids=["no folder", "no config", "no match", "too long", "both", "nothing"],
 )
 def test_nothing_to_list_is_an_error(cli: Any, arguments: list[str], code: int, error: str) -> None:
     """One sentence and its hint."""
@@ -254,3 +255,26 @@ def test_what_may_not_be_read_is_noted(cli: Any, runs: Path) -> None:
     (runs / "two" / "config.json").chmod(0)
 
     assert "runs/two/config.json cannot be read: permission denied" in found_in(cli, "runs")[1]
+
+
+def test_a_folder_of_which_nothing_can_be_traced_is_an_error(cli: Any) -> None:
+    """A note for each config says why, and the exit code says it to scripts."""
+    Path("bad").mkdir()
+    Path("bad/config.json").write_text(json.dumps(BAD))
+    code, out, err = cli("models", "--from", "bad", "--json")
+
+    assert (code, out) == (2, "")
+    assert err.startswith("note: bad/config.json: not traced: ")
+    assert err.endswith(
+        "error: none of the UNet configs in bad can be traced\nhint: `unetinspect check bad/config.json` says what is wrong\n"
+    )
+
+
+def test_a_stdout_that_takes_nothing_ends_the_answers(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no fault of a model: it is said once, and no other model is traced for nothing."""
+    monkeypatch.setattr(sys, "stdout", None)
+    code, _, err = cli("trace", "plain.json", "unet.json", *ON_META)
+
+    assert code == 2
+    assert err.splitlines()[0] == "error: cannot write to standard output: it is closed"
+    assert err.count("error: ") == 1

@@ -19,6 +19,10 @@ _TO_A_FILE = "-o FILE writes the answer into a file"
 _ended_by: list[int] = []
 
 
+class OutputError(UsageError):
+    """Raised when stdout takes nothing: it is closed, or the disk is full. Then no other answer can be given either."""
+
+
 class ReaderGoneError(Exception):
     """Raised when whoever read stdout has what it wanted (`| head`); no OSError, of which typer and rich would make an exit code of 1."""
 
@@ -112,11 +116,11 @@ def print_answer(answer: str | bytes) -> None:
     """Write an answer to stdout, all of it; bytes are written as they are.
 
     Raises:
-        UsageError: Stdout takes nothing: it is closed, or the disk is full.
+        OutputError: Stdout takes nothing: it is closed, or the disk is full.
         ReaderGoneError: Its reader has gone.
     """
     if sys.stdout is None:
-        raise UsageError("cannot write to standard output: it is closed", hint=_TO_A_FILE)
+        raise OutputError("cannot write to standard output: it is closed", hint=_TO_A_FILE)
     escape_characters()
     with suppress(AttributeError, OSError):
         os.set_blocking(sys.stdout.fileno(), True)  # a pipe that its other end made non-blocking would lose what it has no room for
@@ -132,17 +136,17 @@ def finish() -> None:
     """Write what is left for stdout. A reader that has gone is no failure.
 
     Raises:
-        UsageError: It cannot be written.
+        OutputError: It cannot be written.
     """
     with suppress(ReaderGoneError):
         if sys.stdout is not None:
             sys.stdout.flush()
 
 
-def stdout_failed(error: OSError) -> UsageError:
+def stdout_failed(error: OSError) -> OutputError:
     """Return what to say of a write to stdout that failed; nothing more is written there."""
     let_go_of_stdout()
-    return UsageError(f"cannot write to standard output: {reason(error)}", hint=_TO_A_FILE)
+    return OutputError(f"cannot write to standard output: {reason(error)}", hint=_TO_A_FILE)
 
 
 def let_go_of_stdout() -> None:

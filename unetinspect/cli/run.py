@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from unetinspect.cache import RecordCache, Recorder, open_cache
 from unetinspect.cli.options import CheckOptions, DiffOptions, ModelOptions, PassOptions, SweepOptions, TraceOptions
 from unetinspect.cli.output import Output
-from unetinspect.errors import UnetInspectError, UsageError, nearest_names
+from unetinspect.errors import ConfigError, UnetInspectError, UsageError, nearest_names
 from unetinspect.record import Envelope, Fit, ModelInfo, SweepPoint, Trace
 from unetinspect.request import Request, make_request, parse_counts, parse_sizes
 from unetinspect.source import LoadedModel, read_model
 from unetinspect.source.parse import parse_value
-from unetinspect.streams import print_error
+from unetinspect.streams import OutputError, print_error
 from unetinspect.sweep import sweep
 
 _LONGEST_SHOWN = 80
@@ -69,6 +69,8 @@ def answer_each(
             with output.about(label):
                 output.note(*model.notes)
                 codes.append(answer(label, model))
+        except OutputError:
+            raise
         except UnetInspectError as error:
             codes.append(failed(label, error))
     return next((code for code in codes if code >= _FAILED), max(codes))
@@ -230,11 +232,18 @@ def _passes(
 
 
 def trace_found(places: Sequence[str], output: Output, take: Callable[[str, Trace], None], *, cache: bool) -> None:
-    """Trace each UNet whose config is found in folders; `take` is given the config's path and the trace. A note says which cannot be."""
+    """Trace each UNet whose config is found in folders; `take` is given the config's path and the trace. A note says which cannot be.
+
+    Raises:
+        SourceError: There is no such folder, or no UNet config in it.
+        ConfigError: None of the configs can be traced.
+    """
     from unetinspect.source.search import find_models
 
     models = dict(found for place in places for found in find_models(place, output.note))
     kept = open_cache(wanted=cache)
+
+    failures = []
 
     def answer(path: str, model: LoadedModel) -> int:
         with output.progress() as say:
@@ -244,9 +253,14 @@ def trace_found(places: Sequence[str], output: Output, take: Callable[[str, Trac
 
     def failed(path: str, error: UnetInspectError) -> int:
         output.note(f"{path}: not traced: {' '.join(error.message.split())}")
+        failures.append(path)
         return 0
 
     answer_each(list(models.items()), output, answer, failed=failed)
+    if len(failures) == len(models):
+        raise ConfigError(
+            f"none of the UNet configs in {', '.join(places)} can be traced", hint=f"`unetinspect check {failures[0]}` says what is wrong"
+        )
 
 
 def configured(options: ModelOptions, output: Output) -> ModelInfo:
