@@ -45,6 +45,7 @@ class Output:
         self._about: str | None = None
         self._parts: list[str] | None = None
         self._rows: list[dict[str, Any]] = []
+        self._fields: Sequence[str] = ()
         self.screen = Screen(
             width=_width(options.output),
             color=options.output is None and _wants_color(),
@@ -57,6 +58,7 @@ class Output:
         if self._parts is not None and self.format in ("csv", "tsv"):
             records = table.rows if table.records is None else table.records
             self._rows += [{"model": self._about, **msgspec.to_builtins(record)} for record in records]
+            self._fields = ("model", *table.fields)
             return
         self.show_forms(
             document,
@@ -124,7 +126,7 @@ class Output:
         yield
         parts, self._parts = self._parts, None
         if self.format in ("csv", "tsv"):
-            self.show(Table(columns=(), rows=self._rows), None)
+            self.show(Table(columns=(), rows=self._rows, fields=self._fields), None)
         elif self.path is not None and parts:
             self.write("".join(parts))
 

@@ -22,7 +22,7 @@ def check_table(model: ModelInfo, check: Check, *, with_meanings: bool = True) -
         )
     paragraphs.append([verdict(check)])
     lines = [line for paragraph in paragraphs if paragraph for line in (*paragraph, "")][:-1]
-    return Table(columns=(), rows=(), above=lines, records=check.findings)
+    return Table(columns=(), rows=(), above=lines, records=check.findings, fields=Finding.__struct_fields__)
 
 
 def verdict(check: Check) -> str:

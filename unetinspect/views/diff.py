@@ -78,7 +78,7 @@ def diff_markdown(diff: Diff) -> str:
 def diff_csv(diff: Diff, *, delimiter: str) -> str:
     """Write one line for each thing that differs: what it is, what it is called on both sides, and a number or value of both."""
     records = list(diff_records(diff))
-    return render_csv(Table(columns=(), rows=(), records=records), delimiter=delimiter) if records else delimiter.join(FIELDS) + "\n"
+    return render_csv(Table(columns=(), rows=(), records=records, fields=FIELDS), delimiter=delimiter)
 
 
 def _names(diff: Diff) -> tuple[str, str]:

@@ -44,6 +44,7 @@ class Table(Struct, frozen=True):
         group: The group of a row, as its heading says it; where that is a path that the first column starts with, it goes
             from there. None: no groups.
         records: What CSV and TSV write; None: the rows themselves, field by field.
+        fields: The header of CSV and TSV where there are no records.
     """
 
     columns: Sequence[Column]
@@ -52,6 +53,7 @@ class Table(Struct, frozen=True):
     below: Sequence[str] = ()
     group: Callable[[Row], str] | None = None
     records: Sequence[Any] | None = None
+    fields: Sequence[str] = ()
 
 
 Format = Literal["table", "json", "md", "csv", "tsv"]
@@ -61,7 +63,7 @@ def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
     """Return the names and values of a table's data, nested records spread out: "attention.self"."""
     records = table.rows if table.records is None else table.records
     rows = [dict(_flatten(msgspec.to_builtins(record))) for record in records]
-    names = _in_order([name for row in rows for name in row])
+    names = _in_order([name for row in rows for name in row] or table.fields)
     return names, [[row.get(name) for name in names] for row in rows]
 
 
