@@ -119,9 +119,6 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
-            if not gc.get_freeze_count():  # what is new counts as old from now on, and is not looked through at once
-                gc.freeze()
-                gc.unfreeze()
             gc.enable()
 
 
