@@ -24,11 +24,11 @@ from page import table, write_section
 
 from unetinspect import trace
 from unetinspect.api import _load
-from unetinspect.build import first_line
-from unetinspect.clock import Clock, CudaClock, HostClock, cuda_device
-from unetinspect.profiling import ProfileOptions, profile_model
+from unetinspect.profile.clock import Clock, CudaClock, HostClock, cuda_device
+from unetinspect.profile.profiling import ProfileOptions, profile_model
 from unetinspect.record import Profile, Trace
-from unetinspect.request import make_request
+from unetinspect.run.build import first_line
+from unetinspect.unets.request import make_request
 from unetinspect.units import format_bytes, format_si, format_size
 from unetinspect.version import __version__
 from unetinspect.views.profile import format_ms, format_percent, format_rate, profile_table

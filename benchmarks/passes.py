@@ -18,11 +18,11 @@ from bare import as_arguments, build, make_tensors, read_config
 
 from unetinspect import Trace
 from unetinspect.api import _load
-from unetinspect.build import build_unet
 from unetinspect.observe import watch_forward
-from unetinspect.request import make_request
-from unetinspect.resolve import resolve_config
-from unetinspect.tracing import Tracer, trace_model
+from unetinspect.run.build import build_unet
+from unetinspect.run.resolve import resolve_config
+from unetinspect.run.tracer import Tracer, trace_model
+from unetinspect.unets.request import make_request
 
 Times = list[list[float]]
 
@@ -75,7 +75,7 @@ class Pass:
         def watched(*arguments: Any) -> Any:
             return timed(lambda: watch_forward(*arguments), times["observed pass"])
 
-        with mock.patch("unetinspect.tracing.watch_forward", watched):
+        with mock.patch("unetinspect.run.tracer.watch_forward", watched):
             record = timed(lambda: self.tracer.trace(_ON_META), times["observed pass and record"])
         arguments = arguments_of(record)
         with torch.no_grad():

@@ -247,8 +247,8 @@ def _header_kinds() -> list[dict[str, Any]]:
     """Return headers as they are read: of a small UNet, alone and with a prefix, of a LoRA, and of nothing known."""
     import torch
 
-    from unetinspect.build import build_unet
-    from unetinspect.resolve import resolve_config
+    from unetinspect.run.build import build_unet
+    from unetinspect.run.resolve import resolve_config
 
     found = []
     for config in (tiny.CONDITION, tiny.PLAIN, kinds_plugs.CONTROLNET):

@@ -35,8 +35,8 @@ def built_shapes(config: Mapping[str, Any]) -> Shapes:
     """Return the names and shapes of what diffusers builds from a config."""
     import torch  # here, since most tests of headers need none of this
 
-    from unetinspect.build import build_unet
-    from unetinspect.resolve import resolve_config
+    from unetinspect.run.build import build_unet
+    from unetinspect.run.resolve import resolve_config
 
     resolved = resolve_config(dict(config))
     shown = {key: value for key, value in sorted(resolved.values.items()) if key not in _NO_TENSOR}

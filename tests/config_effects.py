@@ -10,9 +10,9 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from unetinspect.build import make_inputs, named_tensors, quiet_diffusers
-from unetinspect.inputs import Builder, InputSpec, Plan, builder_for
-from unetinspect.resolve import ResolvedConfig, diffusers_class, resolve_config
+from unetinspect.run.build import make_inputs, named_tensors, quiet_diffusers
+from unetinspect.run.resolve import ResolvedConfig, diffusers_class, resolve_config
+from unetinspect.unets import Builder, InputSpec, Plan, builder_for
 
 Seen = tuple[Any, ...]
 

@@ -101,8 +101,8 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     from unetinspect.cli.main import main
 
     monkeypatch.setattr("unetinspect.cli.run.open_cache", lambda *, wanted: SharedRecords() if wanted else None)
-    monkeypatch.setattr("unetinspect.cache.code_state", code_of_this_run)
-    monkeypatch.setattr("unetinspect.cache.record_key", key_of_this_run)
+    monkeypatch.setattr("unetinspect.run.cache.code_state", code_of_this_run)
+    monkeypatch.setattr("unetinspect.run.cache.record_key", key_of_this_run)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main(list(arguments))

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests import kinds_other, kinds_plugs, kinds_video
 from tests.tiny import KINDS, traced, traced_once
 from unetinspect import Trace, trace
-from unetinspect.build import make_inputs
-from unetinspect.inputs import InputSpec
+from unetinspect.run.build import make_inputs
+from unetinspect.unets import InputSpec
 
 # The first config of each class that is no image UNet.
 OTHER_CLASSES = {

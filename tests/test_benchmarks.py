@@ -24,8 +24,8 @@ from msgspec.structs import replace
 from page import Goal, Row
 
 from tests.tiny import traced
-from unetinspect.clock import HostClock
-from unetinspect.profiling import ProfileOptions
+from unetinspect.profile.clock import HostClock
+from unetinspect.profile.profiling import ProfileOptions
 
 ROOT = Path(__file__).parent.parent
 MODEL = "ddpm-cifar10-32"

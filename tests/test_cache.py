@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.tiny import CONDITION, PLAIN, traced
-from unetinspect import Trace, cache
-from unetinspect.cache import RecordCache, Recorder, open_cache
+from unetinspect import Trace
 from unetinspect.checkpoint.header import Header
 from unetinspect.record import Checkpoint, Source
-from unetinspect.request import Request
-from unetinspect.resolve import resolve_config
+from unetinspect.run import cache
+from unetinspect.run.cache import RecordCache, Recorder, open_cache
+from unetinspect.run.resolve import resolve_config
 from unetinspect.source.base import LoadedModel, LoadedWeights
+from unetinspect.unets.request import Request
 
 MODEL = LoadedModel(name="tiny", config=CONDITION, source=Source(kind="dict", location="tiny"))
 ON_META = Request(device="meta")
@@ -127,7 +128,7 @@ def test_the_key_changes_when_code_is_edited_or_upgraded(tmp_path: Path, monkeyp
         file.write_text("a = 1\n")
     spec = importlib.util.find_spec
     monkeypatch.setattr(
-        "unetinspect.cache.find_spec",
+        "unetinspect.run.cache.find_spec",
         lambda name: spec(name) if name == "unetinspect" else SimpleNamespace(origin=str(tmp_path / name / "__init__.py")),
     )
     keys = [record_key(MODEL, ON_META)]

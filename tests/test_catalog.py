@@ -11,10 +11,10 @@ import yaml
 
 from tests.tiny import traced
 from unetinspect.catalog import CATALOG, Entry, find_entry, find_hub_id, load_catalog, nearest_entries
-from unetinspect.plan import plan_work
-from unetinspect.request import make_request
-from unetinspect.resolve import resolve_config
+from unetinspect.run.plan import plan_work
+from unetinspect.run.resolve import resolve_config
 from unetinspect.source import read_model
+from unetinspect.unets.request import make_request
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = sorted(load_catalog())

@@ -16,13 +16,13 @@ from msgspec import UNSET
 from tests.kinds_other import UVIT
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, condition, plain, traced
-from unetinspect.cache import Recorder
-from unetinspect.checking import check_model
+from unetinspect.check.expectations import find_expected, unmet
+from unetinspect.check.model import check_model
 from unetinspect.errors import UsageError
-from unetinspect.expectations import find_expected, unmet
 from unetinspect.record import Source
-from unetinspect.request import make_request
+from unetinspect.run.cache import Recorder
 from unetinspect.source.base import LoadedModel
+from unetinspect.unets.request import make_request
 
 THREE_LEVELS = plain(
     block_out_channels=[16, 16, 32],

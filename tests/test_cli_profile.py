@@ -41,16 +41,16 @@ def small(tmp_path: Path) -> str:
 def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let torch see no GPU, and let the tracer and diffusers not even be imported."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("unetinspect.profiling", "unetinspect.tracing", "diffusers"):
+    for name in ("unetinspect.profile.profiling", "unetinspect.run.tracer", "diffusers"):
         monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.fixture
 def as_if_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command measure the CPU."""
-    monkeypatch.setattr("unetinspect.clock.cuda_device", lambda name: torch.device("cpu"))
-    monkeypatch.setattr("unetinspect.profiling.cuda_device", lambda name: torch.device("cpu"))
-    monkeypatch.setattr("unetinspect.profiling.CudaClock", lambda device: Host())
+    monkeypatch.setattr("unetinspect.profile.clock.cuda_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr("unetinspect.profile.profiling.cuda_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr("unetinspect.profile.profiling.CudaClock", lambda device: Host())
 
 
 @pytest.mark.parametrize(("width", "dropped"), [(80, ["class", "spread (ms)", "MACs"]), (200, [])])

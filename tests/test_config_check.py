@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unetinspect.config_check import ConfigReport, find_in_config
-from unetinspect.inputs import supported_classes
+from unetinspect.check.config import ConfigReport, find_in_config
 from unetinspect.record.check import Finding
-from unetinspect.resolve import class_keys
+from unetinspect.run.resolve import class_keys
+from unetinspect.unets import supported_classes
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SD15: dict[str, Any] = yaml.safe_load((CONFIGS / "sd15.yaml").read_text())["config"]

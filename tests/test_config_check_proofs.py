@@ -10,9 +10,9 @@ import pytest
 
 from tests import kinds_other, kinds_plugs, kinds_video, tiny
 from tests.config_effects import Seen, differs, seen
-from unetinspect.config_check import find_in_config
-from unetinspect.config_check.ignored import unread_keys
-from unetinspect.resolve import class_keys, resolve_config
+from unetinspect.check.config import find_in_config
+from unetinspect.check.ignored import unread_keys
+from unetinspect.run.resolve import class_keys, resolve_config
 
 Config = dict[str, Any]
 

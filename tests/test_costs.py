@@ -21,11 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tests.test_against_torch import OTHER_CLASSES, assert_macs_are_half_of, small_pass
 from tests.tiny import KINDS, traced, traced_once
 from unetinspect import Trace
-from unetinspect.build import make_inputs
-from unetinspect.inputs import InputSpec
 from unetinspect.observe import watch_forward
 from unetinspect.observe.macs import attention_macs
-from unetinspect.resolve import diffusers_class, resolve_config
+from unetinspect.run.build import make_inputs
+from unetinspect.run.resolve import diffusers_class, resolve_config
+from unetinspect.unets import InputSpec
 
 PASSES: dict[str, dict[str, Any]] = {**KINDS, **OTHER_CLASSES}
 # Those whose operations differ; the others differ in what they embed, or in how many blocks there are.

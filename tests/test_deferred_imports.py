@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.tiny import PLAIN, traced
-from unetinspect.inputs import builder_for, supported_classes
+from unetinspect.unets import builder_for, supported_classes
 
 PACKAGE = Path(__file__).parent.parent / "unetinspect"
 # The folder comes first: an installed package of these names would be hidden all the same.
@@ -74,9 +74,9 @@ import requests
 assert requests.get is requests.api.get
 
 from unetinspect.api import _load
-from unetinspect.clock import HostClock
-from unetinspect.profiling import ProfileOptions, profile_model
-from unetinspect.request import make_request
+from unetinspect.profile.clock import HostClock
+from unetinspect.profile.profiling import ProfileOptions, profile_model
+from unetinspect.unets.request import make_request
 graphs.clear()
 how = ProfileOptions(compile=True, backend=backend, repeats=1, warmup=1)
 HostClock.matrix_side = 32

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.tiny import condition, traced, traced_once
-from unetinspect.comparing import compare
+from unetinspect.compare import compare
 from unetinspect.record import to_json
 from unetinspect.record.diff import Diff, NameCounts
 from unetinspect.record.diff_parts import LayerDiff, StageDiff

@@ -15,8 +15,8 @@ from tests.kinds_other import KINDS as OTHER
 from tests.kinds_plugs import KINDS as PLUGS
 from tests.kinds_video import KINDS as VIDEO
 from tests.tiny import KINDS, traced_once
-from unetinspect.comparing import compare
-from unetinspect.comparing.align import Place, align, level, merged
+from unetinspect.compare import compare
+from unetinspect.compare.align import Place, align, level, merged
 from unetinspect.record import Trace
 from unetinspect.record.diff import Diff
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.tiny import traced
-from unetinspect.comparing import compare
+from unetinspect.compare import compare
 from unetinspect.record.diff import Diff, NameCounts, Quantity
 from unetinspect.record.diff_parts import SkipDiff, SkipSide
 from unetinspect.units import format_count

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests import kinds_other, kinds_plugs, kinds_video, tiny
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import ConfigError, ForwardError, UsageError
-from unetinspect.estimate import (
+from unetinspect.record import Source
+from unetinspect.run.estimate import (
     MAX_ELEMENTS,
     MAX_MODULES,
     available_memory,
@@ -21,13 +22,12 @@ from unetinspect.estimate import (
     refuse_huge,
     refuse_huge_inputs,
 )
-from unetinspect.inputs import supported_classes
-from unetinspect.inputs.base import InputSpec
-from unetinspect.plan import plan_work
-from unetinspect.record import Source
-from unetinspect.request import make_request
-from unetinspect.resolve import resolve_config
+from unetinspect.run.plan import plan_work
+from unetinspect.run.resolve import resolve_config
 from unetinspect.source import LoadedModel
+from unetinspect.unets import supported_classes
+from unetinspect.unets.base import InputSpec
+from unetinspect.unets.request import make_request
 
 FACTOR = 3
 SMALL = {**tiny.KINDS, **kinds_other.KINDS, **kinds_plugs.KINDS, **kinds_video.KINDS}
@@ -75,7 +75,7 @@ def test_the_estimate_is_near_the_number_of_modules(name: str) -> None:
     """Small configs of every class have as many modules as was estimated, within a factor; their parts that are no layers set aside."""
     import torch
 
-    from unetinspect.build import build_unet
+    from unetinspect.run.build import build_unet
 
     class_name, values = values_of(SMALL[name])
 
@@ -91,7 +91,7 @@ def test_the_estimate_grows_as_the_modules_do(layers: int) -> None:
     """Ten times the layers are as many times the modules in the estimate as in what is built."""
     import torch
 
-    from unetinspect.build import build_unet
+    from unetinspect.run.build import build_unet
 
     config = tiny.condition(layers_per_block=layers, transformer_layers_per_block=2)
     unet = build_unet(resolve_config(config), device=torch.device("meta"), dtype=torch.float32, name="small")

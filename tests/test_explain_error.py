@@ -9,7 +9,7 @@ import pytest
 from tests.error_messages import MESSAGES, MUST_MATCH
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import UsageError
-from unetinspect.explaining import explain_error
+from unetinspect.explain import explain_error
 from unetinspect.record import ErrorExplanation, ErrorExplanations, to_json
 from unetinspect.views.errors import explanations_table
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
@@ -115,6 +115,6 @@ def test_nothing_here_imports_torch(tmp_path: Path) -> None:
     """A message is explained without torch, diffusers or the hub's client."""
     from tests.test_imports import imported_after
 
-    code = f"from unetinspect.explaining import explain_error\nfor text in {[text for text, _, _ in MESSAGES[:30]]!r}: explain_error(text)"
+    code = f"from unetinspect.explain import explain_error\nfor text in {[text for text, _, _ in MESSAGES[:30]]!r}: explain_error(text)"
 
     assert imported_after(code) == set()

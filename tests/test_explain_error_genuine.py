@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.tiny import CONDITION, condition, plain
 from unetinspect.errors import UsageError
-from unetinspect.explaining import explain_error
+from unetinspect.explain import explain_error
 from unetinspect.record import ErrorExplanation
 
 DEVICES = ("cpu", "meta")

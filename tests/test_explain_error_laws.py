@@ -12,10 +12,10 @@ from torch import nn
 
 from tests.test_explain_error_genuine import raised_by
 from unetinspect.catalog import load_catalog
-from unetinspect.explaining.layers import model_layers
-from unetinspect.explaining.skip_sides import rigid_models, sides_to
-from unetinspect.explaining.tensors import models_with
-from unetinspect.explaining.widths import added_width, rows_of
+from unetinspect.explain.layers import model_layers
+from unetinspect.explain.skip_sides import rigid_models, sides_to
+from unetinspect.explain.tensors import models_with
+from unetinspect.explain.widths import added_width, rows_of
 
 
 def test_sides_follow_from_halving() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.error_messages import IN_LOADING, MESSAGES, MISMATCH
 from unetinspect.errors import UsageError
-from unetinspect.explaining import explain_error
+from unetinspect.explain import explain_error
 from unetinspect.record import ErrorExplanation, ErrorExplanations
 from unetinspect.views.errors import explanations_table
 from unetinspect.views.render import Screen, render_table

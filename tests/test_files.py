@@ -22,9 +22,9 @@ from msgspec import Struct
 from tests.test_streams import run, save_trace
 from tests.tiny import PLAIN, traced
 from unetinspect import Trace
-from unetinspect.cache import RecordCache
 from unetinspect.files import write_file
 from unetinspect.record import to_json
+from unetinspect.run.cache import RecordCache
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ USE_THE_CACHE = """
 import sys
 from pathlib import Path
 from unetinspect import Trace
-from unetinspect.cache import RecordCache
+from unetinspect.run.cache import RecordCache
 kept, record = RecordCache(Path("records")), Trace.from_json(Path("saved.json").read_text(encoding="utf-8"))
 for turn in range(60):
     if turn % 6 == int(sys.argv[1]):

@@ -15,10 +15,15 @@ HEAVY = ("torch", "diffusers", "huggingface_hub")
 # They take no seconds, but longer than all else that a light command does.
 SLOW = ("rich", "yaml")
 # Left of the record, where torch and diffusers are at work.
-LEFT = (
-    *("assemble.py", "build.py", "checking.py", "clock.py", "costs.py", "failures.py", "freeu.py"),
-    *("live.py", "measure.py", "ports.py", "profiling.py", "resolve.py", "tracing.py", "weights.py", "observe"),
+LEFT = ("check", "observe", "profile", "run")
+# The rooms of the package in the order in which data flows: each imports those before it, and none behind it.
+ROOMS = (
+    *(("deferred_imports", "errors", "terminal", "units", "version"), ("files", "streams"), ("record",), ("catalog",), ("unets",)),
+    *(("checkpoint",), ("source",), ("observe",), ("run",), ("check", "compare", "explain", "naming", "profile")),
+    *(("views",), ("drawing",), ("api",), ("cli",), ("__init__",), ("__main__",)),
 )
+# Two methods of a record draw it, and where a checkpoint is MODEL, its tensors are compared with those of the UNet.
+LAZY = {("record", "views"), ("record", "drawing"), ("run", "check")}
 
 
 def imported_after(code: str, names: tuple[str, ...] = HEAVY) -> set[str]:
@@ -88,7 +93,7 @@ def test_importing_the_package_is_light_and_this_test_can_fail() -> None:
     """`import unetinspect` and even `unetinspect.trace` cost nothing heavy; importing the tracer does, and the hub's client is told."""
     assert imported_after("import unetinspect; unetinspect.trace; unetinspect.Trace") == set()
     assert imported_after("import huggingface_hub") == {"huggingface_hub"}
-    assert {"torch", "diffusers"} <= set(runtime_imports(PACKAGE / "tracing.py"))
+    assert {"torch", "diffusers"} <= set(runtime_imports(PACKAGE / "run" / "tracer.py"))
 
 
 def test_views_and_records_never_import_torch_even_lazily() -> None:
@@ -99,6 +104,20 @@ def test_views_and_records_never_import_torch_even_lazily() -> None:
         for name in runtime_imports(path):
             allowed = path.name == "api.py" and name == "torch"  # to tell a module from what is none
             assert allowed or name.partition(".")[0] not in ("torch", "diffusers"), f"{path} imports {name}"
+
+
+def test_imports_go_one_way() -> None:
+    """A room of the package imports from those before it alone, in the order in which data flows."""
+    place = {room: order for order, rooms in enumerate(ROOMS) for room in rooms}
+    wrong = set()
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for name in runtime_imports(path):
+            if name.startswith("unetinspect."):
+                other = name.split(".")[1]
+                if other != room and (room, other) not in LAZY and place[other] >= place[room]:
+                    wrong.add(f"{room} imports {other} ({path.name})")
+    assert wrong == set()
 
 
 def runtime_imports(path: Path) -> list[str]:

@@ -18,13 +18,13 @@ from tests.kinds_other import AUDIO
 from tests.test_imports import imported_after
 from tests.tiny import CONDITION, PLAIN
 from unetinspect.api import loaded_trace
-from unetinspect.cache import RecordCache, Recorder
 from unetinspect.errors import ConfigError
 from unetinspect.record import Source, Trace
-from unetinspect.request import Request, make_request
-from unetinspect.resolve import class_keys, config_class, resolve_config
+from unetinspect.run.cache import RecordCache, Recorder
+from unetinspect.run.resolve import class_keys, config_class, resolve_config
 from unetinspect.source import read_model
 from unetinspect.source.base import LoadedModel
+from unetinspect.unets.request import Request, make_request
 
 ON_META = Request(device="meta")
 

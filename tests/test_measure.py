@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from unetinspect import UsageError
-from unetinspect.clock import CudaClock, HostClock, cuda_device
-from unetinspect.measure import StageMemory, hooked, matrix_tflops, spread_of, time_passes, watch_memory
+from unetinspect.profile.clock import CudaClock, HostClock, cuda_device
+from unetinspect.profile.measure import StageMemory, hooked, matrix_tflops, spread_of, time_passes, watch_memory
 
 MARK_MS = 0.25
 

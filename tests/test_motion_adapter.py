@@ -14,8 +14,8 @@ from tests.tiny import traced_once
 from unetinspect import Trace, trace
 from unetinspect.catalog import find_entry
 from unetinspect.errors import ConfigError, UsageError
-from unetinspect.inputs import builder_for
-from unetinspect.resolve import resolve_config
+from unetinspect.run.resolve import resolve_config
+from unetinspect.unets import builder_for
 
 # Published adapters, and what the class has keys for besides.
 ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {

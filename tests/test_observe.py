@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unetinspect.assemble import make_modules, make_skips, make_stages, make_totals
 from unetinspect.observe import ForwardRaisedError, Observation, watch_forward
-from unetinspect.stages import stage_finder
+from unetinspect.observe.assemble import make_modules, make_skips, make_stages, make_totals
+from unetinspect.observe.stages import stage_finder
 
 
 class Block(nn.Module):

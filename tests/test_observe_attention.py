@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.test_observe import TinyU, pairs, seen
-from unetinspect.assemble import make_attentions, make_modules, make_totals
 from unetinspect.observe import ForwardRaisedError
+from unetinspect.observe.assemble import make_attentions, make_modules, make_totals
 
 
 class Attention(nn.Module):

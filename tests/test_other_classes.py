@@ -15,10 +15,10 @@ from torch.overrides import TorchFunctionMode
 from tests.kinds_other import AUDIO, AUDIOLDM2, DECODER, DREAMLITE, KANDINSKY, KINDS, PRIOR, TEMPORAL, VALUE_FUNCTION, Config
 from tests.tiny import traced_once
 from unetinspect import Trace, trace
-from unetinspect.build import make_inputs, named_tensors
 from unetinspect.errors import UsageError
-from unetinspect.inputs import InputSpec, builder_for
-from unetinspect.resolve import diffusers_class, resolve_config
+from unetinspect.run.build import make_inputs, named_tensors
+from unetinspect.run.resolve import diffusers_class, resolve_config
+from unetinspect.unets import InputSpec, builder_for
 
 # Of bundled UNets: parameters, attention layers and skips as counted and published elsewhere.
 FIGURES = {

@@ -13,10 +13,10 @@ from tests.kinds_video import I2VGEN, MOTION, SPARSE, SVD, UNET_3D
 from tests.tiny import CONDITION, PLAIN
 from tests.tiny import KINDS as TINY
 from unetinspect import trace
-from unetinspect.build import make_inputs
 from unetinspect.errors import ConfigError
-from unetinspect.inputs import Plan, builder_for
-from unetinspect.resolve import check_config, diffusers_class, resolve_config
+from unetinspect.run.build import make_inputs
+from unetinspect.run.resolve import check_config, diffusers_class, resolve_config
+from unetinspect.unets import Plan, builder_for
 
 TEXTS_OF_ITS_OWN = KINDS["audioldm2-own-hidden-states"]
 HEADS = "and must be at most its"

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import traced
-from unetinspect.cache import RecordCache, Recorder
-from unetinspect.request import Request
+from unetinspect.run.cache import RecordCache, Recorder
 from unetinspect.source import read_model
+from unetinspect.unets.request import Request
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:

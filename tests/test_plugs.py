@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 from tests.kinds_plugs import KINDS, Config, adapter
 from tests.tiny import traced, traced_once
 from unetinspect import Trace, trace
-from unetinspect.build import make_inputs
 from unetinspect.errors import UsageError
-from unetinspect.inputs import InputSpec
+from unetinspect.run.build import make_inputs
+from unetinspect.unets import InputSpec
 
 SD15_ADAPTER: Config = {"_class_name": "T2IAdapter"}  # the class's own values are those of Stable Diffusion 1.5's adapters
 SDXL_ADAPTER: Config = {"_class_name": "T2IAdapter", "adapter_type": "full_adapter_xl", "downscale_factor": 16}

@@ -8,10 +8,10 @@ import torch
 
 from tests.kinds_plugs import Config, adapter, controlnet, union, xs
 from unetinspect import trace
-from unetinspect.build import make_inputs
 from unetinspect.errors import ConfigError
-from unetinspect.inputs import Plan, builder_for
-from unetinspect.resolve import check_config, resolve_config
+from unetinspect.run.build import make_inputs
+from unetinspect.run.resolve import check_config, resolve_config
+from unetinspect.unets import Plan, builder_for
 
 MISTAKES = {
     "blocks": (controlnet(down_block_types=["DownBlock2D"]), ["must be of one length: down_block_types has 1, block_out_channels has 2"]),

@@ -17,10 +17,10 @@ from tests.kinds_video import MOTION
 from tests.tiny import CONDITION, condition, traced
 from unetinspect import Trace, trace
 from unetinspect.errors import UsageError
-from unetinspect.fit import find_fit, to_fit
 from unetinspect.record import Port, Shape, Totals
-from unetinspect.request import Request
-from unetinspect.resolve import resolve_config
+from unetinspect.run.fit import find_fit, to_fit
+from unetinspect.run.resolve import resolve_config
+from unetinspect.unets.request import Request
 
 SD15_ADAPTER = {"_class_name": "T2IAdapter"}
 DOWN, MID = "down_block_additional_residuals", "mid_block_additional_residual"

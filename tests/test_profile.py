@@ -18,12 +18,12 @@ from tests.test_measure import has_hooks
 from tests.tiny import KINDS, condition, plain
 from unetinspect import ForwardError, Trace, UsageError, trace
 from unetinspect.api import _load
-from unetinspect.build import build_unet, named_tensors
-from unetinspect.clock import HostClock
-from unetinspect.measure import Memory, StageMemory, Times
-from unetinspect.profiling import ProfileOptions, called_in_stages, make_profile, profile_model
+from unetinspect.profile.clock import HostClock
+from unetinspect.profile.measure import Memory, StageMemory, Times
+from unetinspect.profile.profiling import ProfileOptions, called_in_stages, make_profile, profile_model
 from unetinspect.record import Profile
-from unetinspect.request import make_request
+from unetinspect.run.build import build_unet, named_tensors
+from unetinspect.unets.request import make_request
 
 CONFIGS = {**KINDS, **OTHER_KINDS, **VIDEO_KINDS}
 _SIDES = {"conditioned": 8, "skip-blocks": 8, "cascade-prior": 4}
@@ -70,7 +70,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
         unets.append(build_unet(*args, **options))
         return unets[-1]
 
-    monkeypatch.setattr("unetinspect.profiling.build_unet", build)
+    monkeypatch.setattr("unetinspect.profile.profiling.build_unet", build)
     return unets
 
 
@@ -249,7 +249,7 @@ def test_too_little_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*args: Any, **options: Any) -> nn.Module:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("unetinspect.profiling.build_unet", fail)
+    monkeypatch.setattr("unetinspect.profile.profiling.build_unet", fail)
     with pytest.raises(ForwardError) as raised:
         on_host(SMALL)
 

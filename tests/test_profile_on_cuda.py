@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from unetinspect.api import _load
-from unetinspect.profiling import ProfileOptions, profile_model
+from unetinspect.profile.profiling import ProfileOptions, profile_model
 from unetinspect.record import Profile
-from unetinspect.request import make_request
+from unetinspect.unets.request import make_request
 
 
 def on_gpu(model: str, how: ProfileOptions, **request: Any) -> Profile:

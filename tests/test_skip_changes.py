@@ -13,10 +13,10 @@ from tests.kinds_other import KINDS as OTHER
 from tests.kinds_video import KINDS as VIDEO
 from tests.tiny import KINDS
 from unetinspect import trace
-from unetinspect.assemble import make_skips
 from unetinspect.observe import watch_forward
+from unetinspect.observe.assemble import make_skips
+from unetinspect.observe.stages import stage_finder
 from unetinspect.record import Skip
-from unetinspect.stages import stage_finder
 
 Way = Callable[[Tensor, Tensor], Tensor]
 

@@ -20,8 +20,8 @@ from msgspec.structs import replace
 
 from tests.tiny import traced
 from unetinspect import Trace
-from unetinspect.cache import RecordCache
 from unetinspect.errors import UsageError
+from unetinspect.run.cache import RecordCache
 from unetinspect.streams import forget_what_is_no_width, print_answer
 
 NAME = "caf\u00e9 \u6f22\u5b57 \U0001f600"

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN
 from unetinspect import trace
-from unetinspect.build import build_unet
-from unetinspect.cache import RecordCache, Recorder
 from unetinspect.errors import UsageError
 from unetinspect.record import Source, SweepPoint
-from unetinspect.request import Request, make_request
+from unetinspect.run.build import build_unet
+from unetinspect.run.cache import RecordCache, Recorder
+from unetinspect.run.sweep import sweep
+from unetinspect.run.tracer import Tracer
 from unetinspect.source.base import LoadedModel
-from unetinspect.sweep import sweep
-from unetinspect.tracing import Tracer
+from unetinspect.unets.request import Request, make_request
 
 ON_META = Request(device="meta")
 
@@ -68,7 +68,7 @@ def test_each_point_is_what_a_trace_of_that_size_says(sizes: list[tuple[int, int
 def test_the_unet_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many sizes: one build."""
     build = mock.Mock(wraps=build_unet)
-    monkeypatch.setattr("unetinspect.tracing.build_unet", build)
+    monkeypatch.setattr("unetinspect.run.tracer.build_unet", build)
     points, _ = sweep(Recorder(None, model_of(CONDITION)), ON_META, latent=[(8, 8), (16, 16), (24, 24)], batch=[1, 2])
 
     assert len(points) == 6

@@ -12,8 +12,8 @@ import torch
 from tests.kinds_video import KINDS
 from tests.tiny import traced_once
 from unetinspect import Trace, trace
-from unetinspect.build import make_inputs
-from unetinspect.inputs import InputSpec
+from unetinspect.run.build import make_inputs
+from unetinspect.unets import InputSpec
 
 # Of published UNets: parameters, attention layers, and what pushes the first skip.
 FIGURES = {

@@ -10,10 +10,10 @@ import torch
 
 from tests.kinds_video import I2VGEN, KINDS, MOTION, SPARSE, SVD, UNET_3D
 from unetinspect import trace
-from unetinspect.build import make_inputs
 from unetinspect.errors import ConfigError, UsageError
-from unetinspect.inputs import Plan, builder_for
-from unetinspect.resolve import resolve_config
+from unetinspect.run.build import make_inputs
+from unetinspect.run.resolve import resolve_config
+from unetinspect.unets import Plan, builder_for
 
 NO_NUMBER = "and must be a whole number above 0"
 MISTAKES: list[tuple[dict[str, Any], dict[str, Any], str]] = [

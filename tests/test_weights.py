@@ -15,16 +15,16 @@ from torch import nn
 
 from tests.checkpoints import built_shapes
 from tests.tiny import CONDITION, PLAIN, Config, condition
-from unetinspect.build import build_unet
 from unetinspect.catalog import load_catalog
+from unetinspect.check.weights import WeightsReport, compare_weights, tensor_shapes, verify_weights
 from unetinspect.checkpoint.header import Header, TensorSpec
 from unetinspect.checkpoint.identify import identify
 from unetinspect.errors import ConfigError
 from unetinspect.record import Shape
 from unetinspect.record.check import Finding
 from unetinspect.record.checkpoint import Checkpoint, CheckpointPart
-from unetinspect.resolve import resolve_config
-from unetinspect.weights import WeightsReport, compare_weights, tensor_shapes, verify_weights
+from unetinspect.run.build import build_unet
+from unetinspect.run.resolve import resolve_config
 
 Shapes = dict[str, Shape]
 

@@ -10,10 +10,10 @@ import torch
 from tests import checkpoints
 from tests.test_weights import Shapes, against, built, catalog, header_of, only, shapes_of, told
 from tests.tiny import CONDITION, Config, condition
+from unetinspect.check.weights import compare_weights, verify_weights
+from unetinspect.check.weights_tensors import FileTensor
 from unetinspect.checkpoint.identify import identify
 from unetinspect.record.checkpoint import CheckpointPart
-from unetinspect.weights import compare_weights, verify_weights
-from unetinspect.weights_tensors import FileTensor
 
 TOP = {
     "time_embedding.linear_1": "time_embed.0",

@@ -13,10 +13,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect import Trace, trace
-from unetinspect.cache import RecordCache, code_state, record_key
-from unetinspect.request import Request
-from unetinspect.resolve import ResolvedConfig
+from unetinspect.run.cache import RecordCache, code_state, record_key
+from unetinspect.run.resolve import ResolvedConfig
 from unetinspect.source.base import LoadedModel
+from unetinspect.unets.request import Request
 
 Config = dict[str, Any]
 
@@ -219,7 +219,7 @@ def traced_once(model: str | Config, **options: Any) -> Trace:
 def _shared_or_traced(model: str | Config, options: dict[str, Any]) -> Trace:
     with (
         mock.patch("unetinspect.api.open_cache", lambda *, wanted: SharedRecords() if wanted else None),
-        mock.patch("unetinspect.cache.code_state", code_of_this_run),
+        mock.patch("unetinspect.run.cache.code_state", code_of_this_run),
     ):
         return trace(model, **options)
 

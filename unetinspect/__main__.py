@@ -8,8 +8,6 @@ import os
 import sys
 from contextlib import suppress
 
-INTERRUPTED = 130
-
 
 def main() -> int:
     """Run the program and end the process with its exit code; under a tracer or a profiler, return the code."""
@@ -35,6 +33,8 @@ def run(*, defer: bool = False) -> int:
             defer_imports()
         code = _run()
     except KeyboardInterrupt:
+        from unetinspect.streams import interrupted
+
         code = interrupted()
     from unetinspect.streams import die_if_ended
 
@@ -57,14 +57,6 @@ def _run() -> int:
             streams.print_error(error.message, error.hint)
             return error.exit_code
     return code
-
-
-def interrupted() -> int:
-    """Say that the user ended the program, and return the exit code for that."""
-    from unetinspect.streams import print_aside
-
-    print_aside("interrupted")
-    return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unetinspect.cache import Recorder, open_cache
 from unetinspect.errors import UsageError
 from unetinspect.record import Source, Trace
-from unetinspect.request import make_request
+from unetinspect.run.cache import Recorder, open_cache
 from unetinspect.source import LoadedModel, read_model
+from unetinspect.unets.request import make_request
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def _load(model: Any, where: Mapping[str, Any]) -> LoadedModel:
     if isinstance(model, Trace):
         return loaded_trace(model)
     if _is_live(model):
-        from unetinspect.live import LiveModule
+        from unetinspect.run.live import LiveModule
 
         return LiveModule(model).model
     name = str(model.get("_class_name") or "config")
@@ -132,6 +132,6 @@ def _trace_live(module: Any, request: Any, overrides: Mapping[str, Any], plugged
             "overrides change a config before it is built, and this module is built already",
             hint="pass its config instead: {**unet.config, '_class_name': type(unet).__name__}",
         )
-    from unetinspect.tracing import trace_module
+    from unetinspect.run.tracer import trace_module
 
     return trace_module(module, request, plugged)

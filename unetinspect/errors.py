@@ -11,8 +11,10 @@ Anything else that is raised is a bug, and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 
 class UnetInspectError(Exception):
@@ -36,12 +38,32 @@ class UsageError(UnetInspectError):
     """Raised when an argument, an option or a value is not one that can be used."""
 
 
-class ConfigError(UnetInspectError):
-    """Raised when a config cannot be built; `problems` holds every mistake that was found."""
+class Problem(NamedTuple):
+    """A mistake in a config.
 
-    def __init__(self, message: str, *, problems: Sequence[str] = (), hint: str | None = None) -> None:
-        super().__init__("\n".join([message, *(f"  - {problem}" for problem in problems)]), hint=hint)
-        self.problems = tuple(problems)
+    Attributes:
+        keys: The keys to blame.
+        what: One sentence on what is wrong with them.
+        change: Values with which the UNet runs; empty: none were found.
+    """
+
+    keys: tuple[str, ...]
+    what: str
+    change: Mapping[str, Any] = MappingProxyType({})
+
+
+class ConfigError(UnetInspectError):
+    """Raised when a config cannot be built or run.
+
+    Attributes:
+        mistakes: Every mistake that was found in the config.
+        problems: A sentence on each thing that is wrong.
+    """
+
+    def __init__(self, message: str, *, problems: Sequence[Problem | str] = (), hint: str | None = None) -> None:
+        self.mistakes = tuple(problem for problem in problems if isinstance(problem, Problem))
+        self.problems = tuple(problem.what if isinstance(problem, Problem) else problem for problem in problems)
+        super().__init__("\n".join([message, *(f"  - {problem}" for problem in self.problems)]), hint=hint)
 
 
 class SourceError(UnetInspectError):

@@ -13,6 +13,7 @@ from typing import Any
 from unetinspect.errors import UsageError
 from unetinspect.units import visible
 
+INTERRUPTED = 130
 _DIGITS = 5  # of a width: what is longer is none
 _TO_A_FILE = "-o FILE writes the answer into a file"
 # The signal that ended the program, once there was one.
@@ -160,6 +161,12 @@ def print_aside(line: str) -> None:
     if sys.stderr is not None:  # print would take stdout for None
         with suppress(OSError):
             print(line, file=sys.stderr)
+
+
+def interrupted() -> int:
+    """Say that the user ended the program, and return the exit code for that."""
+    print_aside("interrupted")
+    return INTERRUPTED
 
 
 def print_error(message: str, hint: str | None) -> None:

@@ -66,7 +66,7 @@ def explain_error(
     text: Annotated[list[str] | None, typer.Argument(help="The message or the whole traceback; default: standard input.")] = None,
 ) -> None:
     """Example: unetinspect explain-error 'mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)'"""
-    from unetinspect.explaining import explain_error as explain
+    from unetinspect.explain import explain_error as explain
     from unetinspect.views.errors import explanations_table
 
     output = Output(options)

@@ -27,7 +27,7 @@ def diff(
     ] = None,
 ) -> None:
     """Example: unetinspect diff sd15 bk-sdm-tiny"""
-    from unetinspect.comparing import compare
+    from unetinspect.compare import compare
     from unetinspect.views.diff import diff_csv, diff_markdown, diff_text
 
     output = Output(options)

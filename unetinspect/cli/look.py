@@ -11,8 +11,8 @@ from unetinspect.cli.output import Output
 from unetinspect.cli.run import answer_models, traced, traced_to_fit, tracing
 from unetinspect.errors import UsageError, nearest_names
 from unetinspect.record import Envelope, Trace
-from unetinspect.request import parse_size
 from unetinspect.source import LoadedModel
+from unetinspect.unets.request import parse_size
 
 _Stage = Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1), or all of a list (up_blocks).")]
 

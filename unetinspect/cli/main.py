@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from unetinspect.__main__ import INTERRUPTED, interrupted
 from unetinspect.errors import UnetInspectError, nearest_names
-from unetinspect.streams import ReaderGoneError, print_error
+from unetinspect.streams import INTERRUPTED, ReaderGoneError, interrupted, print_error
 from unetinspect.version import __version__
 
 # The base of Typer's own errors; Typer carries its own copy of Click, so the class is reached through a public one.

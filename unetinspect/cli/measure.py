@@ -49,7 +49,7 @@ def profile(
     output = Output(options)
     request = request_of(options)
     overrides = parse_overrides(options.overrides or [])
-    from unetinspect.clock import cuda_device
+    from unetinspect.profile.clock import cuda_device
     from unetinspect.views.profile import profile_table
 
     cuda_device(request.device)  # before anything is read: without a device, nothing else matters
@@ -60,7 +60,7 @@ def profile(
         output.note("the config in the saved trace is profiled, with these options alone")
     with output.progress() as say:  # not while passes are timed: what draws it takes time of the same processor
         say("importing torch and diffusers")
-        from unetinspect.profiling import ProfileOptions, profile_model
+        from unetinspect.profile.profiling import ProfileOptions, profile_model
     if compile:
         output.note("the first pass compiles each stage, which can take minutes")
     how = ProfileOptions(

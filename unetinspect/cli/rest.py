@@ -38,7 +38,7 @@ def models(
 ) -> None:
     """Example: unetinspect models --from runs"""
     from unetinspect.catalog import load_catalog
-    from unetinspect.inputs import builder_for, supported_classes
+    from unetinspect.unets import builder_for, supported_classes
     from unetinspect.views import models as view
 
     output = Output(options)
@@ -75,7 +75,7 @@ def cache(
     action: Annotated[Literal["info", "clear"], typer.Argument(help="Show what is kept, or remove it.", show_default=True)] = "info",
 ) -> None:
     """Example: unetinspect cache clear"""
-    from unetinspect.cache import RecordCache
+    from unetinspect.run.cache import RecordCache
     from unetinspect.views.cache import cache_table
 
     output = Output(options)

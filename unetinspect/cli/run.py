@@ -10,16 +10,16 @@ import typer
 from msgspec import UNSET, structs
 from msgspec.structs import replace
 
-from unetinspect.cache import RecordCache, Recorder, open_cache
 from unetinspect.cli.options import CheckOptions, DiffOptions, ModelOptions, PassOptions, SweepOptions, TraceOptions
 from unetinspect.cli.output import Output
 from unetinspect.errors import ConfigError, UnetInspectError, UsageError, nearest_names
 from unetinspect.record import Envelope, Fit, ModelInfo, SweepPoint, Trace
-from unetinspect.request import Request, make_request, parse_counts, parse_sizes
+from unetinspect.run.cache import RecordCache, Recorder, open_cache
+from unetinspect.run.sweep import sweep
 from unetinspect.source import LoadedModel, read_model
 from unetinspect.source.parse import parse_value
 from unetinspect.streams import OutputError, print_error
-from unetinspect.sweep import sweep
+from unetinspect.unets.request import Request, make_request, parse_counts, parse_sizes
 
 _LONGEST_SHOWN = 80
 _FAILED = 2  # exit codes from here on: nothing was answered
@@ -130,7 +130,7 @@ def checking(options: CheckOptions, output: Output, *, weights: str | None, expe
 
             def check() -> Envelope:
                 say("importing torch and diffusers")
-                from unetinspect.checking import check_model
+                from unetinspect.check.model import check_model
 
                 return check_model(recorder, requests, weights=held, expected=expected)
 
@@ -166,7 +166,7 @@ def traced_to_fit(options: TraceOptions, output: Output) -> tuple[Trace, Fit | N
     record = _passes(kept, options, output)(read_named(options, output, options.model), request, overrides, None)
     if plugged is None:
         return record, None
-    from unetinspect.fit import find_fit, to_fit
+    from unetinspect.run.fit import find_fit, to_fit
 
     with output.progress() as say:
         recorder = Recorder(kept, plugged, say=say)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
+import torch
 from torch import Tensor
 
 _Known = TypeVar("_Known")
@@ -18,6 +19,11 @@ def tensors_in(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
     _collect((value,), found)
     return found
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name without torch's: "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
 class TensorTable(Generic[_Known]):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from unetinspect.errors import SourceError, UnetInspectError
-from unetinspect.inputs.registry import supported_classes
+from unetinspect.unets.registry import supported_classes
 
 _OTHER_VAE_NAMES = ("vqvae", "movq")
 _VAE_WIDTHS = ("block_out_channels", "encoder_block_out_channels", "down_block_out_channels")

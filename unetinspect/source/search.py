@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 from unetinspect.errors import SourceError, UnetInspectError
-from unetinspect.inputs.registry import supported_classes
 from unetinspect.source.base import LoadedModel
 from unetinspect.source.local import read_path
 from unetinspect.source.parse import MAX_BYTES
 from unetinspect.streams import reason
+from unetinspect.unets.registry import supported_classes
 from unetinspect.units import plural
 
 _CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)

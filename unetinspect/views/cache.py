@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unetinspect.cache import CacheInfo
+from unetinspect.run.cache import CacheInfo
 from unetinspect.units import format_bytes, plural
 from unetinspect.views.table import Table
 

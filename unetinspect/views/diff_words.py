@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from unetinspect.comparing.align import alike
+from unetinspect.compare.align import alike
 from unetinspect.record import Shape, Stage
 from unetinspect.record.diff import NameCounts, Quantity
 from unetinspect.record.diff_parts import AttentionDiff, AttentionSide, LayerDiff, SkipDiff, SkipSide, StageDiff

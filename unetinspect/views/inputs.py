@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from unetinspect.dotted import nest
 from unetinspect.record import InputInfo, OutputInfo, Run, Trace
+from unetinspect.unets.dotted import nest
 from unetinspect.units import format_shape
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table

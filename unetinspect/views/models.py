@@ -8,8 +8,8 @@ from typing import Literal
 from msgspec import Struct
 
 from unetinspect.catalog import Entry, Figure, HubLocation
-from unetinspect.inputs import Builder
 from unetinspect.record import Shape, Trace
+from unetinspect.unets import Builder
 from unetinspect.units import format_count, format_si, format_size, plural
 from unetinspect.views.table import Column, Table
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from unetinspect.cache import CacheInfo
 from unetinspect.record import Checkpoint, Diff, Envelope, ErrorExplanations
+from unetinspect.run.cache import CacheInfo
 from unetinspect.views.models import ClassList, FoundModels, ModelList
 
 # "    name: What it is," with what continues it on lines that are indented further.

@@ -1,0 +1,142 @@
+"""Everything that would go wrong with a UNet: its config, sizes, a checkpoint, expectations. Imports torch and diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import diffusers
+import torch
+from msgspec.structs import replace
+
+from unetinspect.check.config import find_in_config
+from unetinspect.check.expectations import find_expected, unmet
+from unetinspect.check.weights import compare_weights
+from unetinspect.errors import ConfigError
+from unetinspect.record import SCHEMA, Check, Envelope, Expectation, Finding, KeyMeaning, NearSize, SizeCheck, Trace, WeightsCheck
+from unetinspect.run.build import build_unet
+from unetinspect.run.cache import Recorder
+from unetinspect.run.estimate import refuse_huge
+from unetinspect.run.failures import SizeError
+from unetinspect.run.resolve import ResolvedConfig, class_keys, config_problems
+from unetinspect.source.base import LoadedWeights
+from unetinspect.unets.request import Request
+from unetinspect.unets.sizes import UnevenSizeError, returned_size, written_size
+
+
+def check_model(
+    recorder: Recorder, requests: Sequence[Request], *, weights: LoadedWeights | None = None, expected: Mapping[str, Any]
+) -> Envelope:
+    """Check a recorder's model: its config, whether each of the sizes runs, whether a checkpoint fits, what is expected of it.
+
+    The sections of the answer are those of the last size that ran.
+
+    Raises:
+        ConfigError: The config names no class that can be traced, or is huge and not forced.
+        UsageError: An option does not go with this UNet, or the record has no number that is expected of it.
+    """
+    config, name = recorder.config, recorder.model.name
+    refuse_huge(config.class_name, config.values, name=name, force=recorder.force)
+    problems = config_problems(config)
+    keys, meanings = _of_config(config, {**recorder.model.config, **recorder.overrides}, problems)
+    passes = _Passes(recorder)
+    sizes: tuple[SizeCheck, ...] = ()
+    fit: WeightsCheck | None = None
+    differences: tuple[Finding, ...] = ()
+    if not problems:
+        try:
+            sizes = tuple(passes.size(request) for request in requests)
+            fit, differences = _of_weights(config, weights, name=name)
+        except ConfigError as error:  # what no rule foresaw, and diffusers refuses
+            keys = (*keys, Finding(about="config", kind="wrong", what=error.message, advice=error.hint))
+    record = passes.record
+    expectations = find_expected(record, expected) if record is not None else unmet(expected)
+    findings = (*keys, *_of_sizes(sizes), *differences, *_of_expectations(expectations))
+    check = Check(clean=not findings, findings=findings, meanings=meanings, sizes=sizes, weights=fit, expectations=expectations)
+    return Envelope(schema=SCHEMA, model=recorder.info, check=check) if record is None else Envelope.of(record, check=check)
+
+
+class _Passes:
+    """Runs the sizes one after another; `record` is that of the last that ran."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.record: Trace | None = None
+        self._recorder = recorder
+
+    def size(self, request: Request) -> SizeCheck:
+        """Run one size."""
+        try:
+            record = self._recorder.record(request)
+        except SizeError as error:
+            return error.size
+        except UnevenSizeError as error:
+            nearest = tuple(NearSize(image_size=size, sample_size=None) for size in error.nearest)
+            return SizeCheck(image_size=error.size, sample_size=None, runs=False, reason=error.message, nearest=nearest)
+        self.record = record
+        output = record.outputs[0]
+        size = returned_size(output.name, output.shape, record.run.sample_size)
+        check = SizeCheck(image_size=record.run.image_size, sample_size=record.run.sample_size, runs=True, output_size=size)
+        if size in (None, record.run.sample_size):
+            return check
+        return _other_size(check, self._recorder.nearest_sizes(request))
+
+
+def _other_size(check: SizeCheck, nearest: tuple[NearSize, ...]) -> SizeCheck:
+    reason = "it was rounded on the way down, and the way up cannot know it: nothing raises"
+    return replace(check, reason=reason, nearest=nearest)
+
+
+def _of_config(
+    config: ResolvedConfig, given: Mapping[str, Any], problems: Sequence[str]
+) -> tuple[tuple[Finding, ...], tuple[KeyMeaning, ...]]:
+    report = find_in_config(
+        config.class_name,
+        given,
+        config.values,
+        ignored=config.ignored,
+        problems=problems,
+        classes=class_keys(),
+        diffusers_version=diffusers.__version__,
+    )
+    return report.findings, report.meanings
+
+
+def _of_weights(config: ResolvedConfig, weights: LoadedWeights | None, *, name: str) -> tuple[WeightsCheck | None, tuple[Finding, ...]]:
+    if weights is None:
+        return None, ()
+    unet = build_unet(config, device=torch.device("meta"), dtype=torch.float32, name=name)
+    report = compare_weights(unet, config.values, weights.header, weights.checkpoint)
+    return report.check, report.findings
+
+
+def _of_sizes(sizes: Sequence[SizeCheck]) -> Iterator[Finding]:
+    for size in sizes:
+        own = written_size(size.sample_size) if size.sample_size else None
+        subject = f"sample {own}" if own else f"image {written_size(size.image_size or ())}"
+        advice = f"the nearest sizes that do: {' or '.join(map(near, size.nearest))}" if size.nearest else None
+        where = (size.failed_in,) if size.failed_in else ()
+        if not size.runs:
+            place = f" in {size.failed_in}" if size.failed_in else ""
+            yield Finding(
+                about="size", kind="fails", what=f"{subject} does not run: it fails{place}: {size.reason}", where=where, advice=advice
+            )
+        elif size.output_size not in (None, size.sample_size):
+            what = f"{subject} runs, and comes back as {written_size(size.output_size or ())}: {size.reason}"
+            yield Finding(about="size", kind="other_size", what=what, where=where, advice=advice)
+
+
+def near(size: NearSize) -> str:
+    """Write a size that runs, in pixels and of the sample, as far as both are known."""
+    if size.image_size == size.sample_size and size.sample_size:
+        return written_size(size.sample_size)
+    image = f"image {written_size(size.image_size)}" if size.image_size else ""
+    sample = f"sample {written_size(size.sample_size)}" if size.sample_size else ""
+    return f"{image} ({sample})" if image and sample else image or sample
+
+
+def _of_expectations(expectations: Sequence[Expectation]) -> Iterator[Finding]:
+    for expectation in expectations:
+        if not expectation.holds:
+            found = "there is no pass to hold it against" if expectation.found is None else f"found {expectation.found}"
+            what = f"{expectation.key} was expected to be {expectation.expected}: {found}"
+            yield Finding(about="expectation", kind="not_met", what=what, where=(expectation.key,))

@@ -1,0 +1,1 @@
+"""A CUDA device's time and memory, stage by stage."""

@@ -1,0 +1,272 @@
+"""From a model that was read to what a device takes for its pass: trace it on meta, build it, run it, measure it. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import chain
+from typing import Any
+
+import torch
+from msgspec import Struct
+from msgspec.structs import replace
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from unetinspect.errors import ForwardError, UsageError
+from unetinspect.observe.stages import paths_above
+from unetinspect.profile.clock import Clock, CudaClock, cuda_device
+from unetinspect.profile.measure import Memory, Times, matrix_tflops, spread_of, tera_per_second, time_passes, watch_memory
+from unetinspect.record import AttentionMode, Profile, Stage, StageProfile, Trace
+from unetinspect.run.build import build_unet, first_line, make_inputs, named_tensors, quiet_diffusers
+from unetinspect.run.freeu import freeu
+from unetinspect.run.resolve import diffusers_class, resolve_config
+from unetinspect.run.tracer import trace_model
+from unetinspect.source.base import LoadedModel
+from unetinspect.unets import InputSpec
+from unetinspect.unets.request import Request
+from unetinspect.units import format_size
+
+_SEED = 0
+_WEIGHT_STD = 0.02
+# Every stage's forward is compiled on its own, and what torch compiles of one piece of code counts towards one limit: beyond it, it
+# would silently run uncompiled.
+_RECOMPILE_LIMITS = ("recompile_limit", "cache_size_limit")  # torch's name for it, and the one before 2.7
+_NO_LIMIT = 1_000_000
+
+
+class ProfileOptions(Struct, frozen=True, kw_only=True):
+    """How to run what is measured.
+
+    Attributes:
+        compile: Whether to compile each stage.
+        channels_last: Whether weights and inputs have their channels last in memory.
+        attention: torch's fused attention, its math attention, or diffusers' attention slicing.
+        repeats: Passes of each kind to time.
+        warmup: Passes of each kind to run before.
+        backend: What `torch.compile` is given.
+        force: Whether to build what is huge all the same.
+    """
+
+    compile: bool = False
+    channels_last: bool = False
+    attention: AttentionMode = "sdpa"
+    repeats: int = 20
+    warmup: int = 5
+    backend: Any = "inductor"
+    force: bool = False
+
+
+def profile_model(
+    model: LoadedModel,
+    request: Request,
+    overrides: Mapping[str, Any],
+    how: ProfileOptions,
+    plugged: LoadedModel | None = None,
+    *,
+    clock: Clock | None = None,
+) -> tuple[Trace, Profile]:
+    """Trace one pass of a UNet on meta, and measure that pass on a CUDA device, or on the one of `clock`.
+
+    Raises:
+        ConfigError: The config cannot be built.
+        UsageError: There is no such device, or what is asked for does not fit the UNet.
+        ForwardError: The pass failed, or did not fit the device's memory.
+    """
+    clock = clock or CudaClock(cuda_device(request.device))
+    record = trace_model(model, replace(request, device="meta"), overrides, plugged, force=how.force)
+    # The pass that is reported is the one on the device; what the trace says of it does not depend on where it ran.
+    record = replace(record, run=replace(record.run, device=str(clock.device)))
+    _check(record, how)
+    try:
+        return record, _profile(model, record, overrides, how, clock)
+    except torch.OutOfMemoryError as error:
+        size = format_size(record.run.sample_size)
+        raise ForwardError(
+            f"{record.model.name} at sample {size} in {record.run.dtype} does not fit the memory of {clock.device}",
+            hint="try a smaller --res or --batch, or --dtype float16; `unetinspect trace` estimates what it takes",
+        ) from error
+
+
+def _check(record: Trace, how: ProfileOptions) -> None:
+    name = record.model.class_name
+    if how.attention == "slicing" and not hasattr(diffusers_class(name), "set_attention_slice"):
+        raise UsageError(f"--attention slicing: {name} has no attention slicing in diffusers", hint="use --attention sdpa or math")
+    if how.channels_last and len(record.run.sample_size) == 1:
+        raise UsageError(
+            f"--channels-last: torch knows it of images and videos, and the sample of {record.model.name} is a signal",
+            hint="leave --channels-last out",
+        )
+
+
+def _profile(model: LoadedModel, record: Trace, overrides: Mapping[str, Any], how: ProfileOptions, clock: Clock) -> Profile:
+    dtype: torch.dtype = getattr(torch, record.run.dtype)
+    rate = matrix_tflops(clock, dtype)  # before the UNet takes its memory
+    unet = build_unet(resolve_config(model.config, overrides), device=clock.device, dtype=dtype, name=model.name, force=how.force)
+    inputs = make_inputs([InputSpec.of(given) for given in record.run.inputs], device=clock.device, dtype=dtype)
+    fill_with_numbers(unet, inputs, clock.device)
+    if how.channels_last:
+        put_channels_last(unet, record, inputs)
+    if how.attention == "slicing":
+        unet.set_attention_slice("auto")  # type: ignore[operator]
+    stages = {name: [unet.get_submodule(path) for path in paths] for name, paths in called_in_stages(record).items()}
+
+    def run() -> None:
+        try:
+            unet(**inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the device, its kernels or the compiler raise
+            raise ForwardError(
+                f"the forward pass of {record.model.name} failed on {clock.device}: {first_line(error)}",
+                hint="leave --compile out" if how.compile else "try another --dtype, or --attention math",
+            ) from error
+
+    with ExitStack() as on:
+        on.enter_context(torch.no_grad())
+        on.enter_context(quiet_diffusers())
+        on.enter_context(freeu(unet, record.run.freeu))
+        on.enter_context(_attention(how.attention))
+        on.enter_context(compiled(chain.from_iterable(stages.values()), how.backend) if how.compile else nullcontext())
+        times = time_passes(run, stages, clock, warmup=how.warmup, repeats=how.repeats)
+        memory = watch_memory(run, stages, clock)
+    input_bytes = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(inputs))
+    return make_profile(record, how, clock, times, memory, matrix_rate=rate, input_bytes=input_bytes)
+
+
+def make_profile(
+    record: Trace, how: ProfileOptions, clock: Clock, times: Times, memory: Memory, *, matrix_rate: float, input_bytes: int
+) -> Profile:
+    """Put what was measured beside what was traced. `matrix_rate` is in 10^12 FLOPs per second."""
+    totals = record.totals
+    forward, with_hooks = spread_of(times.forward), spread_of(times.hooked)
+    flops = totals.flops or 0
+    tflops = tera_per_second(flops, forward.median)
+    estimate = _estimate(record, how)
+    return Profile(
+        device=str(clock.device),
+        device_name=clock.device_name,
+        dtype=record.run.dtype,
+        attention=how.attention,
+        compiled=how.compile,
+        channels_last=how.channels_last,
+        matmul_allow_tf32=torch.backends.cuda.matmul.allow_tf32,
+        cudnn_allow_tf32=torch.backends.cudnn.allow_tf32,
+        warmup=how.warmup,
+        repeats=how.repeats,
+        forward_ms=forward,
+        hooked_forward_ms=with_hooks,
+        # Of the sums, not a sum of medians: no pass is shorter than the sum of its own stages.
+        stages_sum_ms=spread_of([sum(stages) for stages in zip(*times.stages.values(), strict=True)]).median,
+        hooks_cost_ms=with_hooks.median - forward.median,
+        macs=totals.macs or 0,
+        flops=flops,
+        tflops=tflops,
+        matrix_tflops=matrix_rate,
+        matrix_share=tflops / matrix_rate,
+        weight_bytes=totals.weight_bytes,
+        input_bytes=input_bytes,
+        allocated_bytes=memory.allocated,
+        peak_allocated_bytes=memory.peak,
+        estimated_peak_bytes=estimate,
+        estimate_error=estimate / memory.peak - 1 if estimate is not None and memory.peak else None,
+        stages=tuple(_stages(record, how, times, memory, matrix_rate)),
+    )
+
+
+def _stages(record: Trace, how: ProfileOptions, times: Times, memory: Memory, matrix_rate: float) -> Iterator[StageProfile]:
+    spreads = {stage.name: spread_of(times.stages[stage.name]) for stage in record.stages}
+    whole = sum(spread.median for spread in spreads.values())
+    for stage in record.stages:
+        spread, held = spreads[stage.name], memory.stages[stage.name]
+        tflops = tera_per_second(stage.flops or 0, spread.median)
+        yield StageProfile(
+            name=stage.name,
+            role=stage.role,
+            class_name=stage.class_name,
+            ms=spread,
+            share=spread.median / whole,
+            macs=stage.macs or 0,
+            tflops=tflops,
+            matrix_share=tflops / matrix_rate,
+            allocated_bytes=held.held,
+            peak_bytes=held.peak,
+            activation_bytes=_stage_estimate(stage, how),
+        )
+
+
+def _estimate(record: Trace, how: ProfileOptions) -> int | None:
+    if how.attention == "sdpa":
+        return record.totals.peak_activation_bytes
+    return record.totals.peak_activation_bytes_with_maps if how.attention == "math" else None
+
+
+def _stage_estimate(stage: Stage, how: ProfileOptions) -> int | None:
+    """Return the trace's estimate; stages are estimated for fused attention alone."""
+    return stage.activation_bytes if how.attention == "sdpa" else None
+
+
+def called_in_stages(record: Trace) -> dict[str, list[str]]:
+    """Return for each stage the paths of the modules that are called in it from outside: itself, or the items of a list that it is."""
+    paths = [module.path for module in record.modules if module.calls and module.path]
+    called = set(paths)
+    outermost = [path for path in paths if called.isdisjoint(paths_above(path))]
+    return {stage.name: [path for path in outermost if f"{path}.".startswith(f"{stage.name}.")] for stage in record.stages}
+
+
+def fill_with_numbers(unet: nn.Module, inputs: Mapping[str, Any], device: torch.device) -> None:
+    """Fill weights and inputs with random numbers, the same each time; whole numbers among the inputs stay 0, the timestep is 1.
+
+    A GPU that multiplies zeros draws less power, and so runs faster than with any real weights. The inputs are positive, and the
+    timestep is no 0, since some UNets take its logarithm, and a pass of NaN is no better than one of zeros.
+    """
+    generator = torch.Generator(device).manual_seed(_SEED)
+    with torch.no_grad():
+        for tensor in _floating(chain(unet.parameters(), unet.buffers())):
+            tensor.normal_(std=_WEIGHT_STD, generator=generator)
+        for tensor in _floating(tensor for _, tensor in named_tensors(inputs)):
+            tensor.uniform_(generator=generator)
+        for name, tensor in named_tensors(inputs):
+            if name == "timestep":
+                tensor.fill_(1)
+
+
+def put_channels_last(unet: nn.Module, record: Trace, inputs: Mapping[str, Any]) -> None:
+    """Let the weights of convolutions, and the images and videos among the inputs, have their channels last in memory."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in unet.parameters():  # not `unet.to(memory_format=...)`: that refuses a UNet with both kinds of convolutions
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.to(memory_format=formats[parameter.dim()])
+    axes = {given.name: given.axes for given in record.run.inputs}
+    for name, tensor in named_tensors(inputs):
+        if tensor.dim() in formats:
+            channels = 2 if axes[name][1:2] == ("frames",) else 1
+            tensor.data = tensor.movedim(channels, -1).contiguous().movedim(-1, channels)
+
+
+@contextmanager
+def compiled(modules: Iterable[nn.Module], backend: Any) -> Iterator[None]:
+    """Compile the forward of each module while the block runs, so that hooks on it stay outside what is compiled.
+
+    Shapes do not change from pass to pass, so none is compiled as if it might: `dynamic=False`.
+    """
+    from torch._dynamo import config
+
+    modules = list(modules)
+    limit = next(name for name in _RECOMPILE_LIMITS if hasattr(config, name))
+    try:
+        with config.patch({limit: _NO_LIMIT}):
+            for module in modules:
+                vars(module)["forward"] = torch.compile(module.forward, backend=backend, dynamic=False)
+            yield
+    finally:
+        for module in modules:
+            vars(module).pop("forward", None)
+
+
+def _attention(mode: AttentionMode) -> AbstractContextManager[None]:
+    return sdpa_kernel(SDPBackend.MATH) if mode == "math" else nullcontext()
+
+
+def _floating(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    return (tensor for tensor in tensors if tensor.is_floating_point())

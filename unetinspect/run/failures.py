@@ -1,0 +1,137 @@
+"""Sizes that do not run, or that come back as another: where, why, and which sizes would do. Imports torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from msgspec.structs import replace
+from torch import nn
+
+from unetinspect.errors import ForwardError, UnetInspectError
+from unetinspect.observe import ForwardRaisedError
+from unetinspect.record import NearSize, SizeCheck
+from unetinspect.run.build import first_line, make_inputs, named_tensors, quiet_diffusers
+from unetinspect.run.plan import Work
+from unetinspect.run.resolve import ResolvedConfig
+from unetinspect.unets.request import Size
+from unetinspect.unets.sizes import image_of, returned_size, written_size
+from unetinspect.units import format_shape
+
+# A UNet of a thousand modules runs in about a second: what takes longer gets no sizes named rather than minutes of search. Seconds of
+# this process alone: what else the machine does must not decide which sizes are named.
+_SEARCH_SECONDS = 10.0
+
+
+class Runner(NamedTuple):
+    """A UNet that is ready to run: how to call it, and what to give it."""
+
+    unet: nn.Module
+    call: Callable[[Mapping[str, Any]], Any]
+    device: torch.device
+    dtype: torch.dtype
+
+
+class SizeError(ForwardError):
+    """Raised when a pass failed; `size` is what was found out of it."""
+
+    def __init__(self, message: str, *, size: SizeCheck, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.size = size
+
+
+def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConfig, work: Work, runner: Runner) -> SizeError:
+    """Say where the pass failed; and, where other sizes run, that it was the size, and which do."""
+    where = f" in {failure.path}" if failure.path else ""
+    sizes = work.sizes
+    message = f"the forward pass of {name} at sample {written_size(sizes.sample_size)} failed{where}: {first_line(failure.error)}"
+    is_meta = runner.device.type == "meta"
+    nearest = nearest_sizes(config, work, runner, or_other=True) if is_meta else ()
+    size = SizeCheck(
+        image_size=sizes.image_size,
+        sample_size=sizes.sample_size,
+        runs=False,
+        failed_in=failure.path or None,
+        shapes=tuple(operand.shape for operand in failure.operands),
+        reason=_reason(failure),
+        nearest=nearest,
+    )
+    if not is_meta:
+        return SizeError(message, size=size, hint="try --device meta, where nothing is allocated")
+    if not nearest:
+        return SizeError(message, size=size, hint="`unetinspect inputs MODEL` shows what the forward pass was given")
+    in_pixels = sizes.sample_size_from == "--res" and isinstance(sizes.vae_scale.factor, int)
+    return SizeError(message, size=size, hint=f"the nearest sizes that run: {' or '.join(_typed(nearest, in_pixels=in_pixels))}")
+
+
+def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, or_other: bool = False) -> tuple[NearSize, ...]:
+    """Find the nearest smaller and larger sizes that run and return their own size, by running them, as long as there is time.
+
+    With `or_other`, where there are none, those that run and return another.
+    """
+    give_up = time.process_time() + _SEARCH_SECONDS
+    tried: dict[Size, Size | Literal["fails"] | None] = {}
+
+    def returned(size: Size) -> Size | Literal["fails"] | None:
+        if size not in tried:
+            tried[size] = "fails" if time.process_time() > give_up else _returned(config, work, runner, size)
+        return tried[size]
+
+    halvings, own = work.builder.halvings(config.values), work.sizes.sample_size
+    found = _nearest(lambda size: returned(size) in (None, size), halvings, own)
+    if not found and or_other:
+        found = _nearest(lambda size: returned(size) != "fails", halvings, own)
+    return tuple(NearSize(image_size=image_of(size, work.sizes.vae_scale.factor), sample_size=size) for size in found)
+
+
+def _typed(sizes: Iterable[NearSize], *, in_pixels: bool) -> list[str]:
+    """Write sizes as the options take them."""
+    if in_pixels:
+        return [f"--res {written_size(size.image_size)}" for size in sizes if size.image_size]
+    return [f"--latent {written_size(size.sample_size)}" for size in sizes if size.sample_size]
+
+
+def _reason(failure: ForwardRaisedError) -> str:
+    """Say in a sentence what met what."""
+    error = first_line(failure.error)
+    if failure.operation == "cat" and len(failure.operands) == 2:
+        hidden, skip = failure.operands
+        return (
+            f"hidden_states come up as {format_shape(hidden.shape)}, and the skip of {skip.source or 'the way down'} that they are"
+            f" joined with is {format_shape(skip.shape)}: a side that is halved unevenly on the way down is rounded, and doubled again"
+            " on the way up it is another"
+        )
+    return error
+
+
+def _nearest(runs: Callable[[Size], bool], halvings: int, size: Size) -> list[Size]:
+    """Find the nearest smaller and larger sample sizes that run, by running them.
+
+    A U halves its sample a few times, so that multiples of ever higher powers of 2 are tried; before them the next size
+    of all, since a convolution that makes the sample larger or smaller by one shifts those that fit.
+    """
+    steps = [2**power for power in range(1, halvings + 1)]
+    below = [tuple(max(side - 1, 1) for side in size), *(tuple(max(side // step, 1) * step for side in size) for step in steps)]
+    above = [tuple(side + 1 for side in size), *(tuple(-(-side // step) * step for side in size) for step in steps)]
+    found: list[Size] = []
+    for candidates in (below, above):
+        untried = [candidate for candidate in dict.fromkeys(candidates) if candidate != size]
+        found += [candidate for candidate in [next(filter(runs, untried), None)] if candidate is not None]
+    return list(dict.fromkeys(found))
+
+
+def _returned(config: ResolvedConfig, work: Work, runner: Runner, size: Size) -> Size | Literal["fails"] | None:
+    """Run the UNet at another size; returns the size of what comes back, None where that is nothing of that kind."""
+    plan = replace(work.plan, size=size)
+    try:
+        inputs = make_inputs(work.builder.inputs(config.values, plan), device=runner.device, dtype=runner.dtype)
+        with torch.no_grad(), quiet_diffusers():
+            returned = runner.call(inputs)
+    except UnetInspectError:
+        return "fails"
+    except Exception:  # whatever it raises, it does not run
+        return "fails"
+    name, tensor = next(iter(named_tensors(returned)), ("", torch.empty(0)))
+    return returned_size(name, tuple(tensor.shape), size)

@@ -1,0 +1,179 @@
+"""From the user's sizes and the model's own to those of one forward pass, with the reason of each. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from msgspec import Struct
+
+from unetinspect.errors import UsageError
+from unetinspect.record import Medium, Shape
+from unetinspect.unets import Builder
+from unetinspect.unets.base import Config, Given
+from unetinspect.unets.request import Request, Size
+from unetinspect.units import format_size
+
+
+class VaeScale(Struct, frozen=True):
+    """Pixels per sample cell along one side, None where nothing says; and what said so.
+
+    It is a whole number but for models whose pipelines round up, as Stable Cascade's does with 42.67.
+    """
+
+    factor: int | float | None
+    said_by: str
+
+
+class UnevenSizeError(UsageError):
+    """Raised when a size in pixels is one that the VAE makes no sample of; `size` is that size, `nearest` are those that it does."""
+
+    def __init__(self, message: str, *, size: Size, nearest: Sequence[Size], hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.size = size
+        self.nearest = tuple(nearest)
+
+
+class Sizes(Struct, frozen=True, kw_only=True):
+    """The sizes of one forward pass; the fields are those of `record.Run`."""
+
+    medium: Medium
+    sample_size: Size
+    sample_size_from: str
+    image_size: Size | None
+    vae_scale: VaeScale
+    frames: Given[int] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeScale, medium: Medium | None = None) -> Sizes:
+    """Decide the sample's size: from `--latent`, from `--res` and the VAE factor, or from the config.
+
+    `known` is what the model's own files or the catalog say of its VAE, `medium` what the catalog says that it makes.
+
+    Raises:
+        UsageError: `--res` is no multiple of the VAE factor, or the class has no such size, or no frames.
+    """
+    medium = medium or builder.medium
+    frames = _frames(request, config, builder)
+    if len(builder.size_axes) == 1:
+        length = _length(request, config, builder)
+        return Sizes(
+            medium=medium,
+            sample_size=length.value,
+            sample_size_from=length.said_by,
+            image_size=None,
+            vae_scale=VaeScale(None, ""),
+            frames=frames,
+        )
+    vae, notes = _vae_scale(request, config, builder, known)
+    if request.res is not None and vae.factor is not None:
+        sample = Given(_divide(request.res, vae.factor), "--res")
+    elif request.latent is not None:
+        sample = Given(request.latent, "--latent")
+    else:
+        sample = builder.sample_size(config)
+    return Sizes(
+        medium=medium,
+        sample_size=sample.value,
+        sample_size_from=sample.said_by,
+        image_size=_image(sample.value, vae.factor, request.res),
+        vae_scale=vae,
+        frames=frames,
+        notes=notes,
+    )
+
+
+def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
+    """Decide whether classifier-free guidance doubles the batch, and say why. `condition` is what it would guide."""
+    if request.cfg is not None:
+        unguided = "" if condition or not request.cfg else ", though there is nothing to guide"
+        return request.cfg, ("--cfg" if request.cfg else "--no-cfg") + unguided
+    if condition is None:
+        return False, "nothing to guide"
+    return True, f"guides {condition}"
+
+
+def _frames(request: Request, config: Config, builder: Builder) -> Given[int] | None:
+    own = builder.frames(config)
+    if request.frames is None:
+        return own
+    if own is None:
+        raise UsageError(f"--frames: {builder.class_name} has no frames", hint="leave --frames out")
+    return Given(request.frames, "--frames")
+
+
+def _length(request: Request, config: Config, builder: Builder) -> Given[Size]:
+    """Decide the length of a signal, which has one axis and no pixels."""
+    if request.res is not None or request.vae_scale is not None:
+        option = "--res" if request.res is not None else "--vae-scale"
+        raise UsageError(f"{option}: the sample of {builder.class_name} is a signal and has no pixels", hint="--latent N sets its length")
+    if request.latent is None:
+        return builder.sample_size(config)
+    if request.latent[0] != request.latent[-1]:
+        raise UsageError(
+            f"--latent {written_size(request.latent)}: the sample of {builder.class_name} has one length", hint="--latent N sets it"
+        )
+    return Given(request.latent[:1], "--latent")
+
+
+def _vae_scale(request: Request, config: Config, builder: Builder, known: VaeScale) -> tuple[VaeScale, tuple[str, ...]]:
+    if request.vae_scale is not None:
+        return VaeScale(request.vae_scale, "--vae-scale"), ()
+    if known.factor is not None or request.res is None:
+        return known, ()
+    factor = builder.assumed_vae_scale(config)
+    if factor is None:
+        raise UsageError(
+            f"--res: nothing says how many pixels of the image one cell of this {builder.class_name}'s sample stands for",
+            hint="give --latent, the size of the sample itself, or --vae-scale",
+        )
+    note = f"nothing says which VAE belongs to this UNet: --res takes a factor of {factor} for granted (--vae-scale sets it)"
+    return VaeScale(factor, "assumed"), (note,)
+
+
+def _divide(image: Size, factor: int | float) -> Size:
+    if isinstance(factor, float):
+        return tuple(ceil(side / factor) for side in image)  # as pipeline_stable_cascade_prior.py of diffusers does
+    uneven = [side for side in image if side % factor]
+    if not uneven:
+        return tuple(side // factor for side in image)
+    below = [max(factor, side // factor * factor) for side in image]
+    above = [-(-side // factor) * factor for side in image]
+    nearest = list(dict.fromkeys(tuple(size) for size in (below, above)))
+    raise UnevenSizeError(
+        f"--res {written_size(image)} is no multiple of {factor}, the pixels that the VAE makes into one sample cell",
+        size=image,
+        nearest=nearest,
+        hint=f"the nearest sizes that are: {' or '.join(f'--res {written_size(size)}' for size in nearest)}",
+    )
+
+
+def _image(sample: Size, factor: int | float | None, asked: Size | None) -> Size | None:
+    return asked if asked is not None and factor is not None else image_of(sample, factor)
+
+
+def image_of(sample: Size, factor: int | float | None) -> Size | None:
+    """Return the size in pixels that a sample's size stands for; None where no VAE factor is known."""
+    return None if factor is None else tuple(int(side * factor) for side in sample)
+
+
+def returned_size(name: str, shape: Shape, sample: Size) -> Size | None:
+    """Return the size of what a pass returned; None where that is no sample, as a ControlNet's residuals and a signal's value are none.
+
+    `name` is where the tensor stands in what was returned, "" the whole.
+
+    >>> returned_size("sample", (2, 4, 64, 64), (64, 64)), returned_size("", (2, 1), (32,))
+    ((64, 64), None)
+    """
+    is_sample = name in ("", "sample") and len(shape) >= 2 + len(sample)
+    return shape[-len(sample) :] if is_sample else None
+
+
+def written_size(size: Sequence[int]) -> str:
+    """Write a size as `--res` and `--latent` take it.
+
+    >>> written_size((512, 512)), written_size((512, 768)), written_size((65536,))
+    ('512', '512x768', '65536')
+    """
+    return str(size[0]) if size[0] == size[-1] else format_size(size)
