@@ -15,7 +15,7 @@ from tests.tiny import KINDS as TINY
 from unetinspect import trace
 from unetinspect.errors import ConfigError
 from unetinspect.run.build import make_inputs
-from unetinspect.run.resolve import check_config, diffusers_class, resolve_config
+from unetinspect.run.resolve import diffusers_class, resolve_config
 from unetinspect.unets import Plan, builder_for
 
 TEXTS_OF_ITS_OWN = KINDS["audioldm2-own-hidden-states"]

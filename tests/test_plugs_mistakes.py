@@ -10,7 +10,7 @@ from tests.kinds_plugs import Config, adapter, controlnet, union, xs
 from unetinspect import trace
 from unetinspect.errors import ConfigError
 from unetinspect.run.build import make_inputs
-from unetinspect.run.resolve import check_config, resolve_config
+from unetinspect.run.resolve import resolve_config
 from unetinspect.unets import Plan, builder_for
 
 MISTAKES = {

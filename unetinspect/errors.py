@@ -13,8 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from shlex import quote
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+# What YAML takes for something else than a word.
+_JSON_WORDS = ("true", "false", "null", "True", "False", "None", "yes", "no", "on", "off", "y", "n")
 
 
 class UnetInspectError(Exception):
@@ -50,6 +54,19 @@ class Problem(NamedTuple):
     keys: tuple[str, ...]
     what: str
     change: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def options(self) -> str:
+        """The change as it is typed: "--set act_fn=silu"."""
+        return " ".join(f"--set {quote(f'{key}={_written(value)}')}" for key, value in self.change.items())
+
+
+def _written(value: Any) -> str:
+    """Write a value as `--set` reads it: JSON, and words that JSON does not know without quotes."""
+    import json  # here: few answers need it
+
+    plain = isinstance(value, str) and value.isidentifier() and value not in _JSON_WORDS
+    return str(value) if plain else json.dumps(value)
 
 
 class ConfigError(UnetInspectError):

@@ -3,6 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+_LONGEST_VALUE = 80
+
+
+def shown(value: Any) -> str:
+    """Write a config value as JSON has it, cut where it is long.
+
+    >>> shown(None), shown("text_time"), shown([1, 2])
+    ('null', '"text_time"', '[1, 2]')
+    """
+    import json  # here: few answers need it
+
+    try:
+        text = json.dumps(value, default=str)
+    except (ValueError, RecursionError):  # Python writes no number of thousands of digits
+        return "a value too long to be written"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 def format_shape(shape: Sequence[int] | None) -> str:

@@ -16,9 +16,8 @@ from unetinspect.errors import ConfigError
 from unetinspect.record import SCHEMA, Check, Envelope, Expectation, Finding, KeyMeaning, NearSize, SizeCheck, Trace, WeightsCheck
 from unetinspect.run.build import build_unet
 from unetinspect.run.cache import Recorder
-from unetinspect.run.estimate import refuse_huge
 from unetinspect.run.failures import SizeError
-from unetinspect.run.resolve import ResolvedConfig, class_keys, config_problems
+from unetinspect.run.resolve import ResolvedConfig, class_keys
 from unetinspect.source.base import LoadedWeights
 from unetinspect.unets.request import Request
 from unetinspect.unets.sizes import UnevenSizeError, returned_size, written_size
@@ -36,8 +35,7 @@ def check_model(
         UsageError: An option does not go with this UNet, or the record has no number that is expected of it.
     """
     config, name = recorder.config, recorder.model.name
-    refuse_huge(config.class_name, config.values, name=name, force=recorder.force)
-    problems = config_problems(config)
+    problems: list[str] = []
     keys, meanings = _of_config(config, {**recorder.model.config, **recorder.overrides}, problems)
     passes = _Passes(recorder)
     sizes: tuple[SizeCheck, ...] = ()
@@ -48,7 +46,8 @@ def check_model(
             sizes = tuple(passes.size(request) for request in requests)
             fit, differences = _of_weights(config, weights, name=name)
         except ConfigError as error:  # what no rule foresaw, and diffusers refuses
-            keys = (*keys, Finding(about="config", kind="wrong", what=error.message, advice=error.hint))
+            wrong = error.problems or (error.message,)
+            keys = (*(Finding(about="config", kind="wrong", what=what, advice=error.hint) for what in wrong), *keys)
     record = passes.record
     expectations = find_expected(record, expected) if record is not None else unmet(expected)
     findings = (*keys, *_of_sizes(sizes), *differences, *_of_expectations(expectations))

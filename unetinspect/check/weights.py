@@ -23,7 +23,6 @@ from unetinspect.record import Shape
 from unetinspect.record.check import Finding, WeightsCheck
 from unetinspect.record.checkpoint import Checkpoint
 from unetinspect.run.build import build_unet, quiet_diffusers
-from unetinspect.run.estimate import refuse_huge
 from unetinspect.run.resolve import resolve_config
 from unetinspect.units import plural
 
@@ -230,7 +229,6 @@ def _build(values: Mapping[str, Any]) -> nn.Module | None:
     """Build a UNet on meta; None: diffusers cannot, or it would take too long."""
     try:
         resolved = resolve_config(values)
-        refuse_huge(resolved.class_name, resolved.values, name="the checkpoint's UNet", force=False)
         return build_unet(resolved, device=torch.device("meta"), dtype=torch.float32, name="the checkpoint's UNet")
     except UnetInspectError:
         return None

@@ -7,55 +7,126 @@ given to it, filled with zeros: shapes do not depend on weights, and nothing is 
 from __future__ import annotations
 
 import gc
+import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import no_init_weights
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
-from unetinspect.errors import ConfigError, UsageError
-from unetinspect.run.estimate import available_memory, refuse_beyond_memory
+from unetinspect.errors import ConfigError, ForwardError, UsageError
+from unetinspect.run.plan import SEE_CONFIG, InputsError
 from unetinspect.run.resolve import ResolvedConfig, diffusers_class
 from unetinspect.unets import InputSpec
 from unetinspect.unets.dotted import nest
+from unetinspect.units import format_bytes, format_shape
+
+# Twice as many as the largest model of the catalog has, and more: a UNet of so many is built and run in about ten seconds.
+MAX_MODULES = 10_000
+
+
+class BuildError(ConfigError):
+    """Raised when diffusers refuses to build a config."""
+
+
+class TooLargeError(ConfigError):
+    """Raised when a UNet would have more modules than are built."""
+
+
+class ModuleCount:
+    """Counts the modules that are made as long as it is entered, by their classes, and stops whoever makes more than `limit`.
+
+    Raises:
+        TooLargeError: There are more.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.by_class: Counter[str] = Counter()
+        self.total = 0
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        self._hook = register_module_module_registration_hook(self._made)
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    def _made(self, parent: nn.Module, name: str, module: nn.Module | None) -> None:
+        self.total += 1
+        self.by_class[type(module).__name__] += type(module).__module__.startswith("diffusers")
+        if self._limit is not None and self.total > self._limit:
+            class_name, count = self.by_class.most_common(1)[0]
+            raise TooLargeError(
+                f"more than {self._limit:,} modules: building was stopped at {count:,} {class_name}",
+                hint="check the numbers of layers in the config; --force builds it regardless of its size",
+            )
+
+
+def construct(config: ResolvedConfig, count: ModuleCount) -> nn.Module:
+    """Build the UNet on torch's meta device, where nothing is allocated. Raises whatever diffusers and torch raise."""
+    with quiet_diffusers(), no_init_weights(), torch.device("meta"), count:
+        unet: nn.Module = diffusers_class(config.class_name)(**config.values)
+        # UNetSpatioTemporalConditionModel makes CPU tensors even so. For others `.to` would touch thousands of modules for nothing.
+        if any(not tensor.is_meta for tensor in (*unet.parameters(), *unet.buffers())):
+            unet = unet.to("meta")
+    return unet.eval()
 
 
 def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dtype, name: str, force: bool = False) -> nn.Module:
     """Build the UNet with no weights: on meta without memory, elsewhere with every parameter and buffer zero.
 
     Raises:
-        ConfigError: diffusers refuses the config.
+        BuildError: diffusers refuses the config.
+        TooLargeError: The UNet is too large, and not forced.
         ForwardError: The device has not the memory for the weights, and is not forced to take them.
     """
-    unet_class = diffusers_class(config.class_name)
     try:
-        with quiet_diffusers():
-            with no_init_weights(), torch.device("meta"):
-                unet: nn.Module = unet_class(**config.values)
-            # UNetSpatioTemporalConditionModel makes CPU tensors even so. For others `.to` would touch thousands of modules for nothing.
-            if dtype != torch.float32 or any(not tensor.is_meta for tensor in (*unet.parameters(), *unet.buffers())):
-                unet = unet.to("meta", dtype)
+        unet = construct(config, ModuleCount(None if force else MAX_MODULES))
+    except TooLargeError as error:
+        raise TooLargeError(f"{name} has {error.message}", hint=error.hint) from None
     except Exception as error:  # diffusers and torch raise whatever the constructor met first
-        raise ConfigError(
+        raise BuildError(
             f"diffusers cannot build {name} as a {config.class_name}: {first_line(error)}",
-            hint="`unetinspect config MODEL` shows every key, with the defaults that were filled in",
+            hint=SEE_CONFIG,
         ) from error
+    if dtype != torch.float32:
+        unet = unet.to(dtype)
     if device.type != "meta":
         needed = sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers()))
-        refuse_beyond_memory(needed, available=_free_memory(device), device=str(device), name=name, force=force)
+        free = _free_memory(device)
+        if not force and free is not None and needed > free:
+            raise ForwardError(
+                f"the weights of {name} take {format_bytes(needed)}, and {device} has {format_bytes(free)} free",
+                hint="use --device meta, where nothing is allocated: the shapes are the same; --force tries it regardless",
+            )
         unet = unet.to_empty(device=device)
         with torch.no_grad():
             for tensor in (*unet.parameters(), *unet.buffers()):
                 tensor.zero_()
-    return unet.eval()
+    return unet
 
 
 def _free_memory(device: torch.device) -> int | None:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    """Return the bytes of a device's memory that a process can still take; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def make_inputs(specs: Sequence[InputSpec], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -126,4 +197,12 @@ def first_line(error: BaseException) -> str:
 def _make_input(spec: InputSpec, *, device: torch.device, dtype: torch.dtype) -> Any:
     if spec.shape is None:
         return list(spec.value) if isinstance(spec.value, tuple) else spec.value
-    return torch.zeros(spec.shape, device=device, dtype=torch.int64 if spec.dtype == "int64" else dtype)
+    try:
+        return torch.zeros(spec.shape, device=device, dtype=torch.int64 if spec.dtype == "int64" else dtype)
+    except RuntimeError as error:  # torch counts the bytes of a tensor in 63 bits, and a device has fewer
+        raise UsageError(
+            f"{spec.name} cannot have the shape {format_shape(spec.shape)}: {first_line(error)}",
+            hint="give a smaller --res, --latent, --batch, --tokens or --frames",
+        ) from error
+    except TypeError as error:  # an axis is no number
+        raise InputsError(f"{spec.name} cannot have the shape {format_shape(spec.shape)}", hint=SEE_CONFIG) from error

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from traceback import walk_tb
+from types import FrameType
+from typing import Any, NamedTuple
 
 import torch
 from msgspec.structs import replace
 from torch import nn
 
-from unetinspect.errors import ForwardError, UnetInspectError
+from unetinspect.errors import ForwardError
 from unetinspect.observe import ForwardRaisedError
 from unetinspect.record import NearSize, SizeCheck
 from unetinspect.run.build import first_line, make_inputs, named_tensors, quiet_diffusers
@@ -48,7 +51,7 @@ def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConf
     sizes = work.sizes
     message = f"the forward pass of {name} at sample {written_size(sizes.sample_size)} failed{where}: {first_line(failure.error)}"
     is_meta = runner.device.type == "meta"
-    nearest = nearest_sizes(config, work, runner, or_other=True) if is_meta else ()
+    nearest = nearest_sizes(config, work, runner, failed=failure.error) if is_meta else ()
     size = SizeCheck(
         image_size=sizes.image_size,
         sample_size=sizes.sample_size,
@@ -66,23 +69,41 @@ def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConf
     return SizeError(message, size=size, hint=f"the nearest sizes that run: {' or '.join(_typed(nearest, in_pixels=in_pixels))}")
 
 
-def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, or_other: bool = False) -> tuple[NearSize, ...]:
+def reason_of(error: BaseException) -> tuple[object, ...]:
+    """Return what two errors for one reason have in common, whatever their numbers are: type, text, and the lines of diffusers."""
+    places = [(frame.f_code.co_qualname, line) for frame, line in walk_tb(error.__traceback__) if _is_diffusers(frame)]
+    return type(error), places, re.sub(r"\d+", "", str(error))
+
+
+def _is_diffusers(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("diffusers.")
+
+
+def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, failed: BaseException | None = None) -> tuple[NearSize, ...]:
     """Find the nearest smaller and larger sizes that run and return their own size, by running them, as long as there is time.
 
-    With `or_other`, where there are none, those that run and return another.
+    With `failed`, why the pass failed at its own size: where there are none, those that run and return another; and none at all
+    where other sizes fail for the same reason, which is then no size.
     """
     give_up = time.process_time() + _SEARCH_SECONDS
-    tried: dict[Size, Size | Literal["fails"] | None] = {}
+    tried: dict[Size, Size | BaseException | None] = {}
+    halvings, own = work.builder.halvings(config.values), work.sizes.sample_size
 
-    def returned(size: Size) -> Size | Literal["fails"] | None:
+    def returned(size: Size) -> Size | BaseException | None:
         if size not in tried:
-            tried[size] = "fails" if time.process_time() > give_up else _returned(config, work, runner, size)
+            tried[size] = TimeoutError() if time.process_time() > give_up else _returned(config, work, runner, size)
         return tried[size]
 
-    halvings, own = work.builder.halvings(config.values), work.sizes.sample_size
+    def fails_alike(size: Size) -> bool:
+        outcome = returned(size)
+        return isinstance(outcome, BaseException) and failed is not None and reason_of(outcome) == reason_of(failed)
+
+    step = 2**halvings
+    if all(map(fails_alike, (tuple((side // step + 1) * step for side in own), tuple(side + 1 for side in own)))):
+        return ()
     found = _nearest(lambda size: returned(size) in (None, size), halvings, own)
-    if not found and or_other:
-        found = _nearest(lambda size: returned(size) != "fails", halvings, own)
+    if not found and failed is not None:
+        found = _nearest(lambda size: not isinstance(returned(size), BaseException), halvings, own)
     return tuple(NearSize(image_size=image_of(size, work.sizes.vae_scale.factor), sample_size=size) for size in found)
 
 
@@ -122,16 +143,14 @@ def _nearest(runs: Callable[[Size], bool], halvings: int, size: Size) -> list[Si
     return list(dict.fromkeys(found))
 
 
-def _returned(config: ResolvedConfig, work: Work, runner: Runner, size: Size) -> Size | Literal["fails"] | None:
-    """Run the UNet at another size; returns the size of what comes back, None where that is nothing of that kind."""
+def _returned(config: ResolvedConfig, work: Work, runner: Runner, size: Size) -> Size | BaseException | None:
+    """Run the UNet at another size; returns the size of what comes back, None where that is nothing of that kind, or what was raised."""
     plan = replace(work.plan, size=size)
     try:
         inputs = make_inputs(work.builder.inputs(config.values, plan), device=runner.device, dtype=runner.dtype)
         with torch.no_grad(), quiet_diffusers():
             returned = runner.call(inputs)
-    except UnetInspectError:
-        return "fails"
-    except Exception:  # whatever it raises, it does not run
-        return "fails"
+    except Exception as error:  # whatever it raises, it does not run
+        return error
     name, tensor = next(iter(named_tensors(returned)), ("", torch.empty(0)))
     return returned_size(name, tuple(tensor.shape), size)

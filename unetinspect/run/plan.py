@@ -7,12 +7,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from unetinspect.errors import UsageError
-from unetinspect.run.estimate import refuse_huge_inputs
+from unetinspect.errors import ConfigError, UnetInspectError, UsageError
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets import Builder, InputSpec, Plan, builder_for
 from unetinspect.unets.request import Request
 from unetinspect.unets.sizes import Sizes, VaeScale, decide_cfg, decide_sizes
+
+SEE_CONFIG = "`unetinspect config MODEL` shows every key, with the defaults that were filled in"
 
 
 class Work(Struct, frozen=True, kw_only=True):
@@ -44,13 +45,26 @@ class Work(Struct, frozen=True, kw_only=True):
         return {spec.name: spec.axes.index("frames") for spec in self.specs if "frames" in spec.axes}
 
 
+class InputsError(ConfigError):
+    """Raised when no inputs can be made of what a config holds: a width is null, or a word."""
+
+
 def plan_work(model: LoadedModel, class_name: str, config: Mapping[str, Any], request: Request) -> Work:
     """Decide a forward pass. `config` holds every key, defaults filled in.
 
     Raises:
-        ConfigError: The config asks for inputs that cannot all be given.
+        InputsError: No inputs can be made of what the config holds.
         UsageError: The request does not fit the UNet.
     """
+    try:
+        return _plan_work(model, class_name, config, request)
+    except UnetInspectError:
+        raise
+    except Exception as error:  # a builder takes widths for numbers: whether they are is seen here
+        raise InputsError(f"no inputs for {model.name} follow from its config: {error}", hint=SEE_CONFIG) from error
+
+
+def _plan_work(model: LoadedModel, class_name: str, config: Mapping[str, Any], request: Request) -> Work:
     builder = builder_for(class_name)
     cfg, reason = decide_cfg(request, builder.condition(config))
     sizes = decide_sizes(request, config, builder, VaeScale(model.vae_scale_factor, model.vae_scale_from), model.medium)
@@ -63,5 +77,4 @@ def plan_work(model: LoadedModel, class_name: str, config: Mapping[str, Any], re
     specs = builder.inputs(config, plan)
     if request.tokens is not None and not any("tokens" in spec.axes for spec in specs):
         raise UsageError(f"--tokens: none of the inputs of {model.name} has tokens", hint="leave --tokens out")
-    refuse_huge_inputs(specs, name=model.name)
     return Work(builder=builder, request=request, sizes=sizes, cfg=cfg, cfg_reason=reason, plan=plan, specs=tuple(specs))

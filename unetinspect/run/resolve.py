@@ -16,7 +16,6 @@ from msgspec import Struct
 
 from unetinspect.errors import ConfigError, UsageError, nearest_names
 from unetinspect.record import Medium
-from unetinspect.run.config_types import wrong_types
 from unetinspect.unets import Builder, builder_for, supported_classes
 from unetinspect.unets.base import Adapted
 
@@ -121,32 +120,6 @@ def _check_overrides(of: ConfigClass, overrides: Mapping[str, Any]) -> None:
             close = nearest_names(key, of.keys, count=1)
             meant = f"did you mean {close[0]}? " if close else ""
             raise UsageError(f"{of.name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
-
-
-def check_config(config: ResolvedConfig, *, name: str) -> None:
-    """Refuse a config that cannot be built or run.
-
-    Raises:
-        ConfigError: With every mistake in it.
-    """
-    problems = config_problems(config)
-    if problems:
-        mistakes = "this mistake" if len(problems) == 1 else f"these {len(problems)} mistakes"
-        subject = "this" if name == config.class_name else name
-        raise ConfigError(
-            f"{subject} is no {config.class_name} that diffusers can build or run, for {mistakes} in its config:",
-            problems=problems,
-            hint="mend the config, or try values with --set key=value",
-        )
-
-
-def config_problems(config: ResolvedConfig) -> list[str]:
-    """Find every mistake in a config at once, a sentence each."""
-    types = wrong_types(diffusers_class(config.class_name).__init__, config.values)
-    # The rules may take a value's type for granted: they see null instead of a wrong one, and are not believed on it.
-    usable = {key: None if key in types else value for key, value in config.values.items()}
-    rules = [problem for problem in builder_for(config.class_name).problems(usable) if not any(key in problem for key in types)]
-    return [*types.values(), *rules]
 
 
 def diffusers_class(class_name: str) -> type[Any]:

@@ -10,21 +10,21 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from unetinspect.errors import UsageError
+from unetinspect.errors import UnetInspectError, UsageError
 from unetinspect.observe import ForwardRaisedError, Observation, watch_forward
 from unetinspect.observe.assemble import make_attentions, make_modules, make_skips, make_stages, make_totals, stage_finder_of
 from unetinspect.observe.tensors import dtype_name
 from unetinspect.record import InputInfo, NearSize, OutputInfo, Run, TensorInfo, Trace
-from unetinspect.run.build import build_unet, collector_paused, make_inputs, named_tensors, pick_device, quiet_diffusers
+from unetinspect.run.build import BuildError, build_unet, collector_paused, make_inputs, named_tensors, pick_device, quiet_diffusers
 from unetinspect.run.described import described, model_info
-from unetinspect.run.estimate import refuse_huge
 from unetinspect.run.failures import Runner, explain_failure, nearest_sizes
 from unetinspect.run.fit import find_fit, residual_specs, to_fit
 from unetinspect.run.freeu import freeu
 from unetinspect.run.live import LiveModule
-from unetinspect.run.plan import Work, plan_work
+from unetinspect.run.plan import InputsError, Work, plan_work
 from unetinspect.run.ports import make_ports
-from unetinspect.run.resolve import ResolvedConfig, check_config, resolve_config
+from unetinspect.run.resolve import ResolvedConfig, resolve_config
+from unetinspect.run.trial import Trial
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets import InputSpec
 from unetinspect.unets.request import Request
@@ -39,7 +39,7 @@ class Tracer:
     huge all the same. `say` is told each step as it begins.
 
     Raises:
-        ConfigError: The config cannot be built, is huge, or names no class that can be traced.
+        ConfigError: The config names no class that can be traced.
         UsageError: An override is of a key that the class does not have.
     """
 
@@ -48,8 +48,7 @@ class Tracer:
     ) -> None:
         self._model = model
         self._config = resolve_config(model.config, overrides)
-        refuse_huge(self._config.class_name, self._config.values, name=model.name, force=force)
-        check_config(self._config, name=model.name)
+        self._overrides = dict(overrides)
         self._force = force
         self._notes: tuple[str, ...] = ()
         self._runners: dict[tuple[torch.device, torch.dtype], Runner] = {}
@@ -61,7 +60,7 @@ class Tracer:
         With `plugged`, a ControlNet or T2I-Adapter, that is traced first and the UNet is given what it returned.
 
         Raises:
-            ConfigError: diffusers refuses the config, or the UNet is not that of the checkpoint.
+            ConfigError: diffusers cannot build or run the config, it is huge, or the UNet is not that of the checkpoint.
             UsageError: The request does not fit the UNet, or what is plugged in does not.
             ForwardError: The pass failed.
         """
@@ -72,7 +71,12 @@ class Tracer:
         """Trace one forward pass as `trace` does, and note what the pass alone brings: `described` says the rest."""
         work, runner = self._ready(request)
         self._say(f"running {self._model.name} at sample {format_size(work.sizes.sample_size)} on {runner.device}")
-        record = _trace_plugged(self._model, self._config, work, runner, plugged)
+        try:
+            record = _trace_plugged(self._model, self._config, work, runner, plugged)
+        except InputsError as error:
+            raise self._trial().explained() from error
+        except ForwardRaisedError as failure:
+            raise self._explained(failure, work, runner, plugged) from failure
         return replace(record, run=replace(record.run, notes=(*self._notes, *record.run.notes)))
 
     def nearest_sizes(self, request: Request) -> tuple[NearSize, ...]:
@@ -81,8 +85,29 @@ class Tracer:
 
     def _ready(self, request: Request) -> tuple[Work, Runner]:
         device, dtype = pick_device(request.device), getattr(torch, request.dtype or "float32")
-        work = plan_work(self._model, self._config.class_name, self._config.values, request)
-        return work, self._runner(device, dtype)
+        try:
+            runner = self._runner(device, dtype)
+            return plan_work(self._model, self._config.class_name, self._config.values, request), runner
+        except (BuildError, InputsError) as error:
+            raise self._trial().explained() from error
+
+    def _explained(self, failure: ForwardRaisedError, work: Work, runner: Runner, plugged: LoadedModel | None) -> UnetInspectError:
+        """Say why a pass failed: for its size, for something else that was asked for, for the config, or for the device."""
+        if runner.device.type != "meta":
+            try:  # whatever is not the device's fault fails on meta too
+                self.observe(replace(work.request, device="meta"), plugged)
+            except UnetInspectError as cause:
+                return cause
+            return explain_failure(failure, self._model.name, self._config, work, runner)
+        error = explain_failure(failure, self._model.name, self._config, work, runner)
+        if error.size.nearest or plugged is not None:
+            return error
+        trial = self._trial()
+        return error if trial.run() is None else trial.explained()
+
+    def _trial(self) -> Trial:
+        self._say(f"looking for what is wrong with {self._model.name}")
+        return Trial(self._model, self._overrides, force=self._force)
 
     def _runner(self, device: torch.device, dtype: torch.dtype) -> Runner:
         if (device, dtype) not in self._runners:
@@ -135,7 +160,11 @@ def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | Non
     work = plan_work(live.model, config.class_name, config.values, request)
     work = replace(work, specs=(*work.specs, *live.added_specs(work.plan.batch)))
     with live.ready(device, request.dtype) as call, collector_paused():
-        record = _trace_plugged(live.model, config, work, Runner(live.module, call, device, dtype), plugged)
+        runner = Runner(live.module, call, device, dtype)
+        try:
+            record = _trace_plugged(live.model, config, work, runner, plugged)
+        except ForwardRaisedError as failure:
+            raise explain_failure(failure, live.model.name, config, work, runner) from failure
     return described(record, live.model, config, request, plugged)
 
 
@@ -160,11 +189,8 @@ def _plug_in(work: Work, record: Trace, plugged: LoadedModel) -> Work:
 def _trace(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runner) -> Trace:
     stage_of = stage_finder_of(runner.unet)
     inputs = make_inputs(work.specs, device=runner.device, dtype=runner.dtype)
-    try:
-        with quiet_diffusers(), freeu(runner.unet, work.request.freeu):
-            seen = watch_forward(lambda: runner.call(inputs), runner.unet, dict(named_tensors(inputs)), stage_of, work.frame_axes)
-    except ForwardRaisedError as failure:
-        raise explain_failure(failure, model.name, config, work, runner) from failure
+    with quiet_diffusers(), freeu(runner.unet, work.request.freeu):
+        seen = watch_forward(lambda: runner.call(inputs), runner.unet, dict(named_tensors(inputs)), stage_of, work.frame_axes)
     attentions = make_attentions(runner.unet, seen, stage_of)
     modules = make_modules(runner.unet, seen)
     totals = make_totals(runner.unet, seen, attentions, modules[0])

@@ -1,0 +1,130 @@
+"""Random edits of one key in the configs of small UNets, and an oracle for each: whether bare diffusers builds and runs what comes out.
+
+`python -m tests.config_edits 3000 SEED` compares as many edits with `trace` and prints each difference.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from random import Random
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+
+from tests import kinds_other, kinds_plugs, kinds_video, tiny
+from unetinspect import ConfigError, UnetInspectError, trace
+from unetinspect.record import Source
+from unetinspect.run.build import make_inputs, quiet_diffusers
+from unetinspect.run.plan import plan_work
+from unetinspect.run.resolve import diffusers_class, resolve_config
+from unetinspect.source.base import LoadedModel
+from unetinspect.unets.request import Request
+
+Config = dict[str, Any]
+
+KINDS: dict[str, Config] = {**tiny.KINDS, **kinds_other.KINDS, **kinds_plugs.KINDS, **kinds_video.KINDS}
+# It is built into a UNet, whose keys are not its own.
+NOT_EDITED = ("MotionAdapter",)
+WORDS = ("x", "silu", "text", "text_time", "image", "fourier", "projection", "scale_shift", "conv", "UNetMidBlock2D", "DownBlock2D", "5")
+
+
+class Edit(NamedTuple):
+    """One key of a small UNet's config with another value."""
+
+    kind: str
+    key: str
+    value: Any
+
+    @property
+    def config(self) -> Config:
+        """The edited config."""
+        return {**KINDS[self.kind], self.key: self.value}
+
+
+def random_edits(count: int, seed: int) -> Iterator[Edit]:
+    """Yield edits: of a random kind, one of its class's keys, another value or a value of another type."""
+    random = Random(seed)
+    kinds = [kind for kind, config in KINDS.items() if config["_class_name"] not in NOT_EDITED]
+    for _ in range(count):
+        kind = random.choice(kinds)
+        values = resolve_config(KINDS[kind]).values
+        key = random.choice(list(values))
+        yield Edit(kind, key, _other_value(values[key], random))
+
+
+def _other_value(value: Any, random: Random) -> Any:
+    """Return another value: one that is near, or one of another type."""
+    near: list[Any] = [None, True, False, 0, 1, 2, 3, 5, 8, 16, -1, 0.5, [], [1], [2, 4], [8, 8, 8], random.choice(WORDS), str(value)]
+    if isinstance(value, list):
+        near += [value[:-1], [*value, *value[-1:]], value[::-1], *value, [None, *value[1:]], [list(value)]] if value else []
+    elif isinstance(value, int | float):
+        near += [value + 1, value - 1, value * 2, value // 2, float(value), [value], [value, value], -value]
+    elif value is not None:
+        near += [[value], value * 2, value[:-1]]
+    return random.choice([other for other in near if repr(other) != repr(value)])
+
+
+def bare_runs(edit: Edit) -> bool:
+    """Build an edited config with diffusers on meta and run it: with the inputs of the config before, or else with those of the new one."""
+    class_name = edit.config["_class_name"]
+    try:
+        with quiet_diffusers(), torch.device("meta"):
+            unet = diffusers_class(class_name)(**resolve_config(edit.config).values).to("meta").eval()
+    except Exception:  # whatever it raises, it is not built
+        return False
+    # A size that the config asks for is part of the question.
+    configs = [edit.config] if edit.key == "sample_size" and _is_size(edit.value) else [KINDS[edit.kind], edit.config]
+    return any(_runs(unet, config) for config in configs)
+
+
+def _runs(unet: torch.nn.Module, config: Config) -> bool:
+    try:
+        resolved = resolve_config(config)
+        work = plan_work(_model(config), resolved.class_name, resolved.values, Request())
+        inputs = make_inputs(work.specs, device=torch.device("meta"), dtype=torch.float32)
+        with quiet_diffusers(), torch.no_grad():
+            unet(**inputs)
+    except Exception:  # whatever it raises, it does not run
+        return False
+    return True
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, list) else [value]
+    return 0 < len(sides) <= 2 and all(type(side) is int and side > 0 for side in sides)
+
+
+def _model(config: Config) -> LoadedModel:
+    return LoadedModel(name="it", config=config, source=Source(kind="file", location="it"))
+
+
+def trace_runs(edit: Edit) -> bool:
+    """Trace an edited config on meta. Why it is refused is not looked for."""
+    with mock.patch("unetinspect.run.trial.Trial.explained", lambda self: ConfigError("refused")):
+        try:
+            trace(edit.config, device="meta", cache=False)
+        except UnetInspectError:
+            return False
+    return True
+
+
+def compare(count: int, seed: int) -> tuple[Counter[str], list[tuple[Edit, bool]]]:
+    """Compare `trace` with bare diffusers; returns how many ran and were refused, and the edits of which they judge differently."""
+    counts: Counter[str] = Counter()
+    different = []
+    for edit in random_edits(count, seed):
+        runs = bare_runs(edit)
+        counts["runs" if runs else "raises"] += 1
+        if trace_runs(edit) != runs:
+            different.append((edit, runs))
+    return counts, different
+
+
+if __name__ == "__main__":
+    found, differences = compare(int(sys.argv[1]), int(sys.argv[2]))
+    for edit, runs in differences:
+        print(f"{edit.kind}: {edit.key} = {edit.value!r}, in diffusers it {'runs' if runs else 'raises'}")
+    print(dict(found), f"{len(differences)} differences")

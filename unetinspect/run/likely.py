@@ -1,0 +1,232 @@
+"""Where to look first when diffusers refuses a config, and how to say it: lists that differ in length, groups that do not divide, ...
+
+Nothing here refuses anything: each guess is tried by `run/trial.py` before it is said.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import gcd
+from typing import Any, NamedTuple
+
+from unetinspect.catalog import load_catalog
+from unetinspect.errors import nearest_names
+from unetinspect.run.config_types import wrong_types
+from unetinspect.run.resolve import ResolvedConfig, diffusers_class, resolve_config
+from unetinspect.unets.base import is_count, is_list
+from unetinspect.units import shown
+
+
+class Likely(NamedTuple):
+    """A change to try.
+
+    Attributes:
+        keys: The keys that are to blame if it helps.
+        what: What is wrong with them then; "": no more is known than that it helps.
+        change: The values to try.
+    """
+
+    keys: tuple[str, ...]
+    what: str
+    change: Mapping[str, Any]
+
+
+def unknown_keys(config: ResolvedConfig) -> list[tuple[str, str]]:
+    """List the keys of a config that its class does not know, each with a sentence that names the key it may be meant for."""
+    found = []
+    for key in config.ignored:
+        meant = "".join(f": did you mean {name}?" for name in nearest_names(key, config.values, count=1))
+        found.append((key, f"{key} is not a key of {config.class_name}{meant}"))
+    return found
+
+
+def misspelt_keys(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[Likely]:
+    """Guess that a key that the class does not know was meant for the one of its own that looks most like it."""
+    for key, what in unknown_keys(config):
+        yield from (Likely((key,), what, {name: given[key]}) for name in nearest_names(key, config.values, count=1) if key in given)
+
+
+_MULTIPLES = (8, 32)
+_MOST_GROUPS = 32
+
+
+def likely_mistakes(class_name: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Likely]:
+    """Guess what may be wrong with a config, each guess with a change that would mend it. Values may be of any type."""
+    wrong = wrong_types(diffusers_class(class_name).__init__, values)
+    for key, what in wrong.items():
+        yield from (Likely((key,), what, {key: value}) for value in alternatives(class_name, key, values, defaults))
+    yield from _partners(values, defaults)
+    blocks = [key for key in values if key.endswith(("block_types", "block_out_channels")) and is_list(values[key])]
+    widths = [[width for width in values[key] if is_count(width)] for key in blocks if key.endswith("channels")]
+    for key, value in values.items():
+        if key not in wrong:
+            yield from _lengths(key, values, blocks)
+            yield from _words(class_name, key, value)
+            for channels in filter(None, widths):
+                yield from _groups(key, value, channels) if "groups" in key else _heads(key, value, channels) if "head" in key else ()
+
+
+def _lengths(key: str, values: Mapping[str, Any], blocks: Sequence[str]) -> Iterator[Likely]:
+    """Guess that a list is to have the length of the lists of blocks."""
+    value = values[key]
+    if not is_list(value) or not value or "mid_block" in key:
+        return
+    lengths = Counter(len(values[name]) for name in blocks if name != key)
+    for length in sorted(lengths, key=lambda length: (lengths[length], length), reverse=True):
+        if length not in (0, len(value)):
+            other = next(name for name in blocks if len(values[name]) == length)
+            fitted = [*value[:length], *[value[-1]] * (length - len(value))]
+            what = f"these lists must have the same length: {key} has {len(value)}, {other} has {length}"
+            yield Likely((key, other), what, {key: fitted})
+
+
+def _words(class_name: str, key: str, value: Any) -> Iterator[Likely]:
+    """Guess that a word is misspelt, or the name of another class's block."""
+    known = known_words(class_name, key)
+    for word in dict.fromkeys(_strings(value)):
+        for meant in nearest_names(word, known) if word not in known else ():
+            change = [meant if each == word else each for each in value] if is_list(value) else meant
+            what = f"{key} {'contains' if is_list(value) else 'is'} {shown(word)}, which {class_name} does not know"
+            yield Likely((key,), what, {key: change})
+
+
+def _groups(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
+    """Guess that group norms cannot divide their channels."""
+    common = gcd(*channels)
+    most = value if is_count(value) else _MOST_GROUPS
+    if is_count(value):
+        uneven = ", ".join(str(width) for width in dict.fromkeys(channels) if width % value)
+        what = f"block_out_channels contains {uneven}, not divisible by {key} ({value})"
+    else:
+        uneven, what = "all", f"{key} is {shown(value)}"
+    if uneven:
+        divisor = max(part for part in range(1, min(most, common) + 1) if common % part == 0)
+        yield Likely(("block_out_channels", key) if is_count(value) else (key,), what, {key: divisor})
+
+
+def _heads(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
+    """Guess that there are more heads, or wider ones, than a block has channels, or that they cannot share them out."""
+    if is_count(value):
+        what = f"{key} is {value}, more than a block has channels" if value > min(channels) else ""
+        for width in sorted(set(channels), reverse=True):
+            yield Likely((key,), what, {key: _share(value, width)})
+    elif is_list(value) and len(value) == len(channels) and all(map(is_count, value)):
+        pairs = list(zip(value, channels, strict=True))
+        what = next((f"{key} contains {count} for a block of {width} channels" for count, width in pairs if count > width), "")
+        yield Likely((key,), what, {key: [_share(count, width) for count, width in pairs]})
+
+
+def _share(count: int, width: int) -> int:
+    """Return the largest number up to `count` that divides a width."""
+    return max(part for part in range(1, min(count, width) + 1) if width % part == 0)
+
+
+def _partners(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Likely]:
+    """Guess that a word asks for other keys: those that all published configs with the word have, and not all others."""
+    configs = [entry.config for entry in load_catalog().values()]
+    for key, word in values.items():
+        same = [config for config in configs if isinstance(word, str) and word != defaults[key] and config.get(key) == word]
+        others = [config for config in configs if config not in same]
+        missing = [
+            name
+            for name in values
+            if same
+            and values[name] is None
+            and all(config.get(name) is not None for config in same)
+            and any(config.get(name) is None for config in others)
+        ]
+        for config in same:
+            change = {name: config[name] for name in missing}
+            if change:
+                yield Likely((key, *missing), f"{key} is {shown(word)}, which needs {' and '.join(missing)}", change)
+
+
+def ranked_keys(
+    class_name: str, values: Mapping[str, Any], defaults: Mapping[str, Any], first: Sequence[str], said: str
+) -> tuple[list[str], list[str]]:
+    """Order the keys of a config by how likely they are to be wrong; returns those that something points at, and the others."""
+    pointed = [
+        key
+        for key, value in values.items()
+        if (value is None and defaults[key] is not None)
+        or ("_" in key and key in said)
+        or not {*_strings(value)} <= {*known_words(class_name, key), *_strings(defaults[key])}
+    ]
+    strong = list(dict.fromkeys([*first, *pointed]))
+    published = _published(class_name)
+    nearest = min(published, key=lambda config: _distance(config, values), default=values)
+    near = [key for key in values if nearest.get(key) != values[key]]
+    near = near if len(near) <= len(values) // 8 else []
+    own = [key for key in values if values[key] != defaults[key]]
+    own.sort(key=lambda key: (key.endswith(("block_types", "block_out_channels")), is_list(values[key])))
+    return strong, [key for key in dict.fromkeys((*near, *own, *values)) if key not in strong]
+
+
+def alternatives(class_name: str, key: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield other values of a key, the likeliest first: what published configs of the class have, its default, and values near its own."""
+    value, default = values[key], defaults[key]
+    published = [config[key] for config in sorted(_published(class_name), key=lambda config: _distance(config, values)) if key in config]
+    yield from [*published[:1], default, *published[1:4]]
+    if isinstance(value, str):
+        yield from [int(value)] if value.lstrip("-").isdigit() and len(value) < 10 else []
+        yield from nearest_names(value, known_words(class_name, key)) or known_words(class_name, key)
+    elif is_list(value):
+        yield from _other_lists(class_name, key, values)
+        yield from dict.fromkeys(_flat(value)) if not is_list(default) else ()
+    elif value is None:
+        yield from (config[key] for entry in load_catalog().values() if (config := entry.config).get(key) is not None)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        channels = values.get("block_out_channels")
+        yield from dict.fromkeys(filter(is_count, channels)) if is_list(channels) else ()
+        yield from (2**power for power in range(min(int(abs(value)), 2**20).bit_length() - 1, -1, -1))
+        yield int(value) if isinstance(value, float) and abs(value) < 2**20 else 2
+    yield from (True, False) if isinstance(default, bool) else ()
+
+
+def _other_lists(class_name: str, key: str, values: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield lists of as many entries as there are blocks, or of entries like those of a list."""
+    value, flat, blocks = values[key], _flat(values[key]), values.get("down_block_types")
+    length = len(blocks) if is_list(blocks) else len(value)
+    if flat and all(map(is_count, flat)):
+        yield from ([-(-entry // step) * step for entry in flat] for step in _MULTIPLES if len(flat) == len(value))
+        yield [min(flat)] * length
+    for word in dict.fromkeys(_strings(value)):
+        yield from ([meant if each == word else each for each in value] for meant in nearest_names(word, known_words(class_name, key)))
+    yield from ([entry] * length for entry in dict.fromkeys(flat))
+
+
+def _flat(value: Any) -> list[Any]:
+    """List what a list holds, however deep, but for nulls."""
+    return [entry for each in value for entry in _flat(each)] if is_list(value) else [value] * (value is not None)
+
+
+def known_words(class_name: str, key: str) -> list[str]:
+    """List the words that a key may hold: those of published configs and, for block types, the classes beside the UNet's own."""
+    found = {word for config in _published(class_name) for word in _strings(config.get(key))}
+    for way in ("down", "mid", "up"):
+        if key.startswith(f"{way}_block_type"):
+            found |= {name for name in _classes_beside(class_name) if way.title() in name and "Block" in name}
+    return sorted(found)
+
+
+def _strings(value: Any) -> Iterable[str]:
+    return filter(lambda word: isinstance(word, str), value if is_list(value) else [value])
+
+
+def _classes_beside(class_name: str) -> set[str]:
+    """Return the names of the classes in the modules that a UNet's own module takes its blocks from."""
+    module = sys.modules[diffusers_class(class_name).__module__]
+    modules = {module.__name__, *(getattr(value, "__module__", None) for value in vars(module).values() if callable(value))}
+    own = [sys.modules[name] for name in modules if name and name.startswith(module.__name__.rpartition(".")[0])]
+    return {name for each in own for name, value in vars(each).items() if isinstance(value, type)}
+
+
+def _published(class_name: str) -> list[dict[str, Any]]:
+    """List the configs of the class in the catalog, defaults filled in."""
+    return [resolve_config(entry.config).values for entry in load_catalog().values() if entry.config["_class_name"] == class_name]
+
+
+def _distance(config: Mapping[str, Any], values: Mapping[str, Any]) -> int:
+    return sum(config.get(key) != value for key, value in values.items())

@@ -1,0 +1,205 @@
+"""Which keys of a config are to blame where diffusers refuses it: found by building and running with other values. No rule of a class.
+
+A value is to blame where another one in its place runs, or gets further before the next mistake; the keys that are likely to be wrong
+are tried first. `run/likely.py` says where to look first, and says it in words; whether it is right is found out here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unetinspect.errors import ConfigError, Problem
+from unetinspect.observe import meta_kernels
+from unetinspect.observe.tensors import tensors_in
+from unetinspect.run.build import MAX_MODULES, ModuleCount, construct, first_line, make_inputs, quiet_diffusers
+from unetinspect.run.failures import reason_of
+from unetinspect.run.likely import Likely, alternatives, likely_mistakes, misspelt_keys, ranked_keys, unknown_keys
+from unetinspect.run.plan import plan_work
+from unetinspect.run.resolve import class_keys, resolve_config
+from unetinspect.source.base import LoadedModel
+from unetinspect.unets.request import Request
+from unetinspect.units import shown
+
+# Of this process alone: what else the machine does must not decide which keys are named.
+_SECONDS = 10.0
+# Once a value is found that gets further, so long is looked for one with which the UNet runs.
+_PATIENCE = 2.0
+_MOST_MISTAKES = 8
+_FIRST_VALUES = 3
+
+
+Stage = Literal["build", "inputs", "forward"]
+_STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+class Failure(NamedTuple):
+    """How far diffusers came with a config, and why no further.
+
+    Attributes:
+        stage: What was done.
+        steps: The modules that were made and the operations that ran.
+        error: What was raised.
+    """
+
+    stage: Stage
+    steps: int
+    error: BaseException
+
+    def comes_before(self, other: Failure, *, same: bool) -> bool:
+        """Whether another failure is a later one; one for the same reason only where it may be the `same`, in another block."""
+        reached, further = ((_STAGES.index(failure.stage), failure.steps) for failure in (self, other))
+        if reason_of(self.error) == reason_of(other.error):
+            return same and further > reached
+        return further >= reached
+
+
+class Blamed(NamedTuple):
+    """What was found.
+
+    Attributes:
+        problems: The mistakes, in the order in which diffusers meets them.
+        runs: Whether the config runs with all of them changed.
+    """
+
+    problems: tuple[Problem, ...]
+    runs: bool
+
+
+class Trial:
+    """Builds and runs one model on meta, with some keys of its config changed and nothing asked of the pass.
+
+    `overrides` are changes that the user asked for; `force` builds what is huge.
+    """
+
+    def __init__(self, model: LoadedModel, overrides: Mapping[str, Any], *, force: bool = False) -> None:
+        self._model = model
+        self._overrides = dict(overrides)
+        self._limit = None if force else MAX_MODULES
+        self._config = resolve_config(model.config, overrides, adapt=False)
+        self._defaults = class_keys()[self._config.class_name]
+        self._give_up = time.process_time() + _SECONDS
+
+    def run(self, change: Mapping[str, Any] = MappingProxyType({}), request: Request | None = None) -> Failure | None:
+        """Build and run with some keys changed; returns how that failed, None where it ran."""
+        count, operations = ModuleCount(self._limit), _Operations()  # type: ignore[no-untyped-call]
+        stage: Stage = "build"
+        try:
+            config = resolve_config(self._model.config, {**self._overrides, **change})
+            unet = construct(config, count)
+            stage = "inputs"
+            work = plan_work(self._model, config.class_name, config.values, request or Request())
+            inputs = make_inputs(work.specs, device=torch.device("meta"), dtype=torch.float32)
+            stage = "forward"
+            with quiet_diffusers(), torch.no_grad(), operations:
+                unet(**inputs)
+        except Exception as error:  # whatever is raised, it does not run
+            return Failure(stage, count.total + operations.count, error)
+        return None
+
+    def explained(self) -> ConfigError:
+        """Say why the config cannot be built or run, what is wrong with it, and what runs in its place."""
+        failure = self.run()
+        if failure is None:
+            raise LookupError("a config that runs has no mistakes to be explained")
+        found = self.find_mistakes(failure)
+        class_name, name = self._config.class_name, self._model.name
+        problems: list[Problem | str] = [*found.problems]
+        named = {key for problem in found.problems for key in problem.keys}
+        problems += [said for key, said in unknown_keys(self._config) if key not in named]
+        of = class_name if name == class_name else f"{class_name} from {name}"
+        what = f"{len(problems)} config error{'s' if len(problems) > 1 else ''}" if problems else first_line(failure.error)
+        options = " ".join(problem.options for problem in found.problems)
+        said = f"diffusers says: {type(failure.error).__name__}: {first_line(failure.error)}"
+        return ConfigError(
+            f"cannot {'build' if failure.stage == 'build' else 'run'} {of}: {what}",
+            problems=problems,
+            hint=f"{options} makes it run" if found.runs else f"{said}; `unetinspect config MODEL` shows every key",
+        )
+
+    def find_mistakes(self, failure: Failure) -> Blamed:
+        """Find the keys to blame: change one at a time, keep what gets further, and go on until the UNet runs or the time is up."""
+        problems: list[Problem] = []
+        changed: dict[str, Any] = {}
+        while len(problems) < _MOST_MISTAKES:
+            found = self._blame(failure, changed)
+            if found is None:
+                break
+            problem, next_failure = found
+            problems.append(problem)
+            changed |= problem.change
+            if next_failure is None:
+                return Blamed(self._without_innocents(problems), runs=True)
+            failure = next_failure
+        return Blamed(tuple(problems), runs=False)
+
+    def _blame(self, failure: Failure, changed: Mapping[str, Any]) -> tuple[Problem, Failure | None] | None:
+        """Return the first change with which the UNet runs, else the first that gets further; None: none does, or the time is up."""
+        further: tuple[Problem, Failure | None] | None = None
+        give_up = self._give_up
+        values = {**self._config.values, **changed}
+        for suspect in self._suspects(failure, values, changed):
+            if time.process_time() > give_up:
+                break
+            outcome = self.run({**changed, **suspect.change})
+            if outcome is None:
+                return _problem(suspect, values), None
+            if further is None and failure.comes_before(outcome, same=bool(suspect.what)):
+                further = _problem(suspect, values), outcome
+                give_up = min(give_up, time.process_time() + _PATIENCE)
+        return further
+
+    def _suspects(self, failure: Failure, values: Mapping[str, Any], changed: Mapping[str, Any]) -> Iterator[Likely]:
+        """Yield changes to try: those of likely mistakes, the nearest values of each key, and then the farther ones."""
+        tried: set[str] = set()
+
+        def is_new(suspect: Likely) -> bool:
+            mark = repr(sorted(suspect.change.items()))
+            is_known = mark in tried or any(key in changed or repr(values[key]) == repr(value) for key, value in suspect.change.items())
+            tried.add(mark)
+            return not is_known
+
+        class_name = self._config.class_name
+        yield from filter(is_new, misspelt_keys(self._config, self._model.config))
+        before = {key: self._model.config.get(key, self._defaults[key]) for key in self._overrides if key in self._defaults}
+        for suspect in likely_mistakes(class_name, values, self._defaults):
+            undone = {key: before[key] for key in suspect.change if key in before}
+            yield from filter(is_new, [suspect._replace(change=undone), suspect] if undone else [suspect])
+        yield from filter(is_new, (Likely((key,), "", {key: value}) for key, value in before.items()))
+        strong, others = ranked_keys(class_name, values, self._defaults, list(self._overrides), str(failure.error))
+        for keys, most in ((strong, None), (others, _FIRST_VALUES), (others, None)):
+            for key in keys:
+                near = islice(alternatives(class_name, key, values, self._defaults), most)
+                yield from filter(is_new, (Likely((key,), "", {key: value}) for value in near))
+
+    def _without_innocents(self, problems: list[Problem]) -> tuple[Problem, ...]:
+        """Leave out what turns out to be no mistake once the others are changed."""
+        for problem in problems[:-1]:
+            rest = [other for other in problems if other is not problem]
+            if self.run({key: value for other in rest for key, value in other.change.items()}) is None:
+                problems = rest
+        return tuple(problems)
+
+
+def _problem(suspect: Likely, values: Mapping[str, Any]) -> Problem:
+    key, *_ = suspect.keys
+    runs = " and ".join(f"{shown(value)}" if name == key else f"{name} {shown(value)}" for name, value in suspect.change.items())
+    what = suspect.what or f"{key} is {shown(values[key])}"
+    return Problem(suspect.keys, f"{what}; {runs} works", suspect.change)
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations of a pass on meta, and answers them faster than torch does."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        self.count += 1
+        kwargs = kwargs or {}
+        return func(*args, **kwargs) if types else meta_kernels.run(func, args, kwargs, tensors_in([*args, *kwargs.values()]))
