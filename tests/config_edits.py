@@ -103,7 +103,7 @@ def _model(config: Config) -> LoadedModel:
 
 def trace_runs(edit: Edit) -> bool:
     """Trace an edited config on meta. Why it is refused is not looked for."""
-    with mock.patch("unetinspect.run.trial.Trial.explained", lambda self: ConfigError("refused")):
+    with mock.patch("unetinspect.run.trial.Trial.explained", return_value=ConfigError("refused")):
         try:
             trace(edit.config, device="meta", cache=False)
         except UnetInspectError:

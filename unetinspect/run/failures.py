@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from traceback import walk_tb
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from msgspec.structs import replace
@@ -19,6 +19,7 @@ from unetinspect.record import NearSize, SizeCheck
 from unetinspect.run.build import first_line, make_inputs, named_tensors, quiet_diffusers
 from unetinspect.run.plan import Work
 from unetinspect.run.resolve import ResolvedConfig
+from unetinspect.unets import Plan
 from unetinspect.unets.request import Size
 from unetinspect.unets.sizes import image_of, returned_size, written_size
 from unetinspect.units import format_shape
@@ -91,7 +92,9 @@ def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, failed:
 
     def returned(size: Size) -> Size | BaseException | None:
         if size not in tried:
-            tried[size] = TimeoutError() if time.process_time() > give_up else _returned(config, work, runner, size)
+            tried[size] = (
+                TimeoutError() if time.process_time() > give_up else _returned(config, work, runner, replace(work.plan, size=size))
+            )
         return tried[size]
 
     def fails_alike(size: Size) -> bool:
@@ -107,6 +110,20 @@ def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, failed:
     return tuple(NearSize(image_size=image_of(size, work.sizes.vae_scale.factor), sample_size=size) for size in found)
 
 
+def most_that_run(config: ResolvedConfig, work: Work, runner: Runner, option: Literal["frames", "tokens"]) -> int:
+    """Find the most frames, or tokens, up to the number asked for with which a pass runs, by halving the distance; 0: not even one does."""
+    least, most = 0, getattr(work.plan, option) or 1
+    while most - least > 1:
+        middle = (least + most) // 2 if least else 1
+        if isinstance(_returned(config, work, runner, replace(work.plan, **{option: middle})), BaseException):
+            if middle == 1:
+                return 0
+            most = middle
+        else:
+            least = middle
+    return least
+
+
 def _typed(sizes: Iterable[NearSize], *, in_pixels: bool) -> list[str]:
     """Write sizes as the options take them."""
     if in_pixels:
@@ -120,9 +137,8 @@ def _reason(failure: ForwardRaisedError) -> str:
     if failure.operation == "cat" and len(failure.operands) == 2:
         hidden, skip = failure.operands
         return (
-            f"hidden_states come up as {format_shape(hidden.shape)}, and the skip of {skip.source or 'the way down'} that they are"
-            f" joined with is {format_shape(skip.shape)}: a side that is halved unevenly on the way down is rounded, and doubled again"
-            " on the way up it is another"
+            f"hidden_states are {format_shape(hidden.shape)}, and the skip of {skip.source or 'the way down'} that they are joined with"
+            f" is {format_shape(skip.shape)}: an odd side is rounded when halved, so doubling it gives a different size"
         )
     return error
 
@@ -143,9 +159,8 @@ def _nearest(runs: Callable[[Size], bool], halvings: int, size: Size) -> list[Si
     return list(dict.fromkeys(found))
 
 
-def _returned(config: ResolvedConfig, work: Work, runner: Runner, size: Size) -> Size | BaseException | None:
-    """Run the UNet at another size; returns the size of what comes back, None where that is nothing of that kind, or what was raised."""
-    plan = replace(work.plan, size=size)
+def _returned(config: ResolvedConfig, work: Work, runner: Runner, plan: Plan) -> Size | BaseException | None:
+    """Run the UNet by another plan; returns the size of what comes back, None where that is nothing of that kind, or what was raised."""
     try:
         inputs = make_inputs(work.builder.inputs(config.values, plan), device=runner.device, dtype=runner.dtype)
         with torch.no_grad(), quiet_diffusers():
@@ -153,4 +168,4 @@ def _returned(config: ResolvedConfig, work: Work, runner: Runner, size: Size) ->
     except Exception as error:  # whatever it raises, it does not run
         return error
     name, tensor = next(iter(named_tensors(returned)), ("", torch.empty(0)))
-    return returned_size(name, tuple(tensor.shape), size)
+    return returned_size(name, tuple(tensor.shape), plan.size)

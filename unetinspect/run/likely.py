@@ -26,11 +26,13 @@ class Likely(NamedTuple):
         keys: The keys that are to blame if it helps.
         what: What is wrong with them then; "": no more is known than that it helps.
         change: The values to try.
+        by_block: Whether it may mend one block, and leave others that fail in the same way.
     """
 
     keys: tuple[str, ...]
     what: str
     change: Mapping[str, Any]
+    by_block: bool = False
 
 
 def unknown_keys(config: ResolvedConfig) -> list[tuple[str, str]]:
@@ -111,11 +113,11 @@ def _heads(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
     if is_count(value):
         what = f"{key} is {value}, more than a block has channels" if value > min(channels) else ""
         for width in sorted(set(channels), reverse=True):
-            yield Likely((key,), what, {key: _share(value, width)})
+            yield Likely((key,), what, {key: _share(value, width)}, by_block=True)
     elif is_list(value) and len(value) == len(channels) and all(map(is_count, value)):
         pairs = list(zip(value, channels, strict=True))
         what = next((f"{key} contains {count} for a block of {width} channels" for count, width in pairs if count > width), "")
-        yield Likely((key,), what, {key: [_share(count, width) for count, width in pairs]})
+        yield Likely((key,), what, {key: [_share(count, width) for count, width in pairs]}, by_block=True)
 
 
 def _share(count: int, width: int) -> int:

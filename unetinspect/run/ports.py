@@ -69,7 +69,8 @@ def _ip_adapter(root: nn.Module, attentions: Iterable[Attention]) -> Iterator[Po
     """Image tokens beside the text, and the two weights of each cross-attention layer, whose keys count 1, 3, 5, ..."""
     layers = {layer.path: layer for layer in attentions if layer.kind == "cross"}
     paths = ip_adapter_layers(root)
-    if not paths or not layers.keys() >= set(paths):
+    # An IP-Adapter's processors call to_k, which a layer that attends to the text alone, through added projections, does not have.
+    if not paths or not layers.keys() >= set(paths) or any(root.get_submodule(path).to_k is None for path in paths):
         return
     read = [layers[path] for path in paths]
     width = _in_features(root, read[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import torch
@@ -15,9 +15,18 @@ from unetinspect.observe import ForwardRaisedError, Observation, watch_forward
 from unetinspect.observe.assemble import make_attentions, make_modules, make_skips, make_stages, make_totals, stage_finder_of
 from unetinspect.observe.tensors import dtype_name
 from unetinspect.record import InputInfo, NearSize, OutputInfo, Run, TensorInfo, Trace
-from unetinspect.run.build import BuildError, build_unet, collector_paused, make_inputs, named_tensors, pick_device, quiet_diffusers
+from unetinspect.run.build import (
+    BuildError,
+    build_unet,
+    collector_paused,
+    first_line,
+    make_inputs,
+    named_tensors,
+    pick_device,
+    quiet_diffusers,
+)
 from unetinspect.run.described import described, model_info
-from unetinspect.run.failures import Runner, explain_failure, nearest_sizes
+from unetinspect.run.failures import Runner, explain_failure, most_that_run, nearest_sizes
 from unetinspect.run.fit import find_fit, residual_specs, to_fit
 from unetinspect.run.freeu import freeu
 from unetinspect.run.live import LiveModule
@@ -102,6 +111,12 @@ class Tracer:
         error = explain_failure(failure, self._model.name, self._config, work, runner)
         if error.size.nearest or plugged is not None:
             return error
+        options: tuple[Literal["frames", "tokens"], ...] = ("frames", "tokens")
+        for option in options:
+            asked = getattr(work.request, option)
+            if asked is not None and (most := most_that_run(self._config, work, runner, option)):
+                what = f"--{option} {asked} does not run on {self._model.name}: {first_line(failure.error)}"
+                return UsageError(what, hint=f"--{option} {most} is the most that runs")
         trial = self._trial()
         return error if trial.run() is None else trial.explained()
 

@@ -150,7 +150,7 @@ class Trial:
             outcome = self.run({**changed, **suspect.change})
             if outcome is None:
                 return _problem(suspect, values), None
-            if further is None and failure.comes_before(outcome, same=bool(suspect.what)):
+            if further is None and failure.comes_before(outcome, same=suspect.by_block):
                 further = _problem(suspect, values), outcome
                 give_up = min(give_up, time.process_time() + _PATIENCE)
         return further
