@@ -21,7 +21,7 @@ from unetinspect.run.estimate import refuse_huge
 from unetinspect.run.failures import Runner, explain_failure, nearest_sizes
 from unetinspect.run.fit import find_fit, residual_specs, to_fit
 from unetinspect.run.freeu import freeu
-from unetinspect.run.live import LiveModule
+from unetinspect.run.live import LiveModule, raised_outside
 from unetinspect.run.plan import Work, plan_work
 from unetinspect.run.ports import make_ports
 from unetinspect.run.resolve import ResolvedConfig, check_config, resolve_config
@@ -134,9 +134,9 @@ def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | Non
     config = resolve_config(live.model.config, adapt=False)
     work = plan_work(live.model, config.class_name, config.values, request)
     work = replace(work, specs=(*work.specs, *live.added_specs(work.plan.batch)))
-    with live.ready(device, request.dtype) as call, collector_paused():
-        record = _trace_plugged(live.model, config, work, Runner(live.module, call, device, dtype), plugged)
-    return described(record, live.model, config, request, plugged)
+    with collector_paused(), live.ready(config, device, request.dtype) as (unet, call, notes):
+        record = _trace_plugged(live.model, config, work, Runner(unet, call, device, dtype), plugged)
+    return described(record, replace(live.model, notes=notes), config, request, plugged)
 
 
 def _trace_plugged(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runner, plugged: LoadedModel | None) -> Trace:
@@ -164,7 +164,8 @@ def _trace(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runne
         with quiet_diffusers(), freeu(runner.unet, work.request.freeu):
             seen = watch_forward(lambda: runner.call(inputs), runner.unet, dict(named_tensors(inputs)), stage_of, work.frame_axes)
     except ForwardRaisedError as failure:
-        raise explain_failure(failure, model.name, config, work, runner) from failure
+        outside = raised_outside(failure, model.name, config.class_name)
+        raise outside or explain_failure(failure, model.name, config, work, runner) from failure
     attentions = make_attentions(runner.unet, seen, stage_of)
     modules = make_modules(runner.unet, seen)
     totals = make_totals(runner.unet, seen, attentions, modules[0])
