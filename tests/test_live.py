@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, PAGCFGIdentitySelfAttnProcessor2_0
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
+from msgspec.structs import replace
 from torch import nn
 
 import unetinspect
+from tests import kinds_other, kinds_plugs, kinds_video
 from tests.test_ports import ip_adapter
-from tests.tiny import CONDITION, KINDS, traced
-from unetinspect import ConfigError, UsageError
+from tests.tiny import CONDITION, KINDS, Config, traced, traced_once
+from unetinspect import ConfigError, ForwardError, UsageError
+from unetinspect.run.build import build_unet, collector_paused
+from unetinspect.run.failures import SizeError
+from unetinspect.run.fresh import FreshCopy
+from unetinspect.run.resolve import ResolvedConfig, resolve_config
+
+ONE_OF_EACH_CLASS = {
+    config["_class_name"]: config for kinds in (KINDS, kinds_other.KINDS, kinds_plugs.KINDS, kinds_video.KINDS) for config in kinds.values()
+}
 
 
 @pytest.fixture
@@ -114,7 +126,10 @@ def test_a_processor_of_another_library_is_not_passed_over_in_silence(unet: Any)
     record = unetinspect.trace(unet)
 
     assert record.totals.attention.total == 0
-    assert record.run.notes == ("8 attention modules ran on a kernel that cannot be watched (Kernel) and are not listed",)
+    assert record.run.notes == (
+        "traced as it is: Kernel instead of AttnProcessor2_0 (8 modules)",
+        "8 attention modules ran on a kernel that cannot be watched (Kernel) and are not listed",
+    )
 
 
 def test_free_u_changes_no_skip(unet: Any) -> None:
@@ -131,7 +146,10 @@ def test_a_subclass_is_traced_as_the_class_it_is_made_of() -> None:
     class Mine(UNet2DConditionModel):
         pass
 
-    assert unetinspect.trace(Mine.from_config(CONDITION)).model.name == "Mine"
+    record = unetinspect.trace(Mine.from_config(CONDITION))
+
+    assert record.model.name == "Mine"
+    assert record.run.notes == ("traced as it is: Mine instead of UNet2DConditionModel (1 module)",)
 
 
 def test_what_is_no_unet_is_refused() -> None:
@@ -172,3 +190,211 @@ def test_a_projected_text_stays_projected_beside_an_ip_adapter() -> None:
     given = {spec.name: spec.shape for spec in unetinspect.trace(unet).run.inputs}
 
     assert given["encoder_hidden_states"] == (2, 77, KINDS["text-proj"]["encoder_hid_dim"])
+
+
+def live(config: Config) -> tuple[Any, ResolvedConfig]:
+    """Build a module on meta, as a user has it."""
+    resolved = resolve_config(config)
+    return build_unet(resolved, device=torch.device("meta"), dtype=torch.float32, name="live"), resolved
+
+
+def pass_of(record: unetinspect.Trace) -> unetinspect.Trace:
+    """Return a record without what it says of its model's source, and without notes."""
+    return replace(record, model=traced("conditioned").model, run=replace(record.run, notes=()))
+
+
+@pytest.mark.parametrize("config", ONE_OF_EACH_CLASS.values(), ids=ONE_OF_EACH_CLASS)
+def test_the_record_of_a_live_module_is_that_of_its_config(config: Config) -> None:
+    """To the last byte, for every class."""
+    module, _ = live(config)
+    record, expected = unetinspect.trace(module, device="meta"), traced_once(config)
+
+    assert pass_of(record) == pass_of(expected)
+    assert (record.model.config, record.model.params) == (expected.model.config, expected.model.params)
+    assert not any("traced as it is" in note for note in record.run.notes)
+
+
+def test_no_module_built_from_a_config_differs_from_its_copy() -> None:
+    """Whatever is set in it, each module of the copy has the class and the tensors of the other."""
+    with collector_paused():
+        for config in KINDS.values():
+            copy = FreshCopy(*live(config))
+
+            assert copy.unet is not None, (config, copy.differences)
+
+
+def refuse(*args: Any, **kwargs: Any) -> Any:
+    """Stand for a user's code that is not to run."""
+    raise AssertionError("a hook of the user's ran")
+
+
+def hooked(unet: Any) -> None:
+    """Give every module hooks that may not run."""
+    for module in unet.modules():
+        module.register_forward_pre_hook(refuse)
+        module.register_forward_hook(refuse)
+
+
+def offloaded(unet: Any) -> None:
+    """Put around every module what accelerate's `add_hook_to_module` puts there, by its own names."""
+
+    def new_forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return refuse()
+
+    new_forward.__module__ = "accelerate.hooks"
+    for module in unet.modules():
+        module._hf_hook, module._old_forward = object(), module.forward
+        module.forward = functools.update_wrapper(functools.partial(new_forward, module), module.forward)
+
+
+def compiled(unet: Any) -> None:
+    """Compile one block into a wrapper, and all of it in place."""
+    unet.down_blocks[0] = torch.compile(unet.down_blocks[0], backend=refuse)
+    unet.compile(backend=refuse)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "device"),
+    [
+        (hooked, "cpu"),
+        (offloaded, "meta"),
+        (compiled, "meta"),
+        (lambda unet: unet.enable_gradient_checkpointing(), "meta"),
+        (lambda unet: unet.requires_grad_(False), "meta"),
+        (lambda unet: unet.to(memory_format=torch.channels_last), "meta"),
+        (lambda unet: unet.to("meta"), "cpu"),
+    ],
+    ids=["hooks", "accelerate", "compiled", "checkpointing", "frozen", "channels-last", "meta"],
+)
+def test_what_does_not_change_a_pass_does_not_change_its_record(unet: Any, prepare: Callable[[Any], Any], device: str) -> None:
+    """Hooks, wrappers and modes of the user's are left alone and do not run; where the tensors are does not matter."""
+    prepare(unet)
+    before = snapshot(unet)
+    record = unetinspect.trace(unet, device=device)
+    expected = traced("conditioned", device=device)
+
+    assert pass_of(record) == pass_of(expected)
+    assert record.run.notes == ()
+    assert snapshot(unet) == before
+
+
+def test_the_copy_has_the_tensors_of_the_live_module_and_no_memory_of_its_own(unet: Any) -> None:
+    """On the device where the module is, nothing is copied."""
+    copy = FreshCopy(unet, resolve_config(unet.config))
+    copy.take_tensors(lambda tensor: tensor)
+
+    assert copy.unet is not None
+    assert [tensor.data_ptr() for tensor in copy.unet.parameters()] == [tensor.data_ptr() for tensor in unet.parameters()]
+
+
+def test_free_u_that_is_switched_on_is_that_of_the_option(unet: Any) -> None:
+    """Settings that are no part of the config are the live module's: here the factors on its up blocks."""
+    unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    record = unetinspect.trace(unet)
+
+    assert record.totals == traced("conditioned", freeu=(1.2, 1.4, 0.9, 0.2)).totals
+    assert record.totals != traced("conditioned").totals
+
+
+def first_self_attention(unet: Any) -> Any:
+    """Return the first self-attention layer of the mid block."""
+    return unet.mid_block.attentions[0].transformer_blocks[0].attn1
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_perturbed_attention_guidance_is_left_out_with_a_note(unet: Any, is_wrapped: bool) -> None:
+    """Its processors, which an interrupted pipeline leaves behind, split a batch that is not there; with a LoRA's layers, too."""
+    if is_wrapped:
+        unet.conv_in.register_forward_pre_hook(lambda module, given: None)
+        unet.conv_in = nn.Sequential(unet.conv_in)
+    first_self_attention(unet).processor = PAGCFGIdentitySelfAttnProcessor2_0()
+    before = snapshot(unet)
+    record = unetinspect.trace(unet)
+
+    assert record.attentions == traced("conditioned").attentions
+    assert record.run.notes[-1] == "traced without perturbed-attention guidance (PAG), which is set on 1 attention layer"
+    assert len(record.run.notes) == 1 + is_wrapped
+    assert snapshot(unet) == before
+
+
+class Counting:
+    """A processor that counts its calls, and fails at one of them."""
+
+    def __init__(self, inner: Any, fails_at: int = 0) -> None:
+        self.inner, self.calls, self.fails_at = inner, 0, fails_at
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise ValueError("no such step")
+        return self.inner(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "what"),
+    [
+        (lambda unet: setattr(first_self_attention(unet), "processor", Counting(AttnProcessor())), "Counting instead of AttnProcessor2_0"),
+        (lambda unet: unet.fuse_qkv_projections(), "Attention with to_qkv"),
+        (lambda unet: setattr(unet, "conv_in", nn.Conv2d(4, 32, 3, padding=1, bias=False)), "Conv2d with other tensors"),
+        (lambda unet: setattr(unet, "conv_act", type("SiLU", (nn.SiLU,), {})()), "tests.test_live.SiLU instead of torch.nn.modules.activ"),
+        (lambda unet: setattr(unet, "extra", nn.SiLU()), "UNet2DConditionModel with extra"),
+        (lambda unet: setattr(unet, "forward", lambda *args, **kwargs: type(unet).forward(unet, *args, **kwargs)), "a replaced forward"),
+    ],
+    ids=["processor", "fused", "tensors", "class", "child", "forward"],
+)
+def test_what_differs_from_the_config_is_traced_as_it_is_and_said(unet: Any, prepare: Callable[[Any], Any], what: str) -> None:
+    """The module itself runs, and is left as it was; a note says what differs."""
+    prepare(unet)
+    before = snapshot(unet)
+    record = unetinspect.trace(unet)
+
+    assert record.output.shape == (2, 4, 16, 16)
+    assert len(record.run.notes) == 1
+    assert record.run.notes[0].startswith("traced as it is: ")
+    assert what in record.run.notes[0]
+    assert snapshot(unet) == before
+
+
+def test_an_offloaded_module_that_differs_runs_without_its_offloading(unet: Any) -> None:
+    """As LoRA layers in a pipeline under `enable_model_cpu_offload`."""
+    unet.extra = nn.SiLU()
+    offloaded(unet)
+    before = snapshot(unet)
+
+    assert unetinspect.trace(unet).skips == traced("conditioned").skips
+    assert snapshot(unet) == before
+
+
+def test_an_error_of_the_users_own_code_says_where_it_is(unet: Any) -> None:
+    """Of a processor, no size is to blame, and none is searched for: it is called until it fails, and never again."""
+    processor = Counting(AttnProcessor(), fails_at=3)
+    unet.set_attn_processor(processor)
+    with pytest.raises(ForwardError) as caught:
+        unetinspect.trace(unet)
+
+    assert not isinstance(caught.value, SizeError)
+    assert "failed outside diffusers, in test_live.py:" in caught.value.message
+    assert caught.value.message.endswith("(Counting.__call__): no such step")
+    assert caught.value.hint is not None
+    expression = caught.value.hint.split("`")[1]
+    assert eval(expression, {"unetinspect": unetinspect, "unet": unet}).skips == traced("conditioned").skips
+    assert processor.calls == 3
+
+
+def test_an_error_of_diffusers_in_a_subclass_is_not_the_users() -> None:
+    """A size that does not run is a `SizeError`, also where a forward of the user's calls that of diffusers."""
+
+    class Mine(UNet2DConditionModel):
+        def forward(self, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            return UNet2DConditionModel.forward(self, sample[:, :3], *args, **kwargs)
+
+    with pytest.raises(SizeError, match="failed in conv_in"):
+        unetinspect.trace(Mine.from_config(CONDITION))
+
+
+def test_layerwise_casting_runs_in_the_dtype_that_it_computes_in(unet: Any) -> None:
+    """The weights are stored in another, which no kernel takes."""
+    unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+    record = unetinspect.trace(unet)
+
+    assert record.run.dtype == record.output.dtype == "bfloat16"

@@ -1,27 +1,44 @@
-"""A live module, taken as it is: its config, its device, and a way to call it that leaves it exactly as it was.
+"""A live module: its config, its device, and a way to run its pass that leaves it exactly as it was.
 
-On meta the module runs with its parameters and buffers swapped for empty ones of the same shapes (torch's
-`functional_call`), so that nothing is computed and nothing moves.
+A fresh copy runs, without the module's hooks and with its own tensors, on meta with empty ones of the same shapes. A module
+that differs from its config runs itself, with the same tensors swapped in (torch's `functional_call`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any, NamedTuple
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.embeddings import IPAdapterFullImageProjection, IPAdapterPlusImageProjection
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from unetinspect.errors import ConfigError
+from unetinspect.errors import ConfigError, ForwardError
+from unetinspect.observe import ForwardRaisedError
 from unetinspect.record import Source
-from unetinspect.run.build import pick_device
+from unetinspect.run.build import first_line, pick_device
+from unetinspect.run.fresh import FreshCopy, is_pag, without_offloading
+from unetinspect.run.resolve import ResolvedConfig
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets import InputSpec, supported_classes
 
 _IMAGE_PATCHES = 257  # of CLIP ViT-H/14 at 224 px: 16 x 16 patches and one for the whole
+# Packages whose frames are skipped in the search for the code that raised.
+_NOT_THE_USERS = {"torch", "diffusers", "unetinspect", *sys.stdlib_module_names}
+
+
+class Runnable(NamedTuple):
+    """The UNet that runs for a live module, how to call it, and notes for the record."""
+
+    unet: nn.Module
+    call: Callable[[Mapping[str, Any]], Any]
+    notes: tuple[str, ...]
 
 
 class LiveModule:
@@ -63,7 +80,8 @@ class LiveModule:
         if asked is not None:
             found: torch.dtype = getattr(torch, asked)
             return found
-        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+        own: torch.dtype = self.module.dtype  # type: ignore[assignment]  # diffusers' own answer, which knows of layerwise casting
+        return own if own.is_floating_point else torch.float32
 
     def added_specs(self, batch: int) -> tuple[InputSpec, ...]:
         """Return what modules that were loaded into the UNet ask of `forward` beyond its class: an image for each IP-Adapter."""
@@ -79,25 +97,60 @@ class LiveModule:
         )
 
     @contextmanager
-    def ready(self, device: torch.device, dtype: str | None) -> Iterator[Callable[[Mapping[str, Any]], Any]]:
-        """Give a way to call the module on `device`, in eval mode; afterwards every module has its own mode again."""
-        tensors = dict(self._tensors_on(device, dtype))
-        modes = [(module, module.training) for module in self.module.modules()]
+    def ready(self, config: ResolvedConfig, device: torch.device, dtype: str | None) -> Iterator[Runnable]:
+        """Give what runs on `device`, in eval mode; afterwards every module is as it was."""
+        copy = FreshCopy(self.module, config)
+        if copy.unet is not None:
+            unet = copy.unet
+            copy.take_tensors(lambda tensor: _on_device(tensor, device, dtype))
+            yield Runnable(unet, lambda inputs: unet(**inputs), copy.notes)
+            return
+        named = (*self.module.named_parameters(), *self.module.named_buffers())
+        tensors = {name: moved for name, tensor in named if (moved := _on_device(tensor, device, dtype)) is not tensor}
+        during = [(module, _during_a_pass(module)) for module in self.module.modules()]
+        before = [(module, {name: vars(module)[name] for name in changed}) for module, changed in during]
         try:
-            for module, _ in modes:
-                module.training = False  # not .eval(), which a subclass may have given a meaning of its own
-            yield lambda inputs: functional_call(self.module, tensors, (), dict(inputs)) if tensors else self.module(**inputs)
+            for module, changed in during:
+                vars(module).update(changed)
+            yield Runnable(self.module, lambda inputs: functional_call(self.module, tensors, (), dict(inputs)), copy.notes)
         finally:
-            for module, training in modes:
-                module.training = training
+            for module, own in before:
+                vars(module).update(own)
 
-    def _tensors_on(self, device: torch.device, dtype: str | None) -> Iterator[tuple[str, Tensor]]:
-        """Yield stand-ins for the parameters and buffers that are not on `device`, or not of the dtype asked for."""
-        for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
-            wanted = getattr(torch, dtype) if dtype and tensor.is_floating_point() else tensor.dtype
-            if tensor.device == device and tensor.dtype == wanted:
-                continue
-            yield name, torch.empty_like(tensor, device=device, dtype=wanted) if device.type == "meta" else tensor.to(device, wanted)
+
+def raised_outside(failure: ForwardRaisedError, name: str, class_name: str) -> ForwardError | None:
+    """Say where a pass failed in code outside diffusers (a hook, a processor); None: it failed in a module of diffusers."""
+    for frame, line in reversed(list(walk_tb(failure.error.__traceback__))):
+        code, package = frame.f_code, str(frame.f_globals.get("__name__", "torch")).partition(".")[0]
+        if package == "diffusers" and code.co_name == "forward":
+            return None  # where a subclass or a wrapped processor of the user's calls diffusers, the error is diffusers'
+        if package not in _NOT_THE_USERS:
+            where = f"{Path(code.co_filename).name}:{line} ({code.co_qualname.rpartition('<locals>.')[2]})"
+            return ForwardError(
+                f"the forward pass of {name} failed outside diffusers, in {where}: {first_line(failure.error)}",
+                hint=f"trace the config instead: `unetinspect.trace({{**unet.config, '_class_name': '{class_name}'}})`",
+            )
+    return None
+
+
+def _during_a_pass(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes that a module has during a pass, instead of its own."""
+    changed: dict[str, Any] = {"training": False}  # not .eval(), which a subclass may have given a meaning of its own
+    if "forward" in vars(module):
+        changed["forward"] = without_offloading(module)
+    if is_pag(vars(module).get("processor")):
+        changed["processor"] = AttnProcessor2_0()  # type: ignore[no-untyped-call]
+    return changed
+
+
+def _on_device(tensor: Tensor, device: torch.device, dtype: str | None) -> Tensor:
+    """Return a tensor on `device` in `dtype`: itself if it is there, an empty one for meta, zeros for one from meta."""
+    wanted = getattr(torch, dtype) if dtype and tensor.is_floating_point() else tensor.dtype
+    if tensor.device == device and tensor.dtype == wanted:
+        return tensor
+    if device.type == "meta":
+        return torch.empty_like(tensor, device=device, dtype=wanted)
+    return torch.zeros_like(tensor, device=device, dtype=wanted) if tensor.is_meta else tensor.detach().to(device, wanted)
 
 
 def _reads_patches(layer: nn.Module) -> bool:

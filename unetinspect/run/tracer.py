@@ -29,7 +29,7 @@ from unetinspect.run.described import described, model_info
 from unetinspect.run.failures import Runner, explain_failure, most_that_run, nearest_sizes
 from unetinspect.run.fit import find_fit, residual_specs, to_fit
 from unetinspect.run.freeu import freeu
-from unetinspect.run.live import LiveModule
+from unetinspect.run.live import LiveModule, raised_outside
 from unetinspect.run.plan import InputsError, Work, plan_work
 from unetinspect.run.ports import make_ports
 from unetinspect.run.resolve import ResolvedConfig, resolve_config
@@ -174,13 +174,14 @@ def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | Non
     config = resolve_config(live.model.config, adapt=False)
     work = plan_work(live.model, config.class_name, config.values, request)
     work = replace(work, specs=(*work.specs, *live.added_specs(work.plan.batch)))
-    with live.ready(device, request.dtype) as call, collector_paused():
-        runner = Runner(live.module, call, device, dtype)
+    with collector_paused(), live.ready(config, device, request.dtype) as (unet, call, notes):
+        runner = Runner(unet, call, device, dtype)
         try:
             record = _trace_plugged(live.model, config, work, runner, plugged)
         except ForwardRaisedError as failure:
-            raise explain_failure(failure, live.model.name, config, work, runner) from failure
-    return described(record, live.model, config, request, plugged)
+            outside = raised_outside(failure, live.model.name, config.class_name)
+            raise outside or explain_failure(failure, live.model.name, config, work, runner) from failure
+    return described(record, replace(live.model, notes=notes), config, request, plugged)
 
 
 def _trace_plugged(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runner, plugged: LoadedModel | None) -> Trace:
