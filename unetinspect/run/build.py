@@ -199,10 +199,10 @@ def _make_input(spec: InputSpec, *, device: torch.device, dtype: torch.dtype) ->
         return list(spec.value) if isinstance(spec.value, tuple) else spec.value
     try:
         return torch.zeros(spec.shape, device=device, dtype=torch.int64 if spec.dtype == "int64" else dtype)
-    except RuntimeError as error:  # torch counts the bytes of a tensor in 63 bits, and a device has fewer
-        raise UsageError(
+    except (RuntimeError, TypeError) as error:
+        if not all(isinstance(side, int) and side >= 0 for side in spec.shape):
+            raise InputsError(f"{spec.name} cannot have the shape {format_shape(spec.shape)}", hint=SEE_CONFIG) from error
+        raise UsageError(  # torch counts the bytes of a tensor in 63 bits, and a device has fewer
             f"{spec.name} cannot have the shape {format_shape(spec.shape)}: {first_line(error)}",
             hint="give a smaller --res, --latent, --batch, --tokens or --frames",
         ) from error
-    except TypeError as error:  # an axis is no number
-        raise InputsError(f"{spec.name} cannot have the shape {format_shape(spec.shape)}", hint=SEE_CONFIG) from error

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from traceback import walk_tb
-from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -72,12 +71,13 @@ def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConf
 
 def reason_of(error: BaseException) -> tuple[object, ...]:
     """Return what two errors for one reason have in common, whatever their numbers are: type, text, and the lines of diffusers."""
-    places = [(frame.f_code.co_qualname, line) for frame, line in walk_tb(error.__traceback__) if _is_diffusers(frame)]
-    return type(error), places, re.sub(r"\d+", "", str(error))
+    return type(error), places_in(error), re.sub(r"\d+", "", str(error))
 
 
-def _is_diffusers(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).startswith("diffusers.")
+def places_in(error: BaseException) -> list[tuple[str, int]]:
+    """List the functions of diffusers that an error came through, outermost first, and their lines."""
+    frames = [(frame.f_code.co_qualname, line, str(frame.f_globals.get("__name__"))) for frame, line in walk_tb(error.__traceback__)]
+    return [(function, line) for function, line, module in frames if module.startswith("diffusers.")]
 
 
 def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, failed: BaseException | None = None) -> tuple[NearSize, ...]:

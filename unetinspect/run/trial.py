@@ -19,7 +19,7 @@ from unetinspect.errors import ConfigError, Problem
 from unetinspect.observe import meta_kernels
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.run.build import MAX_MODULES, ModuleCount, construct, first_line, make_inputs, quiet_diffusers
-from unetinspect.run.failures import reason_of
+from unetinspect.run.failures import places_in, reason_of
 from unetinspect.run.likely import Likely, alternatives, likely_mistakes, misspelt_keys, ranked_keys, unknown_keys
 from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import class_keys, resolve_config
@@ -54,10 +54,14 @@ class Failure(NamedTuple):
 
     def comes_before(self, other: Failure, *, same: bool) -> bool:
         """Whether another failure is a later one; one for the same reason only where it may be the `same`, in another block."""
-        reached, further = ((_STAGES.index(failure.stage), failure.steps) for failure in (self, other))
         if reason_of(self.error) == reason_of(other.error):
-            return same and further > reached
-        return further >= reached
+            return same and other.steps > self.steps
+        return other._place >= self._place
+
+    @property
+    def _place(self) -> tuple[int, int, list[int]]:
+        """How far diffusers came: the stage, the modules and operations, and the lines of its code that raised, outermost first."""
+        return _STAGES.index(self.stage), self.steps, [line for _, line in places_in(self.error)]
 
 
 class Blamed(NamedTuple):
