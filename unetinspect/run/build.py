@@ -200,7 +200,7 @@ def _make_input(spec: InputSpec, *, device: torch.device, dtype: torch.dtype) ->
     try:
         return torch.zeros(spec.shape, device=device, dtype=torch.int64 if spec.dtype == "int64" else dtype)
     except (RuntimeError, TypeError) as error:
-        if not all(isinstance(side, int) and side >= 0 for side in spec.shape):
+        if not all(str(side).isdigit() for side in spec.shape):
             raise InputsError(f"{spec.name} cannot have the shape {format_shape(spec.shape)}", hint=SEE_CONFIG) from error
         raise UsageError(  # torch counts the bytes of a tensor in 63 bits, and a device has fewer
             f"{spec.name} cannot have the shape {format_shape(spec.shape)}: {first_line(error)}",
