@@ -86,6 +86,20 @@ def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, or_othe
     return tuple(NearSize(image_size=image_of(size, work.sizes.vae_scale.factor), sample_size=size) for size in found)
 
 
+def settle_size(config: ResolvedConfig, work: Work, runner: Runner) -> Work:
+    """Return the work at the first size that runs, of those that its builder takes where nobody asks for one; else as it is."""
+    sizes = list(work.builder.sizes_to_try(config.values))
+    if len(sizes) == 1 or work.request.latent is not None:
+        return work
+    give_up = time.process_time() + _SEARCH_SECONDS
+    for size, said_by in sizes:
+        if time.process_time() < give_up and _returned(config, work, runner, size) != "fails":
+            plan = replace(work.plan, size=size)
+            sizes_of = replace(work.sizes, sample_size=size, sample_size_from=said_by)
+            return replace(work, sizes=sizes_of, plan=plan, specs=tuple(work.builder.inputs(config.values, plan)))
+    return work
+
+
 def _typed(sizes: Iterable[NearSize], *, in_pixels: bool) -> list[str]:
     """Write sizes as the options take them."""
     if in_pixels:

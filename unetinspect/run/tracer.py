@@ -18,7 +18,7 @@ from unetinspect.record import InputInfo, NearSize, OutputInfo, Run, TensorInfo,
 from unetinspect.run.build import build_unet, collector_paused, make_inputs, named_tensors, pick_device, quiet_diffusers
 from unetinspect.run.described import described, model_info
 from unetinspect.run.estimate import refuse_huge
-from unetinspect.run.failures import Runner, explain_failure, nearest_sizes
+from unetinspect.run.failures import Runner, explain_failure, nearest_sizes, settle_size
 from unetinspect.run.fit import find_fit, residual_specs, to_fit
 from unetinspect.run.freeu import freeu
 from unetinspect.run.live import LiveModule
@@ -82,7 +82,8 @@ class Tracer:
     def _ready(self, request: Request) -> tuple[Work, Runner]:
         device, dtype = pick_device(request.device), getattr(torch, request.dtype or "float32")
         work = plan_work(self._model, self._config.class_name, self._config.values, request)
-        return work, self._runner(device, dtype)
+        runner = self._runner(device, dtype)
+        return settle_size(self._config, work, runner), runner
 
     def _runner(self, device: torch.device, dtype: torch.dtype) -> Runner:
         if (device, dtype) not in self._runners:
@@ -135,7 +136,8 @@ def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | Non
     work = plan_work(live.model, config.class_name, config.values, request)
     work = replace(work, specs=(*work.specs, *live.added_specs(work.plan.batch)))
     with live.ready(device, request.dtype) as call, collector_paused():
-        record = _trace_plugged(live.model, config, work, Runner(live.module, call, device, dtype), plugged)
+        runner = Runner(live.module, call, device, dtype)
+        record = _trace_plugged(live.model, config, settle_size(config, work, runner), runner, plugged)
     return described(record, live.model, config, request, plugged)
 
 
