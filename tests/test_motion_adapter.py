@@ -13,7 +13,7 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from tests.tiny import traced_once
 from unetinspect import Trace, trace
 from unetinspect.catalog import find_entry
-from unetinspect.errors import ConfigError, UsageError
+from unetinspect.errors import ConfigError, ForwardError, UsageError
 from unetinspect.run.resolve import resolve_config
 from unetinspect.unets import builder_for
 
@@ -28,33 +28,30 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sdxl-beta": ("sdxl", {"block_out_channels": [320, 640, 1280], "use_motion_mid_block": False}),
 }
 MISFITS: list[tuple[dict[str, Any], str]] = [
-    ({"motion_layers_per_block": 3}, "motion_layers_per_block is 3, and must be the layers_per_block of sd15, 2"),
-    ({"motion_layers_per_block": [2, 2, 2]}, "motion_layers_per_block is [2, 2, 2], and must be the layers_per_block of sd15, 2"),
+    ({"motion_layers_per_block": 3}, "motion_layers_per_block is 3; sd15 has 2 layers in each block"),
+    ({"motion_layers_per_block": [2, 2, 2]}, "motion_layers_per_block is [2, 2, 2]; sd15 has 2 layers in each block"),
     (
         {"motion_mid_block_layers_per_block": 2},
-        "motion_mid_block_layers_per_block is 2, and must be 1: the mid block of a UNetMotionModel has one layer",
+        "motion_mid_block_layers_per_block is 2; the mid block of a UNetMotionModel has 1 layer",
     ),
     (
         {"motion_transformer_layers_per_mid_block": [1, 1]},
-        "motion_transformer_layers_per_mid_block is [1, 1], and must be a whole number, or one for each of its 1 layers",
+        "motion_transformer_layers_per_mid_block is [1, 1]; it takes a whole number, or a list with one for each layer (1)",
     ),
     (
         {"motion_transformer_layers_per_block": [1, 1]},
-        "motion_transformer_layers_per_block has 2 entries, and must have one for each of the 4 block_out_channels",
+        "motion_transformer_layers_per_block is [1, 1]; it takes a whole number, or a list with one for each block (4)",
     ),
     (
         {"motion_transformer_layers_per_block": [[1, 1], 1, 1, 1]},
-        "motion_transformer_layers_per_block is [[1, 1], 1, 1, 1], and must be a whole number or a list of one for each block",
+        "motion_transformer_layers_per_block is [[1, 1], 1, 1, 1]; it takes a whole number, or a list with one for each block (4)",
     ),
     (
         {"motion_num_attention_heads": [8, 8, 8, 8, 8]},
-        "motion_num_attention_heads has 5 entries, and must have one for each of the 4 block_out_channels",
+        "motion_num_attention_heads is [8, 8, 8, 8, 8]; it takes a whole number, or a list with one for each block (4)",
     ),
-    (
-        {"motion_norm_num_groups": 24},
-        "motion_norm_num_groups is 24, and must divide the block_out_channels [320, 640, 1280, 1280]",
-    ),
-    ({"conv_in_channels": 3}, "conv_in_channels is 3, and must be a whole number from the 4 in_channels of sd15 on"),
+    ({"motion_norm_num_groups": 24}, "motion_norm_num_groups is 24; it must divide the block_out_channels [320, 640, 1280, 1280]"),
+    ({"conv_in_channels": 3}, "conv_in_channels is 3; it must be at least 4, the in_channels of sd15"),
 ]
 
 
@@ -136,11 +133,13 @@ def test_every_key_that_both_unets_have_is_taken_over() -> None:
     ("adapter", "sentence"), MISFITS, ids=["-".join(adapter) + str(place) for place, (adapter, _) in enumerate(MISFITS)]
 )
 def test_what_cannot_be_put_into_the_unet_is_named(adapter: dict[str, Any], sentence: str) -> None:
-    """One sentence in the adapter's own words; and diffusers raises somewhere on the way."""
+    """One sentence in the adapter's own words; diffusers raises somewhere on the way, and does not where the change is made."""
     with pytest.raises(ConfigError) as refused:
-        trace({"_class_name": "MotionAdapter", **adapter}, device="meta")
+        resolve_config({"_class_name": "MotionAdapter", **adapter})
 
-    assert refused.value.problems == (sentence,)
+    (mistake,) = refused.value.mistakes
+    assert (mistake.what, mistake.keys) == (sentence, tuple(adapter))
+    assert builder_for("MotionAdapter").adapted({**adapter, **mistake.change}).notes
     with pytest.raises((ValueError, RuntimeError, TypeError, IndexError)):
         from_unet2d("sd15", adapter)
 
@@ -152,7 +151,7 @@ def test_an_adapter_for_another_unet_is_told_which_it_could_be_for(channels: Any
         trace({"_class_name": "MotionAdapter", "block_out_channels": channels}, device="meta")
 
     assert refused.value.problems == (
-        f"block_out_channels is {channels!r}, and must be [320, 640, 1280, 1280] (sd15) or [320, 640, 1280] (sdxl)",
+        f"block_out_channels is {channels!r}; the bundled UNets have [320, 640, 1280, 1280] (sd15) or [320, 640, 1280] (sdxl)",
     )
     assert refused.value.hint == "trace it in its UNet, in Python: unetinspect.trace(UNetMotionModel.from_unet2d(unet, adapter))"
 
@@ -194,7 +193,7 @@ def test_overrides_are_of_the_adapter() -> None:
     config = {"_class_name": "MotionAdapter"}
 
     assert resolve_config(config, {"motion_max_seq_length": 6}).values["motion_max_seq_length"] == 6
-    with pytest.raises(UsageError, match="positions for 6 frames"):
+    with pytest.raises(ForwardError, match="pos_embed"):
         trace(config, device="meta", latent=4, frames=7, overrides={"motion_max_seq_length": 6})
     with pytest.raises(UsageError, match="MotionAdapter has no config key layers_per_block"):
         trace(config, device="meta", overrides={"layers_per_block": 2})

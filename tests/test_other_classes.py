@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from tests.kinds_other import AUDIO, AUDIOLDM2, DECODER, DREAMLITE, KANDINSKY, KINDS, PRIOR, TEMPORAL, VALUE_FUNCTION, Config
 from tests.tiny import traced_once
 from unetinspect import Trace, trace
-from unetinspect.errors import UsageError
+from unetinspect.errors import ForwardError
 from unetinspect.run.build import make_inputs, named_tensors
 from unetinspect.run.resolve import diffusers_class, resolve_config
 from unetinspect.unets import InputSpec, builder_for
@@ -221,16 +221,18 @@ def test_dance_diffusion_has_the_parameters_that_it_was_trained_with() -> None:
 @pytest.mark.parametrize(
     ("config", "size", "said_by"),
     [
-        (KANDINSKY, (128, 128), "taken for granted: the config has no sample_size"),
-        (PRIOR, (24, 24), "taken for granted: Stable Cascade's size for 1024 px"),
-        ({**DECODER, "patch_size": 100}, (400, 400), "taken for granted: Stable Cascade's size for 1024 px"),
-        (DECODER, (256, 256), "taken for granted: Stable Cascade's size for 1024 px"),
+        (KANDINSKY, (128, 128), "assumed: the config has no sample_size"),
+        (PRIOR, (24, 24), "assumed: Stable Cascade's size for 1024 px"),
+        ({**DECODER, "patch_size": 100}, (400, 400), "assumed: Stable Cascade's size for 1024 px"),
+        (DECODER, (256, 256), "assumed: Stable Cascade's size for 1024 px"),
         (DREAMLITE, (8, 16), "config, twice as wide: the pipelines put two images side by side"),
         (AUDIOLDM2, (16, 16), "config, 16 wide: the 64 mel bins that the pipeline runs it on"),
         ({**AUDIOLDM2, "sample_size": [12, 20]}, (12, 20), "config"),
         (TEMPORAL, (32,), "config"),
-        (VALUE_FUNCTION, (16,), "the longest that runs; the config's sample_size, 65536, does not"),
-        ({**AUDIO, "sample_size": 66}, (64,), "the longest that runs; the config's sample_size, 66, does not"),
+        ({**TEMPORAL, "sample_size": None}, (65536,), "assumed: the config has no sample_size"),
+        ({**TEMPORAL, "sample_size": "32"}, (65536,), "assumed: sample_size is '32'"),
+        ({**DREAMLITE, "sample_size": True}, (128, 256), "assumed: sample_size is True"),
+        ({**DREAMLITE, "sample_size": [8, 9, 10]}, (8, 20), "config, twice as wide: the pipelines put two images side by side"),
     ],
     ids=lambda value: value["_class_name"] if isinstance(value, dict) else "",
 )
@@ -242,17 +244,35 @@ def test_the_size_where_nobody_says(config: Config, size: tuple[int, ...], said_
 
 
 @pytest.mark.parametrize(
-    ("config", "latent", "message", "nearest"),
+    ("config", "length", "said_by", "fail"),
     [
-        (DECODER, (9, 16), "a sample of 9x16 is not made up of patches of 2 x 2 (patch_size)", "8x16 or --latent 10x16"),
-        (DECODER, 6, "a sample of 6x6 is too small: the lowest level would be left with nothing of a side below 8", "8x8"),
-        (AUDIO, 62, "a sample of 62 does not come through this UNet1DModel, which halves it 3 times", "56 or --latent 64"),
+        (TEMPORAL, 32, "config", ()),
+        (VALUE_FUNCTION, 16, "the longest that runs; the config's sample_size, 65536, does not", (17, 32, 65536)),
+        ({**AUDIO, "sample_size": 66}, 64, "the longest that runs; the config's sample_size, 66, does not", (65, 66, 68)),
+        ({**AUDIO, "sample_size": 7}, 24, "the shortest that runs; the config's sample_size, 7, does not", (7, 8, 16)),
     ],
 )
-def test_a_size_that_cannot_run_is_refused_with_the_nearest(config: Config, latent: Any, message: str, nearest: str) -> None:
+def test_a_signal_has_the_nearest_length_that_runs(config: Config, length: int, said_by: str, fail: tuple[int, ...]) -> None:
+    """Where nobody asks for one: the config's own if it runs. Those that are nearer to it fail in diffusers."""
+    record = traced_once(config)
+
+    assert (record.run.sample_size, record.run.sample_size_from) == ((length,), said_by)
+    for nearer in fail:
+        with pytest.raises(ForwardError):
+            trace(config, device="meta", latent=nearer)
+
+
+@pytest.mark.parametrize(
+    ("config", "latent", "nearest"),
+    [
+        (DECODER, (9, 16), "--latent 8x16 or --latent 10x16"),
+        (DECODER, 6, "--latent 8"),
+        (AUDIO, 62, "--latent 56 or --latent 64"),
+    ],
+)
+def test_a_size_that_cannot_run_is_refused_with_the_nearest(config: Config, latent: Any, nearest: str) -> None:
     """Patches, levels and lengths that do not come out even."""
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(ForwardError) as refused:
         trace(config, device="meta", latent=latent)
 
-    assert refused.value.message == message
-    assert (refused.value.hint or "").endswith(f"that run: --latent {nearest}")
+    assert refused.value.hint == f"the nearest sizes that run: {nearest}"

@@ -140,7 +140,7 @@ def test_the_residuals_of_sd15s_controlnet_are_12_and_1() -> None:
 
 
 def test_the_residuals_of_sdxls_controlnet_are_9_and_1() -> None:
-    """At 1024 px, which is the size taken for granted for SDXL."""
+    """At 1024 px, which is the size assumed for SDXL."""
     assert shapes(traced("controlnet-canny-sdxl")) == [
         *[(2, 320, 128, 128)] * 3,
         (2, 320, 64, 64),
@@ -187,7 +187,7 @@ def test_the_sizes_that_are_taken_for_granted() -> None:
         "controlnet-canny-sdxl": (128, 128),
     }
     assert [run.sample_size for run in adapters] == [(512, 512), (1024, 1024), (510, 510)]
-    assert all("taken for granted" in run.sample_size_from for run in (*sizes.values(), *adapters))
+    assert all("assumed" in run.sample_size_from for run in (*sizes.values(), *adapters))
     assert all(run.image_size is None and not run.cfg for run in adapters)
 
 

@@ -8,20 +8,19 @@ from collections.abc import Callable
 from unetinspect.errors import nearest_names
 from unetinspect.explain.recogniser import Recogniser, Said, Scene, explained, message, word_before
 from unetinspect.record import ErrorExplanation
-from unetinspect.unets import blocks_2d
 
 _SHOW = (
     "`unetinspect config CONFIG` shows every key with the value that diffusers fills in; `unetinspect check CONFIG` lists all "
     "mistakes at once"
 )
 _BLOCKS = (
-    *blocks_2d.DOWN_BLOCKS_2D,
-    *blocks_2d.CROSS_DOWN_BLOCKS_2D,
-    *blocks_2d.SKIP_DOWN_BLOCKS_2D,
-    *blocks_2d.UP_BLOCKS_2D,
-    *blocks_2d.CROSS_UP_BLOCKS_2D,
-    *blocks_2d.SKIP_UP_BLOCKS_2D,
-    *(name for name in blocks_2d.MID_BLOCKS_2D if name),
+    *(
+        f"{kind}{way}Block2D"
+        for kind in ("", "Attn", "CrossAttn", "SimpleCrossAttn", "K", "KCrossAttn", "Skip", "AttnSkip")
+        for way in ("Down", "Up")
+    ),
+    *("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
+    *("UNetMidBlock2D", "UNetMidBlock2DCrossAttn", "UNetMidBlock2DSimpleCrossAttn"),
 )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from traceback import walk_tb
 from typing import Any, Literal, NamedTuple
 
@@ -122,6 +123,19 @@ def most_that_run(config: ResolvedConfig, work: Work, runner: Runner, option: Li
         else:
             least = middle
     return least
+
+
+def works_to_try(config: ResolvedConfig, work: Work) -> Iterator[Work]:
+    """Yield the work and, where nobody asks for a size, the same at the other sizes of its builder: the first that runs is meant."""
+    yield work
+    give_up = time.process_time() + _SEARCH_SECONDS
+    if work.request.latent is None and work.request.res is None:
+        for size, said_by in islice(work.builder.sizes_to_try(config.values), 1, None):
+            if time.process_time() > give_up:
+                break
+            plan = replace(work.plan, size=size)
+            sizes = replace(work.sizes, sample_size=size, sample_size_from=said_by)
+            yield replace(work, sizes=sizes, plan=plan, specs=tuple(work.builder.inputs(config.values, plan)))
 
 
 def _typed(sizes: Iterable[NearSize], *, in_pixels: bool) -> list[str]:

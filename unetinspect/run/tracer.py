@@ -26,7 +26,7 @@ from unetinspect.run.build import (
     quiet_diffusers,
 )
 from unetinspect.run.described import described, model_info
-from unetinspect.run.failures import Runner, explain_failure, most_that_run, nearest_sizes
+from unetinspect.run.failures import Runner, explain_failure, most_that_run, nearest_sizes, works_to_try
 from unetinspect.run.fit import find_fit, residual_specs, to_fit
 from unetinspect.run.freeu import freeu
 from unetinspect.run.live import LiveModule, raised_outside
@@ -81,7 +81,7 @@ class Tracer:
         work, runner = self._ready(request)
         self._say(f"running {self._model.name} at sample {format_size(work.sizes.sample_size)} on {runner.device}")
         try:
-            record = _trace_plugged(self._model, self._config, work, runner, plugged)
+            record = _trace_first(self._model, self._config, work, runner, plugged)
         except InputsError as error:
             raise self._trial().explained() from error
         except ForwardRaisedError as failure:
@@ -177,11 +177,22 @@ def trace_module(module: nn.Module, request: Request, plugged: LoadedModel | Non
     with collector_paused(), live.ready(config, device, request.dtype) as (unet, call, notes):
         runner = Runner(unet, call, device, dtype)
         try:
-            record = _trace_plugged(live.model, config, work, runner, plugged)
+            record = _trace_first(live.model, config, work, runner, plugged)
         except ForwardRaisedError as failure:
             outside = raised_outside(failure, live.model.name, config.class_name)
             raise outside or explain_failure(failure, live.model.name, config, work, runner) from failure
     return described(record, replace(live.model, notes=notes), config, request, plugged)
+
+
+def _trace_first(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runner, plugged: LoadedModel | None) -> Trace:
+    """Trace the UNet at the first of its sizes that runs, where nobody asks for one; most classes have one."""
+    failures: list[ForwardRaisedError] = []
+    for each in works_to_try(config, work):
+        try:
+            return _trace_plugged(model, config, each, runner, plugged)
+        except ForwardRaisedError as failure:
+            failures.append(failure)
+    raise failures[0]
 
 
 def _trace_plugged(model: LoadedModel, config: ResolvedConfig, work: Work, runner: Runner, plugged: LoadedModel | None) -> Trace:

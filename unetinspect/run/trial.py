@@ -13,13 +13,14 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unetinspect.errors import ConfigError, Problem
+from unetinspect.errors import ConfigError, Problem, UnetInspectError
 from unetinspect.observe import meta_kernels
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.run.build import MAX_MODULES, ModuleCount, construct, first_line, make_inputs, quiet_diffusers
-from unetinspect.run.failures import places_in, reason_of
+from unetinspect.run.failures import places_in, reason_of, works_to_try
 from unetinspect.run.likely import Likely, alternatives, likely_mistakes, misspelt_keys, ranked_keys, unknown_keys
 from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import class_keys, resolve_config
@@ -92,20 +93,23 @@ class Trial:
 
     def run(self, change: Mapping[str, Any] = MappingProxyType({}), request: Request | None = None) -> Failure | None:
         """Build and run with some keys changed; returns how that failed, None where it ran."""
-        count, operations = ModuleCount(self._limit), _Operations()  # type: ignore[no-untyped-call]
-        stage: Stage = "build"
+        count = ModuleCount(self._limit)
         try:
             config = resolve_config(self._model.config, {**self._overrides, **change})
             unet = construct(config, count)
-            stage = "inputs"
-            work = plan_work(self._model, config.class_name, config.values, request or Request())
-            inputs = make_inputs(work.specs, device=torch.device("meta"), dtype=torch.float32)
-            stage = "forward"
-            with quiet_diffusers(), torch.no_grad(), operations:
-                unet(**inputs)
-        except Exception as error:  # whatever is raised, it does not run
-            return Failure(stage, count.total + operations.count, error)
-        return None
+        except Exception as error:  # whatever is raised, it is not built
+            return Failure("build", count.total, error)
+        failures: list[Failure] = []
+        try:
+            for work in works_to_try(config, plan_work(self._model, config.class_name, config.values, request or Request())):
+                inputs = make_inputs(work.specs, device=torch.device("meta"), dtype=torch.float32)
+                failure = _run(unet, inputs, count.total)
+                if failure is None:
+                    return None
+                failures.append(failure)
+        except UnetInspectError as error:
+            return Failure("inputs", count.total, error)
+        return failures[0]
 
     def explained(self) -> ConfigError:
         """Say why the config cannot be built or run, what is wrong with it, and what runs in its place."""
@@ -189,6 +193,16 @@ class Trial:
             if self.run({key: value for other in rest for key, value in other.change.items()}) is None:
                 problems = rest
         return tuple(problems)
+
+
+def _run(unet: nn.Module, inputs: Mapping[str, Any], steps: int) -> Failure | None:
+    operations = _Operations()  # type: ignore[no-untyped-call]
+    try:
+        with quiet_diffusers(), torch.no_grad(), operations:
+            unet(**inputs)
+    except Exception as error:  # whatever is raised, it does not run
+        return Failure("forward", steps + operations.count, error)
+    return None
 
 
 def _problem(suspect: Likely, values: Mapping[str, Any]) -> Problem:

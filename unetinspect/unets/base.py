@@ -1,8 +1,11 @@
-"""The shape of an input builder, and what a builder is given."""
+"""The shape of an input builder: a table of the arguments of `forward`, and what is known of the class besides."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import ceil, prod
+from operator import index
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeGuard, TypeVar
 
 from msgspec import Struct
@@ -57,6 +60,60 @@ class InputSpec(Struct, frozen=True):
         return cls(given.name, given.shape, given.axes, given.config_key, "int64" if given.dtype == "int64" else "float", given.value)
 
 
+class Arg(NamedTuple):
+    """A row of a builder's table: what `arg` was given."""
+
+    name: str
+    axes: str | None
+    asks: str | None
+    dtype: Literal["float", "int64"]
+    value: Constant
+    lengths: Mapping[str, Any]
+
+    def spec(self, lengths: Mapping[str, Any]) -> InputSpec:
+        """Return the argument with its shape; `lengths` are those of all names in its axes."""
+        if self.axes is None:
+            return InputSpec(self.name, None, (), self.asks, value=self.value)
+        axes = tuple(axis.strip("()") for axis in re.findall(r"\(.*?\)|\S+", self.axes))
+        return InputSpec(self.name, tuple(_length(axis, lengths) for axis in axes), axes, self.asks, self.dtype)
+
+
+def arg(
+    name: str,
+    axes: str | None,
+    asks: str | None = None,
+    *,
+    dtype: Literal["float", "int64"] = "float",
+    value: Constant = None,
+    **lengths: Any,
+) -> Arg:
+    """Declare an argument of `forward` by its axes, as einops names them: "batch in_channels height width".
+
+    An axis is a size of the pass (batch, height, width, length, frames, tokens), a name among `lengths`, or a config key; in
+    parentheses, a sum, product or quotient of those and of numbers: "(8 * height)". Tokens among `lengths` are for a pass of which
+    nobody asks any. Axes of None stand for an argument that is no tensor but `value`. `asks` names the config keys that ask for it.
+    """
+    return Arg(name, axes, asks, dtype, value, lengths)
+
+
+def _length(axis: str, lengths: Mapping[str, Any]) -> int:
+    """Return the length of an axis; a bool is the number that torch takes it for, and what is no whole number raises.
+
+    >>> _length("8 * height", {"height": 64}), _length("height / 10.67", {"height": 256})
+    (512, 24)
+    """
+    side, _, divisor = axis.partition(" / ")
+    if divisor:
+        return ceil(int(lengths[side]) / float(divisor))
+    length = 0
+    for product in axis.split(" + "):
+        length += prod(int(term) if term.isdigit() else index(lengths[term]) for term in product.split(" * "))
+    return length
+
+
+TIMESTEP = arg("timestep", "", dtype="int64")
+
+
 class Adapted(NamedTuple):
     """A config as it can be built, and what was changed in it for that."""
 
@@ -64,8 +121,14 @@ class Adapted(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+# What guidance leaves out or swaps, the first that there is.
+_GUIDED = ("encoder_hidden_states", "encoder_hidden_states_1", "clip_text_pooled", "added_cond_kwargs", "class_labels")
+
+
 class Builder:
-    """What is known of one UNet class: its arguments, and the values that its config may hold.
+    """What is known of one UNet class: the arguments of its `forward`, and their sizes where nobody says.
+
+    A config may hold anything: what cannot be made an input of raises whatever Python raises, as diffusers would.
 
     Attributes:
         class_name: The diffusers class, as in the config's `_class_name`.
@@ -74,6 +137,7 @@ class Builder:
         default_tokens: Tokens of `encoder_hidden_states` where none are asked for.
         size_axes: The axes of `sample` that a size decides.
         default_size: Their lengths where neither the user nor the config says.
+        vae_scale: The VAE factor to assume where nothing says: 1 is a UNet that works on pixels, None: unknown.
         medium: What the pixels of the model make up.
         plugs_into: For a class whose outputs go into a UNet: which argument takes each of them. "" is the whole output.
     """
@@ -84,8 +148,25 @@ class Builder:
     default_tokens: ClassVar[int] = 77
     size_axes: ClassVar[tuple[str, ...]] = ("height", "width")
     default_size: ClassVar[Size] = (64, 64)
+    vae_scale: ClassVar[int | None] = 8
     medium: ClassVar[Medium] = "image"
     plugs_into: ClassVar[Mapping[str, str]] = {}
+
+    def args(self, config: Config) -> Iterable[Arg]:
+        """Declare the arguments of `forward`, in the order of its signature. `config` holds every key, defaults filled in."""
+        raise NotImplementedError
+
+    def inputs(self, config: Config, plan: Plan) -> list[InputSpec]:
+        """List the arguments of `forward` with their shapes."""
+        sizes = {"batch": plan.batch, "frames": plan.frames or 1, **dict(zip(self.size_axes, plan.size, strict=True))}
+        if plan.tokens is not None:
+            sizes["tokens"] = plan.tokens
+        return [row.spec({"tokens": self.default_tokens, **config, **row.lengths, **sizes}) for row in self.args(config)]
+
+    def condition(self, config: Config) -> str | None:
+        """Return the argument that guidance would leave out or swap ("encoder_hidden_states"), None: there is none."""
+        given = {row.name.partition(".")[0] for row in self.args(config) if row.axes is not None and "unread" not in row.lengths}
+        return next((name for name in _GUIDED if name in given), None)
 
     def adapted(self, config: Config) -> Adapted:
         """Return the config that is built in place of this one, which diffusers cannot run as it is.
@@ -94,28 +175,9 @@ class Builder:
         """
         return Adapted(dict(config))
 
-    def condition(self, config: Config) -> str | None:
-        """Return the argument that guidance would leave out or swap ("encoder_hidden_states"), None: there is none."""
-        raise NotImplementedError
-
-    def inputs(self, config: Config, plan: Plan) -> list[InputSpec]:
-        """List the arguments of `forward`, in the order of its signature.
-
-        `config` holds every key, defaults filled in.
-
-        Raises:
-            ConfigError: The config asks for inputs that cannot all be given.
-            UsageError: The sizes asked for cannot be this UNet's.
-        """
-        raise NotImplementedError
-
-    def problems(self, config: Config) -> list[str]:
-        """List every mistake in `config` that would stop the class from being built or run, one sentence each."""
-        raise NotImplementedError
-
     def assumed_vae_scale(self, config: Config) -> int | None:
-        """Return the VAE factor to assume where nothing says: 1 is a UNet that works on pixels, None: nobody can tell."""
-        raise NotImplementedError
+        """Return the VAE factor to assume where nothing says."""
+        return self.vae_scale
 
     def frames(self, config: Config) -> Given[int] | None:
         """Return how many frames the class is run with, and what says so; None: it has no frames."""
@@ -124,10 +186,14 @@ class Builder:
     def sample_size(self, config: Config) -> Given[Size]:
         """Return the sample's size where the user gives none, and what says so."""
         size = config.get("sample_size")
-        if size is None:
-            return Given(self.default_size, "taken for granted: the config has no sample_size")
-        sides = tuple(size) if is_list(size) else (size,)
-        return Given(sides[:1] if len(self.size_axes) == 1 else (sides[0], sides[-1]), "config")
+        sides: list[Any] = list(size) if is_list(size) else [size]
+        if sides and all(map(is_count, sides)):
+            return Given((sides[0], sides[-1])[: len(self.size_axes)], "config")
+        return Given(self.default_size, f"assumed: {'the config has no sample_size' if size is None else f'sample_size is {size!r}'}")
+
+    def sizes_to_try(self, config: Config) -> Iterator[Given[Size]]:
+        """Yield sizes where the user gives none, the best first: the first that runs is the one to take."""
+        yield self.sample_size(config)
 
     def halvings(self, config: Config) -> int:
         """Return how often the sample is halved at most, on its way down."""

@@ -5,13 +5,13 @@ Source: `UNetMotionModel.from_unet2d` of diffusers' `unet_motion_model.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from unetinspect.catalog import find_entry
-from unetinspect.errors import ConfigError
-from unetinspect.unets.base import Adapted, Builder, Config, Given, Plan, is_count, is_list, per_block
-from unetinspect.unets.video_inputs import motion_frames
+from unetinspect.errors import ConfigError, Problem
+from unetinspect.unets.base import Adapted, Config, is_list, per_block
+from unetinspect.unets.video import VideoBuilder
 
 # The bundled UNets that an adapter may be for, told apart by their channels.
 _HOSTS = ("sd15", "sdxl")
@@ -46,12 +46,15 @@ _FROM_ADAPTER = {
 }
 
 
-class MotionAdapterInputs(Builder):
+class MotionAdapterInputs(VideoBuilder):
     """None of its own: `adapted` puts it into a UNet."""
 
     class_name = "MotionAdapter"
     what = "motion modules of AnimateDiff, in Stable Diffusion 1.5 or SDXL"
-    medium = "video"
+    pipeline = "AnimateDiffPipeline"
+
+    def args(self, config: Config) -> NoReturn:
+        raise ConfigError("a MotionAdapter has no forward of its own", hint=_IN_ITS_UNET)
 
     def adapted(self, config: Config) -> Adapted:
         """Return the `UNetMotionModel` that the adapter makes of the bundled UNet with its channels.
@@ -60,30 +63,14 @@ class MotionAdapterInputs(Builder):
             ConfigError: No bundled UNet has its channels, or it does not fit the one that has.
         """
         adapter = {**_DEFAULTS, **config}
-        problems = self.problems(adapter)
-        host = _host(adapter)
+        hosts = {name: _unet_config(name) for name in _HOSTS}
+        channels = adapter["block_out_channels"]
+        host = next((name for name in hosts if is_list(channels) and list(channels) == hosts[name]["block_out_channels"]), None)
+        problems = _misfits(adapter, host, hosts[host]) if host else [_no_host(channels, hosts)]
         if host is None or problems:
-            raise ConfigError(
-                "the MotionAdapter has no forward of its own, and fits no bundled UNet:", problems=problems, hint=_IN_ITS_UNET
-            )
+            raise ConfigError("a MotionAdapter has no forward of its own, and fits no bundled UNet:", problems=problems, hint=_IN_ITS_UNET)
         note = f"a MotionAdapter has no forward of its own: it was put into {host}, the bundled UNet with its block_out_channels"
-        return Adapted(_in_unet(adapter, _unet_config(host)), (note,))
-
-    def condition(self, config: Config) -> None:
-        return None
-
-    def inputs(self, config: Config, plan: Plan) -> NoReturn:
-        raise ConfigError("a MotionAdapter has no forward of its own", hint=_IN_ITS_UNET)
-
-    def problems(self, config: Config) -> list[str]:
-        host = _host(config)
-        return [_no_host(config)] if host is None else list(_misfits(config, host))
-
-    def assumed_vae_scale(self, config: Config) -> int:
-        return 8
-
-    def frames(self, config: Config) -> Given[int]:
-        return motion_frames(config, "AnimateDiffPipeline")
+        return Adapted(_in_unet(adapter, hosts[host]), (note,))
 
 
 def _unet_config(name: str) -> Config:
@@ -93,54 +80,41 @@ def _unet_config(name: str) -> Config:
     return entry.config
 
 
-def _host(adapter: Config) -> str | None:
-    """Return the name of the bundled UNet with the adapter's channels."""
-    channels = adapter["block_out_channels"]
-    return next((name for name in _HOSTS if is_list(channels) and list(channels) == _unet_config(name)["block_out_channels"]), None)
+def _no_host(channels: Any, hosts: Mapping[str, Config]) -> Problem:
+    of_hosts = " or ".join(f"{unet['block_out_channels']} ({name})" for name, unet in hosts.items())
+    return Problem(("block_out_channels",), f"block_out_channels is {channels!r}; the bundled UNets have {of_hosts}")
 
 
-def _no_host(adapter: Config) -> str:
-    hosts = " or ".join(f"{_unet_config(name)['block_out_channels']} ({name})" for name in _HOSTS)
-    channels = adapter["block_out_channels"]
-    return f"block_out_channels is {list(channels) if is_list(channels) else channels!r}, and must be {hosts}"
-
-
-def _misfits(adapter: Config, host: str) -> Iterator[str]:
-    """Find what keeps the adapter's weights from being built, or from being loaded into the UNet."""
-    unet = _unet_config(host)
-    channels, layers = list(adapter["block_out_channels"]), unet["layers_per_block"]
-    given = adapter["motion_layers_per_block"]
-    if per_block(given, len(channels)) != per_block(layers, len(channels)):
-        yield f"motion_layers_per_block is {given!r}, and must be the layers_per_block of {host}, {layers}"
-    yield from _depths(adapter, len(channels))
-    heads = adapter["motion_num_attention_heads"]
-    if is_list(heads) and len(heads) != len(channels):
-        yield f"motion_num_attention_heads has {len(heads)} entries, and must have one for each of the {len(channels)} block_out_channels"
-    groups = adapter["motion_norm_num_groups"]
-    if not is_count(groups) or any(channel % groups for channel in channels):
-        yield f"motion_norm_num_groups is {groups!r}, and must divide the block_out_channels {channels}"
-    picture = adapter["conv_in_channels"]
-    if picture and not (is_count(picture) and picture >= unet["in_channels"]):
-        yield f"conv_in_channels is {picture!r}, and must be a whole number from the {unet['in_channels']} in_channels of {host} on"
-
-
-def _depths(adapter: Config, blocks: int) -> Iterator[str]:
-    key = "motion_transformer_layers_per_block"
-    depths = adapter[key]
-    if is_list(depths) and len(depths) < blocks:
-        yield f"{key} has {len(depths)} entries, and must have one for each of the {blocks} block_out_channels"
-    elif not all(_is_depth(depth) for depth in per_block(depths, blocks)):
-        # A list for a block would have to be as long as its layers, and one longer on the way up.
-        yield f"{key} is {depths!r}, and must be a whole number or a list of one for each block"
-    mid, layers = adapter["motion_transformer_layers_per_mid_block"], adapter["motion_mid_block_layers_per_block"]
-    if adapter["use_motion_mid_block"] and layers != 1:
-        yield f"motion_mid_block_layers_per_block is {layers!r}, and must be 1: the mid block of a UNetMotionModel has one layer"
-    if not all(_is_depth(depth) for depth in per_block(mid, 1)) or (is_list(mid) and len(mid) != layers):
-        yield f"motion_transformer_layers_per_mid_block is {mid!r}, and must be a whole number, or one for each of its {layers} layers"
-
-
-def _is_depth(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _misfits(adapter: Config, host: str, unet: Config) -> list[Problem]:
+    """Find what keeps the adapter's modules from being built, or its weights from being loaded into the UNet."""
+    channels, layers, mid_layers = unet["block_out_channels"], unet["layers_per_block"], adapter["motion_mid_block_layers_per_block"]
+    blocks = len(channels)
+    depths, heads = (per_block(adapter[f"motion_{key}"], blocks) for key in ("transformer_layers_per_block", "num_attention_heads"))
+    mid_depths, groups, picture = (
+        adapter[key] for key in ("motion_transformer_layers_per_mid_block", "motion_norm_num_groups", "conv_in_channels")
+    )
+    one_each = "it takes a whole number, or a list with one for each {} ({})"
+    fits = {
+        "motion_layers_per_block": per_block(adapter["motion_layers_per_block"], blocks) == per_block(layers, blocks),
+        # A list of depths for one block would have to be longer on the way up.
+        "motion_transformer_layers_per_block": len(depths) >= blocks and all(isinstance(depth, int) for depth in depths),
+        "motion_num_attention_heads": len(heads) == blocks,
+        "motion_norm_num_groups": isinstance(groups, int) and groups > 0 and not any(width % groups for width in channels),
+        "motion_mid_block_layers_per_block": mid_layers == 1 or not adapter["use_motion_mid_block"],
+        "motion_transformer_layers_per_mid_block": all(isinstance(depth, int) for depth in per_block(mid_depths, 1))
+        and (not is_list(mid_depths) or len(mid_depths) == mid_layers),
+        "conv_in_channels": not picture or (isinstance(picture, int) and picture >= unet["in_channels"]),
+    }
+    wanted = {
+        "motion_layers_per_block": f"{host} has {layers} layers in each block",
+        "motion_transformer_layers_per_block": one_each.format("block", blocks),
+        "motion_num_attention_heads": one_each.format("block", blocks),
+        "motion_norm_num_groups": f"it must divide the block_out_channels {channels}",
+        "motion_mid_block_layers_per_block": "the mid block of a UNetMotionModel has 1 layer",
+        "motion_transformer_layers_per_mid_block": one_each.format("layer", mid_layers),
+        "conv_in_channels": f"it must be at least {unet['in_channels']}, the in_channels of {host}",
+    }
+    return [Problem((key,), f"{key} is {adapter[key]!r}; {wanted[key]}", {key: _DEFAULTS[key]}) for key in fits if not fits[key]]
 
 
 def _in_unet(adapter: Config, unet: Config) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Which UNet classes there is a builder for. A new class is one file beside this one."""
+"""Which UNet classes there is a builder for. A new class is one subclass of `Builder` in a file beside this one."""
 
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
@@ -41,7 +42,13 @@ _INSTEAD = {
 def _builders() -> dict[str, Builder]:
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         import_module(f"unetinspect.unets.{module.name}")
-    return {builder.class_name: builder() for builder in Builder.__subclasses__()}
+    return {builder.class_name: builder() for builder in _subclasses(Builder) if "class_name" in vars(builder)}
+
+
+def _subclasses(of: type[Builder]) -> Iterator[type[Builder]]:
+    for subclass in of.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 def supported_classes() -> list[str]:

@@ -1,0 +1,164 @@
+"""Nets that steer a UNet by an image: ControlNets, which copy its way down, and T2I-Adapters.
+
+Source: `controlnet.py`, `controlnet_union.py`, `controlnet_xs.py`, `controlnet_sparsectrl.py` and `adapter.py` of diffusers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from unetinspect.unets.base import TIMESTEP, Arg, Builder, Config, Given, arg, per_block
+from unetinspect.unets.block_list import list_blocks, width_read
+from unetinspect.unets.conditional import class_labels, text_time
+from unetinspect.unets.request import Size
+from unetinspect.unets.video import VideoBuilder, text_per_frame
+
+# The residuals, as `ControlNetOutput` calls them and as the UNet's forward does.
+_RESIDUALS = {
+    "down_block_res_samples": "down_block_additional_residuals",
+    "mid_block_res_sample": "mid_block_additional_residual",
+}
+_XS_CHANNELS = 4  # in_channels of a UNetControlNetXSModel, fixed in the class
+
+
+class ControlNetInputs(Builder):
+    """sample, timestep, encoder_hidden_states, the image that conditions, and what the config adds to them."""
+
+    class_name = "ControlNetModel"
+    what = "an image that steers a UNet: its outputs are added to the skips of a UNet2DConditionModel"
+    plugs_into = _RESIDUALS
+
+    def args(self, config: Config) -> Iterator[Arg]:
+        yield arg("sample", "batch in_channels height width", "in_channels")
+        yield TIMESTEP
+        yield _text(config)
+        yield from self._images(config)
+        yield from class_labels(config, ("projection",))
+        yield from text_time(config)
+
+    def assumed_vae_scale(self, config: Config) -> int | None:
+        return _scale_of_image(config["conditioning_embedding_out_channels"], config["in_channels"])
+
+    def sample_size(self, config: Config) -> Given[Size]:
+        if config["addition_embed_type"] == "text_time":
+            return Given((128, 128), "assumed: a ControlNet has no sample_size, and with text_time it is for SDXL")
+        return Given((64, 64), "assumed: a ControlNet has no sample_size")
+
+    def _images(self, config: Config) -> Iterator[Arg]:
+        yield _image("controlnet_cond", config)
+
+
+class ControlNetUnionInputs(ControlNetInputs):
+    """As for a ControlNetModel, with a list of images and which kind each is (pose, depth, ...): here one, of the first kind."""
+
+    class_name = "ControlNetUnionModel"
+    what = "a ControlNet for several kinds of images"
+
+    def _images(self, config: Config) -> Iterator[Arg]:
+        yield _image("controlnet_cond.0", config)
+        yield arg("control_type", "batch num_control_type", "num_control_type")
+        yield arg("control_type_idx", None, value=(0,))
+
+
+class UNetControlNetXSInputs(Builder):
+    """sample, timestep, encoder_hidden_states, the image that conditions, and SDXL's text_time.
+
+    time_cond_proj_dim asks for nothing: forward gives timestep_cond to the control's time embedding alone, which takes none.
+    """
+
+    class_name = "UNetControlNetXSModel"
+    what = "image from text and image: a UNet2DConditionModel with a slim ControlNet in it"
+
+    def args(self, config: Config) -> Iterator[Arg]:
+        key = "cross_attention_dim"
+        width = width_read(_crossing(config))
+        yield arg("sample", "batch in_channels height width", "sample_size", in_channels=_XS_CHANNELS)
+        yield TIMESTEP
+        yield arg("encoder_hidden_states", None if width is None else f"batch tokens {key}", key, cross_attention_dim=width)
+        yield _image("controlnet_cond", config, prefix="ctrl_")
+        yield from text_time(config)
+
+    def assumed_vae_scale(self, config: Config) -> int | None:
+        return _scale_of_image(config["ctrl_conditioning_embedding_out_channels"], _XS_CHANNELS)
+
+
+class SparseControlNetInputs(VideoBuilder):
+    """sample, timestep, encoder_hidden_states for every frame, controlnet_cond, and the mask of the frames that it gives."""
+
+    class_name = "SparseControlNetModel"
+    what = "ControlNet of AnimateDiff for a few of the frames: SparseCtrl"
+    pipeline = "AnimateDiffSparseControlNetPipeline"
+    plugs_into = _RESIDUALS
+
+    def args(self, config: Config) -> Iterator[Arg]:
+        sides, keys = "height width", "conditioning_channels"
+        if not config["use_simplified_condition_embedding"]:  # then the picture is in pixels, not latents
+            sides = _sides(_halved(config["conditioning_embedding_out_channels"]))
+            keys = "conditioning_channels, conditioning_embedding_out_channels"
+        yield arg("sample", "batch in_channels frames height width", "in_channels")
+        yield TIMESTEP
+        yield text_per_frame(config)
+        yield arg("controlnet_cond", f"batch conditioning_channels frames {sides}", keys)
+        if config["concat_conditioning_mask"]:
+            yield arg("conditioning_mask", f"batch mask frames {sides}", "concat_conditioning_mask", mask=1)
+
+
+class T2IAdapterInputs(Builder):
+    """x, the image: no timestep and no text, so that it runs once for a whole image."""
+
+    class_name = "T2IAdapter"
+    what = "an image that steers a UNet: its features are added inside the down blocks of a UNet2DConditionModel"
+    default_size = (512, 512)
+    vae_scale = 1
+    plugs_into = {"": "down_intrablock_additional_residuals"}  # noqa: RUF012  declared as a ClassVar by Builder
+
+    def args(self, config: Config) -> Iterator[Arg]:
+        yield arg("x", "batch in_channels height width", "in_channels, downscale_factor")
+
+    def sample_size(self, config: Config) -> Given[Size]:
+        """Return SDXL's pixels for an adapter of its shape and Stable Diffusion's for others, as far as the adapter can divide them."""
+        side = 1024 if config["adapter_type"] == "full_adapter_xl" else self.default_size[0]
+        side = max(1, side // config["downscale_factor"]) * config["downscale_factor"]
+        return Given((side, side), "assumed: an adapter has no sample_size")
+
+    def halvings(self, config: Config) -> int:
+        return len(config["channels"])
+
+
+def _text(config: Config) -> Arg:
+    """Return `encoder_hidden_states`. Unlike the UNet's, forward never calls `encoder_hid_proj`: pipelines do so before."""
+    width, key = config["cross_attention_dim"], "cross_attention_dim"
+    if config["addition_embed_type"] == "text" and config["encoder_hid_dim"] not in (None, width):
+        width, key = config["encoder_hid_dim"], "encoder_hid_dim"
+    read = config["addition_embed_type"] == "text" or any(block.crosses for block in list_blocks(config))
+    return arg("encoder_hidden_states", f"batch tokens {key}" if read and width is not None else None, key)
+
+
+def _image(name: str, config: Config, *, prefix: str = "") -> Arg:
+    """Return the image that conditions, which its embedding halves to the size of the sample."""
+    channels, widths = f"{prefix}conditioning_channels", f"{prefix}conditioning_embedding_out_channels"
+    return arg(name, f"batch {channels} {_sides(_halved(config[widths]))}", f"{channels}, {widths}")
+
+
+def _halved(widths: list[int]) -> int:
+    """Return by how much `ControlNetConditioningEmbedding` shrinks a side of its image: each block but the first halves it."""
+    return int(2 ** (len(widths) - 1))
+
+
+def _sides(factor: int) -> str:
+    return "height width" if factor == 1 else f"({factor} * height) ({factor} * width)"
+
+
+def _scale_of_image(widths: list[int], channels: int) -> int | None:
+    """Return pixels per cell of the sample: the image that conditions, which is as large as the result, is so much larger."""
+    return _halved(widths) if len(widths) > 1 or channels == 3 else None
+
+
+def _crossing(config: Config) -> Iterator[tuple[int, int]]:
+    """Yield (cross_attention_dim, channels) of each block with attention: the UNet's and the control's, which has no way up."""
+    widths = per_block(config["cross_attention_dim"], len(config["down_block_types"]))
+    for channels in (config["block_out_channels"], config["ctrl_block_out_channels"]):
+        yield from ((widths[place], channels[place]) for place, kind in enumerate(config["down_block_types"]) if "CrossAttn" in kind)
+        yield widths[-1], channels[-1]  # the mid block, whatever it is called
+    channels = config["block_out_channels"]
+    yield from ((widths[-1 - place], channels[-1 - place]) for place, kind in enumerate(config["up_block_types"]) if "CrossAttn" in kind)
