@@ -97,7 +97,8 @@ def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dty
             hint=SEE_CONFIG,
         ) from error
     if dtype != torch.float32:
-        unet = unet.to(dtype)
+        with quiet_diffusers():
+            unet = unet.to(dtype)
     if device.type != "meta":
         needed = sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers()))
         free = _free_memory(device)
