@@ -192,8 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, body=b"<html>Sign in to the guest network</html>")
         elif path.startswith("/api/models/"):
             self._list(path.removeprefix("/api/models/").partition("/revision/")[0])
-        elif path.startswith("/api/elsewhere/"):
-            self._resolve(re.sub("^/api/elsewhere/([^/]+/[^/]+)/", r"/\1/resolve/", path), is_last=True)
+        elif path.startswith("/api/resolve-cache/models/"):
+            self._resolve(re.sub("^/api/resolve-cache/models/([^/]+/[^/]+)/", r"/\1/resolve/", path), is_last=True)
         elif "/resolve/" not in path:
             # Newer clients ask for a list of known agents on the side.
             self._send(200, body=b"{}")
@@ -210,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(307, {"Location": f"/{self.hub.renamed[repo_id]}/resolve/{rest}"})
         if self.hub.mode == "elsewhere" and not is_last:
             # As the hub does it with small files: the first answer has all but the size.
-            told = {"ETag": '"abc"', "X-Repo-Commit": COMMIT, "Location": f"/api/elsewhere/{repo_id}/{rest}"}
+            told = {"ETag": '"abc"', "X-Repo-Commit": COMMIT, "Location": f"/api/resolve-cache/models/{repo_id}/{rest}"}
             return self._send(307, told)
         repository = self.hub.repositories.get(repo_id)
         sent = (self.headers.get("authorization") or "").removeprefix("Bearer ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -11,7 +10,6 @@ from unetinspect.catalog import Entry, load_catalog
 from unetinspect.errors import SourceError
 from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel, LoadedWeights
-from unetinspect.source.hub_id import HubId
 from unetinspect.source.local_header import read_local_header
 from unetinspect.source.weight_files import is_pickle, pickle_error
 
@@ -24,27 +22,11 @@ def weights_at(path: Path) -> LoadedWeights:
     Raises:
         SourceError: It is none, or is damaged.
     """
-    from unetinspect.checkpoint.identify import identify  # here, as in the next: what reads no checkpoint need not wait for it
+    from unetinspect.checkpoint.identify import identify  # here: what reads no checkpoint need not wait for it
 
     refuse_weights(path)
     header = read_local_header(path)
     return LoadedWeights(header=header, checkpoint=identify(header), source=Source(kind="file", location=str(path)))
-
-
-def weights_on_hub(place: HubId, *, token: str | None, offline: bool) -> tuple[LoadedWeights, dict[str, Any] | None]:
-    """Read the header of a checkpoint on the hub, and the config beside it, where there is one.
-
-    Where `place` names no file, it is that of the pipeline's UNet.
-
-    Raises:
-        SourceError: It is none, is damaged, or cannot be asked for.
-    """
-    from unetinspect.checkpoint.identify import identify
-    from unetinspect.source.hub_header import read_hub_header
-
-    found = read_hub_header(place, token=token, is_offline=offline)
-    source = Source(kind="hub", location=f"{place.repo_id}/{found.place.file}", revision=found.commit)
-    return LoadedWeights(header=found.header, checkpoint=identify(found.header), source=source, notes=found.notes), found.config
 
 
 def model_of(weights: LoadedWeights) -> LoadedModel:

@@ -12,7 +12,7 @@ from unetinspect.record import Source, Trace
 from unetinspect.source.base import LoadedModel
 from unetinspect.source.checkpoint import model_of, refuse_weights, weights_at, with_config
 from unetinspect.source.hub_id import clean_folder
-from unetinspect.source.parse import config_in_envelope, parse_mapping, parse_trace, read_text
+from unetinspect.source.parse import config_in_envelope, parse_mapping, parse_trace, read_file, read_text
 from unetinspect.source.pipeline import FoundUnet, FoundVae, NoUnetError, find_unet, find_vae, pipeline_classes
 from unetinspect.source.weight_files import is_weights
 
@@ -35,7 +35,7 @@ class FolderConfigs:
             UnetInspectError: It cannot be read, or is no mapping.
         """
         file = self._folder / path
-        return parse_mapping(_read_file(file), what=str(file), is_yaml=False) if file.is_file() else None
+        return parse_mapping(read_file(file), what=str(file), is_yaml=False) if file.is_file() else None
 
 
 def has_config(folder: Path, subfolder: str | None) -> bool:
@@ -60,7 +60,7 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
     refuse_weights(path)
     if path.name == "model_index.json":
         return _read_folder(path.parent, None)
-    text = _read_file(path)
+    text = read_file(path)
     is_yaml = {".json": False, ".yaml": True, ".yml": True}.get(path.suffix.lower())
     mapping = parse_mapping(text, what=str(path), is_yaml=is_yaml)
     return _read_mapping(mapping, text, path) or _config_file(mapping, path)
@@ -179,14 +179,6 @@ def _name_of(path: Path) -> str:
         return path.name
     folder = path.absolute().parent
     return (folder.parent.name if folder.name == "unet" else folder.name) or str(path)
-
-
-def _read_file(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return read_text(stream, what=str(path))
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or type(error).__name__}", hint="check that you may read it") from None
 
 
 def _bytes_of(stream: TextIO) -> BinaryIO:

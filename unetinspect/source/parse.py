@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from unetinspect.errors import ConfigError, SourceError, UsageError
@@ -35,6 +36,19 @@ def read_text(stream: BinaryIO, *, what: str) -> str:
             f"{what} is not text in UTF-8: byte {error.start} is 0x{raw[error.start]:02x}",
             hint="save it as UTF-8 (PowerShell's `>` writes UTF-16), or give the config.json of a UNet",
         ) from None
+
+
+def read_file(path: Path, *, what: str = "") -> str:
+    """Read a file as `read_text` does.
+
+    Raises:
+        SourceError: It cannot be read, is bigger, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as stream:
+            return read_text(stream, what=what or str(path))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or type(error).__name__}", hint="check that you may read it") from None
 
 
 def refuse_big(size: int | None, *, what: str) -> None:

@@ -141,9 +141,10 @@ def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None,
 
 def _checkpoint_on_hub(place: HubId, *, token: str | None, offline: bool) -> LoadedModel:
     """Read a checkpoint as a model; the config of one in diffusers' layout usually lies beside it."""
-    from unetinspect.source.checkpoint import model_of, weights_on_hub, with_config
+    from unetinspect.source.checkpoint import model_of, with_config
+    from unetinspect.source.hub import read_hub_weights
 
-    weights, beside = weights_on_hub(place, token=token, offline=offline)
+    weights, beside = read_hub_weights(place, token=token, is_offline=offline)
     if weights.checkpoint.layout == "diffusers" and beside is not None:
         return with_config(weights, LoadedModel(name=place.repo_id, config=beside, source=weights.source))
     return model_of(weights)

@@ -8,7 +8,7 @@ from pathlib import Path
 from unetinspect.catalog import find_entry
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.source.base import LoadedWeights
-from unetinspect.source.checkpoint import weights_at, weights_on_hub
+from unetinspect.source.checkpoint import weights_at
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, with_options
 from unetinspect.source.local_header import find_local_weights
 from unetinspect.source.read import can_be_name, parse_place
@@ -39,7 +39,11 @@ def read_weights(
         elif subfolder is not None:
             raise UsageError(f"--subfolder is {subfolder!r}, and {path} is a file", hint="leave it out")
         return weights_at(path)
-    return _from_hub(with_options(_place_of(name), revision=revision, subfolder=subfolder), token=token, offline=offline)
+    from unetinspect.source.hub import read_hub_weights
+
+    place = with_options(_place_of(name), revision=revision, subfolder=subfolder)
+    check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
+    return read_hub_weights(place, token=token, is_offline=offline)[0]
 
 
 def _place_of(name: str) -> HubId:
@@ -51,8 +55,3 @@ def _place_of(name: str) -> HubId:
     if location is None:
         raise SourceError(f"the hub has no weights of {entry.name} that the catalog knows of", hint="give a .safetensors file")
     return HubId(repo_id=location.id, folder=location.subfolder or "")
-
-
-def _from_hub(place: HubId, *, token: str | None, offline: bool) -> LoadedWeights:
-    check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
-    return weights_on_hub(place, token=token, offline=offline)[0]
