@@ -142,14 +142,14 @@ def test_damaged_vae_costs_only_the_factor(hub):
     found = hub.read("acme/sd")
     assert (found["config"], found["vae"]) == (UNET, [None, ""])
     assert found["notes"] == [
-        "the VAE's factor is not known: vae/config.json of acme/sd holds a list, and a config is a mapping of keys to values"
+        "VAE scale factor unknown: vae/config.json of acme/sd contains a list; a config is a mapping of keys to values"
     ]
 
 
 def test_huge_config_is_not_fetched(hub):
     """A file that no config can be is refused by its size alone."""
     hub.server.repositories["acme/huge"] = Repository({"unet/config.json": b" " * (8 * 1024**2 + 1)})
-    assert hub.read("acme/huge")["error"] == "unet/config.json of acme/huge is bigger than 8 MB, and no config is"
+    assert hub.read("acme/huge")["error"] == "unet/config.json of acme/huge is bigger than 8 MB, too big for a config"
     assert not any(line.startswith("GET") for line in hub.server.seen())
 
 

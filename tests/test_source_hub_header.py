@@ -159,8 +159,8 @@ def test_finds_no_weights(hub):
     }
     hub.server.repositories["acme/old"] = Repository({"prior/diffusion_pytorch_model.bin": b""})
     assert hub.header("hf://acme/old/prior")["error"] == (
-        "acme/old/prior has no weights but prior/diffusion_pytorch_model.bin, which is a pickle, which can run code when it is read, "
-        "and so it is never opened"
+        "acme/old/prior has no weights but prior/diffusion_pytorch_model.bin, which is a pickle; "
+        "pickles can execute code, so they are never opened"
     )
 
 
@@ -229,4 +229,4 @@ def test_config_beside_that_is_damaged(hub):
     hub.server.repositories["acme/sd"].files["unet/config.json"] = b"[]"
     found = hub.header(f"hf://acme/sd/{WEIGHTS}")
     assert (found["tensors"], found["config"]) == (READ, None)
-    assert found["notes"][0].startswith("the config beside the weights was not read: unet/config.json of acme/sd holds a list")
+    assert found["notes"][0].startswith("could not read the config beside the weights: unet/config.json of acme/sd contains a list")

@@ -93,11 +93,11 @@ REFUSED = {
         "give the page of the model, its unet folder, its config.json or its .safetensors file",
     ),
     "https://huggingface.co/org/name/blob/main/sd-v1-4.ckpt": (
-        "'sd-v1-4.ckpt' is a pickle, which can run code when it is read, and so it is never opened",
+        "'sd-v1-4.ckpt' is a pickle; pickles can execute code, so they are never opened",
         "give the .safetensors of the same repository",
     ),
     "hf://org/name/unet/diffusion_pytorch_model.bin": (
-        "'unet/diffusion_pytorch_model.bin' is a pickle, which can run code when it is read, and so it is never opened",
+        "'unet/diffusion_pytorch_model.bin' is a pickle; pickles can execute code, so they are never opened",
         "give the .safetensors of the same repository",
     ),
     "a/b/unet/model.safetensors": (

@@ -39,14 +39,14 @@ def model_of(weights: LoadedWeights) -> LoadedModel:
     name = weights.source.location
     if found.config is None:
         raise SourceError(
-            f"the config of a UNet cannot be found from the header of {name}: {found.summary}",
+            f"cannot infer a UNet's config from the header of {name}: {found.summary}",
             hint="`unetinspect identify` says why; a config.json beside it is read, or give the config itself",
         )
     model = LoadedModel(
         name=name.rpartition("/")[2],
         config=found.config,
         source=weights.source,
-        notes=(*weights.notes, "the config is what the names and shapes in the header tell", *found.untold[:1]),
+        notes=(*weights.notes, "config inferred from tensor names and shapes", *found.untold[:1]),
         weights=weights,
     )
     return _with_vae_of(_entry_of(weights), model)
@@ -84,4 +84,4 @@ def refuse_weights(path: Path) -> None:
     instead = f"give {beside[0]}" if beside else "give the .safetensors file of the same weights, or their config.json"
     if suffix not in _UNREAD:
         raise pickle_error(str(path), hint=instead)
-    raise SourceError(f"{path} holds weights in a form that is not read: of weights, only .safetensors files are", hint=instead)
+    raise SourceError(f"{path} is not a supported weights file: only .safetensors is read", hint=instead)

@@ -77,7 +77,7 @@ def read_hub_weights(place: HubId, *, token: str | None = None, is_offline: bool
     try:
         config = repository.read(join(dirname(header.name.removeprefix(f"{repository.name}/")), "config.json"))
     except UnetInspectError as error:
-        unread = f"the config beside the weights was not read: {error.message}"
+        unread = f"could not read the config beside the weights: {error.message}"
     source = Source(kind="hub", location=header.name, revision=repository.commit)
     notes = (*repository.notes(without="the config beside the weights"), *([unread] if unread else []))
     return LoadedWeights(header=header, checkpoint=identify(header), source=source, notes=notes), config

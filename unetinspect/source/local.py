@@ -54,7 +54,7 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
     if path.is_dir():
         return _read_folder(path, subfolder)
     if subfolder is not None:
-        raise UsageError(f"--subfolder is {subfolder!r}, and {path} is a file", hint="leave it out, or give the folder that holds the file")
+        raise UsageError(f"--subfolder does not apply to a file: {path}", hint="leave it out, or give the folder that holds the file")
     if is_weights(path.name):
         return _checkpoint(path)
     refuse_weights(path)
@@ -90,7 +90,7 @@ def _read_mapping(mapping: dict[str, Any], text: str, path: Path | None) -> Load
         return LoadedModel(name=str(mapping["model"].get("name") or envelope["_class_name"]), config=envelope, source=_source_of(path))
     if "pipeline" in str(mapping.get("_class_name", "")).lower() and pipeline_classes(mapping):
         raise SourceError(
-            f"{what} is a pipeline's model_index.json: it names the components, and holds no config",
+            f"{what} is a pipeline's model_index.json: it lists components and has no config",
             hint="give the folder that it lies in, or the config.json in its unet folder",
         )
     config = mapping.get("config")

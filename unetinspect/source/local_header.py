@@ -92,5 +92,5 @@ def _refuse_special(mode: int, what: str) -> None:
     if stat.S_ISREG(mode):
         return
     kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
-    kind = next((name for is_kind, name in kinds if is_kind(mode)), "no regular file")
-    raise SourceError(f"{what} is {kind}, and no file of weights", hint=_NAME_IT)
+    kind = next((name for is_kind, name in kinds if is_kind(mode)), "a special file")
+    raise SourceError(f"{what} is {kind}, not a weights file", hint=_NAME_IT)

@@ -63,7 +63,7 @@ def read_model(
         from unetinspect.source.local import read_path
 
         _refuse_options(f"{path} on this machine", revision=revision)
-        note = f"{path} on this machine was read, and not the catalog's {entry.name}" if entry else ""
+        note = f"read {path} on this machine, not the catalog's {entry.name}" if entry else ""
         return _with_notes(read_path(path, subfolder=subfolder), note)
     if entry is not None:
         _refuse_options(f"the bundled {entry.name}", revision=revision, subfolder=subfolder, hub_id=entry.hub[0].id if entry.hub else None)
@@ -106,9 +106,7 @@ def parse_place(model: str | os.PathLike[str]) -> HubId:
         hint = f"for a file of a hub repository: hf://{text}" if on_hub else _CHECK_PATH
         raise SourceError(f"there is no file or folder {short(text)}", hint=hint)
     if model.lstrip().startswith("{"):
-        raise SourceError(
-            "MODEL is a config itself, and is read from a file or from standard input", hint="echo '{...}' | unetinspect trace -"
-        )
+        raise SourceError("MODEL is a config itself: pass it as a file or on standard input", hint="echo '{...}' | unetinspect trace -")
     found = parse_hub_id(model, endpoint=os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
     if found is not None:
         return found
@@ -191,7 +189,7 @@ def _refuse_options(where: str, *, revision: str | None, subfolder: str | None =
     for option, value in (("--revision", revision), ("--subfolder", subfolder)):
         if value is not None:
             hint = f"leave it out, or name the hub's own: {hub_id} {option} {value}" if hub_id else "leave it out"
-            raise UsageError(f"{option} says nothing about {where}", hint=hint)
+            raise UsageError(f"{option} does not apply to {where}", hint=hint)
 
 
 def _with_notes(model: LoadedModel, note: str) -> LoadedModel:

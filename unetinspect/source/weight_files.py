@@ -37,7 +37,7 @@ def is_pickle(path: str) -> bool:
 
 def pickle_error(what: str, *, hint: str = "give the .safetensors of the same model") -> SourceError:
     """Return why a file that is a pickle is not opened."""
-    return SourceError(f"{what} is a pickle, which can run code when it is read, and so it is never opened", hint=hint)
+    return SourceError(f"{what} is a pickle; pickles can execute code, so they are never opened", hint=hint)
 
 
 def weight_paths(folder: str | None) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def shard_names(index: Mapping[str, Any], *, what: str) -> list[str]:
     mapping = index.get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise SourceError(
-            f"{what} is no index of weights: it has no weight_map", hint="give the .safetensors.index.json, or one .safetensors"
+            f"{what} is not a weights index: it has no weight_map", hint="give the .safetensors.index.json, or one .safetensors"
         )
     names: list[Any] = sorted(dict.fromkeys(str(name) for name in mapping.values()))
     if len(names) > _MAX_SHARDS:
@@ -77,4 +77,4 @@ def _check_shard(name: str, what: str) -> None:
     if is_pickle(name):
         raise pickle_error(f"{name[:80]!r}, which {what} lists,")
     if not name.endswith(".safetensors"):
-        raise SourceError(f"{what} lists {name[:80]!r}, which is no .safetensors file", hint="give one .safetensors file")
+        raise SourceError(f"{what} lists {name[:80]!r}, which is not a .safetensors file", hint="give one .safetensors file")

@@ -33,11 +33,11 @@ def read_weights(
     path = Path(os.path.expanduser(name))  # noqa: PTH111  Path.expanduser raises where there is no home
     if os.path.exists(path):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
         if revision is not None:
-            raise UsageError(f"--revision says nothing about {path} on this machine", hint="leave it out")
+            raise UsageError(f"--revision does not apply to {path} on this machine", hint="leave it out")
         if path.is_dir():
             path = find_local_weights(path, subfolder)
         elif subfolder is not None:
-            raise UsageError(f"--subfolder is {subfolder!r}, and {path} is a file", hint="leave it out")
+            raise UsageError(f"--subfolder does not apply to a file: {path}", hint="leave it out")
         return weights_at(path)
     from unetinspect.source.hub import read_hub_weights
 
@@ -53,5 +53,5 @@ def _place_of(name: str) -> HubId:
         return parse_place(name)
     location = next((location for location in entry.hub if location.gone is None), None)
     if location is None:
-        raise SourceError(f"the hub has no weights of {entry.name} that the catalog knows of", hint="give a .safetensors file")
+        raise SourceError(f"the catalog knows no weights of {entry.name} on the hub", hint="give a .safetensors file")
     return HubId(repo_id=location.id, folder=location.subfolder or "")
