@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from unetinspect.catalog import Entry, load_catalog
+from unetinspect.catalog import load_catalog
 from unetinspect.errors import SourceError
 from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel, LoadedWeights
@@ -29,43 +29,25 @@ def weights_at(path: Path) -> LoadedWeights:
     return LoadedWeights(header=header, checkpoint=identify(header), source=Source(kind="file", location=str(path)))
 
 
-def model_of(weights: LoadedWeights) -> LoadedModel:
-    """Take a checkpoint as a model: the config that its header tells, and what the catalog knows of its family.
+def model_of(weights: LoadedWeights, beside: LoadedModel | None = None) -> LoadedModel:
+    """Take a checkpoint as a model: the config `beside` it or else that of its header, and what the catalog knows of its family.
 
     Raises:
-        SourceError: It holds no UNet, or one whose config no header tells.
+        SourceError: It holds no UNet, or one whose config cannot be inferred.
     """
-    found = weights.checkpoint
-    name = weights.source.location
-    if found.config is None:
+    found, source = weights.checkpoint, weights.source
+    name = source.location.rpartition("/")[2]
+    if beside is not None:
+        model = replace(beside, name=name, source=source, notes=(*weights.notes, *beside.notes), weights=weights)
+    elif found.config is not None:
+        notes = (*weights.notes, "config inferred from tensor names and shapes", *found.untold[:1])
+        model = LoadedModel(name=name, config=found.config, source=source, notes=notes, weights=weights)
+    else:
         raise SourceError(
-            f"cannot infer a UNet's config from the header of {name}: {found.summary}",
+            f"cannot infer a UNet's config from the header of {source.location}: {found.summary}",
             hint="`unetinspect identify` says why; a config.json beside it is read, or give the config itself",
         )
-    model = LoadedModel(
-        name=name.rpartition("/")[2],
-        config=found.config,
-        source=weights.source,
-        notes=(*weights.notes, "config inferred from tensor names and shapes", *found.untold[:1]),
-        weights=weights,
-    )
-    return _with_vae_of(_entry_of(weights), model)
-
-
-def with_config(weights: LoadedWeights, model: LoadedModel) -> LoadedModel:
-    """Take a checkpoint as a model whose config was read: from the file beside it."""
-    name = weights.source.location.rpartition("/")[2]
-    model = replace(model, name=name, source=weights.source, notes=(*weights.notes, *model.notes), weights=weights)
-    return _with_vae_of(_entry_of(weights), model)
-
-
-def _entry_of(weights: LoadedWeights) -> Entry | None:
-    """Return the model of the catalog that a checkpoint is like."""
-    models = weights.checkpoint.models
-    return load_catalog().get(models[0]) if models else None
-
-
-def _with_vae_of(entry: Entry | None, model: LoadedModel) -> LoadedModel:
+    entry = load_catalog().get(found.models[0]) if found.models else None
     if entry is None or entry.vae_scale_factor is None or model.vae_scale_factor is not None:
         return model
     return replace(model, vae_scale_factor=entry.vae_scale_factor, vae_scale_from="catalog", medium=entry.medium)

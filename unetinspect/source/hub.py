@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from io import BytesIO
@@ -16,7 +17,7 @@ from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel, LoadedWeights
 from unetinspect.source.hub_client import Found, HubClient
 from unetinspect.source.hub_errors import HubError, NotAHubError, offline
-from unetinspect.source.hub_id import HubId
+from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint
 from unetinspect.source.local_header import read_local_header
 from unetinspect.source.parse import MAX_BYTES, parse_mapping, read_file, read_text, refuse_big
 from unetinspect.source.pipeline import NoUnetError, find_unet, find_vae
@@ -36,7 +37,7 @@ def read_hub(model: HubId, *, token: str | None = None, is_offline: bool = False
 
     Raises:
         HubError: The hub cannot be asked or says no, and no copy is in the cache.
-        SourceError: The repository was read and holds no UNet, or a file that is no config.
+        SourceError: The repository was read and holds no UNet, or a config that cannot be read.
         UsageError: The token cannot be one.
     """
     repository = HubRepository(model.repo_id, model.revision, token=token, is_offline=is_offline)
@@ -62,7 +63,7 @@ def read_hub_weights(place: HubId, *, token: str | None = None, is_offline: bool
 
     Raises:
         HubError: The hub cannot be asked or says no, and no copy of the weights is in its cache on this machine.
-        SourceError: There is no such file, it is no safetensors file, or its index points out of its own folder.
+        SourceError: There is no such file, it is not a safetensors file, or its index points out of its own folder.
         UsageError: The token cannot be one.
     """
     from unetinspect.checkpoint.identify import identify  # here: what reads no checkpoint need not wait for it
@@ -97,6 +98,7 @@ class HubRepository:
     is_local = False
 
     def __init__(self, repo_id: str, revision: str | None, *, token: str | None, is_offline: bool) -> None:
+        check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
         from huggingface_hub import constants
 
         # The client would quote an illegal header, token and all.
@@ -117,7 +119,7 @@ class HubRepository:
 
         Raises:
             HubError: The hub's answer is that there can be none.
-            UnetInspectError: It is no config.
+            UnetInspectError: It is not a config.
         """
         if path not in self._configs:
             what = f"{path} of {self.name}"

@@ -43,7 +43,7 @@ def parse_hub_id(text: str, *, endpoint: str = DEFAULT_ENDPOINT) -> HubId | None
     """Read what may name a hub repository; None: it does not look like one.
 
     Raises:
-        SourceError: It looks like one and is not: a file that holds no config, a data set, another site.
+        SourceError: It looks like one and is not: a file that is not a config, a data set, another site.
 
     >>> parse_hub_id("hf://org/name@v1/unet")
     HubId(repo_id='org/name', revision='v1', folder='unet', file=None)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TextIO
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Source, Trace
 from unetinspect.source.base import LoadedModel
-from unetinspect.source.checkpoint import model_of, refuse_weights, weights_at, with_config
+from unetinspect.source.checkpoint import model_of, refuse_weights, weights_at
 from unetinspect.source.hub_id import clean_folder
 from unetinspect.source.parse import config_in_envelope, parse_mapping, parse_trace, read_file, read_text
 from unetinspect.source.pipeline import FoundUnet, FoundVae, NoUnetError, find_unet, find_vae, pipeline_classes
@@ -32,7 +32,7 @@ class FolderConfigs:
         """Return the config at `path`, None where there is no such file.
 
         Raises:
-            UnetInspectError: It cannot be read, or is no mapping.
+            UnetInspectError: It cannot be read, or is not a mapping.
         """
         file = self._folder / path
         return parse_mapping(read_file(file), what=str(file), is_yaml=False) if file.is_file() else None
@@ -48,7 +48,7 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
 
     Raises:
         SourceError: It cannot be read, or holds no UNet.
-        ConfigError: It is no valid JSON or YAML, or no mapping.
+        ConfigError: It is not valid JSON or YAML, or not a mapping.
         UsageError: `subfolder` is given with a file.
     """
     if path.is_dir():
@@ -71,7 +71,7 @@ def read_stdin(stdin: TextIO | None) -> LoadedModel:
 
     Raises:
         SourceError: It is not text, is too big, or holds no config.
-        ConfigError: It is empty, no valid JSON or YAML, or no mapping.
+        ConfigError: It is empty, not valid JSON or YAML, or not a mapping.
     """
     text = read_text(_bytes_of(stdin or sys.stdin), what="standard input")
     mapping = parse_mapping(text, what="standard input")
@@ -187,9 +187,6 @@ def _bytes_of(stream: TextIO) -> BinaryIO:
 
 
 def _checkpoint(path: Path) -> LoadedModel:
-    """Read a checkpoint as a model; the config of one in diffusers' layout usually lies beside it."""
     weights = weights_at(path)
     beside = path.parent / "config.json"
-    if weights.checkpoint.layout == "diffusers" and beside.is_file():
-        return with_config(weights, read_path(beside))
-    return model_of(weights)
+    return model_of(weights, read_path(beside) if weights.checkpoint.layout == "diffusers" and beside.is_file() else None)

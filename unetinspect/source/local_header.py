@@ -21,7 +21,7 @@ def read_local_header(path: Path, *, what: str = "") -> Header:
     """Read the header of a safetensors file, or those of all files of a `.safetensors.index.json`; `what` names it in errors.
 
     Raises:
-        SourceError: It cannot be read, is no such file or is damaged, or its index points out of its own folder.
+        SourceError: It cannot be read, is not such a file or is damaged, or its index points out of its own folder.
     """
     what = what or str(path)
     if is_pickle(path.name):

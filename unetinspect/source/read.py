@@ -16,7 +16,6 @@ from unetinspect.source.base import LoadedModel
 from unetinspect.source.hub_id import (
     DEFAULT_ENDPOINT,
     HubId,
-    check_endpoint,
     is_repo_id,
     looks_like_path,
     parse_hub_id,
@@ -47,7 +46,7 @@ def read_model(
 
     Raises:
         SourceError: It names nothing that can be read.
-        ConfigError: What it names is no config.
+        ConfigError: What it names is not a config.
         UsageError: An option does not go with it.
     """
     if not os.fspath(model):
@@ -57,7 +56,7 @@ def read_model(
 
         _refuse_options("standard input", revision=revision, subfolder=subfolder)
         return read_stdin(stdin)
-    entry = _entry_of(model)
+    entry = find_entry(model) if isinstance(model, str) and can_be_name(model) else None
     path = _existing(model, subfolder, is_named=entry is not None)
     if path is not None:
         from unetinspect.source.local import read_path
@@ -71,21 +70,22 @@ def read_model(
     return _read_from_hub(parse_place(model), revision=revision, subfolder=subfolder, token=token, offline=offline)
 
 
-def _entry_of(model: str | os.PathLike[str]) -> Entry | None:
-    return find_entry(model) if isinstance(model, str) and can_be_name(model) else None
-
-
 def can_be_name(text: str) -> bool:
     """Return whether a text can be a catalog name: one too long to be a file's would raise, and a path would cost the whole catalog."""
     return len(text) <= _LONGEST_NAME and "/" not in text and not looks_like_path(text)
 
 
+def existing_path(text: str) -> Path | None:
+    """Return a text as a path where it is one: "~" is the home."""
+    path = Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises where there is no home
+    return path if os.path.exists(path) else None  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
+
+
 def _existing(model: str | os.PathLike[str], subfolder: str | None, *, is_named: bool) -> Path | None:
     """Return MODEL as a path where it is one; a folder without a model does not hide a catalog name or a hub ID."""
     text = os.fspath(model)
-    path = Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises where there is no home
-    # Not Path.exists, which raises for a text that is too long to be a name.
-    if not os.path.exists(path):  # noqa: PTH110
+    path = existing_path(text)
+    if path is None:
         return None
     from unetinspect.source.local import has_config
 
@@ -121,7 +121,6 @@ def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None,
     from unetinspect.source.hub import read_hub
     from unetinspect.source.hub_errors import HubError
 
-    check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
     place = with_options(found, revision=revision, subfolder=subfolder)
     if place.file is not None:
         return _checkpoint_on_hub(place, token=token, offline=offline)
@@ -138,14 +137,13 @@ def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None,
 
 
 def _checkpoint_on_hub(place: HubId, *, token: str | None, offline: bool) -> LoadedModel:
-    """Read a checkpoint as a model; the config of one in diffusers' layout usually lies beside it."""
-    from unetinspect.source.checkpoint import model_of, with_config
+    from unetinspect.source.checkpoint import model_of
     from unetinspect.source.hub import read_hub_weights
 
-    weights, beside = read_hub_weights(place, token=token, is_offline=offline)
-    if weights.checkpoint.layout == "diffusers" and beside is not None:
-        return with_config(weights, LoadedModel(name=place.repo_id, config=beside, source=weights.source))
-    return model_of(weights)
+    weights, config = read_hub_weights(place, token=token, is_offline=offline)
+    if weights.checkpoint.layout != "diffusers" or config is None:
+        return model_of(weights)
+    return model_of(weights, LoadedModel(name=place.repo_id, config=config, source=weights.source))
 
 
 def _stand_in(entry: Entry, location: HubLocation, place: HubId, error: HubError) -> LoadedModel:

@@ -54,7 +54,7 @@ def shard_names(index: Mapping[str, Any], *, what: str) -> list[str]:
     """Return the files that an index lists, each by its name in the index's own folder.
 
     Raises:
-        SourceError: It is no index, names too many files, or one that lies elsewhere.
+        SourceError: It is not an index, or lists too many files or one in another folder.
     """
     mapping = index.get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
@@ -65,16 +65,13 @@ def shard_names(index: Mapping[str, Any], *, what: str) -> list[str]:
     if len(names) > _MAX_SHARDS:
         raise SourceError(f"{what} lists {len(names)} files, and at most {_MAX_SHARDS} are read", hint="give one of its .safetensors files")
     for name in names:
-        _check_shard(name, what)
+        if any(mark in name for mark in ("/", "\\", ":", "\0")) or name in (".", "..", "") or len(name) > 255:
+            raise SourceError(
+                f"{what}: its index points out of its own folder, to {name[:80]!r}",
+                hint="such an index is not followed; give one .safetensors",
+            )
+        if is_pickle(name):
+            raise pickle_error(f"{name[:80]!r}, which {what} lists,")
+        if not name.endswith(".safetensors"):
+            raise SourceError(f"{what} lists {name[:80]!r}, which is not a .safetensors file", hint="give one .safetensors file")
     return names
-
-
-def _check_shard(name: str, what: str) -> None:
-    if any(mark in name for mark in ("/", "\\", ":", "\0")) or name in (".", "..", "") or len(name) > 255:
-        raise SourceError(
-            f"{what}: its index points out of its own folder, to {name[:80]!r}", hint="such an index is not followed; give one .safetensors"
-        )
-    if is_pickle(name):
-        raise pickle_error(f"{name[:80]!r}, which {what} lists,")
-    if not name.endswith(".safetensors"):
-        raise SourceError(f"{what} lists {name[:80]!r}, which is not a .safetensors file", hint="give one .safetensors file")

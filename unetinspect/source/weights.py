@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from unetinspect.catalog import find_entry
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.source.base import LoadedWeights
 from unetinspect.source.checkpoint import weights_at
-from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, with_options
+from unetinspect.source.hub_id import HubId, with_options
 from unetinspect.source.local_header import find_local_weights
-from unetinspect.source.read import can_be_name, parse_place
+from unetinspect.source.read import can_be_name, existing_path, parse_place
 
 
 def read_weights(
@@ -30,8 +27,8 @@ def read_weights(
     """
     if name in ("", "-"):
         raise SourceError("a checkpoint is read from a file or from the hub", hint="give a .safetensors file, a folder or a hub ID")
-    path = Path(os.path.expanduser(name))  # noqa: PTH111  Path.expanduser raises where there is no home
-    if os.path.exists(path):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
+    path = existing_path(name)
+    if path is not None:
         if revision is not None:
             raise UsageError(f"--revision does not apply to {path} on this machine", hint="leave it out")
         if path.is_dir():
@@ -42,7 +39,6 @@ def read_weights(
     from unetinspect.source.hub import read_hub_weights
 
     place = with_options(_place_of(name), revision=revision, subfolder=subfolder)
-    check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
     return read_hub_weights(place, token=token, is_offline=offline)[0]
 
 
