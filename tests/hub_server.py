@@ -55,9 +55,9 @@ class HubServer:
     """A hub with the repositories that it is given; `mode` is how it behaves.
 
     "ok", "500" and "429" (every answer is that error, with `headers`), "hang" (no answer), "trickle" (a byte of the answer now and
-    then), "hang on get" (only the metadata is answered), "page" (something that is no hub), "bare 404" (no word on what is missing),
-    "hang in body", "cut in body" and "trickle in body" (after the first bytes of a file), "whole" (ranges are not known),
-    "elsewhere" (each file is at an address of its own on the same host).
+    then), "hang on get" and "500 on get" (only the metadata is answered), "page" (something that is no hub), "bare 404" (no word on
+    what is missing), "hang in body", "cut in body" and "trickle in body" (after the first bytes of a file), "whole" (ranges are not
+    known), "elsewhere" (each file is at an address of its own on the same host).
 
     Attributes:
         renamed: Repositories by the names that they had before.
@@ -186,8 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif self.hub.mode == "trickle":
             self._trickle(b"HTTP/1.1 200 OK\r\n" + b"X-Slow: slow\r\n" * 10)
-        elif self.hub.mode in ("500", "429"):
-            self._send(int(self.hub.mode), self.hub.headers)
+        elif self.hub.mode in ("500", "429", f"500 on {self.command.lower()}"):
+            self._send(int(self.hub.mode[:3]), self.hub.headers)
         elif self.hub.mode == "page":
             self._send(200, body=b"<html>Sign in to the guest network</html>")
         elif path.startswith("/api/models/"):

@@ -24,7 +24,7 @@ def hub(tmp_path):
 
 
 def test_reads_the_unet_and_the_vae_at_one_commit(hub):
-    """A hub ID brings the UNet's config, the commit and the VAE's factor, and fetches these two files only."""
+    """A hub ID brings the UNet's config, the commit and the VAE's factor, with one HEAD and one GET for each of these two files."""
     assert hub.read("acme/sd") == {
         "name": "acme/sd",
         "config": UNET,
@@ -32,9 +32,8 @@ def test_reads_the_unet_and_the_vae_at_one_commit(hub):
         "vae": [8, "vae/config.json"],
         "notes": [],
     }
-    seen = hub.server.seen()
-    assert [line for line in seen if line.startswith("GET")] == [f"GET {COMMIT} unet/config.json", f"GET {COMMIT} vae/config.json"]
-    assert {line.split()[2] for line in seen} == {"unet/config.json", "vae/config.json"}
+    asked = [f"{method} unet/config.json" for method in ("HEAD main", f"GET {COMMIT}")]
+    assert hub.server.seen() == asked + [f"{method} {COMMIT} vae/config.json" for method in ("HEAD", "GET")]
 
 
 def test_second_read_asks_only_whether_the_branch_moved(hub):

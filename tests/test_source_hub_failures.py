@@ -134,6 +134,8 @@ def test_damaged_config(hub):
     found = hub.read("acme/broken")
     assert found["error"].startswith("unet/config.json of acme/broken is not valid JSON: ")
     assert (found["exit_code"], "column" in found["error"]) == (2, True)
+    # Nor is it kept: the next read may find it mended.
+    assert not list(hub.home.rglob("config.json"))
 
 
 def test_damaged_vae_costs_only_the_factor(hub):
@@ -240,6 +242,13 @@ def test_hub_that_fails(hub):
         "exit_code": 3,
     }
     assert hub.server.seen() == ["HEAD main unet/config.json"]
+
+
+def test_hub_that_fails_at_the_file(hub):
+    """Where the metadata is answered and the file is not, that is the hub's own trouble too, and it is not tried again."""
+    hub.server.mode = "500 on get"
+    assert hub.read("acme/sd")["error"] == f"could not fetch acme/sd: {hub.server.address} returned error 500"
+    assert [line.split()[0] for line in hub.server.seen()] == ["HEAD", "GET"]
 
 
 def test_no_hub_there(hub):

@@ -1,7 +1,7 @@
-"""Asks the hub about one repository through huggingface_hub, within deadlines: once, and for no more bytes than are needed.
+"""Asks the hub about one repository through huggingface_hub: once, within deadlines, and for no more bytes than are needed.
 
-Not through `hf_hub_download`, which asks for the metadata itself, once more, and then by turns for up to a minute where the hub
-fails; which fetches a file of any size, leaves half of it in the cache when it is interrupted, and fails where that is read-only.
+Not through `hf_hub_download`: it asks for the metadata a second time, retries for 23 to 86 s where the hub fails, fetches a file of
+any size, leaves a part of it in the cache when it is interrupted, and fails where the cache is read-only.
 """
 
 from __future__ import annotations
