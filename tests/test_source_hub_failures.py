@@ -77,6 +77,11 @@ def test_revision_not_found(hub):
         "hint": f"its branches and tags: {hub.server.address}/acme/sd/tree/main",
         "exit_code": 3,
     }
+    # Nor does a copy of a branch stand in that is there no more.
+    hub.server.repositories["acme/sd"].branches["dev"] = COMMIT
+    assert hub.read("acme/sd", revision="dev")["config"] == UNET
+    del hub.server.repositories["acme/sd"].branches["dev"]
+    assert hub.read("acme/sd", revision="dev")["error"] == "acme/sd has no revision 'dev'"
 
 
 def test_no_unet_names_what_is_there(hub):
@@ -163,6 +168,7 @@ def test_renamed(hub, mode):
     found = hub.read("acme/old")
     assert (found["config"], found["source"], found["vae"]) == (UNET, ["hub", "acme/old", COMMIT, "unet"], [8, "vae/config.json"])
     assert found["notes"] == ["acme/old is now called acme/sd"]
+    assert hub.read("acme/old") == found
     # The copies in the cache are found under the name that was asked for.
     assert hub.read("acme/old", offline=True)["config"] == UNET
 

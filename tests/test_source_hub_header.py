@@ -83,6 +83,7 @@ def test_renamed(hub):
     with HubServer({"acme/sd": repository()}) as cdn:
         hub.server.cdn = cdn
         hub.server.renamed["acme/old"] = "acme/sd"
+        del hub.server.repositories["acme/sd"].files["unet/config.json"]
         found = hub.header(f"hf://acme/old/{WEIGHTS}")
     assert (found["tensors"], found["notes"]) == (READ, ["acme/old is now called acme/sd"])
 

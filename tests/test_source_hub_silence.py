@@ -72,6 +72,9 @@ class Drip:
 def test_slow_drip_is_bounded():
     """A body that goes on coming is waited for, but not past its deadline, and its connection is closed."""
     assert read_body(Drip(6), 6, is_known=True, seconds=5) == b"xxxxxx"
+    assert read_body(Drip(3), 6, is_known=False, seconds=5) == b"xxx"
+    with pytest.raises(CutOffError, match=r"^the download stopped after 3 of 6 bytes \(connection closed\)$"):
+        read_body(Drip(3), 6, is_known=True, seconds=5)
     drip = Drip(100)
     started = time.monotonic()
     with pytest.raises(CutOffError, match=r"^the download stopped after \d+ of 100 bytes \(time limit of 0.2 s\)$"):

@@ -152,7 +152,7 @@ class HubRepository:
 
     def files(self) -> list[str]:
         """Return the paths of all files; none where the hub does not say."""
-        return [] if self.failure else self._client.files(self.commit or self._revision)
+        return self._client.files(self.commit or self._revision)
 
     def notes(self, *, without: str) -> tuple[str, ...]:
         """Say what was read from the cache because the hub was not asked, or that it was done `without`; and what else there is to say."""
