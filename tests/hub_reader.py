@@ -22,7 +22,7 @@ from typing import Any
 CLIENTS = ("httpx2", "httpx")
 PRELOADED = (
     *("tqdm.auto", "filelock", "yaml", "asyncio", "importlib.metadata", "email.parser"),
-    *("unetinspect.source.read", "unetinspect.source.hub", "unetinspect.source.hub_header"),
+    *("unetinspect.source.read", "unetinspect.source.hub", "unetinspect.checkpoint.identify"),
 )
 LONGEST = 60
 
@@ -74,7 +74,7 @@ def found_by(what: str, model: str, options: dict[str, Any]) -> dict[str, Any]:
     failure: UnetInspectError | None = None
     found: dict[str, Any] = {}
     try:
-        found = {"model": found_model, "header": found_header, "weights": found_weights}[what](model, options)
+        found = {"model": found_model, "header": found_header}[what](model, options)
     except UnetInspectError as error:
         failure = error
     if failure is not None:
@@ -105,33 +105,23 @@ def found_model(model: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def found_header(model: str, options: dict[str, Any]) -> dict[str, Any]:
     """Read the header of weights."""
-    from unetinspect.source.hub_header import read_hub_header
+    from unetinspect.source.hub import read_hub_weights
     from unetinspect.source.hub_id import parse_hub_id
 
     place = parse_hub_id(model, endpoint=os.environ["HF_ENDPOINT"])
     assert place is not None
-    read = read_hub_header(place, **options)
+    read, config = read_hub_weights(place, **options)
     header = read.header
     return {
         "name": header.name,
         "tensors": {name: [list(tensor.shape), tensor.dtype] for name, tensor in header.tensors.items()},
         "bytes": header.bytes,
         "files": header.files,
-        "file": read.place.file,
-        "commit": read.commit,
-        "config": read.config,
+        "file": read.source.location.removeprefix(f"{place.repo_id}/"),
+        "commit": read.source.revision,
+        "config": config,
         "notes": list(read.notes),
     }
-
-
-def found_weights(model: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Find the weights of a UNet."""
-    from unetinspect.source.hub_header import find_hub_weights
-    from unetinspect.source.hub_id import parse_hub_id
-
-    place = parse_hub_id(model, endpoint=os.environ["HF_ENDPOINT"])
-    assert place is not None
-    return {"file": find_hub_weights(place, **options).file}
 
 
 if __name__ == "__main__":

@@ -55,9 +55,9 @@ class HubServer:
     """A hub with the repositories that it is given; `mode` is how it behaves.
 
     "ok", "500" and "429" (every answer is that error, with `headers`), "hang" (no answer), "trickle" (a byte of the answer now and
-    then), "hang on get" (only the metadata is answered), "page" (something that is no hub), "bare 404" (no word on what is missing),
-    "hang in body", "cut in body" and "trickle in body" (after the first bytes of a file), "whole" (ranges are not known),
-    "elsewhere" (each file is at an address of its own on the same host).
+    then), "hang on get" and "500 on get" (only the metadata is answered), "page" (something that is no hub), "bare 404" (no word on
+    what is missing), "hang in body", "cut in body" and "trickle in body" (after the first bytes of a file), "whole" (ranges are not
+    known), "elsewhere" (each file is at an address of its own on the same host).
 
     Attributes:
         renamed: Repositories by the names that they had before.
@@ -186,14 +186,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif self.hub.mode == "trickle":
             self._trickle(b"HTTP/1.1 200 OK\r\n" + b"X-Slow: slow\r\n" * 10)
-        elif self.hub.mode in ("500", "429"):
-            self._send(int(self.hub.mode), self.hub.headers)
+        elif self.hub.mode in ("500", "429", f"500 on {self.command.lower()}"):
+            self._send(int(self.hub.mode[:3]), self.hub.headers)
         elif self.hub.mode == "page":
             self._send(200, body=b"<html>Sign in to the guest network</html>")
         elif path.startswith("/api/models/"):
             self._list(path.removeprefix("/api/models/").partition("/revision/")[0])
-        elif path.startswith("/api/elsewhere/"):
-            self._resolve(re.sub("^/api/elsewhere/([^/]+/[^/]+)/", r"/\1/resolve/", path), is_last=True)
+        elif path.startswith("/api/resolve-cache/models/"):
+            self._resolve(re.sub("^/api/resolve-cache/models/([^/]+/[^/]+)/", r"/\1/resolve/", path), is_last=True)
         elif "/resolve/" not in path:
             # Newer clients ask for a list of known agents on the side.
             self._send(200, body=b"{}")
@@ -210,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(307, {"Location": f"/{self.hub.renamed[repo_id]}/resolve/{rest}"})
         if self.hub.mode == "elsewhere" and not is_last:
             # As the hub does it with small files: the first answer has all but the size.
-            told = {"ETag": '"abc"', "X-Repo-Commit": COMMIT, "Location": f"/api/elsewhere/{repo_id}/{rest}"}
+            told = {"ETag": '"abc"', "X-Repo-Commit": COMMIT, "Location": f"/api/resolve-cache/models/{repo_id}/{rest}"}
             return self._send(307, told)
         repository = self.hub.repositories.get(repo_id)
         sent = (self.headers.get("authorization") or "").removeprefix("Bearer ")

@@ -22,7 +22,7 @@ _SETTINGS = ("hf_", "transformers_", "huggingface", "ssl_cert")
 
 
 class HubUser:
-    """A user of a server, with a home for the client's cache; each `read`, `header` or `weights` is one process."""
+    """A user of a server, with a home for the client's cache; each `read` or `header` is one process."""
 
     def __init__(self, server: HubServer, home: Path) -> None:
         self.server = server
@@ -35,10 +35,6 @@ class HubUser:
     def header(self, model: str, *, env: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
         """Read the header of weights on the hub and return what came of it."""
         return self._run("header", model, env, options)
-
-    def weights(self, model: str, *, env: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
-        """Find the weights of a UNet on the hub and return what came of it."""
-        return self._run("weights", model, env, options)
 
     def environment(self) -> dict[str, str]:
         """Return the environment of this user's processes."""

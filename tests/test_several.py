@@ -227,7 +227,7 @@ def test_a_search_ends_and_says_where(cli: Any, monkeypatch: pytest.MonkeyPatch)
         (["--from", "x*"], 3, "found no UNet config in x*"),
         (["--from", f"*/{'x' * 300}"], 3, f"found no UNet config in */{'x' * 300}"),
         (["--from", ".", "--classes"], 2, "--from and --classes contradict each other"),
-        (["--from", ""], 3, "--from is given no folder"),
+        (["--from", ""], 3, "--from needs a folder"),
     ],
     ids=["no folder", "no config", "no match", "too long", "both", "nothing"],
 )

@@ -24,7 +24,7 @@ def hub(tmp_path):
 
 
 def test_reads_the_unet_and_the_vae_at_one_commit(hub):
-    """A hub ID brings the UNet's config, the commit and the VAE's factor, and fetches these two files only."""
+    """A hub ID brings the UNet's config, the commit and the VAE's factor, with one HEAD and one GET for each of these two files."""
     assert hub.read("acme/sd") == {
         "name": "acme/sd",
         "config": UNET,
@@ -32,9 +32,8 @@ def test_reads_the_unet_and_the_vae_at_one_commit(hub):
         "vae": [8, "vae/config.json"],
         "notes": [],
     }
-    seen = hub.server.seen()
-    assert [line for line in seen if line.startswith("GET")] == [f"GET {COMMIT} unet/config.json", f"GET {COMMIT} vae/config.json"]
-    assert {line.split()[2] for line in seen} == {"unet/config.json", "vae/config.json"}
+    asked = [f"{method} unet/config.json" for method in ("HEAD main", f"GET {COMMIT}")]
+    assert hub.server.seen() == asked + [f"{method} {COMMIT} vae/config.json" for method in ("HEAD", "GET")]
 
 
 def test_second_read_asks_only_whether_the_branch_moved(hub):
@@ -122,8 +121,8 @@ def test_copy_stands_in_for_a_hub_that_does_not_answer(hub):
     first = hub.read("acme/sd")
     hub.server.mode = "500"
     hub.server.seen()
-    copied = "unet/config.json, vae/config.json of acme/sd was read from the cache, commit 0123456"
-    assert hub.read("acme/sd") == {**first, "notes": [f"the hub is failing (error 500): {copied}"]}
+    copied = "read unet/config.json, vae/config.json of acme/sd from the cache, commit 0123456"
+    assert hub.read("acme/sd") == {**first, "notes": [f"the hub returned error 500: {copied}"]}
     # Once it failed, the hub is not asked for the VAE too.
     assert hub.server.seen() == ["HEAD main unet/config.json"]
 
@@ -133,7 +132,7 @@ def test_copy_stands_in_for_a_repository_that_was_closed(hub):
     hub.read("acme/sd")
     hub.server.repositories["acme/sd"].is_gated = True
     assert hub.read("acme/sd")["notes"][0].startswith(
-        "the hub keeps it gated: unet/config.json, vae/config.json of acme/sd was read from the cache"
+        "the repository is gated: read unet/config.json, vae/config.json of acme/sd from the cache"
     )
 
 
@@ -144,7 +143,7 @@ def test_hub_that_dies_after_the_unet(hub):
     hub.server.mode = "500"
     found = hub.read("acme/sd", revision=COMMIT)
     assert (found["config"], found["vae"]) == (UNET, [None, ""])
-    assert found["notes"] == ["the hub is failing (error 500): the VAE's config of acme/sd was not read"]
+    assert found["notes"] == ["the hub returned error 500: the VAE's config of acme/sd was not read"]
 
 
 @pytest.mark.parametrize(("env", "offline", "why"), [({}, True, "--offline"), ({"HF_HUB_OFFLINE": "1"}, False, "HF_HUB_OFFLINE")])
@@ -152,11 +151,11 @@ def test_offline_opens_no_socket(hub, env, offline, why):
     """Offline the cache answers, what it lacks is an error, and the server sees nothing."""
     first = hub.read("acme/sd")
     hub.server.seen()
-    copied = "unet/config.json, vae/config.json of acme/sd was read from the cache, commit 0123456"
-    assert hub.read("acme/sd", env=env, offline=offline) == {**first, "notes": [f"nothing is fetched ({why}): {copied}"]}
+    copied = "read unet/config.json, vae/config.json of acme/sd from the cache, commit 0123456"
+    assert hub.read("acme/sd", env=env, offline=offline) == {**first, "notes": [f"offline ({why}): {copied}"]}
     assert hub.read("acme/other", env=env, offline=offline) == {
-        "error": f"acme/other is not in the hub's cache on this machine, and {why} forbids to fetch it",
-        "hint": "go online once, or name a model of the catalog: `unetinspect models`",
+        "error": f"acme/other is not in the hub's cache on this machine, and {why} allows no download",
+        "hint": "go online once, or use a model from the catalog: `unetinspect models`",
         "exit_code": 3,
     }
     assert hub.server.seen() == []
@@ -167,7 +166,7 @@ def test_bundled_config_stands_in_offline(hub):
     found = hub.read(SD15, offline=True)
     assert (found["name"], found["source"], found["vae"]) == ("sd15", ["catalog", SD15, None, "unet"], [8, "catalog"])
     assert found["config"]["cross_attention_dim"] == 768
-    assert found["notes"] == [f"nothing is fetched (--offline): for {SD15} the bundled config of sd15 was used"]
+    assert found["notes"] == [f"offline (--offline): for {SD15} the bundled config of sd15 was used"]
     assert hub.server.seen() == []
 
 
@@ -175,7 +174,7 @@ def test_bundled_config_stands_in_for_a_model_that_is_gone(hub):
     """A hub ID that no longer answers is read from the catalog, with what became of it."""
     found = hub.read("runwayml/stable-diffusion-v1-5")
     assert found["config"]["_class_name"] == "UNet2DConditionModel"
-    note = "the hub did not find it: for runwayml/stable-diffusion-v1-5 the bundled config of sd15 was used (removed in 2024; "
+    note = "the hub has no such repository: for runwayml/stable-diffusion-v1-5 the bundled config of sd15 was used (removed in 2024; "
     assert found["notes"][0].startswith(note)
 
 
@@ -185,19 +184,34 @@ def test_bundled_config_does_not_stand_in_for_another_folder(hub):
 
 
 def test_two_runs_at_once_on_one_cache(hub):
-    """Writers of one file in one cache, at the same time, leave it whole, and nothing half-written beside it."""
+    """Readers of the same files, at the same time, leave them whole in the cache, and nothing half-written beside them."""
+    hub.server.repositories["acme/sd"].branches |= {f"b{number}": f"{number:040x}" for number in range(30)}
     code = """
-import sys
-from unetinspect.source.hub_cache import cached_file, keep_file
-for number in range(100):
-    commit = f"{number:040x}"
-    keep_file("acme/sd", "unet/config.json", b"x" * 9999, revision="main", commit=commit, etag=commit)
-    file = cached_file("acme/sd", "unet/config.json", commit)
-    assert file is not None and file.read_bytes() == b"x" * 9999
+from unetinspect.source import read_model
+for number in range(30):
+    assert read_model("acme/sd", revision=f"b{number}").source.revision == f"{number:040x}"
 """
     runs = [subprocess.Popen([sys.executable, "-c", code], env=hub.environment()) for _ in range(2)]
     assert [run.wait(60) for run in runs] == [0, 0]
     files = [file for file in hub.home.rglob("*") if file.is_file()]
-    assert len(files) == 100 + 100 + 1
-    assert {file.stat().st_size for file in files} == {9999, 40}
+    assert len(files) == 30 * (2 + 1)
+    assert {file.read_bytes() for file in files if file.suffix == ".json"} == {as_json(UNET), as_json(VAE)}
     assert {file.stat().st_mode & 0o044 for file in files} == {hub.home.stat().st_mode & 0o044}
+
+
+def test_the_client_itself_reads_what_is_kept(hub):
+    """The cache is the one that diffusers has: the hub's own client finds our copies in it, and nothing that it would call damaged."""
+    hub.read("acme/sd")
+    code = """
+from huggingface_hub import hf_hub_download, scan_cache_dir
+print(hf_hub_download("acme/sd", "unet/config.json", local_files_only=True))
+cache = scan_cache_dir()
+assert not cache.warnings
+(repo,) = cache.repos
+assert (repo.repo_id, repo.nb_files) == ("acme/sd", 2)
+(revision,) = repo.revisions
+cache.delete_revisions(revision.commit_hash).execute()
+assert not scan_cache_dir().repos
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=hub.environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(f"snapshots/{COMMIT}/unet/config.json")

@@ -9,7 +9,7 @@ from tests.hub_user import HubUser
 
 UNET = {"_class_name": "UNet2DConditionModel", "block_out_channels": [32, 64], "sample_size": 8}
 VAE = {"_class_name": "AutoencoderKL", "block_out_channels": [8, 8, 8, 8]}
-CATALOG = "name a model of the catalog: `unetinspect models`"
+CATALOG = "use a model from the catalog: `unetinspect models`"
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_token_with_an_illegal_character_is_not_quoted(hub):
     """A token that cannot stand in a header is refused before any request, and not shown."""
     found = hub.read("acme/sd", token=TOKEN + "\nX-Other: 1")
     assert found == {
-        "error": "--token is not a token: it is empty, or holds a character that no token has",
+        "error": "invalid --token: it is empty or contains an illegal character",
         "hint": "paste it whole: hf_...",
         "exit_code": 2,
     }
@@ -33,8 +33,8 @@ def test_token_with_an_illegal_character_is_not_quoted(hub):
 def test_private_or_missing_without_a_token(hub):
     """A repository that the hub does not show may be private, and the hint says how to log in."""
     assert hub.read("acme/nothing") == {
-        "error": "the hub has no repository acme/nothing, or it is private, and no token was sent",
-        "hint": "check the spelling; for a private repository log in with `hf auth login`, or pass --token",
+        "error": "the hub has no repository acme/nothing, or it is private and no token was sent",
+        "hint": "check the spelling; for a private repository, `hf auth login` or --token",
         "exit_code": 3,
     }
 
@@ -42,7 +42,7 @@ def test_private_or_missing_without_a_token(hub):
 def test_private_or_missing_with_a_token(hub):
     """With a token the sentence says that this token does not open it."""
     assert hub.read("acme/nothing", token=TOKEN) == {
-        "error": "the hub has no repository acme/nothing, or it is private and not open to the token that was sent",
+        "error": "the hub has no repository acme/nothing, or it is private and this token cannot read it",
         "hint": "check the spelling",
         "exit_code": 3,
     }
@@ -55,16 +55,16 @@ def test_misspelt_id_names_the_close_one(hub):
 
 
 @pytest.mark.parametrize(
-    ("token", "then"),
-    [(None, "then log in with `hf auth login`, or pass --token"), (TOKEN, "with the account of the token that was sent")],
+    ("token", "as_whom"),
+    [(None, ", then `hf auth login` or --token"), (TOKEN, " with the account of this token")],
     ids=["without a token", "with a token"],
 )
-def test_gated(hub, token, then):
+def test_gated(hub, token, as_whom):
     """A gated repository is told from a missing one, with the page to accept on."""
     hub.server.repositories["acme/gated"] = Repository(pipeline(UNET, VAE), is_gated=True)
     assert hub.read("acme/gated", token=token) == {
-        "error": "acme/gated is gated: its files are open to those who accepted its terms",
-        "hint": f"accept them on {hub.server.address}/acme/gated, {then}",
+        "error": "acme/gated is gated: only accounts that accepted its terms can read it",
+        "hint": f"accept them at {hub.server.address}/acme/gated{as_whom}",
         "exit_code": 3,
     }
 
@@ -77,6 +77,11 @@ def test_revision_not_found(hub):
         "hint": f"its branches and tags: {hub.server.address}/acme/sd/tree/main",
         "exit_code": 3,
     }
+    # Nor does a copy of a branch stand in that is there no more.
+    hub.server.repositories["acme/sd"].branches["dev"] = COMMIT
+    assert hub.read("acme/sd", revision="dev")["config"] == UNET
+    del hub.server.repositories["acme/sd"].branches["dev"]
+    assert hub.read("acme/sd", revision="dev")["error"] == "acme/sd has no revision 'dev'"
 
 
 def test_no_unet_names_what_is_there(hub):
@@ -122,8 +127,7 @@ def test_misses_that_no_hub_reports(hub):
     hub.server.mode = "bare 404"
     hub.server.repositories["acme/other"] = Repository({})
     found = hub.read("acme/other")
-    why = "it has no file, and does not say so as a hub does"
-    assert found["error"] == f"acme/other could not be fetched: {hub.server.address} did not answer ({why})"
+    assert found["error"] == f"could not fetch acme/other: {hub.server.address} is not a model hub"
     # A mirror that is as brief, and has the UNet, is believed.
     hub.server.repositories["acme/bare"] = Repository({"config.json": as_json(UNET)})
     assert hub.read("acme/bare")["config"] == UNET
@@ -135,6 +139,8 @@ def test_damaged_config(hub):
     found = hub.read("acme/broken")
     assert found["error"].startswith("unet/config.json of acme/broken is not valid JSON: ")
     assert (found["exit_code"], "column" in found["error"]) == (2, True)
+    # Nor is it kept: the next read may find it mended.
+    assert not list(hub.home.rglob("config.json"))
 
 
 def test_damaged_vae_costs_only_the_factor(hub):
@@ -143,25 +149,26 @@ def test_damaged_vae_costs_only_the_factor(hub):
     found = hub.read("acme/sd")
     assert (found["config"], found["vae"]) == (UNET, [None, ""])
     assert found["notes"] == [
-        "the VAE's factor is not known: vae/config.json of acme/sd holds a list, and a config is a mapping of keys to values"
+        "VAE scale factor unknown: vae/config.json of acme/sd contains a list; a config is a mapping of keys to values"
     ]
 
 
 def test_huge_config_is_not_fetched(hub):
     """A file that no config can be is refused by its size alone."""
     hub.server.repositories["acme/huge"] = Repository({"unet/config.json": b" " * (8 * 1024**2 + 1)})
-    assert hub.read("acme/huge")["error"] == "unet/config.json of acme/huge is bigger than 8 MB, and no config is"
+    assert hub.read("acme/huge")["error"] == "unet/config.json of acme/huge is bigger than 8 MB, too big for a config"
     assert not any(line.startswith("GET") for line in hub.server.seen())
 
 
 @pytest.mark.parametrize("mode", ["ok", "elsewhere"])
 def test_renamed(hub, mode):
-    """A repository under its old name is read where the hub sends on to, and a note says what it is called today."""
+    """A repository under its old name is read where the hub sends on to, and a note says what it is called now."""
     hub.server.mode = mode
     hub.server.renamed["acme/old"] = "acme/sd"
     found = hub.read("acme/old")
     assert (found["config"], found["source"], found["vae"]) == (UNET, ["hub", "acme/old", COMMIT, "unet"], [8, "vae/config.json"])
-    assert found["notes"] == ["acme/old is called acme/sd today"]
+    assert found["notes"] == ["acme/old is now called acme/sd"]
+    assert hub.read("acme/old") == found
     # The copies in the cache are found under the name that was asked for.
     assert hub.read("acme/old", offline=True)["config"] == UNET
 
@@ -169,18 +176,22 @@ def test_renamed(hub, mode):
 DISABLED = (403, {"X-Error-Message": "Access to this resource is disabled."})
 
 
-@pytest.mark.parametrize(("refusal", "what"), [(DISABLED, "disabled"), ((410, {}), "removed"), ((451, {}), "had to remove")])
+@pytest.mark.parametrize(
+    ("refusal", "what"), [(DISABLED, "disabled {}"), ((410, {}), "removed {}"), ((451, {}), "removed {} for legal reasons")]
+)
 def test_removed(hub, refusal, what):
     """A repository that the hub has taken away is told from one that never was; a copy of it stands in with a note."""
     hub.read("acme/sd")
     hub.server.repositories["acme/gone"] = Repository({}, refusal=refusal)
     hub.server.repositories["acme/sd"].refusal = refusal
     assert hub.read("acme/gone") == {
-        "error": f"the hub has {what} acme/gone: nobody can read it there",
-        "hint": f"its page may say why: {hub.server.address}/acme/gone; name a copy of it, or {CATALOG}",
+        "error": "the hub has " + what.format("acme/gone"),
+        "hint": f"its page may say why: {hub.server.address}/acme/gone; use a copy of it, or {CATALOG}",
         "exit_code": 3,
     }
-    assert hub.read("acme/sd")["notes"][0].startswith(f"the hub has {what} it: unet/config.json, vae/config.json of acme/sd was read from")
+    assert hub.read("acme/sd")["notes"][0].startswith(
+        f"the hub has {what.format('the repository')}: read unet/config.json, vae/config.json of ac"
+    )
 
 
 @pytest.mark.parametrize("message", ["Invalid credentials in Authorization header", "Invalid username or password."])
@@ -189,8 +200,8 @@ def test_wrong_token(hub, message):
     hub.server.repositories["acme/sd"].refusal = (401, {"X-Error-Message": message})
     found = hub.read("acme/sd", token=TOKEN)
     assert found == {
-        "error": "the token that was sent is not valid: the hub refused it for acme/sd (401)",
-        "hint": f"make one on {hub.server.address}/settings/tokens, then `hf auth login` or --token; "
+        "error": "the hub rejected the token for acme/sd (401): it is invalid or expired",
+        "hint": f"create one at {hub.server.address}/settings/tokens, then `hf auth login` or --token; "
         "a public model needs none: `hf auth logout`",
         "exit_code": 3,
     }
@@ -210,10 +221,10 @@ def test_token_is_not_kept(hub):
 @pytest.mark.parametrize(
     ("headers", "token", "hint"),
     [
-        ({}, None, "wait some minutes and try again, or log in for a higher limit: `hf auth login`"),
+        ({}, None, "wait a few minutes and try again, or log in for a higher limit: `hf auth login`"),
         ({"Retry-After": "120"}, TOKEN, "wait 120 s and try again"),
         ({"RateLimit": '"api";r=0;t=55', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}, TOKEN, "wait 55 s and try again"),
-        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, TOKEN, "wait some minutes and try again"),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, TOKEN, "wait a few minutes and try again"),
     ],
     ids=["without a word", "Retry-After", "RateLimit", "a date"],
 )
@@ -221,7 +232,7 @@ def test_rate_limited(hub, headers, token, hint):
     """A 429 says how long to wait, where the hub does; it is not tried again by itself."""
     hub.server.mode, hub.server.headers = "429", headers
     assert hub.read("acme/sd", token=token) == {
-        "error": "acme/sd could not be fetched: the hub's limit on requests is reached (429)",
+        "error": "could not fetch acme/sd: the hub's rate limit is reached (429)",
         "hint": hint,
         "exit_code": 3,
     }
@@ -232,18 +243,25 @@ def test_hub_that_fails(hub):
     """A 5xx is the hub's own trouble: one request, and what to do until it is over."""
     hub.server.mode = "500"
     assert hub.read("acme/sd") == {
-        "error": f"acme/sd could not be fetched: {hub.server.address} is failing (error 500)",
-        "hint": f"try again in a minute; or unset HF_ENDPOINT, which names it; or {CATALOG}",
+        "error": f"could not fetch acme/sd: {hub.server.address} returned error 500",
+        "hint": f"try again in a minute; or unset HF_ENDPOINT; or {CATALOG}",
         "exit_code": 3,
     }
     assert hub.server.seen() == ["HEAD main unet/config.json"]
+
+
+def test_hub_that_fails_at_the_file(hub):
+    """Where the metadata is answered and the file is not, that is the hub's own trouble too, and it is not tried again."""
+    hub.server.mode = "500 on get"
+    assert hub.read("acme/sd")["error"] == f"could not fetch acme/sd: {hub.server.address} returned error 500"
+    assert [line.split()[0] for line in hub.server.seen()] == ["HEAD", "GET"]
 
 
 def test_no_hub_there(hub):
     """Where something else answers, a guest network's page, it is told as no hub."""
     hub.server.mode = "page"
     assert hub.read("acme/sd") == {
-        "error": f"acme/sd could not be fetched: {hub.server.address} did not answer (what is there is not a model hub)",
+        "error": f"could not fetch acme/sd: {hub.server.address} is not a model hub",
         "hint": f"check the connection and HF_ENDPOINT, or {CATALOG}",
         "exit_code": 3,
     }
@@ -251,10 +269,11 @@ def test_no_hub_there(hub):
 
 @pytest.mark.parametrize("headers", [{"ETag": '"../../../outside"'}, {"X-Repo-Commit": "../../outside"}, {"ETag": '""'}], ids=str)
 def test_names_that_lead_out_of_the_cache(hub, tmp_path, headers):
-    """What a server calls a file and a commit become names in the cache, so that those which could lead out of it are refused."""
+    """What a server calls a commit becomes a folder in the cache, so one that leads out of it is refused; its name for a file does not."""
     good = {"ETag": '"abc"', "X-Repo-Commit": COMMIT}
     hub.server.repositories["acme/sd"].refusal = (200, good | headers)
-    assert hub.read("acme/sd")["error"].endswith("did not answer (what is there is not a model hub)")
+    found = hub.read("acme/sd")
+    assert found["error"].endswith(" is not a model hub" if "X-Repo-Commit" in headers else "unet/config.json of acme/sd is empty")
     assert not list(tmp_path.rglob("*outside*"))
 
 
@@ -263,9 +282,7 @@ def test_cache_that_cannot_be_written(hub):
     hub.home.write_text("a file in the way")
     found = hub.read("acme/sd")
     assert (found["config"], found["vae"]) == (UNET, [8, "vae/config.json"])
-    assert found["notes"] == [
-        "the hub's cache could not be written (not a directory): what was read of acme/sd is not kept; HF_HOME names another folder"
-    ]
+    assert found["notes"] == ["could not write the hub's cache (not a directory): acme/sd is not kept; set HF_HOME to another folder"]
 
 
 def test_endpoint_that_is_no_address(hub):

@@ -83,8 +83,9 @@ def test_renamed(hub):
     with HubServer({"acme/sd": repository()}) as cdn:
         hub.server.cdn = cdn
         hub.server.renamed["acme/old"] = "acme/sd"
+        del hub.server.repositories["acme/sd"].files["unet/config.json"]
         found = hub.header(f"hf://acme/old/{WEIGHTS}")
-    assert (found["tensors"], found["notes"]) == (READ, ["acme/old is called acme/sd today"])
+    assert (found["tensors"], found["notes"]) == (READ, ["acme/old is now called acme/sd"])
 
 
 def test_copy_in_the_cache_is_read(hub):
@@ -102,16 +103,16 @@ def test_copy_in_the_cache_is_read(hub):
     hub.server.seen()
     found = hub.header(f"hf://acme/sd/{WEIGHTS}", is_offline=True)
     assert found["tensors"] == READ
-    assert found["notes"][0].startswith(f"nothing is fetched (--offline): {WEIGHTS}, unet/config.json of acme/sd was read from the cache")
-    assert hub.weights("hf://acme/sd", is_offline=True) == {"file": WEIGHTS}
+    assert found["notes"][0].startswith(f"offline (--offline): read {WEIGHTS}, unet/config.json of acme/sd from the cache")
+    assert hub.header("hf://acme/sd", is_offline=True) == found
     assert hub.server.seen() == []
 
 
 def test_offline_without_a_copy(hub):
     """Offline, weights that are not in the cache are an error that names them, and nothing is asked."""
-    error = f"{WEIGHTS} of acme/sd is not in the hub's cache on this machine, and --offline forbids to fetch it"
+    error = f"{WEIGHTS} of acme/sd is not in the hub's cache on this machine, and --offline allows no download"
     assert hub.header(f"hf://acme/sd/{WEIGHTS}", is_offline=True)["error"] == error
-    assert hub.weights("hf://acme/sd", is_offline=True)["error"] == error
+    assert hub.header("hf://acme/sd", is_offline=True)["error"] == error
     assert hub.server.seen() == []
 
 
@@ -130,7 +131,10 @@ def test_file_that_is_not_there(hub):
     [
         ([WEIGHTS, "model.safetensors"], WEIGHTS),
         (["unet/diffusion_pytorch_model.fp16.safetensors"], "unet/diffusion_pytorch_model.fp16.safetensors"),
-        (["unet/diffusion_pytorch_model.safetensors.index.json"], "unet/diffusion_pytorch_model.safetensors.index.json"),
+        (
+            ["unet/diffusion_pytorch_model.safetensors.index.json", "unet/a.safetensors"],
+            "unet/diffusion_pytorch_model.safetensors.index.json",
+        ),
         (["diffusion_pytorch_model.safetensors"], "diffusion_pytorch_model.safetensors"),
         (["model.safetensors"], "model.safetensors"),
     ],
@@ -138,22 +142,26 @@ def test_file_that_is_not_there(hub):
 )
 def test_finds_the_weights(hub, files, found):
     """Where no file is named, the UNet's weights are those under diffusers' own names, in the pipeline or at the root."""
-    hub.server.repositories["acme/sd"] = Repository(dict.fromkeys(files, b""))
-    assert hub.weights("hf://acme/sd") == {"file": found}
+    start, size = safetensors(TENSORS)
+    index = as_json({"weight_map": dict.fromkeys(TENSORS, "a.safetensors")})
+    bodies = {file: index if file.endswith(".json") else start for file in files}
+    hub.server.repositories["acme/sd"] = Repository(bodies, sizes={file: size for file in files if file.endswith(".safetensors")})
+    read = hub.header("hf://acme/sd")
+    assert (read["file"], read["tensors"]) == (found, READ)
 
 
 def test_finds_no_weights(hub):
     """A repository without them says so; one that has only a pickle says why that is not opened."""
     hub.server.repositories["acme/none"] = Repository({"README.md": b""})
-    assert hub.weights("hf://acme/none") == {
+    assert hub.header("hf://acme/none") == {
         "error": "acme/none has no weights under the names that diffusers gives a UNet's",
         "hint": "name the file: hf://acme/none/FILE.safetensors",
         "exit_code": 3,
     }
     hub.server.repositories["acme/old"] = Repository({"prior/diffusion_pytorch_model.bin": b""})
-    assert hub.weights("hf://acme/old/prior")["error"] == (
-        "acme/old/prior has no weights but prior/diffusion_pytorch_model.bin, which is a pickle, which can run code when it is read, "
-        "and so it is never opened"
+    assert hub.header("hf://acme/old/prior")["error"] == (
+        "acme/old/prior has no weights but prior/diffusion_pytorch_model.bin, which is a pickle; "
+        "pickles can execute code, so they are never opened"
     )
 
 
@@ -214,7 +222,7 @@ def test_cut_off_while_it_comes(hub):
     hub.server.repositories["acme/sd"] = repository(LONG)
     hub.server.mode = "cut in body"
     found = hub.header(f"hf://acme/sd/{WEIGHTS}")
-    assert found["error"] == ("acme/sd could not be fetched: its answer was cut off: the connection broke off after 50000 of 100000 bytes")
+    assert found["error"] == "could not fetch acme/sd: the download stopped after 50000 of 100000 bytes (connection closed)"
 
 
 def test_config_beside_that_is_damaged(hub):
@@ -222,4 +230,4 @@ def test_config_beside_that_is_damaged(hub):
     hub.server.repositories["acme/sd"].files["unet/config.json"] = b"[]"
     found = hub.header(f"hf://acme/sd/{WEIGHTS}")
     assert (found["tensors"], found["config"]) == (READ, None)
-    assert found["notes"][0].startswith("the config beside the weights was not read: unet/config.json of acme/sd holds a list")
+    assert found["notes"][0].startswith("could not read the config beside the weights: unet/config.json of acme/sd contains a list")

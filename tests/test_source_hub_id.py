@@ -77,7 +77,7 @@ REFUSED = {
         "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5",
     ),
     "https://huggingface.co/datasets/org/name": (
-        "this page is of the hub's datasets, and not of a model",
+        "this is a page of the hub's datasets, not of a model",
         "give the page of a model: https://huggingface.co/org/name",
     ),
     "https://huggingface.co/org": (
@@ -93,22 +93,22 @@ REFUSED = {
         "give the page of the model, its unet folder, its config.json or its .safetensors file",
     ),
     "https://huggingface.co/org/name/blob/main/sd-v1-4.ckpt": (
-        "'sd-v1-4.ckpt' is a pickle, which can run code when it is read, and so it is never opened",
+        "'sd-v1-4.ckpt' is a pickle; pickles can execute code, so they are never opened",
         "give the .safetensors of the same repository",
     ),
     "hf://org/name/unet/diffusion_pytorch_model.bin": (
-        "'unet/diffusion_pytorch_model.bin' is a pickle, which can run code when it is read, and so it is never opened",
+        "'unet/diffusion_pytorch_model.bin' is a pickle; pickles can execute code, so they are never opened",
         "give the .safetensors of the same repository",
     ),
     "a/b/unet/model.safetensors": (
         "there is no file or folder 'a/b/unet/model.safetensors', and it is not a hub ID either",
         "for a file of a hub repository: hf://a/b/unet/model.safetensors",
     ),
-    "hf://spaces/org/name": ("'hf://spaces/org/name' is not a model: it is of the hub's spaces", "write hf://org/name@revision/path"),
+    "hf://spaces/org/name": ("'hf://spaces/org/name' is of the hub's spaces, not a model", "write hf://org/name@revision/path"),
     "hf://org": ("'hf://org' is not an address of a model", "write hf://org/name, hf://org/name/unet or hf://org/name@revision/unet"),
     "hf://org/name@../x": (
-        "'hf://org/name@../x' names no revision that could be",
-        "a revision is a branch, a tag or a commit: hf://org/name@main/unet",
+        "invalid revision in 'hf://org/name@../x'",
+        "give a branch, a tag or a commit: hf://org/name@main/unet",
     ),
 }
 
@@ -133,16 +133,16 @@ def test_a_file_has_no_subfolder():
     assert with_options(place, revision="v1", subfolder=None) == HubId(repo_id="org/name", revision="v1", file="unet/model.safetensors")
     with pytest.raises(UsageError) as caught:
         with_options(place, revision=None, subfolder="unet")
-    assert caught.value.message == "--subfolder is 'unet', and MODEL itself names a file: 'unet/model.safetensors'"
+    assert caught.value.message == "--subfolder 'unet' does not apply: MODEL names the file 'unet/model.safetensors'"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"revision": "dev", "subfolder": None}, "--revision is 'dev', and MODEL itself says 'main'"),
-        ({"revision": None, "subfolder": "prior"}, "--subfolder is 'prior', and MODEL itself says 'unet'"),
-        ({"revision": "../x", "subfolder": None}, "--revision is '../x'"),
-        ({"revision": None, "subfolder": "../x"}, "--subfolder is '../x'"),
+        ({"revision": "dev", "subfolder": None}, "--revision 'dev' contradicts MODEL, which says 'main'"),
+        ({"revision": None, "subfolder": "prior"}, "--subfolder 'prior' contradicts MODEL, which says 'unet'"),
+        ({"revision": "../x", "subfolder": None}, "invalid --revision '../x'"),
+        ({"revision": None, "subfolder": "../x"}, "invalid --subfolder '../x'"),
     ],
 )
 def test_options_that_contradict_an_address(options, message):

@@ -14,14 +14,13 @@ import pytest
 
 from tests.hub_server import HubServer, Repository, pipeline
 from tests.hub_user import HubUser
-from unetinspect.source.hub_errors import CutOffError, NoAnswerError, Question, explain
-from unetinspect.source.waiting import wait_for
+from unetinspect.source.hub_client import read_body, wait_for
+from unetinspect.source.hub_errors import CutOffError, NoAnswerError, explain
 
 UNET = {"_class_name": "UNet2DConditionModel", "block_out_channels": [32, 64], "sample_size": 8}
-CATALOG = "name a model of the catalog: `unetinspect models`"
+CATALOG = "use a model from the catalog: `unetinspect models`"
 # Five seconds, and what a process takes to start while the other tests run beside it.
 TOLD = 5 + 3
-QUESTION = Question(repo_id="acme/sd", revision="main", endpoint="https://huggingface.co", has_token=False)
 
 
 @pytest.fixture
@@ -31,9 +30,9 @@ def hub(tmp_path):
         yield HubUser(server, tmp_path / "home")
 
 
-def blobs(hub):
+def kept(hub):
     """List the whole and the half files that the cache holds."""
-    return [file for file in hub.home.rglob("*") if file.is_file() and "blobs" in file.parts]
+    return [file for file in hub.home.rglob("*") if file.is_file()]
 
 
 @pytest.mark.parametrize("mode", ["hang", "trickle", "hang in body"])
@@ -43,40 +42,63 @@ def test_hub_that_falls_silent(hub, mode):
     started = time.monotonic()
     found = hub.read("acme/sd")
     assert time.monotonic() - started < TOLD
-    assert (found["exit_code"], found["error"].startswith("acme/sd could not be fetched: ")) == (3, True)
+    assert (found["exit_code"], found["error"].startswith("could not fetch acme/sd: ")) == (3, True)
     if mode == "hang in body":
         size = len(pipeline(UNET)["unet/config.json"])
-        assert found["error"].endswith(f"its answer was cut off: it fell silent after {size // 2} of {size} bytes")
-        assert blobs(hub) == []
+        assert found["error"].endswith(f"the download stopped after {size // 2} of {size} bytes (timed out)")
+        assert kept(hub) == []
     else:
         # Which of the two deadlines ends it, that of the socket or that of the whole, a busy machine may decide.
         assert found["error"].endswith((f"{hub.server.address} did not answer (no answer within 3 s)", "(timed out)"))
 
 
-def test_slow_is_not_silent():
-    """What goes on coming is waited for past the silence that is allowed, and only up to the deadline of the whole."""
+class Drip:
+    """An answer that comes a byte at a time."""
 
-    def steps(beat, *pauses):
-        for pause in pauses:
-            time.sleep(pause)
-            beat()
-        return "done"
+    is_closed = False
 
-    assert wait_for(lambda beat: steps(beat, *[0.1] * 6), silence=0.4, seconds=5) == "done"
+    def __init__(self, count):
+        self.count = count
+
+    def iter_bytes(self):
+        for _ in range(self.count):
+            time.sleep(0.05)
+            yield b"x"
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_slow_drip_is_bounded():
+    """A body that goes on coming is waited for, but not past its deadline, and its connection is closed."""
+    assert read_body(Drip(6), 6, is_known=True, seconds=5) == b"xxxxxx"
+    assert read_body(Drip(3), 6, is_known=False, seconds=5) == b"xxx"
+    with pytest.raises(CutOffError, match=r"^the download stopped after 3 of 6 bytes \(connection closed\)$"):
+        read_body(Drip(3), 6, is_known=True, seconds=5)
+    drip = Drip(100)
     started = time.monotonic()
-    with pytest.raises(NoAnswerError, match=r"^it was not done within 0\.5 s$"):
-        wait_for(lambda beat: steps(beat, *[0.1] * 50), silence=0.4, seconds=0.5)
-    with pytest.raises(NoAnswerError, match=r"^no answer within 0\.2 s$"):
-        wait_for(lambda beat: steps(beat, 2), silence=0.2, seconds=5)
-    with pytest.raises(NoAnswerError, match=r"^it fell silent$"):
-        wait_for(lambda beat: steps(beat, 0, 2), silence=0.2, seconds=5)
-    assert time.monotonic() - started < 1.9
+    with pytest.raises(CutOffError, match=r"^the download stopped after \d+ of 100 bytes \(time limit of 0.2 s\)$"):
+        read_body(drip, 100, is_known=True, seconds=0.2)
+    assert time.monotonic() - started < 1
+    assert drip.is_closed
 
 
-def test_what_is_waited_for_may_raise():
-    """An error in the thread is raised in the one that waits."""
+def test_wait_has_a_deadline():
+    """A call is waited for until its deadline, whatever holds it up; what it returns or raises in time is passed on."""
+    assert wait_for(lambda: "done", seconds=5) == "done"
     with pytest.raises(ZeroDivisionError):
-        wait_for(lambda _: 1 // 0, silence=5, seconds=5)
+        wait_for(lambda: 1 // 0, seconds=5)
+    with pytest.raises(TimeoutError, match="the call's own"):
+        wait_for(lambda: raised(TimeoutError("the call's own")), seconds=5)
+    started = time.monotonic()
+    with pytest.raises(NoAnswerError, match=r"^no answer within 0\.2 s$"):
+        wait_for(lambda: time.sleep(2), seconds=0.2)
+    assert time.monotonic() - started < 1.5
+
+
+def raised(error):
+    """Raise an error."""
+    raise error
 
 
 def test_cut_off_in_the_body(hub):
@@ -84,11 +106,11 @@ def test_cut_off_in_the_body(hub):
     hub.server.mode = "cut in body"
     size = len(pipeline(UNET)["unet/config.json"])
     assert hub.read("acme/sd") == {
-        "error": f"acme/sd could not be fetched: its answer was cut off: the connection broke off after {size // 2} of {size} bytes",
+        "error": f"could not fetch acme/sd: the download stopped after {size // 2} of {size} bytes (connection closed)",
         "hint": f"try again, or {CATALOG}",
         "exit_code": 3,
     }
-    assert blobs(hub) == []
+    assert kept(hub) == []
     # Nor does anything that is left make the next read believe that it has the file.
     hub.server.mode = "ok"
     assert hub.read("acme/sd")["config"] == UNET
@@ -101,7 +123,7 @@ def test_copy_stands_in_for_a_file_that_is_cut_off(hub):
     hub.server.mode = "cut in body"
     found = hub.read("acme/sd")
     assert (found["config"], found["source"]) == (UNET, old["source"])
-    assert found["notes"][0].startswith("the hub could not be read: its answer was cut off: the connection broke off after ")
+    assert found["notes"][0].startswith("the download stopped after ")
 
 
 def test_hub_that_is_not_there(hub):
@@ -113,7 +135,7 @@ def test_hub_that_is_not_there(hub):
         found = hub.read("acme/sd", env={"HF_ENDPOINT": endpoint})
     assert time.monotonic() - started < 3
     assert found == {
-        "error": f"acme/sd could not be fetched: {endpoint} did not answer (connection refused)",
+        "error": f"could not fetch acme/sd: {endpoint} did not answer (connection refused)",
         "hint": f"check the connection and HF_ENDPOINT, or {CATALOG}",
         "exit_code": 3,
     }
@@ -126,8 +148,8 @@ def test_name_that_nobody_knows(hub):
     assert time.monotonic() - started < TOLD
     # A machine whose name servers do not answer at all falls silent instead.
     assert found["error"] in (
-        "acme/sd could not be fetched: the address of hub.invalid was not found",
-        "acme/sd could not be fetched: https://hub.invalid did not answer (no answer within 3 s)",
+        "could not fetch acme/sd: could not resolve the hub's host name, hub.invalid",
+        "could not fetch acme/sd: https://hub.invalid did not answer (no answer within 3 s)",
     )
     assert "HF_ENDPOINT" in found["hint"]
 
@@ -135,8 +157,8 @@ def test_name_that_nobody_knows(hub):
 def test_no_trusted_connection(hub):
     """A server that speaks no TLS where it should is told as that; so is one whose certificate is not trusted."""
     found = hub.read("acme/sd", env={"HF_ENDPOINT": hub.server.address.replace("http:", "https:")})
-    assert found["error"].startswith("acme/sd could not be fetched: there is no trusted connection to 127.0.0.1 (")
-    assert found["hint"] == (f"where a proxy opens connections, name its certificate: SSL_CERT_FILE=/path/to/certificate.pem, or {CATALOG}")
+    assert found["error"].startswith("could not fetch acme/sd: no trusted connection to 127.0.0.1 (")
+    assert found["hint"] == (f"if a proxy opens connections, name its certificate: SSL_CERT_FILE=/path/to/certificate.pem, or {CATALOG}")
 
 
 @pytest.mark.parametrize(
@@ -144,13 +166,13 @@ def test_no_trusted_connection(hub):
     [
         (
             {"SSL_CERT_FILE": "/nowhere/certificate.pem"},
-            "acme/sd could not be fetched: SSL_CERT_FILE names a file that cannot be read",
-            f"unset it, or name a certificate that is there, or {CATALOG}",
+            "could not fetch acme/sd: SSL_CERT_FILE names a file that cannot be read",
+            f"unset it or name an existing certificate, or {CATALOG}",
         ),
         (
             {"ALL_PROXY": "gopher://127.0.0.1:1"},
-            "acme/sd could not be fetched: the proxy that ALL_PROXY names is of a kind that cannot be used",
-            f"name one that starts with http://, unset ALL_PROXY, or {CATALOG}",
+            "could not fetch acme/sd: ALL_PROXY names an unsupported kind of proxy",
+            f"use one that starts with http:// or unset ALL_PROXY, or {CATALOG}",
         ),
     ],
     ids=["certificate", "proxy"],
@@ -177,19 +199,19 @@ def untrusted():
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        (caused(OSError(ENETUNREACH, "Network is unreachable")), "there is no network"),
-        (caused(socket.gaierror(-3, "Temporary failure in name resolution")), "the address of huggingface.co was not found"),
-        (caused(untrusted()), "there is no trusted connection to huggingface.co (certificate verify failed: self-signed certificate)"),
+        (caused(OSError(ENETUNREACH, "Network is unreachable")), "no network connection"),
+        (caused(socket.gaierror(-3, "Temporary failure in name resolution")), "could not resolve the hub's host name, huggingface.co"),
+        (caused(untrusted()), "no trusted connection to huggingface.co (certificate verify failed: self-signed certificate)"),
         (NoAnswerError("no answer within 3.5 s"), "https://huggingface.co did not answer (no answer within 3.5 s)"),
-        (CutOffError("3 of 8 bytes came"), "its answer was cut off: 3 of 8 bytes came"),
+        (CutOffError("the download stopped after 3 of 8 bytes"), "the download stopped after 3 of 8 bytes"),
         (caused(None), "https://huggingface.co did not answer (Exception)"),
     ],
     ids=["no network", "no name", "no trust", "silence", "cut off", "unknown"],
 )
 def test_sentences_without_a_network(error, why):
     """What no server here can bring about has its own sentence too, made from the kind of error and never from its text."""
-    told = explain(error, QUESTION)
-    assert told.message == f"acme/sd could not be fetched: {why}"
+    told = explain(error, repo_id="acme/sd", revision="main", endpoint="https://huggingface.co")
+    assert told.message == f"could not fetch acme/sd: {why}"
     assert told.hint is not None
     assert told.hint.endswith(CATALOG)
     assert "hf_secret" not in told.message + told.hint + told.reason

@@ -204,7 +204,7 @@ def test_several_unets_in_a_pipeline(here):
     write(here, {"k/model_index.json": index, "k/decoder/config.json": UNET, "k/super_res/config.json": UNET})
     found = read_model("k")
     assert found.source.subfolder == "decoder"
-    assert found.notes == ("k holds several UNets; this is decoder, for the others: --subfolder super_res",)
+    assert found.notes == ("k contains several UNets; this is decoder, for the others use --subfolder super_res",)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_several_unets_in_a_pipeline(here):
         ),
         (
             {"x/model_index.json": {"_class_name": "P", "s": ["diffusers", "DDIMScheduler"]}},
-            "no UNet here: x is a P, and its model_index.json names no UNet",
+            "no UNet here: x is a P, and its model_index.json lists no UNet",
         ),
         ({"x/model_index.json": INDEX}, "no UNet here: in x, `unet` is UNet2DConditionModel, and unet/config.json is missing"),
     ],
@@ -266,7 +266,7 @@ def test_json_of_another_command(here, kept):
 def test_json_of_the_catalog_is_no_model(here):
     """What `models --json` prints names many models, and is none."""
     write(here, {"m.json": {"schema": "unetinspect.models/1", "models": []}})
-    assert refusal("m.json") == (SourceError, "m.json is a list that this program printed, and no model", "name one of the models in it")
+    assert refusal("m.json") == (SourceError, "m.json is a list printed by this program, not a model", "name one of the models in it")
 
 
 def test_damaged_trace(here):
@@ -299,14 +299,14 @@ def test_path_goes_before_the_catalog(here):
     assert read_model("sd15").source.kind == "catalog"
     write(here, {"sd15/config.json": UNET})
     found = read_model("sd15")
-    assert (found.config, found.notes) == (UNET, ("sd15 on this machine was read, and not the catalog's sd15",))
+    assert (found.config, found.notes) == (UNET, ("read sd15 on this machine, not the catalog's sd15",))
 
 
 def test_catalog_takes_no_place(here):
     """--revision with a bundled config would be ignored, so it is refused with what to type instead."""
     assert refusal("sd15", revision="fp16") == (
         UsageError,
-        "--revision says nothing about the bundled sd15",
+        "--revision does not apply to the bundled sd15",
         "leave it out, or name the hub's own: stable-diffusion-v1-5/stable-diffusion-v1-5 --revision fp16",
     )
 
@@ -332,7 +332,7 @@ def test_damaged_vae_costs_only_the_factor(here):
     write(here, {"sd/unet/config.json": UNET, "sd/vae/config.json": "{"})
     found = read_model("sd")
     assert (found.config, found.vae_scale_factor) == (UNET, None)
-    assert found.notes[0].startswith("the VAE's factor is not known: sd/vae/config.json is not valid JSON")
+    assert found.notes[0].startswith("VAE scale factor unknown: sd/vae/config.json is not valid JSON")
 
 
 def test_reading_a_file_imports_nothing_heavy(here):

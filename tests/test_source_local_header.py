@@ -100,11 +100,11 @@ def test_index_that_leads_elsewhere(tmp_path, name):
 @pytest.mark.parametrize(
     ("index", "said"),
     [
-        ({}, "is no index of weights: it has no weight_map"),
-        ({"weight_map": {}}, "is no index of weights: it has no weight_map"),
-        ({"weight_map": [1]}, "is no index of weights: it has no weight_map"),
-        ({"weight_map": {"a": None}}, "lists 'None', which is no .safetensors file"),
-        ({"weight_map": {"a": "x.bin"}}, "is a pickle, which can run code when it is read"),
+        ({}, "is not a weights index: it has no weight_map"),
+        ({"weight_map": {}}, "is not a weights index: it has no weight_map"),
+        ({"weight_map": [1]}, "is not a weights index: it has no weight_map"),
+        ({"weight_map": {"a": None}}, "lists 'None', which is not a .safetensors file"),
+        ({"weight_map": {"a": "x.bin"}}, "is a pickle; pickles can execute code"),
         ({"weight_map": {str(n): f"{n}.safetensors" for n in range(201)}}, "lists 201 files, and at most 200 are read"),
         ({"weight_map": {"a": "gone.safetensors"}}, "there is no file gone.safetensors of "),
         ({"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}, "two of its files hold the tensor 'conv_in.weight'"),
@@ -125,7 +125,7 @@ def test_what_is_no_regular_file(tmp_path):
     (tmp_path / "c.safetensors").symlink_to("/dev/zero")
     started = time.monotonic()
     said = [refused(tmp_path / f"{name}.safetensors").rpartition(" is ")[2] for name in "abc"]
-    assert said == ["a folder, and no file of weights", "a pipe, and no file of weights", "a device, and no file of weights"]
+    assert said == ["a folder, not a weights file", "a pipe, not a weights file", "a device, not a weights file"]
     assert time.monotonic() - started < 1
 
 
@@ -207,7 +207,7 @@ def test_pickles_are_never_opened(tmp_path):
     """A pickle is refused by its name, so that not a byte of it is read: here it is a pipe, which would wait."""
     os.mkfifo(tmp_path / "model.ckpt")
     said = refused(tmp_path / "model.ckpt")
-    assert said == f"{tmp_path / 'model.ckpt'} is a pickle, which can run code when it is read, and so it is never opened"
+    assert said == f"{tmp_path / 'model.ckpt'} is a pickle; pickles can execute code, so they are never opened"
 
 
 @pytest.mark.parametrize(

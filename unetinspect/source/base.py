@@ -33,8 +33,8 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
         name: What to call it in headers.
         config: The UNet's config as it was found, `_class_name` included.
         source: Where it was found.
-        vae_scale_factor: Pixels per sample cell along one side, None where nothing says.
-        vae_scale_from: What said so ("vae/config.json", "catalog"), "" where nothing did.
+        vae_scale_factor: Pixels per sample cell along one side, None where unknown.
+        vae_scale_from: Where it was read ("vae/config.json", "catalog"), "" where unknown.
         medium: What the pixels make up, None where the class alone says it.
         notes: What the user should hear on stderr: a fallback that was taken, a copy from the cache.
         trace: The saved record, where that is what MODEL was; `config` is then its own.

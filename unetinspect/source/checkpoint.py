@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
-from unetinspect.catalog import Entry, load_catalog
+from unetinspect.catalog import load_catalog
 from unetinspect.errors import SourceError
 from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel, LoadedWeights
-from unetinspect.source.hub_id import HubId
 from unetinspect.source.local_header import read_local_header
 from unetinspect.source.weight_files import is_pickle, pickle_error
 
@@ -24,66 +22,32 @@ def weights_at(path: Path) -> LoadedWeights:
     Raises:
         SourceError: It is none, or is damaged.
     """
-    from unetinspect.checkpoint.identify import identify  # here, as in the next: what reads no checkpoint need not wait for it
+    from unetinspect.checkpoint.identify import identify  # here: what reads no checkpoint need not wait for it
 
     refuse_weights(path)
     header = read_local_header(path)
     return LoadedWeights(header=header, checkpoint=identify(header), source=Source(kind="file", location=str(path)))
 
 
-def weights_on_hub(place: HubId, *, token: str | None, offline: bool) -> tuple[LoadedWeights, dict[str, Any] | None]:
-    """Read the header of a checkpoint on the hub, and the config beside it, where there is one.
-
-    Where `place` names no file, it is that of the pipeline's UNet.
+def model_of(weights: LoadedWeights, beside: LoadedModel | None = None) -> LoadedModel:
+    """Take a checkpoint as a model: the config `beside` it or else that of its header, and what the catalog knows of its family.
 
     Raises:
-        SourceError: It is none, is damaged, or cannot be asked for.
+        SourceError: It holds no UNet, or one whose config cannot be inferred.
     """
-    from unetinspect.checkpoint.identify import identify
-    from unetinspect.source.hub_header import read_hub_header
-
-    found = read_hub_header(place, token=token, is_offline=offline)
-    source = Source(kind="hub", location=f"{place.repo_id}/{found.place.file}", revision=found.commit)
-    return LoadedWeights(header=found.header, checkpoint=identify(found.header), source=source, notes=found.notes), found.config
-
-
-def model_of(weights: LoadedWeights) -> LoadedModel:
-    """Take a checkpoint as a model: the config that its header tells, and what the catalog knows of its family.
-
-    Raises:
-        SourceError: It holds no UNet, or one whose config no header tells.
-    """
-    found = weights.checkpoint
-    name = weights.source.location
-    if found.config is None:
+    found, source = weights.checkpoint, weights.source
+    name = source.location.rpartition("/")[2]
+    if beside is not None:
+        model = replace(beside, name=name, source=source, notes=(*weights.notes, *beside.notes), weights=weights)
+    elif found.config is not None:
+        notes = (*weights.notes, "config inferred from tensor names and shapes", *found.untold[:1])
+        model = LoadedModel(name=name, config=found.config, source=source, notes=notes, weights=weights)
+    else:
         raise SourceError(
-            f"the config of a UNet cannot be found from the header of {name}: {found.summary}",
+            f"cannot infer a UNet's config from the header of {source.location}: {found.summary}",
             hint="`unetinspect identify` says why; a config.json beside it is read, or give the config itself",
         )
-    model = LoadedModel(
-        name=name.rpartition("/")[2],
-        config=found.config,
-        source=weights.source,
-        notes=(*weights.notes, "the config is what the names and shapes in the header tell", *found.untold[:1]),
-        weights=weights,
-    )
-    return _with_vae_of(_entry_of(weights), model)
-
-
-def with_config(weights: LoadedWeights, model: LoadedModel) -> LoadedModel:
-    """Take a checkpoint as a model whose config was read: from the file beside it."""
-    name = weights.source.location.rpartition("/")[2]
-    model = replace(model, name=name, source=weights.source, notes=(*weights.notes, *model.notes), weights=weights)
-    return _with_vae_of(_entry_of(weights), model)
-
-
-def _entry_of(weights: LoadedWeights) -> Entry | None:
-    """Return the model of the catalog that a checkpoint is like."""
-    models = weights.checkpoint.models
-    return load_catalog().get(models[0]) if models else None
-
-
-def _with_vae_of(entry: Entry | None, model: LoadedModel) -> LoadedModel:
+    entry = load_catalog().get(found.models[0]) if found.models else None
     if entry is None or entry.vae_scale_factor is None or model.vae_scale_factor is not None:
         return model
     return replace(model, vae_scale_factor=entry.vae_scale_factor, vae_scale_from="catalog", medium=entry.medium)
@@ -102,4 +66,4 @@ def refuse_weights(path: Path) -> None:
     instead = f"give {beside[0]}" if beside else "give the .safetensors file of the same weights, or their config.json"
     if suffix not in _UNREAD:
         raise pickle_error(str(path), hint=instead)
-    raise SourceError(f"{path} holds weights in a form that is not read: of weights, only .safetensors files are", hint=instead)
+    raise SourceError(f"{path} is not a supported weights file: only .safetensors is read", hint=instead)

@@ -1,52 +1,42 @@
-"""Asks the hub for a file of one repository, within deadlines: the client's own download tries a hub that is gone for 23 s."""
+"""Asks the hub about one repository through huggingface_hub: once, within deadlines, and for no more bytes than are needed.
+
+Not through `hf_hub_download`: it asks for the metadata a second time, retries for 23 to 86 s where the hub fails, fetches a file of
+any size, leaves a part of it in the cache when it is interrupted, and fails where the cache is read-only.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, TypeVar
-from urllib.parse import quote, unquote
+from threading import Thread
+from typing import Any, NamedTuple, TypeVar
 
-from msgspec import Struct
-
-from unetinspect.source.hub_errors import CutOffError, HubError, NoAnswerError, NotAHubError, Question, explain, is_absent, is_from_hub
+from unetinspect.source.hub_errors import CutOffError, HubError, NoAnswerError, NotAHubError, explain
 from unetinspect.source.hub_id import is_repo_id
-from unetinspect.source.waiting import wait_for
 
-# Seconds. A socket's timeout bounds one read of one address, and a name may have eight of them: the silences bound the whole.
+# Seconds. The socket's timeout bounds one read of one address, and a name may have eight of them: the others bound an answer.
 _SOCKET_TIMEOUT = 2.5
-_HEAD_SILENCE = 3.0
+_HEAD_SECONDS = 3.0
 # A file is often on another host than the hub, which makes two answers.
-_GET_SILENCE = 4.0
-
-_MAX_HOPS = 10
+_GET_SECONDS = 4.0
 
 _COMMIT = re.compile(r"[0-9A-Za-z]{1,64}")
-_ETAG = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,127}")
-_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)")
+# Where a hub keeps a file of a repository; the second is where it sends on to for small ones.
+_NAME = re.compile(r"/(?:([^/]+/[^/]+)/resolve|api/resolve-cache/models/([^/]+/[^/]+))/")
 
 _T = TypeVar("_T")
 
 
-class Found(Struct, frozen=True, kw_only=True):
-    """What the hub says of a file: the commit it was asked at, the name of its contents, its bytes, and what its repository is called."""
+class Found(NamedTuple):
+    """What the hub says of a file: the commit that it was asked at, and the file's bytes where it says them."""
 
     commit: str
-    etag: str
     size: int | None
-    repo_id: str | None
-
-
-class Body(Struct, frozen=True, kw_only=True):
-    """A part of a file: the bytes that were asked for, the whole file's size, and what its repository is called."""
-
-    raw: bytes
-    total: int | None
-    repo_id: str | None
 
 
 class HubClient:
@@ -54,15 +44,16 @@ class HubClient:
 
     Attributes:
         repo_id: "org/name".
+        new_name: What the hub calls it now, where that is another name.
         is_hub: Whether an answer so far had a hub's headers.
     """
 
     def __init__(self, repo_id: str, revision: str, token: str | None) -> None:
         self.repo_id = repo_id
+        self.new_name: str | None = None
         self.is_hub = False
         self._revision = revision
         self._token = token
-        self._has_token = token is not None
 
     def find(self, path: str, revision: str) -> Found | None:
         """Return what the hub says of a file, None where the repository has none there.
@@ -70,177 +61,162 @@ class HubClient:
         Raises:
             HubError: The hub does not answer, or refuses.
         """
-        url = self._url(path, revision)
-        return self._ask(lambda _: _metadata(url, self._token_to_send()), silence=_HEAD_SILENCE, seconds=_HEAD_SILENCE)
+        return self._ask(lambda: self._metadata(path, revision), seconds=_HEAD_SECONDS)
 
-    def fetch(self, path: str, revision: str, *, count: int, first: int = 0, seconds: float) -> Body | None:
-        """Return up to `count` bytes of a file from byte `first` on; None where there is no such file. No more is read.
+    def fetch(self, path: str, found: Found, *, first: int = 0, count: int, seconds: float) -> bytes:
+        """Return up to `count` bytes of a file from byte `first` on. No more is read, also where the server sends the whole file.
 
         Raises:
-            HubError: The hub does not answer within `seconds`, refuses, or sends less than it says.
+            HubError: The hub does not answer, takes longer than `seconds`, refuses, or sends less than it says.
         """
-        return self._fetch(self._url(path, revision), first=first, count=count, seconds=seconds)
-
-    def files(self, revision: str, *, count: int) -> bytes:
-        """Return up to `count` bytes of the hub's own account of a repository, a JSON mapping; none where it gives none."""
-        from huggingface_hub import constants
-
-        url = f"{constants.ENDPOINT}/api/models/{self.repo_id}/revision/{quote(revision, safe='')}"
-        try:
-            body = self._fetch(url, first=0, count=count, seconds=_HEAD_SILENCE)
-        except HubError:
+        if found.size is not None and first >= found.size:
             return b""
-        return b"" if body is None else body.raw
+        response = self._ask(lambda: self._open(path, found.commit, f"bytes={first}-{first + count - 1}"), seconds=_GET_SECONDS)
+        # Where the answer begins in the file: at its start, from a server that does not know ranges.
+        begin = re.match(r"bytes (\d{1,18})-", response.headers.get("content-range", ""))
+        skipped = first - (int(begin[1]) if begin else 0)
+        if skipped < 0:
+            raise self.explained(NotAHubError())
+        end = skipped + (count if found.size is None else min(count, found.size - first))
+        raw = self._ask(lambda: read_body(response, end, is_known=found.size is not None, seconds=seconds), seconds=seconds + _GET_SECONDS)
+        return raw[skipped:]
 
-    def _fetch(self, url: str, *, first: int, count: int, seconds: float) -> Body | None:
-        def part(beat: Callable[[], None]) -> Body:
-            return _part(url, self._token_to_send(), first=first, count=count, beat=beat)
+    def files(self, revision: str) -> list[str]:
+        """Return the paths of all files of the repository; none where the hub does not say."""
+        from huggingface_hub import HfApi
 
-        return self._ask(part, silence=_GET_SILENCE, seconds=seconds)
+        def listed() -> list[str]:
+            api = HfApi(token=False, headers=_headers(self._token))
+            found = api.model_info(self.repo_id, revision=revision, timeout=_SOCKET_TIMEOUT)
+            return [sibling.rfilename for sibling in found.siblings or ()]
+
+        try:
+            return self._ask(listed, seconds=_GET_SECONDS)
+        except Exception:  # whatever a mirror answers: only a hint depends on it
+            return []
 
     def explained(self, error: BaseException) -> HubError:
         """Say in one sentence why the hub's answer is none."""
-        return explain(error, self._question())
+        from huggingface_hub import constants
 
-    def _ask(self, call: Callable[[Callable[[], None]], _T], *, silence: float, seconds: float) -> _T | None:
+        return explain(error, repo_id=self.repo_id, revision=self._revision, endpoint=constants.ENDPOINT)
+
+    def _ask(self, call: Callable[[], _T], *, seconds: float) -> _T:
         try:
             with _quiet_client():
-                return wait_for(call, silence=silence, seconds=seconds)
+                return wait_for(call, seconds=seconds)
         except _failures() as error:
-            if is_absent(error):
-                self.is_hub = self.is_hub or is_from_hub(error)
-                return None
             failure = self.explained(error)
         # Raised out here: the client's error has the request in it, and so the token, and must not hang on ours as its context.
         raise failure
 
-    def _url(self, path: str, revision: str) -> str:
-        from huggingface_hub import hf_hub_url
+    def _metadata(self, path: str, revision: str) -> Found | None:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
 
-        return hf_hub_url(self.repo_id, path, revision=revision)
+        url = hf_hub_url(self.repo_id, path, revision=revision)
+        try:
+            found = get_hf_file_metadata(url, token=False, headers=_headers(self._token), timeout=_SOCKET_TIMEOUT)
+        except HfHubHTTPError as error:
+            self.is_hub |= not {"x-error-code", "x-repo-commit"}.isdisjoint(error.response.headers)
+            # A bare 404, without the header that says what is missing: a mirror's, or that of a proxy in between.
+            is_bare = type(error) is HfHubHTTPError and error.response.status_code == 404
+            if is_bare or isinstance(error, RemoteEntryNotFoundError):
+                return None
+            raise
+        # It becomes the name of a folder in the cache.
+        if found.commit_hash is None or not _COMMIT.fullmatch(found.commit_hash):
+            raise NotAHubError
+        self.is_hub = True
+        self._note_name(found.location)
+        return Found(found.commit_hash, found.size)
 
-    def _token_to_send(self) -> str | bool:
-        # Not before the hub is asked: finding a token may mean to renew it over the network.
-        token = self._token or _implicit_token()
-        self._has_token = token is not None
-        return token or False
+    def _open(self, path: str, commit: str, part: str) -> Any:
+        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError
 
-    def _question(self) -> Question:
+        client = get_session()
+        url = hf_hub_url(self.repo_id, path, revision=commit)
+        request = client.build_request("GET", url, headers={**_headers(self._token), "Range": part}, timeout=_SOCKET_TIMEOUT)
+        # A redirect to another host goes without the token: the HTTP library drops it there.
+        response = client.send(request, stream=True, follow_redirects=True)
+        for answer in (*response.history, response):
+            self._note_name(str(answer.url))
+        if response.is_error:  # not left to the client's own check, which reads an error's body to its end, however long that is
+            response.close()
+            raise HfHubHTTPError("", response=response)
+        return response
+
+    def _note_name(self, url: str) -> None:
         from huggingface_hub import constants
 
-        return Question(repo_id=self.repo_id, revision=self._revision, endpoint=constants.ENDPOINT, has_token=self._has_token)
+        found = _NAME.match(url.removeprefix(constants.ENDPOINT)) if url.startswith(constants.ENDPOINT) else None
+        name = found and (found[1] or found[2])
+        if name and is_repo_id(name) and name.lower() != self.repo_id.lower():
+            self.new_name = name
 
 
-def _implicit_token() -> str | None:
-    from huggingface_hub import constants, get_token
+def wait_for(call: Callable[[], _T], *, seconds: float) -> _T:
+    """Return what `call` returns, or raise what it raises.
 
+    In a thread of its own, so that nothing the system does can hold up the deadline or Ctrl-C, not even the search for an address.
+
+    Raises:
+        NoAnswerError: It took longer than `seconds`; the thread is left to end on its own.
+    """
+    outcome: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # carried to the thread that asked
+            outcome.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
     try:
-        return None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-    except OSError:  # a file of tokens that may not be read
-        return None
+        return outcome.result(seconds)
+    except TimeoutError:
+        if outcome.done():  # it is the call's own
+            raise
+    raise NoAnswerError(f"no answer within {seconds:g} s")
 
 
-def _metadata(url: str, token: str | bool) -> Found:
-    """Ask for what the hub says of a file, once: some versions of the client ask again and again."""
-    from huggingface_hub import constants, get_session, hf_raise_for_status
-
-    client = get_session()
-    request = client.build_request("HEAD", url, headers=_headers(token), timeout=_SOCKET_TIMEOUT)
-    hops = [client.send(request, follow_redirects=False)]
-    # To another name of the repository, to another place on the hub; but not to where the file is, where the hub itself told all.
-    while hops[-1].next_request is not None and len(hops) < _MAX_HOPS:
-        is_told = "x-repo-commit" in hops[-1].headers and not str(hops[-1].next_request.url).startswith(f"{constants.ENDPOINT}/")
-        if is_told:
-            break
-        hops.append(client.send(hops[-1].next_request, follow_redirects=False))
-    headers = hops[-1].headers
-    hf_raise_for_status(hops[-1])
-    commit = headers.get("x-repo-commit") or ""
-    etag = (headers.get("x-linked-etag") or headers.get("etag") or "").removeprefix("W/").strip('"')
-    # Both become names of files in the cache.
-    if not (_COMMIT.fullmatch(commit) and _ETAG.fullmatch(etag)):
-        raise NotAHubError("what is there is not a model hub")
-    size = headers.get("x-linked-size") or (None if hops[-1].is_redirect else headers.get("content-length")) or ""
-    return Found(commit=commit, etag=etag, size=int(size) if _NUMBER.fullmatch(size) else None, repo_id=_name_in(hops))
-
-
-def _headers(token: str | bool) -> dict[str, str]:
+def _headers(token: str | None) -> dict[str, str]:
+    # In the thread that asks: finding a token may mean to renew it over the network.
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, and not marked so
 
-    # Not compressed, so that sizes are those of the file.
-    return {**build_hf_headers(token=token), "Accept-Encoding": "identity"}
-
-
-def _name_in(hops: list[Any]) -> str | None:
-    """Return what the repository is called where the redirects came to: the last address that names it."""
-    return next((found for hop in reversed(hops) if (found := _repo_of(str(hop.url)))), None)
-
-
-def _part(url: str, token: str | bool, *, first: int, count: int, beat: Callable[[], None]) -> Body:
-    """Read a part of a file and not a byte more than comes with it, also where the server sends the whole file."""
-    from huggingface_hub import get_session, hf_raise_for_status
-
-    headers = {**_headers(token), "Range": f"bytes={first}-{first + count - 1}"}
-    # A redirect to another host goes without the token: the HTTP library drops it there.
-    with get_session().stream("GET", url, headers=headers, timeout=_SOCKET_TIMEOUT, follow_redirects=True) as response:
-        beat()
-        start, total = _placed(response)
-        repo_id = _name_in([*response.history, response])
-        if response.status_code == 416 and total == 0:
-            return Body(raw=b"", total=0, repo_id=repo_id)
-        if response.status_code >= 400:
-            # Told by its headers alone: the client would read the body to its end, however long it is.
-            hf_raise_for_status(type(response)(response.status_code, headers=_without_body(response), request=response.request))
-        if not start <= first:
-            raise NotAHubError("it sent another part of the file than was asked for")
-        expected = count if total is None else max(min(count, total - first), 0)
-        raw = _read(response, skip=first - start, count=expected, beat=beat)
-    if total is not None and len(raw) < expected:
-        raise CutOffError(f"{len(raw)} of {expected} bytes came")
-    return Body(raw=raw, total=total, repo_id=repo_id)
-
-
-def _read(response: Any, *, skip: int, count: int, beat: Callable[[], None]) -> bytes:
-    parts: list[bytes] = []
-    held = 0
     try:
-        for chunk in response.iter_bytes() if count else ():
-            beat()
-            part = chunk[skip : skip + count - held]
-            skip = max(skip - len(chunk), 0)
-            parts.append(part)
-            held += len(part)
-            if held >= count:
+        headers = build_hf_headers(token=token)
+    except OSError:  # a file of tokens that may not be read
+        headers = build_hf_headers(token=False)
+    # Not compressed, so that sizes are those of the file.
+    return {**headers, "Accept-Encoding": "identity"}
+
+
+def read_body(response: Any, end: int, *, is_known: bool, seconds: float) -> bytes:
+    """Return a body up to byte `end`; `is_known`: it has as many.
+
+    Raises:
+        CutOffError: It ended before, the server fell silent, or it took longer than `seconds`.
+    """
+    raw, why = bytearray(), "connection closed"
+    deadline = time.monotonic() + seconds
+    try:
+        for chunk in response.iter_bytes():
+            raw += chunk
+            if len(raw) >= end:
+                return bytes(raw[:end])
+            if time.monotonic() > deadline:
+                why = f"time limit of {seconds:.2g} s"
                 break
-    except NoAnswerError:
-        raise
+        else:
+            if not is_known:
+                return bytes(raw)
     except _failures() as error:
-        how = "it fell silent" if "Timeout" in type(error).__name__ else "the connection broke off"
-        raise CutOffError(f"{how} after {held} of {count} bytes") from error
-    return b"".join(parts)
-
-
-def _placed(response: Any) -> tuple[int, int | None]:
-    """Return where in the file a body starts, and the file's size; the whole file's where a server does not know ranges."""
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-    if found is not None:
-        return int(found[1] or 0), None if found[2] == "*" else int(found[2])
-    length = response.headers.get("content-length", "")
-    return 0, int(length) if response.status_code == 200 and _NUMBER.fullmatch(length) else None
-
-
-def _without_body(response: Any) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in response.headers.multi_items() if not name.lower().startswith(("content-", "transfer-"))]
-
-
-def _repo_of(url: str) -> str | None:
-    """Return the repository that an address of the hub is of, None for an address elsewhere."""
-    from huggingface_hub import constants
-
-    if not url.startswith(constants.ENDPOINT + "/") or "/resolve/" not in url:
-        return None
-    repo_id = unquote(url.removeprefix(constants.ENDPOINT + "/").partition("/resolve/")[0])
-    return repo_id if is_repo_id(repo_id) else None
+        why = "timed out" if "Timeout" in type(error).__name__ else why
+    finally:
+        response.close()
+    raise CutOffError(f"the download stopped after {len(raw)} of {end} bytes ({why})")
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -1,176 +1,181 @@
-"""What the hub's client raises -> one sentence and a hint. Quotes no request: a token stands in its headers."""
+"""Why the hub did not give a file -> one sentence, the reason for a note, and a hint.
+
+Found by class, status and headers, never by an exception's text: that may quote a request, and a token is in its headers.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
+from errno import ENETDOWN, ENETUNREACH
+from typing import Any
+from urllib.parse import urlsplit
 
-from msgspec import Struct
-
+from unetinspect.errors import SourceError
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT
-from unetinspect.source.hub_silence import CATALOG_HINT as _CATALOG
-from unetinspect.source.hub_silence import CutOffError, HubError, NoAnswerError, NotAHubError, unanswered
 
-__all__ = ["CutOffError", "HubError", "NoAnswerError", "NotAHubError", "Question", "explain", "is_absent", "is_from_hub", "offline"]
+_CATALOG = "use a model from the catalog: `unetinspect models`"
+_PAGE = f"its page may say why: {{endpoint}}/{{repo_id}}; use a copy of it, or {_CATALOG}"
+_DENIED = "create a token that can read it at {endpoint}/settings/tokens, then `hf auth login` or --token"
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
 
-# Answers that say that there was something.
-_GONE = {410: "removed", 451: "had to remove"}
+# By the client's exception or else the status that the hub answered with: the sentence, the reason and the hint.
+_ANSWERS: dict[str | int, tuple[str, str, str]] = {
+    "bad token": (
+        "the hub rejected the token for {repo_id} (401): it is invalid or expired",
+        "the hub rejected the token (401)",
+        "create one at {endpoint}/settings/tokens, then `hf auth login` or --token; a public model needs none: `hf auth logout`",
+    ),
+    "GatedRepoError": (
+        "{repo_id} is gated: only accounts that accepted its terms can read it",
+        "the repository is gated",
+        "accept them at {endpoint}/{repo_id}{as_whom}",
+    ),
+    "RepositoryNotFoundError": (
+        "the hub has no repository {repo_id}, or it is private and {access}",
+        "the hub has no such repository",
+        "check the spelling{login}",
+    ),
+    "RevisionNotFoundError": (
+        "{repo_id} has no revision {revision!r}",
+        "the revision was not found",
+        "its branches and tags: {endpoint}/{repo_id}/tree/main",
+    ),
+    "DisabledRepoError": ("the hub has disabled {repo_id}", "the hub has disabled the repository", _PAGE),
+    410: ("the hub has removed {repo_id}", "the hub has removed the repository", _PAGE),
+    451: ("the hub has removed {repo_id} for legal reasons", "the hub has removed the repository for legal reasons", _PAGE),
+    401: ("the hub denied access to {repo_id} (401)", "the hub denied access (401)", _DENIED),
+    403: ("the hub denied access to {repo_id} (403)", "the hub denied access (403)", _DENIED),
+    429: (
+        "could not fetch {repo_id}: the hub's rate limit is reached (429)",
+        "the hub's rate limit is reached (429)",
+        "wait {wait} and try again{higher}",
+    ),
+    "any other": (
+        "could not fetch {repo_id}: {endpoint} returned error {status}",
+        "the hub returned error {status}",
+        f"try again in a minute; {{see}}; or {_CATALOG}",
+    ),
+}
 
 
-class Question(Struct, frozen=True, kw_only=True):
-    """What was asked of the hub, as far as an error may tell.
+class HubError(SourceError):
+    """Raised when a repository cannot be read.
 
     Attributes:
-        repo_id: "org/name".
-        revision: The branch, tag or commit.
-        endpoint: The hub's address.
-        has_token: Whether a token was sent.
+        reason: A clause for a note that says why something else was read: "the hub returned error 500".
+        is_final: Whether the hub's answer stands, whatever copy of the repository is at hand.
     """
 
-    repo_id: str
-    revision: str
-    endpoint: str
-    has_token: bool
+    def __init__(self, message: str, *, reason: str, hint: str, is_final: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+        self.is_final = is_final
 
 
-def explain(error: BaseException, asked: Question) -> HubError:
-    """Say in one sentence what the hub answered, or that it did not."""
-    from huggingface_hub import errors
-
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if _is_bad_token(status, headers, asked):
-        return _bad_token(asked)
-    # GatedRepoError is a RepositoryNotFoundError, and so goes first.
-    if isinstance(error, errors.GatedRepoError):
-        return _gated(asked)
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return _not_found(asked)
-    if isinstance(error, errors.RevisionNotFoundError):
-        return _no_revision(asked)
-    if isinstance(error, errors.DisabledRepoError):
-        return _gone(asked, "disabled")
-    return _explain_status(error, status, headers, asked)
+class NoAnswerError(Exception):
+    """Raised when the hub took longer than it may; the message says how long that is."""
 
 
-def _explain_status(error: BaseException, status: int | None, headers: Mapping[str, str], asked: Question) -> HubError:
-    if status in _GONE:
-        return _gone(asked, _GONE[status])
-    if status in (401, 403):
-        return _refused(asked, status)
-    if status == 429:
-        return _limited(asked, headers)
-    if status is not None and status >= 500:
-        return _failing(asked, status)
-    return unanswered(error, status, repo_id=asked.repo_id, endpoint=asked.endpoint)
+class NotAHubError(Exception):
+    """Raised when what answers is not a hub: a captive portal, a wrong HF_ENDPOINT."""
+
+
+class CutOffError(Exception):
+    """Raised when an answer began and did not end; the message says after how many bytes."""
 
 
 def offline(what: str, *, because: str) -> HubError:
-    """Say that a repository, or a file of one, is not on this machine, and that nothing was fetched because of `because`."""
+    """Say that a repository, or a file of one, is not on this machine, where `because` forbids to fetch it."""
     return HubError(
-        f"{what} is not in the hub's cache on this machine, and {because} forbids to fetch it",
-        reason=f"nothing is fetched ({because})",
+        f"{what} is not in the hub's cache on this machine, and {because} allows no download",
+        reason=f"offline ({because})",
         hint=f"go online once, or {_CATALOG}",
     )
 
 
-def is_absent(error: BaseException) -> bool:
-    """Return whether the hub's answer is that the repository has no such file."""
-    from huggingface_hub import errors
-
-    # A bare 404, without the header that says what is missing: a mirror's, or that of a proxy in between.
-    bare = type(error) is errors.HfHubHTTPError and error.response.status_code == 404
-    return bare or (isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError))
-
-
-def is_from_hub(error: BaseException) -> bool:
-    """Return whether an answer bears a hub's headers; a proxy's own 404 does not."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    return "x-error-code" in headers or "x-repo-commit" in headers
-
-
-def _gated(asked: Question) -> HubError:
-    then = "with the account of the token that was sent" if asked.has_token else "then log in with `hf auth login`, or pass --token"
-    return HubError(
-        f"{asked.repo_id} is gated: its files are open to those who accepted its terms",
-        reason="the hub keeps it gated",
-        hint=f"accept them on {asked.endpoint}/{asked.repo_id}, {then}",
-    )
-
-
-def _not_found(asked: Question) -> HubError:
-    private = "is private and not open to the token that was sent" if asked.has_token else "is private, and no token was sent"
-    hint = "check the spelling" + ("" if asked.has_token else "; for a private repository log in with `hf auth login`, or pass --token")
-    return HubError(f"the hub has no repository {asked.repo_id}, or it {private}", reason="the hub did not find it", hint=hint)
+def explain(error: BaseException, *, repo_id: str, revision: str, endpoint: str) -> HubError:
+    """Say in one sentence what the hub answered, or that it did not."""
+    response = getattr(error, "response", None)
+    if response is None:
+        why, hint = _unanswered(error, endpoint)
+        return HubError(f"could not fetch {repo_id}: {why}", reason=why, hint=f"{hint}, or {_CATALOG}")
+    has_token = "authorization" in response.request.headers
+    fields = {
+        "repo_id": repo_id,
+        "revision": revision,
+        "endpoint": endpoint,
+        "status": response.status_code,
+        "access": "this token cannot read it" if has_token else "no token was sent",
+        "as_whom": " with the account of this token" if has_token else ", then `hf auth login` or --token",
+        "login": "" if has_token else "; for a private repository, `hf auth login` or --token",
+        "higher": "" if has_token else ", or log in for a higher limit: `hf auth login`",
+        "wait": _seconds_to_wait(response.headers),
+        "see": "https://status.huggingface.co shows the hub's status" if endpoint == DEFAULT_ENDPOINT else "or unset HF_ENDPOINT",
+    }
+    key = _key(error, response, has_token=has_token)
+    what, reason, hint = (text.format(**fields) for text in _ANSWERS[key])
+    return HubError(what, reason=reason, hint=hint, is_final=key == "RevisionNotFoundError")
 
 
-def _is_bad_token(status: int | None, headers: Mapping[str, str], asked: Question) -> bool:
+def _key(error: BaseException, response: Any, *, has_token: bool) -> str | int:
     # Without a token the hub says 401 of what it does not show; with one that it knows, it says 403 or 404.
-    if status != 401 or not asked.has_token:
-        return False
-    said = headers.get("x-error-message", "").lower()
-    is_named = any(words in said for words in ("invalid credentials", "invalid username or password", "expired"))
-    return is_named or headers.get("x-error-code") not in ("GatedRepo", "RepoNotFound")
+    if response.status_code == 401 and has_token:
+        said = response.headers.get("x-error-message", "").lower()
+        is_named = any(words in said for words in ("invalid credentials", "invalid username or password", "expired"))
+        if is_named or response.headers.get("x-error-code") not in ("GatedRepo", "RepoNotFound"):
+            return "bad token"
+    return next((key for key in (type(error).__name__, response.status_code) if key in _ANSWERS), "any other")
 
 
-def _bad_token(asked: Question) -> HubError:
-    return HubError(
-        f"the token that was sent is not valid: the hub refused it for {asked.repo_id} (401)",
-        reason="the token that was sent is not valid",
-        hint=f"make one on {asked.endpoint}/settings/tokens, then `hf auth login` or --token; a public model needs none: `hf auth logout`",
-    )
-
-
-def _no_revision(asked: Question) -> HubError:
-    return HubError(
-        f"{asked.repo_id} has no revision {asked.revision!r}",
-        reason="the revision was not found",
-        hint=f"its branches and tags: {asked.endpoint}/{asked.repo_id}/tree/main",
-        is_final=True,
-    )
-
-
-def _gone(asked: Question, what: str) -> HubError:
-    return HubError(
-        f"the hub has {what} {asked.repo_id}: nobody can read it there",
-        reason=f"the hub has {what} it",
-        hint=f"its page may say why: {asked.endpoint}/{asked.repo_id}; name a copy of it, or {_CATALOG}",
-    )
-
-
-def _refused(asked: Question, status: int) -> HubError:
-    subject = "the token that was sent" if asked.has_token else "a request without a token"
-    return HubError(
-        f"the hub refused {subject} for {asked.repo_id} ({status})",
-        reason=f"the hub refused {subject} ({status})",
-        hint=f"make a token that may read it on {asked.endpoint}/settings/tokens, then `hf auth login` or --token",
-    )
-
-
-def _limited(asked: Question, headers: Mapping[str, str]) -> HubError:
-    seconds = _seconds_to_wait(headers)
-    wait = "wait some minutes" if seconds is None else f"wait {seconds} s"
-    higher = "" if asked.has_token else ", or log in for a higher limit: `hf auth login`"
-    return HubError(
-        f"{asked.repo_id} could not be fetched: the hub's limit on requests is reached (429)",
-        reason="the hub's limit on requests is reached (429)",
-        hint=f"{wait} and try again{higher}",
-    )
-
-
-def _seconds_to_wait(headers: Mapping[str, str]) -> int | None:
+def _seconds_to_wait(headers: Any) -> str:
     """Return what the hub says: `Retry-After: 120`, or `RateLimit: "api";r=0;t=55`, as of a draft of the IETF."""
     after = re.fullmatch(r"\s*(\d{1,6})\s*", headers.get("retry-after", ""))
-    window = re.search(r"\bt\s*=\s*(\d{1,6})\b", headers.get("ratelimit", ""))
-    found = after or window
-    return None if found is None else int(found[1])
+    found = after or re.search(r"\bt\s*=\s*(\d{1,6})\b", headers.get("ratelimit", ""))
+    return f"{int(found[1])} s" if found else "a few minutes"
 
 
-def _failing(asked: Question, status: int) -> HubError:
-    is_default = asked.endpoint == DEFAULT_ENDPOINT
-    see = "https://status.huggingface.co says how the hub is" if is_default else "or unset HF_ENDPOINT, which names it"
-    return HubError(
-        f"{asked.repo_id} could not be fetched: {asked.endpoint} is failing (error {status})",
-        reason=f"the hub is failing (error {status})",
-        hint=f"try again in a minute; {see}; or {_CATALOG}",
-    )
+def _unanswered(error: BaseException, endpoint: str) -> tuple[str, str]:
+    """Return why there is no answer, and what to do about it."""
+    import socket  # here, and ssl too: nobody waits for them where the hub is not asked, or answers
+    import ssl
+
+    causes = list(_causes(error))
+    failed = next((cause for cause in causes if isinstance(cause, OSError) and cause.errno is not None), None)
+    host = urlsplit(endpoint).hostname or endpoint
+    proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
+    settings = ([] if endpoint == DEFAULT_ENDPOINT else ["HF_ENDPOINT"]) + ([f"the proxy in {proxy}"] if proxy else [])
+    why, hint = f"{endpoint} did not answer ({_clause(error, failed)})", " and ".join(["check the connection", *settings])
+    if isinstance(error, CutOffError):
+        why, hint = str(error), "try again"
+    elif isinstance(error, NotAHubError):
+        why = f"{endpoint} is not a model hub"
+    elif (tls := next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)) is not None:
+        said = [(tls.reason or "TLS failed").lower().replace("_", " "), getattr(tls, "verify_message", "")]
+        why = f"no trusted connection to {host} ({': '.join(filter(None, said))})"
+        hint = "if a proxy opens connections, name its certificate: SSL_CERT_FILE=/path/to/certificate.pem"
+    elif any(isinstance(cause, socket.gaierror) for cause in causes):
+        why = f"could not resolve the hub's host name, {host}"
+    elif failed is not None and failed.errno in (ENETUNREACH, ENETDOWN):
+        why, hint = "no network connection", "connect and try again, use --offline to read the copy on this machine"
+    elif isinstance(error, FileNotFoundError | PermissionError) and "SSL_CERT_FILE" in os.environ:
+        why, hint = "SSL_CERT_FILE names a file that cannot be read", "unset it or name an existing certificate"
+    elif isinstance(error, ImportError | ValueError) and proxy:
+        why, hint = f"{proxy} names an unsupported kind of proxy", f"use one that starts with http:// or unset {proxy}"
+    return why, hint
+
+
+def _clause(error: BaseException, failed: OSError | None) -> str:
+    if isinstance(error, NoAnswerError):
+        return str(error)
+    if "Timeout" in type(error).__name__:
+        return "timed out"
+    return failed.strerror.lower() if failed and failed.strerror else type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__

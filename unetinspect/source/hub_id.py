@@ -7,6 +7,7 @@ from posixpath import dirname
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.source.weight_files import is_pickle, is_weights, pickle_error
@@ -19,7 +20,7 @@ _PART = re.compile(r"[A-Za-z0-9_]([\w.-]*[A-Za-z0-9_])?", re.ASCII)
 _REVISION = re.compile(r"[\w.+-]+(/[\w.+-]+)*", re.ASCII)
 _SPECIAL_REVISION = re.compile(r"(refs/(?:pr|convert)/[^/]+)(?:/|$)(.*)")
 _FILE = re.compile(r"\.(json|ya?ml|txt|md|py|safetensors|ckpt|bin|pth?|pkl|gguf|onnx|msgpack|h5)$", re.IGNORECASE)
-_SHAPE = "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5"
+_A_PAGE = "give the page of a model: https://huggingface.co/org/name"
 
 
 class HubId(Struct, frozen=True, kw_only=True):
@@ -42,7 +43,7 @@ def parse_hub_id(text: str, *, endpoint: str = DEFAULT_ENDPOINT) -> HubId | None
     """Read what may name a hub repository; None: it does not look like one.
 
     Raises:
-        SourceError: It looks like one and is not: a file that holds no config, a data set, another site.
+        SourceError: It looks like one and is not: a file that is not a config, a data set, another site.
 
     >>> parse_hub_id("hf://org/name@v1/unet")
     HubId(repo_id='org/name', revision='v1', folder='unet', file=None)
@@ -68,19 +69,14 @@ def with_options(found: HubId, *, revision: str | None, subfolder: str | None) -
         UsageError: The address says something else, or a value is not a revision or a folder.
     """
     if revision is not None and not _is_revision(revision):
-        raise UsageError(f"--revision is {short(revision)}", hint="give a branch, a tag or a commit of the repository")
+        raise UsageError(f"invalid --revision {short(revision)}", hint="give a branch, a tag or a commit of the repository")
     folder = None if subfolder is None else clean_folder(subfolder)
     for option, given, said in (("--revision", revision, found.revision), ("--subfolder", folder, found.folder)):
         if given is not None and said is not None and given != said:
-            raise UsageError(f"{option} is {short(given)}, and MODEL itself says {short(said)}", hint="say it in one place")
+            raise UsageError(f"{option} {short(given)} contradicts MODEL, which says {short(said)}", hint="give it once")
     if folder is not None and found.file is not None:
-        raise UsageError(f"--subfolder is {short(folder)}, and MODEL itself names a file: {short(found.file)}", hint="leave it out")
-    return HubId(
-        repo_id=found.repo_id,
-        revision=found.revision if revision is None else revision,
-        folder=found.folder if folder is None else folder,
-        file=found.file,
-    )
+        raise UsageError(f"--subfolder {short(folder)} does not apply: MODEL names the file {short(found.file)}", hint="leave it out")
+    return replace(found, revision=found.revision if revision is None else revision, folder=found.folder if folder is None else folder)
 
 
 def clean_folder(subfolder: str) -> str:
@@ -94,7 +90,7 @@ def clean_folder(subfolder: str) -> str:
     """
     parts = [part for part in subfolder.replace("\\", "/").split("/") if part not in ("", ".")]
     if ".." in parts or not all(part.isprintable() for part in parts):
-        raise UsageError(f"--subfolder is {short(subfolder)}", hint="name a folder inside the model's own: --subfolder unet")
+        raise UsageError(f"invalid --subfolder {short(subfolder)}", hint="name a folder inside the model's own: --subfolder unet")
     return "/".join(parts)
 
 
@@ -170,45 +166,40 @@ def _split(address: str) -> tuple[str, str] | None:
 def _parse_page(text: str, path: str) -> HubId:
     parts = [unquote(part) for part in re.split(r"[?#]", path, maxsplit=1)[0].split("/") if part]
     if parts and parts[0] in _OTHER_REPOS:
-        raise SourceError(
-            f"this page is of the hub's {parts[0]}, and not of a model", hint="give the page of a model: https://huggingface.co/org/name"
-        )
+        raise SourceError(f"this is a page of the hub's {parts[0]}, not of a model", hint=_A_PAGE)
     repo_id = "/".join(parts[:2]).removesuffix(".git")
     if not is_repo_id(repo_id):
-        raise SourceError(f"{short(text)} is not the page of a model", hint="give the page of a model: https://huggingface.co/org/name")
-    kind, rest = (parts[2], "/".join(parts[3:])) if len(parts) > 3 else ("", "")
-    if kind not in ("tree", "blob", "resolve", "raw"):
+        raise SourceError(f"{short(text)} is not the page of a model", hint=_A_PAGE)
+    if len(parts) <= 3 or parts[2] not in ("tree", "blob", "resolve", "raw"):
         return HubId(repo_id=repo_id)
-    special = _SPECIAL_REVISION.match(rest)
-    revision, _, inside = (special[1], "", special[2]) if special else rest.partition("/")
-    return _place(repo_id, _checked(revision, text), inside, is_file=kind != "tree")
+    revision, inside = _revision_in("/".join(parts[3:]), text)
+    return _place(repo_id, revision, inside, is_file=parts[2] != "tree")
 
 
 def _parse_hf_uri(text: str) -> HubId:
-    rest = text.removeprefix("hf://").removeprefix("models/").strip("/")
-    if rest.split("/")[0] in _OTHER_REPOS:
-        raise SourceError(
-            f"{short(text)} is not a model: it is of the hub's {rest.split('/')[0]}", hint="write hf://org/name@revision/path"
-        )
-    org, _, rest = rest.partition("/")
-    name, at, after = _cut(rest)
-    revision, inside = None, after
-    if at:
-        special = _SPECIAL_REVISION.match(after)
-        revision, _, inside = (special[1], "", special[2]) if special else after.partition("/")
-        revision = unquote(revision)
+    org, _, rest = text.removeprefix("hf://").removeprefix("models/").strip("/").partition("/")
+    if org in _OTHER_REPOS:
+        raise SourceError(f"{short(text)} is of the hub's {org}, not a model", hint="write hf://org/name@revision/path")
+    name, mark, inside = re.split(r"([@/])", f"{rest}/", maxsplit=1)
+    inside = inside.removesuffix("/")
     repo_id = f"{org}/{name}"
     if not is_repo_id(repo_id):
         raise SourceError(
             f"{short(text)} is not an address of a model", hint="write hf://org/name, hf://org/name/unet or hf://org/name@revision/unet"
         )
-    return _place(repo_id, None if revision is None else _checked(revision, text), inside, is_file=False)
+    revision = None
+    if mark == "@":
+        revision, inside = _revision_in(inside, text)
+    return _place(repo_id, revision, inside, is_file=False)
 
 
-def _cut(rest: str) -> tuple[str, bool, str]:
-    """Split "name@revision/path" or "name/path" after the name."""
-    cut = re.search(r"[@/]", rest)
-    return (rest, False, "") if cut is None else (rest[: cut.start()], cut[0] == "@", rest[cut.end() :])
+def _revision_in(path: str, text: str) -> tuple[str, str]:
+    """Split "revision/folder", as in the address `text`; a revision such as refs/pr/3 has slashes of its own."""
+    special = _SPECIAL_REVISION.match(path)
+    revision, _, inside = (special[1], "", special[2]) if special else path.partition("/")
+    if not _is_revision(unquote(revision)):
+        raise SourceError(f"invalid revision in {short(text)}", hint="give a branch, a tag or a commit: hf://org/name@main/unet")
+    return unquote(revision), inside
 
 
 def _place(repo_id: str, revision: str | None, path: str, *, is_file: bool) -> HubId:
@@ -232,14 +223,6 @@ def _place(repo_id: str, revision: str | None, path: str, *, is_file: bool) -> H
     return HubId(repo_id=repo_id, revision=revision, folder=folder, file=file)
 
 
-def _checked(revision: str, text: str) -> str:
-    if not _is_revision(revision):
-        raise SourceError(
-            f"{short(text)} names no revision that could be", hint="a revision is a branch, a tag or a commit: hf://org/name@main/unet"
-        )
-    return revision
-
-
 def _is_revision(revision: str) -> bool:
     return _REVISION.fullmatch(revision) is not None and ".." not in revision
 
@@ -251,4 +234,4 @@ def _id_hint(text: str) -> str:
         return f"for a file of a hub repository: hf://{org}/{name}/{folder}"
     if folder and is_repo_id(f"{org}/{name}"):
         return f"for a folder of a hub repository: {org}/{name} --subfolder {folder}"
-    return _SHAPE
+    return "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5"

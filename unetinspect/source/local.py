@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, TextIO
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Source, Trace
 from unetinspect.source.base import LoadedModel
-from unetinspect.source.checkpoint import model_of, refuse_weights, weights_at, with_config
+from unetinspect.source.checkpoint import model_of, refuse_weights, weights_at
 from unetinspect.source.hub_id import clean_folder
-from unetinspect.source.parse import config_in_envelope, parse_mapping, parse_trace, read_text
+from unetinspect.source.parse import config_in_envelope, parse_mapping, parse_trace, read_file, read_text
 from unetinspect.source.pipeline import FoundUnet, FoundVae, NoUnetError, find_unet, find_vae, pipeline_classes
 from unetinspect.source.weight_files import is_weights
 
@@ -32,10 +32,10 @@ class FolderConfigs:
         """Return the config at `path`, None where there is no such file.
 
         Raises:
-            UnetInspectError: It cannot be read, or is no mapping.
+            UnetInspectError: It cannot be read, or is not a mapping.
         """
         file = self._folder / path
-        return parse_mapping(_read_file(file), what=str(file), is_yaml=False) if file.is_file() else None
+        return parse_mapping(read_file(file), what=str(file), is_yaml=False) if file.is_file() else None
 
 
 def has_config(folder: Path, subfolder: str | None) -> bool:
@@ -48,19 +48,19 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
 
     Raises:
         SourceError: It cannot be read, or holds no UNet.
-        ConfigError: It is no valid JSON or YAML, or no mapping.
+        ConfigError: It is not valid JSON or YAML, or not a mapping.
         UsageError: `subfolder` is given with a file.
     """
     if path.is_dir():
         return _read_folder(path, subfolder)
     if subfolder is not None:
-        raise UsageError(f"--subfolder is {subfolder!r}, and {path} is a file", hint="leave it out, or give the folder that holds the file")
+        raise UsageError(f"--subfolder does not apply to a file: {path}", hint="leave it out, or give the folder that holds the file")
     if is_weights(path.name):
         return _checkpoint(path)
     refuse_weights(path)
     if path.name == "model_index.json":
         return _read_folder(path.parent, None)
-    text = _read_file(path)
+    text = read_file(path)
     is_yaml = {".json": False, ".yaml": True, ".yml": True}.get(path.suffix.lower())
     mapping = parse_mapping(text, what=str(path), is_yaml=is_yaml)
     return _read_mapping(mapping, text, path) or _config_file(mapping, path)
@@ -71,7 +71,7 @@ def read_stdin(stdin: TextIO | None) -> LoadedModel:
 
     Raises:
         SourceError: It is not text, is too big, or holds no config.
-        ConfigError: It is empty, no valid JSON or YAML, or no mapping.
+        ConfigError: It is empty, not valid JSON or YAML, or not a mapping.
     """
     text = read_text(_bytes_of(stdin or sys.stdin), what="standard input")
     mapping = parse_mapping(text, what="standard input")
@@ -90,7 +90,7 @@ def _read_mapping(mapping: dict[str, Any], text: str, path: Path | None) -> Load
         return LoadedModel(name=str(mapping["model"].get("name") or envelope["_class_name"]), config=envelope, source=_source_of(path))
     if "pipeline" in str(mapping.get("_class_name", "")).lower() and pipeline_classes(mapping):
         raise SourceError(
-            f"{what} is a pipeline's model_index.json: it names the components, and holds no config",
+            f"{what} is a pipeline's model_index.json: it lists components and has no config",
             hint="give the folder that it lies in, or the config.json in its unet folder",
         )
     config = mapping.get("config")
@@ -181,23 +181,12 @@ def _name_of(path: Path) -> str:
     return (folder.parent.name if folder.name == "unet" else folder.name) or str(path)
 
 
-def _read_file(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return read_text(stream, what=str(path))
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or type(error).__name__}", hint="check that you may read it") from None
-
-
 def _bytes_of(stream: TextIO) -> BinaryIO:
     raw = getattr(stream, "buffer", None)
     return raw if raw is not None else BytesIO(stream.read().encode("utf-8", "surrogatepass"))
 
 
 def _checkpoint(path: Path) -> LoadedModel:
-    """Read a checkpoint as a model; the config of one in diffusers' layout usually lies beside it."""
     weights = weights_at(path)
     beside = path.parent / "config.json"
-    if weights.checkpoint.layout == "diffusers" and beside.is_file():
-        return with_config(weights, read_path(beside))
-    return model_of(weights)
+    return model_of(weights, read_path(beside) if weights.checkpoint.layout == "diffusers" and beside.is_file() else None)

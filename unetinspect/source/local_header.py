@@ -21,7 +21,7 @@ def read_local_header(path: Path, *, what: str = "") -> Header:
     """Read the header of a safetensors file, or those of all files of a `.safetensors.index.json`; `what` names it in errors.
 
     Raises:
-        SourceError: It cannot be read, is no such file or is damaged, or its index points out of its own folder.
+        SourceError: It cannot be read, is not such a file or is damaged, or its index points out of its own folder.
     """
     what = what or str(path)
     if is_pickle(path.name):
@@ -92,5 +92,5 @@ def _refuse_special(mode: int, what: str) -> None:
     if stat.S_ISREG(mode):
         return
     kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
-    kind = next((name for is_kind, name in kinds if is_kind(mode)), "no regular file")
-    raise SourceError(f"{what} is {kind}, and no file of weights", hint=_NAME_IT)
+    kind = next((name for is_kind, name in kinds if is_kind(mode)), "a special file")
+    raise SourceError(f"{what} is {kind}, not a weights file", hint=_NAME_IT)

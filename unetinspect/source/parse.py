@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from unetinspect.errors import ConfigError, SourceError, UsageError
@@ -32,9 +33,22 @@ def read_text(stream: BinaryIO, *, what: str) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(
-            f"{what} is not text in UTF-8: byte {error.start} is 0x{raw[error.start]:02x}",
+            f"{what} is not UTF-8 text: byte {error.start} is 0x{raw[error.start]:02x}",
             hint="save it as UTF-8 (PowerShell's `>` writes UTF-16), or give the config.json of a UNet",
         ) from None
+
+
+def read_file(path: Path, *, what: str = "") -> str:
+    """Read a file as `read_text` does.
+
+    Raises:
+        SourceError: It cannot be read, is bigger, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as stream:
+            return read_text(stream, what=what or str(path))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or type(error).__name__}", hint="check that you may read it") from None
 
 
 def refuse_big(size: int | None, *, what: str) -> None:
@@ -44,7 +58,7 @@ def refuse_big(size: int | None, *, what: str) -> None:
         SourceError: It is bigger.
     """
     if size is not None and size > MAX_BYTES:
-        raise SourceError(f"{what} is bigger than {MAX_BYTES // 1024**2} MB, and no config is", hint=_A_CONFIG)
+        raise SourceError(f"{what} is bigger than {MAX_BYTES // 1024**2} MB, too big for a config", hint=_A_CONFIG)
 
 
 def parse_mapping(text: str, *, what: str, is_yaml: bool | None = None) -> dict[str, Any]:
@@ -67,7 +81,7 @@ def parse_mapping(text: str, *, what: str, is_yaml: bool | None = None) -> dict[
     except RecursionError:
         raise ConfigError(f"{what} is nested too deeply to be a config", hint=_A_CONFIG) from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{what} holds {_kind_of(value)}, and a config is a mapping of keys to values", hint=_A_CONFIG)
+        raise ConfigError(f"{what} contains {_kind_of(value)}; a config is a mapping of keys to values", hint=_A_CONFIG)
     return {str(key): inner for key, inner in value.items()}
 
 
@@ -83,7 +97,7 @@ def parse_trace(mapping: dict[str, Any], text: str, *, what: str) -> Trace | Non
     if schema.startswith(_CHECKPOINT_SCHEMA_START) and isinstance(mapping.get("config"), dict):
         return None  # its config is that of the UNet
     if not schema.startswith(_TRACE_SCHEMA_START):
-        raise SourceError(f"{what} is a list that this program printed, and no model", hint="name one of the models in it")
+        raise SourceError(f"{what} is a list printed by this program, not a model", hint="name one of the models in it")
     return Trace.from_json(text) if "stages" in mapping else None
 
 
@@ -120,10 +134,10 @@ def _load_json(text: str, what: str) -> Any:
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{what} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}",
-            hint="mend it there; JSON takes no comments and no comma after the last item (YAML does: name the file .yaml)",
+            hint="fix it there; JSON allows no comments and no trailing comma (YAML does: name the file .yaml)",
         ) from None
     except ValueError as error:  # an integer of thousands of digits
-        raise ConfigError(f"{what} holds a number that cannot be read: {_first_clause(error)}", hint=_A_CONFIG) from None
+        raise ConfigError(f"{what} contains a number that cannot be read: {_first_clause(error)}", hint=_A_CONFIG) from None
 
 
 def _load_yaml(text: str, what: str) -> Any:
@@ -164,9 +178,9 @@ def _refuse_bomb(value: Any, what: str) -> None:
         elif isinstance(inner, list | tuple | set):
             pending.extend(inner)
         elif isinstance(inner, int) and inner.bit_length() > _MAX_BITS:  # JSON's own are refused as they are read
-            raise ConfigError(f"{what} holds a number of more than a thousand digits", hint=_A_CONFIG)
+            raise ConfigError(f"{what} contains a number of more than a thousand digits", hint=_A_CONFIG)
         if seen + len(pending) > _MAX_NODES:
-            raise ConfigError(f"{what} holds aliases that unfold into a million values", hint="write them out without `&` and `*`")
+            raise ConfigError(f"{what} contains aliases that expand to a million values", hint="write them out without `&` and `*`")
 
 
 def _first_clause(error: Exception) -> str:

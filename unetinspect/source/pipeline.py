@@ -75,7 +75,7 @@ def find_vae(configs: Configs, unet_folder: str) -> FoundVae:
                 factor = _factor_of(config)
                 return FoundVae(factor=factor, read_from="/".join(path.split("/")[-2:]) if factor else "")
     except UnetInspectError as error:
-        return FoundVae(notes=(f"the VAE's factor is not known: {error.message}",))
+        return FoundVae(notes=(f"VAE scale factor unknown: {error.message}",))
     return FoundVae()
 
 
@@ -120,7 +120,7 @@ def _component(configs: Configs, root: str, index: Mapping[str, Any]) -> FoundUn
         config = configs.read(join(root, name, "config.json"))
         if config is not None:
             others = ", ".join(other for other in names if other != name)
-            notes = (f"{configs.name} holds several UNets; this is {name}, for the others: --subfolder {others}",) if others else ()
+            notes = (f"{configs.name} contains several UNets; this is {name}, for the others use --subfolder {others}",) if others else ()
             return FoundUnet(config=config, folder=join(root, name), notes=notes)
     return None
 
@@ -157,7 +157,7 @@ def _what_is_there(where: str, root: str, own: Mapping[str, Any] | None, index: 
         models = models or [f"`{name}` is {class_name}" for name, class_name in classes.items() if _is_denoiser(index[name][0], class_name)]
         if models:
             return f"no UNet here: in {place}, {', '.join(models)}"
-        return f"no UNet here: {place} is a {index.get('_class_name') or 'pipeline'}, and its model_index.json names no UNet"
+        return f"no UNet here: {place} is a {index.get('_class_name') or 'pipeline'}, and its model_index.json lists no UNet"
     if own is not None:
         kind = own.get("_class_name") or next(iter(_strings(own.get("architectures"))), None) or own.get("model_type")
         return f"no UNet here: the config.json of {place} is of {kind or 'a model that it does not name'}"

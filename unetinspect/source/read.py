@@ -16,7 +16,6 @@ from unetinspect.source.base import LoadedModel
 from unetinspect.source.hub_id import (
     DEFAULT_ENDPOINT,
     HubId,
-    check_endpoint,
     is_repo_id,
     looks_like_path,
     parse_hub_id,
@@ -47,7 +46,7 @@ def read_model(
 
     Raises:
         SourceError: It names nothing that can be read.
-        ConfigError: What it names is no config.
+        ConfigError: What it names is not a config.
         UsageError: An option does not go with it.
     """
     if not os.fspath(model):
@@ -57,13 +56,13 @@ def read_model(
 
         _refuse_options("standard input", revision=revision, subfolder=subfolder)
         return read_stdin(stdin)
-    entry = _entry_of(model)
+    entry = find_entry(model) if isinstance(model, str) and can_be_name(model) else None
     path = _existing(model, subfolder, is_named=entry is not None)
     if path is not None:
         from unetinspect.source.local import read_path
 
         _refuse_options(f"{path} on this machine", revision=revision)
-        note = f"{path} on this machine was read, and not the catalog's {entry.name}" if entry else ""
+        note = f"read {path} on this machine, not the catalog's {entry.name}" if entry else ""
         return _with_notes(read_path(path, subfolder=subfolder), note)
     if entry is not None:
         _refuse_options(f"the bundled {entry.name}", revision=revision, subfolder=subfolder, hub_id=entry.hub[0].id if entry.hub else None)
@@ -71,21 +70,22 @@ def read_model(
     return _read_from_hub(parse_place(model), revision=revision, subfolder=subfolder, token=token, offline=offline)
 
 
-def _entry_of(model: str | os.PathLike[str]) -> Entry | None:
-    return find_entry(model) if isinstance(model, str) and can_be_name(model) else None
-
-
 def can_be_name(text: str) -> bool:
     """Return whether a text can be a catalog name: one too long to be a file's would raise, and a path would cost the whole catalog."""
     return len(text) <= _LONGEST_NAME and "/" not in text and not looks_like_path(text)
 
 
+def existing_path(text: str) -> Path | None:
+    """Return a text as a path where it is one: "~" is the home."""
+    path = Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises where there is no home
+    return path if os.path.exists(path) else None  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
+
+
 def _existing(model: str | os.PathLike[str], subfolder: str | None, *, is_named: bool) -> Path | None:
     """Return MODEL as a path where it is one; a folder without a model does not hide a catalog name or a hub ID."""
     text = os.fspath(model)
-    path = Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises where there is no home
-    # Not Path.exists, which raises for a text that is too long to be a name.
-    if not os.path.exists(path):  # noqa: PTH110
+    path = existing_path(text)
+    if path is None:
         return None
     from unetinspect.source.local import has_config
 
@@ -106,9 +106,7 @@ def parse_place(model: str | os.PathLike[str]) -> HubId:
         hint = f"for a file of a hub repository: hf://{text}" if on_hub else _CHECK_PATH
         raise SourceError(f"there is no file or folder {short(text)}", hint=hint)
     if model.lstrip().startswith("{"):
-        raise SourceError(
-            "MODEL is a config itself, and is read from a file or from standard input", hint="echo '{...}' | unetinspect trace -"
-        )
+        raise SourceError("MODEL is a config itself: pass it as a file or on standard input", hint="echo '{...}' | unetinspect trace -")
     found = parse_hub_id(model, endpoint=os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
     if found is not None:
         return found
@@ -123,7 +121,6 @@ def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None,
     from unetinspect.source.hub import read_hub
     from unetinspect.source.hub_errors import HubError
 
-    check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
     place = with_options(found, revision=revision, subfolder=subfolder)
     if place.file is not None:
         return _checkpoint_on_hub(place, token=token, offline=offline)
@@ -140,13 +137,13 @@ def _read_from_hub(found: HubId, *, revision: str | None, subfolder: str | None,
 
 
 def _checkpoint_on_hub(place: HubId, *, token: str | None, offline: bool) -> LoadedModel:
-    """Read a checkpoint as a model; the config of one in diffusers' layout usually lies beside it."""
-    from unetinspect.source.checkpoint import model_of, weights_on_hub, with_config
+    from unetinspect.source.checkpoint import model_of
+    from unetinspect.source.hub import read_hub_weights
 
-    weights, beside = weights_on_hub(place, token=token, offline=offline)
-    if weights.checkpoint.layout == "diffusers" and beside is not None:
-        return with_config(weights, LoadedModel(name=place.repo_id, config=beside, source=weights.source))
-    return model_of(weights)
+    weights, config = read_hub_weights(place, token=token, is_offline=offline)
+    if weights.checkpoint.layout != "diffusers" or config is None:
+        return model_of(weights)
+    return model_of(weights, LoadedModel(name=place.repo_id, config=config, source=weights.source))
 
 
 def _stand_in(entry: Entry, location: HubLocation, place: HubId, error: HubError) -> LoadedModel:
@@ -190,7 +187,7 @@ def _refuse_options(where: str, *, revision: str | None, subfolder: str | None =
     for option, value in (("--revision", revision), ("--subfolder", subfolder)):
         if value is not None:
             hint = f"leave it out, or name the hub's own: {hub_id} {option} {value}" if hub_id else "leave it out"
-            raise UsageError(f"{option} says nothing about {where}", hint=hint)
+            raise UsageError(f"{option} does not apply to {where}", hint=hint)
 
 
 def _with_notes(model: LoadedModel, note: str) -> LoadedModel:

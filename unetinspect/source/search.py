@@ -54,7 +54,7 @@ def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, Load
 
 def _candidates(place: str, note: Callable[[str], None]) -> Iterator[Path]:
     if not place:  # which would be the folder that the program runs in: a variable of the shell that is not set
-        raise SourceError("--from is given no folder", hint="the folder that you are in is --from .")
+        raise SourceError("--from needs a folder", hint="for the current folder: --from .")
     whole = Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home
     if os.path.exists(whole):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
         matches = iter([whole])

@@ -37,7 +37,7 @@ def is_pickle(path: str) -> bool:
 
 def pickle_error(what: str, *, hint: str = "give the .safetensors of the same model") -> SourceError:
     """Return why a file that is a pickle is not opened."""
-    return SourceError(f"{what} is a pickle, which can run code when it is read, and so it is never opened", hint=hint)
+    return SourceError(f"{what} is a pickle; pickles can execute code, so they are never opened", hint=hint)
 
 
 def weight_paths(folder: str | None) -> tuple[str, ...]:
@@ -54,27 +54,24 @@ def shard_names(index: Mapping[str, Any], *, what: str) -> list[str]:
     """Return the files that an index lists, each by its name in the index's own folder.
 
     Raises:
-        SourceError: It is no index, names too many files, or one that lies elsewhere.
+        SourceError: It is not an index, or lists too many files or one in another folder.
     """
     mapping = index.get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise SourceError(
-            f"{what} is no index of weights: it has no weight_map", hint="give the .safetensors.index.json, or one .safetensors"
+            f"{what} is not a weights index: it has no weight_map", hint="give the .safetensors.index.json, or one .safetensors"
         )
     names: list[Any] = sorted(dict.fromkeys(str(name) for name in mapping.values()))
     if len(names) > _MAX_SHARDS:
         raise SourceError(f"{what} lists {len(names)} files, and at most {_MAX_SHARDS} are read", hint="give one of its .safetensors files")
     for name in names:
-        _check_shard(name, what)
+        if any(mark in name for mark in ("/", "\\", ":", "\0")) or name in (".", "..", "") or len(name) > 255:
+            raise SourceError(
+                f"{what}: its index points out of its own folder, to {name[:80]!r}",
+                hint="such an index is not followed; give one .safetensors",
+            )
+        if is_pickle(name):
+            raise pickle_error(f"{name[:80]!r}, which {what} lists,")
+        if not name.endswith(".safetensors"):
+            raise SourceError(f"{what} lists {name[:80]!r}, which is not a .safetensors file", hint="give one .safetensors file")
     return names
-
-
-def _check_shard(name: str, what: str) -> None:
-    if any(mark in name for mark in ("/", "\\", ":", "\0")) or name in (".", "..", "") or len(name) > 255:
-        raise SourceError(
-            f"{what}: its index points out of its own folder, to {name[:80]!r}", hint="such an index is not followed; give one .safetensors"
-        )
-    if is_pickle(name):
-        raise pickle_error(f"{name[:80]!r}, which {what} lists,")
-    if not name.endswith(".safetensors"):
-        raise SourceError(f"{what} lists {name[:80]!r}, which is no .safetensors file", hint="give one .safetensors file")

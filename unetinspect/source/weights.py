@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from unetinspect.catalog import find_entry
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.source.base import LoadedWeights
-from unetinspect.source.checkpoint import weights_at, weights_on_hub
-from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, with_options
+from unetinspect.source.checkpoint import weights_at
+from unetinspect.source.hub_id import HubId, with_options
 from unetinspect.source.local_header import find_local_weights
-from unetinspect.source.read import can_be_name, parse_place
+from unetinspect.source.read import can_be_name, existing_path, parse_place
 
 
 def read_weights(
@@ -30,16 +27,19 @@ def read_weights(
     """
     if name in ("", "-"):
         raise SourceError("a checkpoint is read from a file or from the hub", hint="give a .safetensors file, a folder or a hub ID")
-    path = Path(os.path.expanduser(name))  # noqa: PTH111  Path.expanduser raises where there is no home
-    if os.path.exists(path):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
+    path = existing_path(name)
+    if path is not None:
         if revision is not None:
-            raise UsageError(f"--revision says nothing about {path} on this machine", hint="leave it out")
+            raise UsageError(f"--revision does not apply to {path} on this machine", hint="leave it out")
         if path.is_dir():
             path = find_local_weights(path, subfolder)
         elif subfolder is not None:
-            raise UsageError(f"--subfolder is {subfolder!r}, and {path} is a file", hint="leave it out")
+            raise UsageError(f"--subfolder does not apply to a file: {path}", hint="leave it out")
         return weights_at(path)
-    return _from_hub(with_options(_place_of(name), revision=revision, subfolder=subfolder), token=token, offline=offline)
+    from unetinspect.source.hub import read_hub_weights
+
+    place = with_options(_place_of(name), revision=revision, subfolder=subfolder)
+    return read_hub_weights(place, token=token, is_offline=offline)[0]
 
 
 def _place_of(name: str) -> HubId:
@@ -49,10 +49,5 @@ def _place_of(name: str) -> HubId:
         return parse_place(name)
     location = next((location for location in entry.hub if location.gone is None), None)
     if location is None:
-        raise SourceError(f"the hub has no weights of {entry.name} that the catalog knows of", hint="give a .safetensors file")
+        raise SourceError(f"the catalog knows no weights of {entry.name} on the hub", hint="give a .safetensors file")
     return HubId(repo_id=location.id, folder=location.subfolder or "")
-
-
-def _from_hub(place: HubId, *, token: str | None, offline: bool) -> LoadedWeights:
-    check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
-    return weights_on_hub(place, token=token, offline=offline)[0]
