@@ -42,19 +42,19 @@ SUPPORTED = (
         (
             ["trace", "--res", "100"],
             2,
-            "--res 100 is no multiple of 8, the pixels that the VAE makes into one sample cell",
+            "--res 100 is not a multiple of the VAE scale factor 8",
             "the nearest sizes that are: --res 96 or --res 104",
         ),
         (
             ["trace", "--res", "512x770"],
             2,
-            "--res 512x770 is no multiple of 8, the pixels that the VAE makes into one sample cell",
+            "--res 512x770 is not a multiple of the VAE scale factor 8",
             "the nearest sizes that are: --res 512x768 or --res 512x776",
         ),
         (
             ["trace", "--res", "5x"],
             2,
-            "--res is '5x', and must be a size from 1 to 1048576",
+            "--res: '5x' is not a size from 1 to 1048576",
             "write one side or height x width: --res 512, --res 512x768",
         ),
         (
@@ -63,11 +63,11 @@ SUPPORTED = (
             "--res and --latent both give a size",
             "give one: --res is in pixels, --latent is the sample itself",
         ),
-        (["trace", "--device", "tpu"], 2, "--device is 'tpu'", "use auto, meta, cpu, cuda or cuda:N"),
+        (["trace", "--device", "tpu"], 2, "unknown device 'tpu'", "use auto, meta, cpu, cuda or cuda:N"),
         (
             ["trace", "--dtype", "int8"],
             2,
-            "--dtype is 'int8'",
+            "unknown dtype 'int8'",
             "use float32, float16, bfloat16, float64 or fp32, fp16, bf16, fp64, half, float",
         ),
         (["trace", "--json", "--format", "md"], 2, "--json and --format md contradict each other", "give one of them"),

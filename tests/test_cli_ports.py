@@ -127,9 +127,9 @@ def test_freeu_is_seen_in_the_skips(cli: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "error", "hint"),
     [
-        (["--freeu", "1,2"], 2, "--freeu is '1,2', and must be four numbers above 0", "b1,b2,s1,s2: --freeu 1.2,1.4,0.9,0.2"),
-        (["--freeu", "1,2,3,x"], 2, "--freeu is '1,2,3,x'", "b1,b2,s1,s2"),
-        (["--freeu", "1,2,3,nan"], 2, "--freeu is '1,2,3,nan'", "b1,b2,s1,s2"),
+        (["--freeu", "1,2"], 2, "--freeu: '1,2' is not four numbers above 0", "b1,b2,s1,s2: --freeu 1.2,1.4,0.9,0.2"),
+        (["--freeu", "1,2,3,x"], 2, "--freeu: '1,2,3,x'", "b1,b2,s1,s2"),
+        (["--freeu", "1,2,3,nan"], 2, "--freeu: '1,2,3,nan'", "b1,b2,s1,s2"),
         (
             ["--with", "unet.json"],
             2,

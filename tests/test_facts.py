@@ -150,7 +150,7 @@ def test_an_unconditional_unet_runs_a_single_batch() -> None:
     run = traced("ddpm-cat-256").run
 
     assert (run.cfg, run.forward_batch) == (False, 1)
-    assert run.cfg_reason == "nothing to guide"
+    assert run.cfg_reason == "unconditional model"
 
 
 def test_map_bytes_of_sd15_at_512_pixels() -> None:

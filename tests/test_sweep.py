@@ -108,7 +108,7 @@ def test_a_size_the_vae_cannot_make_is_one_too(cli: Any) -> None:
 
     code, out, err = cli("sweep", "sd15", "--res", "100,60", "--device", "meta")
     assert (code, out) == (2, "")
-    assert err.startswith("error: --res 100 is no multiple of 8")
+    assert err.startswith("error: --res 100 is not a multiple of the VAE scale factor 8")
 
 
 def test_a_ray_of_failures_still_answers(cli: Any, config: str) -> None:
@@ -135,11 +135,11 @@ def test_json_fits_the_schema_and_csv_has_the_record(cli: Any, config: str) -> N
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--res", "256,x"), "--res is 'x', and must be a size from 1 to 1048576"),
-        (("--res", ""), "--res is '', and must be sizes with commas between them"),
-        (("--latent", "8,,16"), "--latent is '8,,16', and must be sizes with commas between them"),
-        (("--batch", "1,two"), "--batch is '1,two', and must be whole numbers from 1 to 1048576"),
-        (("--batch", "0"), "--batch is '0', and must be whole numbers from 1 to 1048576"),
+        (("--res", "256,x"), "--res: 'x' is not a size from 1 to 1048576"),
+        (("--res", ""), "--res: '' is not a comma-separated list of sizes"),
+        (("--latent", "8,,16"), "--latent: '8,,16' is not a comma-separated list of sizes"),
+        (("--batch", "1,two"), "--batch: '1,two' is not a comma-separated list of whole numbers from 1 to 1048576"),
+        (("--batch", "0"), "--batch: '0' is not a comma-separated list of whole numbers from 1 to 1048576"),
         (("--res", "64", "--latent", "8"), "--res and --latent both give a size"),
     ],
 )

@@ -220,7 +220,7 @@ def test_headers_say_what_decided_each_size() -> None:
     ]
     assert header(traced("ddpm-cat-256").model, traced("ddpm-cat-256").run)[2:] == [
         "size:   sample 256x256 (config), in pixels: vae_scale_factor 1 (catalog)",
-        "batch:  1, no CFG (nothing to guide); float32 on meta",
+        "batch:  1, no CFG (unconditional model); float32 on meta",
     ]
 
 

@@ -189,9 +189,7 @@ class Builder:
         sides: list[Any] = list(size) if is_list(size) else [size]
         if sides and all(map(is_count, sides)):
             return Given((sides[0], sides[-1])[: len(self.size_axes)], "config")
-        return Given(
-            self.default_size, f"taken for granted: {'the config has no sample_size' if size is None else f'sample_size is {size!r}'}"
-        )
+        return Given(self.default_size, f"assumed: {'the config has no sample_size' if size is None else f'sample_size is {size!r}'}")
 
     def sizes_to_try(self, config: Config) -> Iterator[Given[Size]]:
         """Yield sizes where the user gives none, the best first: the first that runs is the one to take."""

@@ -41,8 +41,8 @@ class ControlNetInputs(Builder):
 
     def sample_size(self, config: Config) -> Given[Size]:
         if config["addition_embed_type"] == "text_time":
-            return Given((128, 128), "taken for granted: a ControlNet has no sample_size, and with text_time it is for SDXL")
-        return Given((64, 64), "taken for granted: a ControlNet has no sample_size")
+            return Given((128, 128), "assumed: a ControlNet has no sample_size, and with text_time it is for SDXL")
+        return Given((64, 64), "assumed: a ControlNet has no sample_size")
 
     def _images(self, config: Config) -> Iterator[Arg]:
         yield _image("controlnet_cond", config)
@@ -119,7 +119,7 @@ class T2IAdapterInputs(Builder):
         """Return SDXL's pixels for an adapter of its shape and Stable Diffusion's for others, as far as the adapter can divide them."""
         side = 1024 if config["adapter_type"] == "full_adapter_xl" else self.default_size[0]
         side = max(1, side // config["downscale_factor"]) * config["downscale_factor"]
-        return Given((side, side), "taken for granted: an adapter has no sample_size")
+        return Given((side, side), "assumed: an adapter has no sample_size")
 
     def halvings(self, config: Config) -> int:
         return len(config["channels"])

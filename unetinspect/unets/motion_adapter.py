@@ -87,42 +87,34 @@ def _no_host(channels: Any, hosts: Mapping[str, Config]) -> Problem:
 
 def _misfits(adapter: Config, host: str, unet: Config) -> list[Problem]:
     """Find what keeps the adapter's modules from being built, or its weights from being loaded into the UNet."""
-    channels, given, mid = list(adapter["block_out_channels"]), adapter["motion_layers_per_block"], "motion_mid_block_layers_per_block"
-    depths, mid_depths = adapter["motion_transformer_layers_per_block"], adapter["motion_transformer_layers_per_mid_block"]
-    heads, groups, picture = adapter["motion_num_attention_heads"], adapter["motion_norm_num_groups"], adapter["conv_in_channels"]
-    levels, one_each = len(channels), "it takes a whole number, or a list with one for each {} ({})"
-    # Each key, whether it fits, and what would. A list of depths for one block would have to be longer on the way up.
-    rules = {
-        "motion_layers_per_block": (
-            per_block(given, levels) == per_block(unet["layers_per_block"], levels),
-            f"{host} has {unet['layers_per_block']} layers in each block",
-        ),
-        "motion_transformer_layers_per_block": (
-            len(per_block(depths, levels)) >= levels and all(isinstance(depth, int) for depth in per_block(depths, levels)),
-            one_each.format("block", levels),
-        ),
-        mid: (adapter[mid] == 1 or not adapter["use_motion_mid_block"], "the mid block of a UNetMotionModel has 1 layer"),
-        "motion_transformer_layers_per_mid_block": (
-            all(isinstance(depth, int) for depth in per_block(mid_depths, 1))
-            and (not is_list(mid_depths) or len(mid_depths) == adapter[mid]),
-            one_each.format("layer", adapter[mid]),
-        ),
-        "motion_num_attention_heads": (
-            len(per_block(heads, levels)) == levels,
-            one_each.format("block", levels),
-        ),
-        "motion_norm_num_groups": (
-            isinstance(groups, int) and groups > 0 and not any(channel % groups for channel in channels),
-            f"it must divide the block_out_channels {channels}",
-        ),
-        "conv_in_channels": (
-            not picture or (isinstance(picture, int) and picture >= unet["in_channels"]),
-            f"it must be at least {unet['in_channels']}, the in_channels of {host}",
-        ),
+    channels, layers, mid_layers = unet["block_out_channels"], unet["layers_per_block"], adapter["motion_mid_block_layers_per_block"]
+    blocks = len(channels)
+    depths, heads = (per_block(adapter[f"motion_{key}"], blocks) for key in ("transformer_layers_per_block", "num_attention_heads"))
+    mid_depths, groups, picture = (
+        adapter[key] for key in ("motion_transformer_layers_per_mid_block", "motion_norm_num_groups", "conv_in_channels")
+    )
+    one_each = "it takes a whole number, or a list with one for each {} ({})"
+    fits = {
+        "motion_layers_per_block": per_block(adapter["motion_layers_per_block"], blocks) == per_block(layers, blocks),
+        # A list of depths for one block would have to be longer on the way up.
+        "motion_transformer_layers_per_block": len(depths) >= blocks and all(isinstance(depth, int) for depth in depths),
+        "motion_num_attention_heads": len(heads) == blocks,
+        "motion_norm_num_groups": isinstance(groups, int) and groups > 0 and not any(width % groups for width in channels),
+        "motion_mid_block_layers_per_block": mid_layers == 1 or not adapter["use_motion_mid_block"],
+        "motion_transformer_layers_per_mid_block": all(isinstance(depth, int) for depth in per_block(mid_depths, 1))
+        and (not is_list(mid_depths) or len(mid_depths) == mid_layers),
+        "conv_in_channels": not picture or (isinstance(picture, int) and picture >= unet["in_channels"]),
     }
-    return [
-        Problem((key,), f"{key} is {adapter[key]!r}; {wanted}", {key: _DEFAULTS[key]}) for key, (fits, wanted) in rules.items() if not fits
-    ]
+    wanted = {
+        "motion_layers_per_block": f"{host} has {layers} layers in each block",
+        "motion_transformer_layers_per_block": one_each.format("block", blocks),
+        "motion_num_attention_heads": one_each.format("block", blocks),
+        "motion_norm_num_groups": f"it must divide the block_out_channels {channels}",
+        "motion_mid_block_layers_per_block": "the mid block of a UNetMotionModel has 1 layer",
+        "motion_transformer_layers_per_mid_block": one_each.format("layer", mid_layers),
+        "conv_in_channels": f"it must be at least {unet['in_channels']}, the in_channels of {host}",
+    }
+    return [Problem((key,), f"{key} is {adapter[key]!r}; {wanted[key]}", {key: _DEFAULTS[key]}) for key in fits if not fits[key]]
 
 
 def _in_unet(adapter: Config, unet: Config) -> dict[str, Any]:

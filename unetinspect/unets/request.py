@@ -74,7 +74,7 @@ def make_request(
     counts = {"--batch": batch, "--tokens": tokens, "--frames": frames, "--vae-scale": vae_scale}
     for option, count in counts.items():
         if count is not None and (type(count) is not int or not 1 <= count <= _MAX_SIDE):
-            raise UsageError(f"{option} is {count!r}, and must be a whole number from 1 to {_MAX_SIDE}")
+            raise UsageError(f"{option}: {count!r} is not a whole number from 1 to {_MAX_SIDE}")
     return Request(
         res=parse_size(res, option="--res"),
         latent=parse_size(latent, option="--latent"),
@@ -93,7 +93,7 @@ def parse_size(value: Any, *, option: str) -> Size | None:
     """Read a size: 512, "512", "512x768", (512, 768).
 
     Raises:
-        UsageError: It is none of these, or a side is not a positive whole number.
+        UsageError: It is none of these, or a side is not a whole number above 0.
 
     >>> parse_size("512x768", option="--res")
     (512, 768)
@@ -113,7 +113,7 @@ def parse_size(value: Any, *, option: str) -> Size | None:
     if not exact or len(numbers) not in (1, 2) or not all(1 <= number <= _MAX_SIDE for number in numbers):
         several = "; `unetinspect sweep` takes several" if isinstance(value, str) and "," in value else ""
         raise UsageError(
-            f"{option} is {_shown(value)}, and must be a size from 1 to {_MAX_SIDE}",
+            f"{option}: {_shown(value)} is not a size from 1 to {_MAX_SIDE}",
             hint=f"write one side or height x width: {option} 512, {option} 512x768{several}",
         )
     return numbers[0], numbers[-1]
@@ -123,14 +123,14 @@ def parse_sizes(value: Sequence[str] | None, *, option: str) -> list[Size]:
     """Read one size or several, from an option that may be given several times: each once.
 
     Raises:
-        UsageError: One of them is no size.
+        UsageError: One of them is not a size.
 
     >>> parse_sizes(["256,512x768", "256"], option="--res")
     [(256, 256), (512, 768)]
     """
     parts = _parts(value or ())
     if value is not None and not all(parts):
-        raise UsageError(f"{option} is {','.join(value)!r}, and must be sizes with commas between them", hint=f"{option} 512,768x512")
+        raise UsageError(f"{option}: {','.join(value)!r} is not a comma-separated list of sizes", hint=f"{option} 512,768x512")
     return list(dict.fromkeys(size for part in parts if (size := parse_size(part, option=option)) is not None))
 
 
@@ -138,14 +138,17 @@ def parse_counts(value: Sequence[str], *, option: str) -> list[int]:
     """Read one whole number or several, from an option that may be given several times: each once.
 
     Raises:
-        UsageError: One of them is no whole number above 0.
+        UsageError: One of them is not a whole number above 0.
 
     >>> parse_counts(["1,2", "4"], option="--batch")
     [1, 2, 4]
     """
     parts = _parts(value)
     if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= _MAX_SIDE for part in parts):
-        raise UsageError(f"{option} is {','.join(value)!r}, and must be whole numbers from 1 to {_MAX_SIDE}", hint=f"{option} 1,2,4")
+        listed = ",".join(value)
+        raise UsageError(
+            f"{option}: {listed!r} is not a comma-separated list of whole numbers from 1 to {_MAX_SIDE}", hint=f"{option} 1,2,4"
+        )
     return list(dict.fromkeys(map(int, parts)))
 
 
@@ -153,11 +156,11 @@ def parse_device(device: Any) -> str:
     """Return the device's name.
 
     Raises:
-        UsageError: It is none that a UNet can be traced on.
+        UsageError: A UNet cannot be traced on it.
     """
     name = str(device)
     if not _DEVICE.fullmatch(name):
-        raise UsageError(f"--device is {name!r}", hint="use auto, meta, cpu, cuda or cuda:N")
+        raise UsageError(f"unknown device {name!r}", hint="use auto, meta, cpu, cuda or cuda:N")
     return name
 
 
@@ -165,7 +168,7 @@ def parse_dtype(dtype: Any) -> str | None:
     """Return the full name of a dtype: "fp16" and `torch.float16` are "float16".
 
     Raises:
-        UsageError: It is no floating-point dtype that diffusers runs in.
+        UsageError: diffusers does not run in it.
 
     >>> parse_dtype("bf16")
     'bfloat16'
@@ -175,7 +178,7 @@ def parse_dtype(dtype: Any) -> str | None:
     name = str(dtype).removeprefix("torch.")
     name = _SHORT_DTYPES.get(name, name)
     if name not in DTYPES:
-        raise UsageError(f"--dtype is {_shown(dtype)}", hint=f"use {', '.join(DTYPES)} or {', '.join(_SHORT_DTYPES)}")
+        raise UsageError(f"unknown dtype {name!r}", hint=f"use {', '.join(DTYPES)} or {', '.join(_SHORT_DTYPES)}")
     return name
 
 
@@ -196,7 +199,7 @@ def parse_freeu(value: Any) -> FreeU | None:
     except (TypeError, ValueError):
         b1 = b2 = s1 = s2 = 0.0
     if not all(0 < factor < inf for factor in (b1, b2, s1, s2)):
-        raise UsageError(f"--freeu is {_shown(value)}, and must be four numbers above 0", hint="b1,b2,s1,s2: --freeu 1.2,1.4,0.9,0.2")
+        raise UsageError(f"--freeu: {_shown(value)} is not four numbers above 0", hint="b1,b2,s1,s2: --freeu 1.2,1.4,0.9,0.2")
     return b1, b2, s1, s2
 
 

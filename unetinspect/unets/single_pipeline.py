@@ -75,7 +75,7 @@ class StableCascadeInputs(Builder):
         side = _PRIOR_SIDE if config["effnet_in_channels"] is None else _DECODER_SIDE
         patch, levels = int(config["patch_size"]), len(config["block_out_channels"])
         side = max(ceil(side / patch) * patch, patch * 2 ** (levels - 1))
-        return Given((side, side), "taken for granted: Stable Cascade's size for 1024 px")
+        return Given((side, side), "assumed: Stable Cascade's size for 1024 px")
 
     def halvings(self, config: Config) -> int:
         return len(config["block_out_channels"]) - 1 + ceil(log2(config["patch_size"]))

@@ -52,32 +52,28 @@ def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeS
     `known` is what the model's own files or the catalog say of its VAE, `medium` what the catalog says that it makes.
 
     Raises:
-        UsageError: `--res` is no multiple of the VAE factor, or the class has no such size, or no frames.
+        UsageError: `--res` is not a multiple of the VAE factor, or the class has no such size, or no frames.
     """
-    medium = medium or builder.medium
-    frames = _frames(request, config, builder)
-    if len(builder.size_axes) == 1:
-        length = _length(request, config, builder)
-        return Sizes(
-            medium=medium,
-            sample_size=length.value,
-            sample_size_from=length.said_by,
-            image_size=None,
-            vae_scale=VaeScale(None, ""),
-            frames=frames,
-        )
-    vae, notes = _vae_scale(request, config, builder, known)
+    frames = builder.frames(config)
+    if request.frames is not None:
+        if frames is None:
+            raise UsageError(f"--frames: {builder.class_name} has no frames", hint="leave --frames out")
+        frames = Given(request.frames, "--frames")
+    is_signal = len(builder.size_axes) == 1
+    if is_signal:
+        _refuse_sides(request, builder.class_name)
+    vae, notes = (VaeScale(None, ""), ()) if is_signal else _vae_scale(request, config, builder, known)
     if request.res is not None and vae.factor is not None:
         sample = Given(_divide(request.res, vae.factor), "--res")
     elif request.latent is not None:
-        sample = Given(request.latent, "--latent")
+        sample = Given(request.latent[: len(builder.size_axes)], "--latent")
     else:
         sample = builder.sample_size(config)
     return Sizes(
-        medium=medium,
+        medium=medium or builder.medium,
         sample_size=sample.value,
         sample_size_from=sample.said_by,
-        image_size=_image(sample.value, vae.factor, request.res),
+        image_size=request.res if sample.said_by == "--res" else image_of(sample.value, vae.factor),
         vae_scale=vae,
         frames=frames,
         notes=notes,
@@ -87,34 +83,18 @@ def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeS
 def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
     """Decide whether classifier-free guidance doubles the batch, and say why. `condition` is what it would guide."""
     if request.cfg is not None:
-        unguided = "" if condition or not request.cfg else ", though there is nothing to guide"
+        unguided = "" if condition or not request.cfg else ", though the model is unconditional"
         return request.cfg, ("--cfg" if request.cfg else "--no-cfg") + unguided
-    if condition is None:
-        return False, "nothing to guide"
-    return True, f"guides {condition}"
+    return condition is not None, f"guides {condition}" if condition else "unconditional model"
 
 
-def _frames(request: Request, config: Config, builder: Builder) -> Given[int] | None:
-    own = builder.frames(config)
-    if request.frames is None:
-        return own
-    if own is None:
-        raise UsageError(f"--frames: {builder.class_name} has no frames", hint="leave --frames out")
-    return Given(request.frames, "--frames")
-
-
-def _length(request: Request, config: Config, builder: Builder) -> Given[Size]:
-    """Decide the length of a signal, which has one axis and no pixels."""
+def _refuse_sides(request: Request, class_name: str) -> None:
+    """Refuse what a signal, which has one axis and no pixels, does not have."""
     if request.res is not None or request.vae_scale is not None:
         option = "--res" if request.res is not None else "--vae-scale"
-        raise UsageError(f"{option}: the sample of {builder.class_name} is a signal and has no pixels", hint="--latent N sets its length")
-    if request.latent is None:
-        return builder.sample_size(config)
-    if request.latent[0] != request.latent[-1]:
-        raise UsageError(
-            f"--latent {written_size(request.latent)}: the sample of {builder.class_name} has one length", hint="--latent N sets it"
-        )
-    return Given(request.latent[:1], "--latent")
+        raise UsageError(f"{option}: the sample of {class_name} is a signal and has no pixels", hint="--latent N sets its length")
+    if request.latent is not None and request.latent[0] != request.latent[-1]:
+        raise UsageError(f"--latent {written_size(request.latent)}: the sample of {class_name} has one length", hint="--latent N sets it")
 
 
 def _vae_scale(request: Request, config: Config, builder: Builder, known: VaeScale) -> tuple[VaeScale, tuple[str, ...]]:
@@ -125,32 +105,26 @@ def _vae_scale(request: Request, config: Config, builder: Builder, known: VaeSca
     factor = builder.assumed_vae_scale(config)
     if factor is None:
         raise UsageError(
-            f"--res: nothing says how many pixels of the image one cell of this {builder.class_name}'s sample stands for",
+            f"--res: the VAE scale factor of this {builder.class_name} is unknown",
             hint="give --latent, the size of the sample itself, or --vae-scale",
         )
-    note = f"nothing says which VAE belongs to this UNet: --res takes a factor of {factor} for granted (--vae-scale sets it)"
-    return VaeScale(factor, "assumed"), (note,)
+    return VaeScale(factor, "assumed"), (f"no VAE found; assuming a scale factor of {factor} (--vae-scale sets it)",)
 
 
 def _divide(image: Size, factor: int | float) -> Size:
     if isinstance(factor, float):
         return tuple(ceil(side / factor) for side in image)  # as pipeline_stable_cascade_prior.py of diffusers does
-    uneven = [side for side in image if side % factor]
-    if not uneven:
+    if not any(side % factor for side in image):
         return tuple(side // factor for side in image)
-    below = [max(factor, side // factor * factor) for side in image]
-    above = [-(-side // factor) * factor for side in image]
-    nearest = list(dict.fromkeys(tuple(size) for size in (below, above)))
+    below = tuple(max(factor, side // factor * factor) for side in image)
+    above = tuple(-(-side // factor) * factor for side in image)
+    nearest = list(dict.fromkeys((below, above)))
     raise UnevenSizeError(
-        f"--res {written_size(image)} is no multiple of {factor}, the pixels that the VAE makes into one sample cell",
+        f"--res {written_size(image)} is not a multiple of the VAE scale factor {factor}",
         size=image,
         nearest=nearest,
         hint=f"the nearest sizes that are: {' or '.join(f'--res {written_size(size)}' for size in nearest)}",
     )
-
-
-def _image(sample: Size, factor: int | float | None, asked: Size | None) -> Size | None:
-    return asked if asked is not None and factor is not None else image_of(sample, factor)
 
 
 def image_of(sample: Size, factor: int | float | None) -> Size | None:

@@ -28,7 +28,7 @@ class VideoBuilder(Builder):
         most = config.get("motion_max_seq_length")  # a single position is every frame's
         if is_count(most) and 1 < most < _PIPELINES_MAKE:
             return Given(most, "motion_max_seq_length")
-        return Given(_PIPELINES_MAKE, f"taken for granted: {self.pipeline} makes {_PIPELINES_MAKE}")
+        return Given(_PIPELINES_MAKE, f"assumed: {self.pipeline} makes {_PIPELINES_MAKE}")
 
 
 class UNet3DConditionInputs(VideoBuilder):
@@ -93,7 +93,7 @@ class UNetSpatioTemporalInputs(VideoBuilder):
 
     def frames(self, config: Config) -> Given[int]:
         frames = config["num_frames"]
-        return Given(frames, "config") if is_count(frames) else Given(_SVD_FRAMES, "taken for granted: the config has no num_frames")
+        return Given(frames, "config") if is_count(frames) else Given(_SVD_FRAMES, "assumed: the config has no num_frames")
 
 
 def _text(config: Config) -> Arg:
