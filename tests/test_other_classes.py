@@ -13,13 +13,15 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from tests.kinds_other import AUDIO, AUDIOLDM2, DECODER, DREAMLITE, KANDINSKY, KINDS, PRIOR, TEMPORAL, VALUE_FUNCTION, Config
-from tests.tiny import traced_once
+from tests.kinds_video import MOTION
+from tests.tiny import CONDITION, PLAIN, traced_once
 from unetinspect import Trace, trace
 from unetinspect.errors import ForwardError
 from unetinspect.run.build import make_inputs, named_tensors
 from unetinspect.run.resolve import diffusers_class, resolve_config
 from unetinspect.unets import InputSpec, builder_for
 
+TEXT_TIME = {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 80}
 # Of bundled UNets: parameters, attention layers and skips as counted and published elsewhere.
 FIGURES = {
     "kandinsky-3": (3_055_348_228, 25, 3),
@@ -276,3 +278,22 @@ def test_a_size_that_cannot_run_is_refused_with_the_nearest(config: Config, late
         trace(config, device="meta", latent=latent)
 
     assert refused.value.hint == f"the nearest sizes that run: {nearest}"
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "name", "shape"),
+    [
+        (CONDITION, {"time_cond_proj_dim": True}, "timestep_cond", (2, 1)),
+        (CONDITION, {"cross_attention_dim": [24, 24]}, "encoder_hidden_states", (2, 77, 24)),
+        (CONDITION, {**TEXT_TIME, "addition_time_embed_dim": 100}, "added_cond_kwargs.time_ids", (2, 0)),
+        (PLAIN, {"class_embed_type": 8}, "class_labels", None),
+        (PLAIN, {"num_class_embeds": 0}, "class_labels", (2,)),
+        (MOTION, {"addition_embed_type": "nonsense", "motion_max_seq_length": True}, "encoder_hidden_states", (32, 77, 24)),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) and "_class_name" not in value else "",
+)
+def test_odd_values_ask_for_what_diffusers_runs_with(config: Config, keys: Config, name: str, shape: tuple[int, ...] | None) -> None:
+    """What diffusers takes for a number, or passes over, is no mistake."""
+    record = trace({**config, **keys}, device="meta")
+
+    assert {given.name: given.shape for given in record.run.inputs}.get(name) == shape

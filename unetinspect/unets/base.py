@@ -87,11 +87,12 @@ def arg(
     value: Constant = None,
     **lengths: Any,
 ) -> Arg:
-    """Declare an argument of `forward` by its axes, as einops names them: "batch in_channels height width".
+    """Declare an argument of `forward` by its axes, written as einops writes them: "batch in_channels height width".
 
-    An axis is a size of the pass (batch, height, width, length, frames, tokens), a name among `lengths`, or a config key; in
-    parentheses, a sum, product or quotient of those and of numbers: "(8 * height)". Tokens among `lengths` are for a pass of which
-    nobody asks any. Axes of None stand for an argument that is no tensor but `value`. `asks` names the config keys that ask for it.
+    An axis is a size of the pass (batch, height, width, length, frames, tokens), a config key, or a name with its length among
+    `lengths`, which override the config; in parentheses, a sum, product or quotient of those and of numbers: "(8 * height)".
+    `tokens` among `lengths` is the number of tokens where none is asked for. An argument without axes (None) is no tensor:
+    `value` is passed as it is. `asks` names the config keys that ask for the argument.
     """
     return Arg(name, axes, asks, dtype, value, lengths)
 
