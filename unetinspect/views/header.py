@@ -63,7 +63,7 @@ def _sizes(run: Run) -> str:
 
 def _batch(run: Run) -> str:
     if run.cfg:
-        return f"{run.forward_batch} = 2 x {run.batch} for CFG ({run.cfg_reason})"
+        return f"{run.forward_batch} = 2 x {run.batch} (CFG, {run.cfg_reason})"
     return f"{run.forward_batch}, no CFG ({run.cfg_reason})"
 
 
