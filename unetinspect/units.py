@@ -1,8 +1,12 @@
-"""Numbers as people read them: shapes, counts, bytes. Records hold integers; these words are made here only."""
+"""Numbers and config values as people read them. Records hold integers; these words are made here only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_LONGEST_VALUE = 80
 
 
 def format_shape(shape: Sequence[int] | None) -> str:
@@ -76,6 +80,26 @@ def plural(count: int, noun: str) -> str:
     ('1 skip', '12 skips')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def joined(words: Iterable[Any]) -> str:
+    """Join words as a sentence does.
+
+    >>> joined(["a", "b", "c"]), joined(["a"])
+    ('a, b and c', 'a')
+    """
+    *first, last = map(str, words)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def format_value(value: Any) -> str:
+    """Write a config value as JSON, cut where it is long.
+
+    >>> format_value(None), format_value("text_time"), format_value([1, 2])
+    ('null', '"text_time"', '[1, 2]')
+    """
+    text = json.dumps(value, default=str)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
 
 def visible(text: str, *, keep_lines: bool = False) -> str:
