@@ -23,6 +23,7 @@ from unetinspect.record import Source
 from unetinspect.run.cache import Recorder
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets.request import make_request
+from unetinspect.views.check import check_table
 
 THREE_LEVELS = plain(
     block_out_channels=[16, 16, 32],
@@ -148,6 +149,17 @@ def refused(refusal: ConfigError) -> Any:
     recorder = RefusingRecorder(None, model)
     recorder.refusal = refusal
     return check_model(recorder, [make_request(device="meta")], expected={}).check
+
+
+def test_the_table_says_how_much_stops_the_unet_from_running() -> None:
+    """In its last lines, and at each finding; an expectation that nothing ran for is not said to be wrong."""
+    found = checked(condition(norm_num_groups=7, act_fn="sillu", upcast_attn=1), (16, 16), expected={"skips": 4})
+    lines = check_table(found.model, found.check).above
+
+    assert "size:   not checked: the UNet does not run" in lines
+    assert "expect: skips 4: not checked" in lines
+    assert sum(line.startswith("  wrong (does not run): ") for line in lines) == 2
+    assert list(lines[-2:]) == ["4 findings: config 3, expectations 1", "2 of them stop the UNet from running"]
 
 
 def test_mistakes_become_findings_with_what_to_type() -> None:

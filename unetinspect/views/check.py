@@ -48,7 +48,8 @@ def _checked(check: Check) -> Iterator[str]:
     if check.weights is not None:
         yield f"file:   {_weights(check.weights)}"
     for expectation in check.expectations:
-        yield f"expect: {expectation.key} {expectation.expected}: {'OK' if expectation.holds else 'NO'}"
+        result = "OK" if expectation.holds else "NO" if any(size.runs for size in check.sizes) else "not checked"
+        yield f"expect: {expectation.key} {expectation.expected}: {result}"
 
 
 def _size(size: SizeCheck) -> str:
