@@ -18,11 +18,12 @@ from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, condition, plain, traced
 from unetinspect.check.expectations import find_expected, unmet
 from unetinspect.check.model import check_model
-from unetinspect.errors import UsageError
+from unetinspect.errors import ConfigError, Problem, UsageError
 from unetinspect.record import Source
 from unetinspect.run.cache import Recorder
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets.request import make_request
+from unetinspect.views.check import check_table
 
 THREE_LEVELS = plain(
     block_out_channels=[16, 16, 32],
@@ -31,9 +32,12 @@ THREE_LEVELS = plain(
 )
 
 
+SMALL = Source(kind="dict", location="small")
+
+
 def checked(config: dict[str, Any], *sizes: Any, expected: dict[str, Any] | None = None, vae_scale: int | None = None) -> Any:
     """Check a config on meta at some sample sizes."""
-    model = LoadedModel(name="small", config=config, source=Source(kind="dict", location="small"), vae_scale_factor=vae_scale)
+    model = LoadedModel(name="small", config=config, source=SMALL, vae_scale_factor=vae_scale)
     requests = [make_request(latent=size, device="meta") for size in sizes]
     return check_model(Recorder(None, model), requests, expected=expected or {})
 
@@ -73,7 +77,7 @@ def test_a_size_that_fails_is_told_with_place_shapes_and_neighbours() -> None:
     assert runs_on_cpu(THREE_LEVELS, (18, 16)) is None
     assert all(near.sample_size and runs_on_cpu(THREE_LEVELS, near.sample_size[:2]) == near.sample_size for near in size.nearest)
     assert (finding.about, finding.kind, finding.where) == ("size", "fails", ("up_blocks.1",))
-    assert finding.advice == "the nearest sizes that do: image 128 (sample 16) or image 160x128 (sample 20x16)"
+    assert finding.advice == "nearest sizes that run: image 128 (sample 16) or image 160x128 (sample 20x16)"
 
 
 @settings(max_examples=3)
@@ -118,14 +122,85 @@ def test_every_size_is_checked_also_after_one_that_fails() -> None:
 
 
 def test_a_config_that_cannot_be_built_is_told_whole_and_not_run() -> None:
-    """Every mistake is a finding of its own; no size is tried; an expectation cannot be held against anything."""
+    """Every mistake is a finding of its own; no size is tried; an expectation cannot be checked."""
     found = checked(condition(norm_num_groups=7, act_fn="sillu"), (16, 16), expected={"skips": 4})
 
     assert found.run is UNSET
     assert found.check.sizes == ()
-    assert {finding.where for finding in found.check.findings if finding.about == "config"} >= {("act_fn",)}
-    assert sum(finding.about == "config" for finding in found.check.findings) >= 2
-    assert [expectation.holds for expectation in found.check.expectations] == [False]
+    assert sum(finding.stops for finding in found.check.findings) == 2
+    assert [finding.what for finding in found.check.findings if finding.about == "expectation"] == [
+        "skips: expected 4, not checked: no size ran"
+    ]
+
+
+class RefusingRecorder(Recorder):
+    """A recorder whose model diffusers refuses."""
+
+    def record(self, *arguments: Any) -> Any:
+        """Raise what a trace of such a model raises."""
+        raise self.refusal
+
+    refusal = ConfigError("cannot build UNet2DConditionModel from small: 2 config errors")
+
+
+def refused(refusal: ConfigError) -> Any:
+    """Check a config that is refused."""
+    model = LoadedModel(name="small", config=condition(act_fn="sillu", upcast_attn=1, addition_time_embed_dim=6), source=SMALL)
+    recorder = RefusingRecorder(None, model)
+    recorder.refusal = refusal
+    return check_model(recorder, [make_request(device="meta")], expected={}).check
+
+
+def test_the_table_says_how_much_stops_the_unet_from_running() -> None:
+    """In its last lines, and at each finding; an expectation that nothing ran for is not said to be wrong."""
+    found = checked(condition(norm_num_groups=7, act_fn="sillu", upcast_attn=1), (16, 16), expected={"skips": 4})
+    lines = check_table(found.model, found.check).above
+
+    assert "size:   not checked: the UNet does not run" in lines
+    assert "expect: skips 4: not checked" in lines
+    assert sum("(does not run): " in line for line in lines) == 2
+    assert list(lines[-2:]) == ["4 findings: config 3, expectations 1", "2 of them stop the UNet from running"]
+
+
+def test_mistakes_become_findings_with_what_to_type() -> None:
+    """One key is wrong, several contradict each other; the change is a `--set`; what else is found needs no UNet."""
+    found = refused(
+        ConfigError(
+            "2 config errors",
+            problems=[
+                Problem(("act_fn",), "act_fn is sillu; silu runs", {"act_fn": "silu"}),
+                Problem(("cross_attention_dim", "encoder_hid_dim"), "these do not go together"),
+            ],
+        )
+    )
+
+    assert [(finding.kind, finding.stops, finding.where, finding.advice) for finding in found.findings] == [
+        ("wrong", True, ("act_fn",), "--set 'act_fn=\"silu\"'"),
+        ("contradiction", True, ("cross_attention_dim", "encoder_hid_dim"), None),
+        ("unknown", False, ("upcast_attn",), "did you mean upcast_attention?"),
+    ]
+
+
+def test_a_refusal_of_which_no_key_is_to_blame_is_one_finding() -> None:
+    """Its hint is the advice."""
+    (finding, _) = refused(ConfigError("diffusers cannot build it: out of range", hint="try another")).findings
+
+    assert (finding.kind, finding.stops, finding.what) == ("wrong", True, "diffusers cannot build it: out of range")
+    assert finding.advice == "try another"
+
+
+def test_keys_without_effect_and_unusual_values_are_found_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not stop the UNet from running."""
+    monkeypatch.setattr("unetinspect.run.tracer.check_config", lambda *arguments, **more: None, raising=False)
+    found = checked(condition(addition_time_embed_dim=6, flip_sin_to_cos="yes", upcast_attention=True), (16, 16)).check
+
+    assert [(finding.kind, finding.where, finding.stops) for finding in found.findings] == [
+        ("unusual", ("flip_sin_to_cos",), False),
+        ("ignored", ("addition_time_embed_dim",), False),
+    ]
+    assert found.sizes[0].runs
+    assert found.findings[0].what == 'flip_sin_to_cos is "yes": diffusers expects true or false, and runs with this'
+    assert found.findings[1].what == "addition_time_embed_dim is 6, which has no effect: the UNet is the same without it"
 
 
 def test_expectations_are_looked_up_in_the_record() -> None:
@@ -177,7 +252,7 @@ def test_exit_codes(cli: Any) -> None:
 
     assert (clean[0], clean[2]) == (1, "") if "NO" in clean[1] else (0, "")
     assert found[0] == 1
-    assert "does NOT run" in found[1]
+    assert "sample 18x18: FAILS" in found[1]
     assert (typo[0], typo[1], typo[2].splitlines()[0]) == (2, "", "error: --expect atention: the record has nothing of that name")
     assert (no_pair[0], no_pair[2]) == (2, "error: --expect skips is no key=value\nhint: --expect attention.cross=16\n")
 

@@ -11,8 +11,11 @@ import pytest
 from tests import kinds_other, kinds_plugs, kinds_video, tiny
 from tests.config_effects import Seen, differs, seen
 from unetinspect.check.config import find_in_config
-from unetinspect.check.ignored import unread_keys
+from unetinspect.check.effects import Trials
+from unetinspect.record import Source
 from unetinspect.run.resolve import class_keys, resolve_config
+from unetinspect.source.base import LoadedModel
+from unetinspect.unets.request import make_request
 
 Config = dict[str, Any]
 
@@ -25,7 +28,7 @@ KINDS: dict[str, Config] = {
     "plain-unknown-classes": tiny.plain(class_embed_type="projection", num_class_embeds=5),
     "unknown-attention-type": tiny.condition(attention_type="unknown"),
 }
-# Another value for every key that a rule is about, of a kind that diffusers could take.
+# Another value for keys that have no effect in some UNet, of a kind that diffusers could take.
 OTHER: Config = {
     "act_fn": "gelu",
     "add_attention": False,
@@ -70,7 +73,7 @@ OTHER: Config = {
     "upsample_type": "resnet",
     "use_linear_projection": True,
 }
-# Kinds whose unread keys are changed all at once; between them they meet the rules.
+# Kinds whose keys without effect are changed all at once.
 CHANGED = (
     *("conditioned", "simple-cross-attention", "k-blocks", "no-cross-attention", "unknown-classes", "unknown-attention-type"),
     *("plain-no-mid-block", "skip-blocks", "plain-unknown-classes", "unet1d-audio", "unet1d-temporal", "dreamlite", "i2vgen"),
@@ -81,10 +84,21 @@ CHANGED = (
 HELD_AGAINST = ("conditioned",)
 
 
-def unread_of(config: Config) -> set[str]:
-    """Return the keys that are said to have no effect."""
-    resolved = resolve_config(config)
-    return {key for key, _ in unread_keys(resolved.class_name, resolved.values)}
+def trials_of(config: Config) -> Trials:
+    """Return what compares other configs with this one, as `check` does."""
+    model = LoadedModel(name="small", config=config, source=Source(kind="dict", location="small"))
+    return Trials(model, resolve_config(config), make_request(batch=2))
+
+
+@cache
+def without_effect(name: str) -> Config:
+    """Return the keys of the table that are said to have no effect in a kind, changed all at once, with their values there."""
+    trials, values = trials_of(KINDS[name]), resolve_config(KINDS[name]).values
+    found: Config = {}
+    for key, other in OTHER.items():
+        if key in values and values[key] != other and trials.same({**values, **found, key: other}):
+            found[key] = other
+    return found
 
 
 @cache
@@ -96,49 +110,60 @@ def base_of(name: str) -> tuple[Seen, Seen]:
 @pytest.mark.parametrize("name", CHANGED)
 def test_keys_that_are_said_to_have_no_effect_have_none(name: str) -> None:
     """With all of them changed at once, diffusers builds the same modules and tensors, and computes the same to the last bit."""
-    config, unread = KINDS[name], unread_of(KINDS[name])
-    changed = {**config, **{key: OTHER[key] for key in unread}}
+    unread = without_effect(name)
 
     assert unread
-    assert unread_of(changed) >= unread
-    assert seen(changed) == base_of(name)
+    assert seen({**KINDS[name], **unread}) == base_of(name)
 
 
 @pytest.mark.parametrize("name", HELD_AGAINST)
 def test_keys_that_have_an_effect_are_not_said_to_have_none(name: str) -> None:
-    """Every other key of the table changes what is built or computed, or is refused."""
+    """Every key of the table that is said to have one changes what is built or computed, or is refused."""
     config = KINDS[name]
-    values, unread = resolve_config(config).values, unread_of(config)
-    tried = {key: other for key, other in OTHER.items() if key in values and key not in unread and values[key] != other}
-    words = {key for key, other in tried.items() if key in unread_of({**config, key: other})}  # unknown ones, taken for none
+    values = resolve_config(config).values
+    tried = {key: other for key, other in OTHER.items() if key in values and key not in without_effect(name) and values[key] != other}
 
-    assert [key for key, other in tried.items() if key not in words and not differs({**config, key: other}, base_of(name))] == []
-
-
-def test_every_kind_is_told_of_its_unread_keys_once_they_are_given() -> None:
-    """A finding for each, which names the key and the value; keys at their default, or not given, are passed over."""
-    for name in CHANGED:
-        config = {**KINDS[name], **{key: OTHER[key] for key in unread_of(KINDS[name])}}
-        resolved = resolve_config(config)
-        report = find_in_config(
-            resolved.class_name, config, resolved.values, ignored=(), problems=(), classes=class_keys(), diffusers_version="0.42.1"
-        )
-        expected = {key for key in unread_of(config) if key in config and config[key] != class_keys()[resolved.class_name][key]}
-        ignored = [finding for finding in report.findings if finding.kind == "ignored"]
-
-        assert sorted(key for finding in ignored for key in finding.where) == sorted(_but_nulls(config, expected)), name
-        assert all(finding.what.startswith(finding.where[0]) and finding.advice for finding in ignored)
+    assert [key for key, other in tried.items() if not differs({**config, key: other}, base_of(name))] == []
 
 
-def _but_nulls(config: Config, keys: set[str]) -> list[str]:
-    return [key for key in keys if config[key] not in (None, [None, None])]
+@pytest.mark.parametrize("name", ["conditioned", "plain-no-mid-block", "unet1d-audio", "motion-other-addition", "controlnet-heads"])
+def test_every_key_without_effect_is_found_where_it_is_given(name: str) -> None:
+    """A finding for each, which names the key and the value; those at their default are passed over."""
+    config = {**KINDS[name], **without_effect(name)}
+    resolved = resolve_config(config)
+    report = find_in_config(resolved, config, classes=class_keys(), diffusers_version="0.42.1", same=trials_of(config).same)
+    defaults = class_keys()[resolved.class_name]
+    found = {finding.where[0]: finding for finding in report.findings if finding.kind in ("ignored", "unusual")}
+
+    assert set(found) >= {key for key, value in without_effect(name).items() if value != defaults[key]}
+    assert all(finding.what.startswith(key) and not finding.stops for key, finding in found.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("classes", "class_embed_type", "other"),  # null would read num_class_embeds
+        ("unet1d-audio", "out_block_type", "other"),  # null builds another last block
+    ],
+)
+def test_a_word_that_diffusers_does_not_know_is_found(name: str, key: str, value: str) -> None:
+    """Where it has an effect, and any other word the same."""
+    config = {**KINDS[name], key: value}
+    resolved = resolve_config(config)
+    report = find_in_config(resolved, config, classes=class_keys(), diffusers_version="0.42.1", same=trials_of(config).same)
+    (finding,) = [finding for finding in report.findings if finding.where == (key,)]
+
+    assert finding.kind == "unusual"
+    assert finding.what == f'{key} is "{value}": diffusers does not know this value, and runs with it'
+    assert seen({**config, key: "yet another"}) == seen(config)
+    assert seen(KINDS[name]) != seen(config)
 
 
 @pytest.mark.parametrize("name", ["conditioned", "simple-cross-attention", "per-block-lists", "plain", "no-mid-block"])
 def test_heads_and_resnets_are_said_as_they_are_traced(name: str) -> None:
     """The heads and the channels of each block's attention, and the number of its resnets, are those of a real forward pass."""
     record, config = tiny.traced(name), resolve_config(KINDS[name])
-    report = find_in_config(config.class_name, {}, config.values, ignored=(), problems=(), classes=class_keys(), diffusers_version="0.42.1")
+    report = find_in_config(config, {}, classes=class_keys(), diffusers_version="0.42.1", record=record)
     said = {meaning.key: meaning.meaning for meaning in report.meanings}
     heads = re.findall(r"(\d+) heads? of (\d+) channels? in (.+?)(?=, \d|$)", said["attention_head_dim"])
     by_block = {path: (int(number), int(width)) for number, width, paths in heads for path in re.findall(r"\w+_blocks?(?:\.\d+)?", paths)}
@@ -146,7 +171,7 @@ def test_heads_and_resnets_are_said_as_they_are_traced(name: str) -> None:
     counts = [[str(resnets.count(path)) for path in dict.fromkeys(resnets) if path.startswith(way)] for way in ("down", "up")]
 
     assert by_block == {_block_of(each.path): (each.heads, each.head_dim) for each in record.attentions}
-    assert re.findall(r"((?:\d+ and )?\d+) resnets?", said["layers_per_block"]) == [
+    assert re.findall(r"((?:\d+ and )?\d+)(?: resnets?)? per", said["layers_per_block"]) == [
         " and ".join(dict.fromkeys(numbers)) for numbers in counts
     ]
 

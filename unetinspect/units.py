@@ -1,26 +1,11 @@
-"""Numbers as people read them: shapes, counts, bytes. Records hold integers; these words are made here only."""
+"""Numbers and config values as people read them. Records hold integers; these words are made here only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _LONGEST_VALUE = 80
-
-
-def shown(value: Any) -> str:
-    """Write a config value as JSON has it, cut where it is long.
-
-    >>> shown(None), shown("text_time"), shown([1, 2])
-    ('null', '"text_time"', '[1, 2]')
-    """
-    import json  # here: few answers need it
-
-    try:
-        text = json.dumps(value, default=str)
-    except (ValueError, RecursionError):  # Python writes no number of thousands of digits
-        return "a value too long to be written"
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 def format_shape(shape: Sequence[int] | None) -> str:
@@ -94,6 +79,31 @@ def plural(count: int, noun: str) -> str:
     ('1 skip', '12 skips')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def joined(words: Iterable[Any]) -> str:
+    """Join words as a sentence does.
+
+    >>> joined(["a", "b", "c"]), joined(["a"])
+    ('a, b and c', 'a')
+    """
+    *first, last = map(str, words)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def format_value(value: Any) -> str:
+    """Write a config value as JSON has it, cut where it is long.
+
+    >>> format_value(None), format_value("text_time"), format_value([1, 2])
+    ('null', '"text_time"', '[1, 2]')
+    """
+    import json  # here: few answers need it
+
+    try:
+        text = json.dumps(value, default=str)
+    except (ValueError, RecursionError):  # Python writes no number of thousands of digits
+        return "a value too long to be written"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 def visible(text: str, *, keep_lines: bool = False) -> str:

@@ -15,7 +15,7 @@ class ForeignKey(NamedTuple):
     Attributes:
         owner: Whose it is.
         here: The key that holds the same today, "": none does.
-        meaning: What it stands for where no key does.
+        meaning: What to use instead where no key holds the same.
     """
 
     owner: str
@@ -23,22 +23,22 @@ class ForeignKey(NamedTuple):
     meaning: str = ""
 
 
-_OLD = "an early diffusers"
-_LDM = "the UNet of OpenAI and of latent-diffusion"
-_DDPM = "the first DDPM code"
-
-
 def _of(owner: str, **keys: str) -> dict[str, ForeignKey]:
     return {key: ForeignKey(owner, here) for key, here in keys.items()}
 
 
-def _without(owner: str, **keys: str) -> dict[str, ForeignKey]:
-    return {key: ForeignKey(owner, meaning=meaning) for key, meaning in keys.items()}
+def _without(owner: str, *names: str, **keys: str) -> dict[str, ForeignKey]:
+    return {**{key: ForeignKey(owner) for key in names}, **{key: ForeignKey(owner, meaning=meaning) for key, meaning in keys.items()}}
 
+
+_LDM = "the UNet of OpenAI and LDM"
+_DDPM = "the original DDPM code"
+_BLOCKS = "here down_block_types and up_block_types decide it"
+_CONVOLUTIONS = "here down- and upsamplers always have convolutions"
 
 FOREIGN_KEYS: dict[str, ForeignKey] = {
     **_of(
-        _OLD,
+        "early diffusers",
         block_channels="block_out_channels",
         down_blocks="down_block_types",
         up_blocks="up_block_types",
@@ -60,56 +60,43 @@ FOREIGN_KEYS: dict[str, ForeignKey] = {
     **_of(_DDPM, resolution="sample_size", out_ch="out_channels"),
     **_without(
         _LDM,
-        num_heads="and in a UNet2DConditionModel it is attention_head_dim",
-        num_head_channels="and in a UNet2DModel it is attention_head_dim; a UNet2DConditionModel has the number of heads there",
-        model_channels="where it holds the channels that block_out_channels are multiples of",
-        channel_mult="and times model_channels it is block_out_channels",
-        attention_resolutions="which down_block_types and up_block_types say here",
-        use_spatial_transformer="which down_block_types and up_block_types say here",
-        use_scale_shift_norm="and true is resnet_time_scale_shift 'scale_shift'",
-        resblock_updown="and true is ResnetDownsampleBlock2D and ResnetUpsampleBlock2D in the block types",
-        conv_resample="and no key here: the blocks' samplers have convolutions",
-        dims="and here the class says how many dimensions there are",
-        num_heads_upsample="and no key here: up blocks have the heads of the down blocks",
-        use_new_attention_order="and no key here",
-        use_checkpoint="and here a method, enable_gradient_checkpointing",
-        use_fp16="and here torch_dtype, as the model is loaded",
-        legacy="and no key here",
-        disable_self_attentions="and here only_cross_attention",
-        transformer_depth_middle="and here the last of transformer_layers_per_block",
-        spatial_transformer_attn_type="and here an attention processor",
-        hint_channels="and here conditioning_channels, of ControlNetModel",
+        *("use_new_attention_order", "legacy"),
+        num_heads="attention_head_dim in a UNet2DConditionModel",
+        num_head_channels="attention_head_dim in a UNet2DModel; a UNet2DConditionModel has the number of heads there",
+        model_channels="block_out_channels has multiples of it",
+        channel_mult="channel_mult times model_channels is block_out_channels",
+        attention_resolutions=_BLOCKS,
+        use_spatial_transformer=_BLOCKS,
+        use_scale_shift_norm="true is resnet_time_scale_shift=scale_shift",
+        resblock_updown="true is ResnetDownsampleBlock2D and ResnetUpsampleBlock2D as block types",
+        conv_resample=_CONVOLUTIONS,
+        dims="here the class decides it",
+        num_heads_upsample="here up blocks have the heads of the down blocks",
+        use_checkpoint="here a method, enable_gradient_checkpointing()",
+        use_fp16="here torch_dtype, when the model is loaded",
+        disable_self_attentions="here only_cross_attention",
+        transformer_depth_middle="here the last entry of transformer_layers_per_block",
+        spatial_transformer_attn_type="here an attention processor",
+        hint_channels="here conditioning_channels of ControlNetModel",
     ),
     **_without(
         _DDPM,
-        ch="where it holds the channels that block_out_channels are multiples of",
-        ch_mult="and times ch it is block_out_channels",
-        attn_resolutions="which down_block_types and up_block_types say here",
-        resamp_with_conv="and no key here: the blocks' samplers have convolutions",
+        ch="block_out_channels has multiples of it",
+        ch_mult="ch_mult times ch is block_out_channels",
+        attn_resolutions=_BLOCKS,
+        resamp_with_conv=_CONVOLUTIONS,
     ),
-    **_without(
-        "the VAE",
-        latent_channels="whose config stands beside the UNet's",
-        scaling_factor="whose config stands beside the UNet's",
-        double_z="whose config stands beside the UNet's",
-        z_channels="whose config stands beside the UNet's",
-    ),
-    **_without(
-        "the scheduler",
-        beta_start="whose config stands beside the UNet's",
-        beta_end="whose config stands beside the UNet's",
-        beta_schedule="whose config stands beside the UNet's",
-        prediction_type="whose config stands beside the UNet's",
-    ),
+    **_without("the VAE, which has a config of its own", "latent_channels", "scaling_factor", "double_z", "z_channels"),
+    **_without("the scheduler, which has a config of its own", "beta_start", "beta_end", "beta_schedule", "prediction_type"),
 }
 
-_BY_EMA = "EMAModel keeps it in the config of the averaged weights; no UNet reads it"
+_BY_EMA = "left by EMAModel; no UNet reads it"
 EMA_KEYS: dict[str, str] = dict.fromkeys(
     ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"), _BY_EMA
 )
 UNREAD_KEYS: dict[str, str] = {
-    "quantization_config": "how the weights were packed into fewer bits; shapes here are those of the UNet before",
-    "auto_map": "where AutoModel finds code of its own; no UNet reads it",
-    "torch_dtype": "the dtype of the weights as they were saved; no UNet reads it",
-    "dtype": "the dtype of the weights as they were saved; no UNet reads it",
+    "quantization_config": "how the weights were quantized; shapes here are those before quantization",
+    "auto_map": "where AutoModel finds custom code; no UNet reads it",
+    "torch_dtype": "dtype of the saved weights; no UNet reads it",
+    "dtype": "dtype of the saved weights; no UNet reads it",
 }

@@ -1,28 +1,36 @@
-"""What config keys do in this UNet, where their names say something else or nothing. Values of other types are passed over."""
+"""What config keys do in this UNet, where their names say something else or nothing: with the numbers of its pass, where there is one.
+
+Values of other types are passed over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from unetinspect.check.blocks import crosses, has_transformers, kinds_of
-from unetinspect.check.embedding_meanings import EMBEDDINGS
-from unetinspect.check.heads import Meanings, say_heads
-from unetinspect.check.words import count_of, joined
+from unetinspect.record import Trace
 from unetinspect.record.check import KeyMeaning
 from unetinspect.unets.base import Config, is_count, is_list
-from unetinspect.unets.block_list import list_blocks
+from unetinspect.units import format_size, joined, plural
+
+Meanings = Iterator[tuple[str, str]]
+"""Keys, each with what it means."""
 
 _LATENT_FACTOR = 8
 _FEW = 8
+_PROJECTION = "projection_class_embeddings_input_dim"
+# Whether attention_head_dim is the number of heads in a block, and whether it is the channels of one.
+_HEADS = {(True, False): "the number of heads here", (False, True): "the channels of one head", (True, True): "heads and channels of each"}
 
 
-def say_meanings(class_name: str, values: Mapping[str, Any]) -> Iterator[KeyMeaning]:
-    """Say what keys do in this UNet, with its numbers; each key once, in the order of the config."""
+def say_meanings(class_name: str, values: Mapping[str, Any], record: Trace | None) -> Iterator[KeyMeaning]:
+    """Say what keys do in this UNet; each key once, in the order of the config. `record` is a pass of it, where it runs."""
     said: dict[str, list[str]] = {}
-    for rule in _RULES:
-        for key, meaning in rule(class_name, values):
-            said.setdefault(key, []).append(meaning)
+    rules = [rule(class_name, values) for rule in _BY_CONFIG] + ([] if record is None else [rule(values, record) for rule in _BY_RECORD])
+    for rule in rules:
+        for key, meaning in rule:
+            if key in values:
+                said.setdefault(key, []).append(meaning)
     for key, value in values.items():
         if key in said:
             yield KeyMeaning(key=key, value=value, meaning="; ".join(said[key]))
@@ -30,136 +38,146 @@ def say_meanings(class_name: str, values: Mapping[str, Any]) -> Iterator[KeyMean
 
 def _sample_size(class_name: str, values: Config) -> Meanings:
     size, channels = values.get("sample_size"), values.get("in_channels")
-    sides = [side for side in (size if is_list(size) else [size]) if is_count(side)]
+    sides = [side for side in (size if is_list(size) else [size, size]) if is_count(side)]
     # Of fewer channels than 4, images are the rule, and latents of old VAEs the exception: nothing is sure.
     if sides and is_count(channels) and channels > 3 and class_name not in ("UNet1DModel", "UVit2DModel"):
-        cells, pixels = (" x ".join(str(side * factor) for side in sides) for factor in (1, _LATENT_FACTOR))
-        yield "sample_size", f"in cells of the latent, not in pixels: {cells} is {pixels} px with a VAE of factor {_LATENT_FACTOR}"
+        pixels = format_size([side * _LATENT_FACTOR for side in sides])
+        yield "sample_size", f"latent size, not pixels: {format_size(sides)} is {pixels} px with a VAE scale factor of {_LATENT_FACTOR}"
 
 
-def _layers(class_name: str, values: Config) -> Meanings:
-    """Count the resnets of blocks on the way down and up. K-blocks and skip blocks have others, and `UNet1DModel` too."""
-    kinds = kinds_of(values)
-    plain = not any(kind.name.startswith("K") or "Skip" in kind.name for kind in kinds)
-    if class_name == "UNet1DModel" or "up_block_types" not in values or not plain or "layers_per_block" not in values:
-        return
-    blocks = list_blocks(values)
-    down = [block.layers for block in blocks if block.path.startswith("down")]
-    up = [block.layers for block in blocks if block.goes_up]
-    if blocks and len(down) <= _FEW:
-        skips = sum(up)
-        more = f"one more, for they take {count_of(skips, 'skip')} in all: those, the samplers' and conv_in's"
-        yield "layers_per_block", f"{_numbers(down)} in each down block, and {_numbers(up)} in each up block: {more}"
-
-
-def _numbers(counts: list[int]) -> str:
-    """Say how many resnets blocks have.
-
-    >>> _numbers([2, 2]), _numbers([1, 2])
-    ('2 resnets', '1 and 2 resnets')
-    """
-    return count_of(counts[0], "resnet") if len(set(counts)) == 1 else f"{joined([str(count) for count in counts])} resnets"
-
-
-def _text_width(class_name: str, values: Config) -> Meanings:
-    width, projected = values.get("cross_attention_dim"), values.get("encoder_hid_dim")
-    if class_name == "AudioLDM2UNet2DConditionModel" or not is_count(width) or not _reads_text(class_name, values):
-        return
-    if class_name in ("UNet2DConditionModel", "DreamLiteUNetModel", "Kandinsky3UNet") and is_count(projected):
-        yield (
-            "cross_attention_dim",
-            f"the width that attention sees, after encoder_hid_proj: encoder_hidden_states come in with {projected}",
-        )
-        yield "encoder_hid_dim", f"the width of encoder_hidden_states as they are passed, projected to cross_attention_dim {width}"
-    else:
-        yield (
-            "cross_attention_dim",
-            f"the width of encoder_hidden_states: (batch, tokens, {width}); text of another width fits another model",
-        )
-
-
-def _reads_text(class_name: str, values: Config) -> bool:
-    if class_name == "Kandinsky3UNet":
-        return True
-    return "down_block_types" in values and any(crosses(kind) for kind in kinds_of(values))
-
-
-def _depths(class_name: str, values: Config) -> Meanings:
-    """Say where a list of transformer depths is looked up, and which of its entries nobody reads."""
-    key, kinds = "transformer_layers_per_block", kinds_of(values)
-    depths = values.get(key)
-    down = [kind for kind in kinds if kind.way == "down"]
-    if not is_list(depths) or not down or len(depths) != len(down) or "up_block_types" not in values:
-        return
-    own = values.get(f"reverse_{key}") is not None
-    up = f"up blocks have reverse_{key}" if own else "up blocks look it up from the end"
-    unread = [str(place) for place, kind in enumerate(down) if not has_transformers(kind)]
-    also = (
-        f"; entry {joined(unread)} says nothing of the way down, whose block has no transformers" if unread and len(unread) <= _FEW else ""
-    )
-    mid = ", and the mid block has the last" if any(kind.way == "mid" and has_transformers(kind) for kind in kinds) else ""
-    yield key, f"the transformer blocks in each attention, a number for each down block; {up}{mid}{also}"
-
-
-def _norms(class_name: str, values: Config) -> Meanings:
-    if "norm_num_groups" not in values or values["norm_num_groups"] is not None:
-        return
-    if class_name in ("UNet2DConditionModel", "DreamLiteUNetModel"):
-        yield "norm_num_groups", "no group norm and no activation before conv_out; K-blocks have groups of their own, at most 32"
-    elif class_name == "UNet2DModel":
-        yield "norm_num_groups", "each norm chooses its groups: a quarter of its channels, at most 32"
-
-
-def _attention(class_name: str, values: Config) -> Meanings:
-    """Say what switches of attention switch."""
+def _switches(class_name: str, values: Config) -> Meanings:
     only = values.get("only_cross_attention")
     if only is True or (is_list(only) and any(only)):
-        yield (
-            "only_cross_attention",
-            "where true, the first attention of each transformer block reads encoder_hidden_states too: none attends to the image",
-        )
+        yield "only_cross_attention", "the first attention of each transformer block cross-attends too: there is no self-attention"
     if values.get("upcast_attention") is True:
         yield "upcast_attention", "attention scores are computed in float32, whatever the dtype of the weights"
     if values.get("use_linear_projection") is True:
-        yield (
-            "use_linear_projection",
-            "proj_in and proj_out of the transformers are linear layers: their weights have 2 axes, not a convolution's 4",
-        )
+        yield "use_linear_projection", "proj_in and proj_out of the transformers are Linear layers: 2D weights, not 4D as of a 1x1 Conv2d"
     if values.get("dual_cross_attention") is True:
-        yield "dual_cross_attention", "two transformers for two texts in each attention, as in Versatile Diffusion"
-    if "mid_block_type" in values and values["mid_block_type"] is None:
-        yield "mid_block_type", "no mid block: the last down block hands over to the first up block"
+        yield "dual_cross_attention", "two transformers per attention, one for each text, as in Versatile Diffusion"
+    if values.get("mid_block_type", "") is None:
+        yield "mid_block_type", "no mid block: the last down block feeds the first up block"
+    if values.get("center_input_sample") is True:
+        yield "center_input_sample", "forward computes 2 * sample - 1 first"
+    if values.get("global_pool_conditions") is True and class_name.startswith(("ControlNet", "Sparse")):
+        yield "global_pool_conditions", "each output is averaged over height and width, to 1x1"
+    if values.get("norm_num_groups", "") is None and class_name in ("UNet2DConditionModel", "DreamLiteUNetModel"):
+        yield "norm_num_groups", "no norm or activation before conv_out; K-blocks choose their own groups, at most 32"
+    if values.get("norm_num_groups", "") is None and class_name == "UNet2DModel":
+        yield "norm_num_groups", "each norm chooses its own groups: a quarter of its channels, at most 32"
 
 
 def _channels(class_name: str, values: Config) -> Meanings:
-    if class_name == "UNet2DConditionModel" and values.get("in_channels") == 9 and values.get("out_channels") == 4:
-        yield "in_channels", "of an inpainting model: 4 of the latent, 1 of the mask and 4 of the masked image, joined by the pipeline"
-    if class_name == "I2VGenXLUNet" and is_count(values.get("in_channels")):
-        count = values["in_channels"]
-        yield "in_channels", f"of the sample; conv_in takes {2 * count}: as many again of the first image, which forward adds"
-    if values.get("center_input_sample") is True:
-        yield "center_input_sample", "forward makes 2 * sample - 1 of the sample first"
+    channels = values.get("in_channels")
+    if class_name == "UNet2DConditionModel" and channels == 9 and values.get("out_channels") == 4:
+        yield "in_channels", "an inpainting model: 4 latent channels, 1 mask and 4 of the masked image, concatenated by the pipeline"
+    if class_name == "I2VGenXLUNet" and is_count(channels):
+        yield "in_channels", f"channels of sample; conv_in has {2 * channels}: forward concatenates the first image's latents"
 
 
 def _by_pipelines(class_name: str, values: Config) -> Meanings:
     """Say which keys no forward reads, and pipelines do."""
     if class_name == "UNet1DModel" and values.get("sample_rate") is not None:
-        yield "sample_rate", "of the sound, in Hz: the pipeline reads it, the UNet does not"
+        yield "sample_rate", "in Hz; only the pipeline reads it"
     if class_name == "UNetSpatioTemporalConditionModel" and values.get("num_frames") is not None:
-        yield "num_frames", "how many frames the pipeline asks for; the UNet takes as many as it is given"
-    if values.get("global_pool_conditions") is True and class_name.startswith(("ControlNet", "Sparse")):
-        yield "global_pool_conditions", "each output is averaged over height and width, to one cell"
+        yield "num_frames", "default of the pipeline; the UNet takes any number of frames"
 
 
-_RULES: tuple[Callable[[str, Config], Meanings], ...] = (
-    _sample_size,
-    _layers,
-    say_heads,
-    _text_width,
-    _depths,
-    _norms,
-    _attention,
-    _channels,
-    _by_pipelines,
-    *EMBEDDINGS,
-)
+def _embeddings(class_name: str, values: Config) -> Meanings:
+    """Say what is embedded along with the timestep."""
+    kind, classes, total = values.get("class_embed_type"), values.get("num_class_embeds"), values.get(_PROJECTION)
+    if kind is None and is_count(classes):
+        yield "num_class_embeds", f"class_labels are required: (batch,) integers below {classes}"
+    if kind == "projection" and is_count(total):
+        yield _PROJECTION, f"the width of class_labels: (batch, {total})"
+    if kind == "timestep":
+        yield "class_embed_type", "class_labels are embedded like timesteps: one number per image"
+    if kind == "identity":
+        yield "class_embed_type", "class_labels are added to the time embedding unchanged, so they must have its width"
+    width, channels = values.get("time_cond_proj_dim"), values.get("block_out_channels")
+    if is_count(width):
+        yield "time_cond_proj_dim", f"a distilled model (LCM): timestep_cond, (batch, {width}), is the embedded guidance scale"
+    known = class_name in ("UNet2DConditionModel", "UNet2DModel") and is_list(channels) and channels and is_count(channels[0])
+    if known and is_list(channels) and is_count(values.get("time_embedding_dim")):
+        yield "time_embedding_dim", f"the width of the time embedding; null is 4 x block_out_channels[0] = {4 * channels[0]}"
+
+
+def _added(values: Config, record: Trace) -> Meanings:
+    """Take the projection's input apart: SDXL's pooled text and size ids, Stable Video Diffusion's ids."""
+    total, width = values.get(_PROJECTION), values.get("addition_time_embed_dim")
+    shapes = {given.name.rpartition(".")[2]: given.shape for given in record.run.inputs if given.shape}
+    if "added_time_ids" in shapes:
+        yield _PROJECTION, f"{shapes['added_time_ids'][1]} x {width} of added_time_ids: fps, motion bucket, noise level"
+    elif "text_embeds" in shapes and "time_ids" in shapes:
+        parts = f"{shapes['text_embeds'][1]} of text_embeds (pooled text) + {shapes['time_ids'][1]} x {width} of time_ids"
+        yield _PROJECTION, f"{total} = {parts}"
+
+
+def _layers(values: Config, record: Trace) -> Meanings:
+    """Count the resnets of each block."""
+    down, up = ([stage.resnets for stage in record.stages if stage.role == role] for role in ("down", "up"))
+    skips = record.totals.skips.consumed
+    if up == [count + 1 for count in reversed(down)] and len(up) <= _FEW and sum(up) == skips:
+        counts = [joined(dict.fromkeys(each)) for each in (down, up)]
+        resnets = "resnet" if set(down) == {1} else "resnets"
+        why = f"{plural(skips, 'skip')} (resnets, downsamplers, conv_in)"
+        yield "layers_per_block", f"{counts[0]} {resnets} per down block, {counts[1]} per up block to consume {why}"
+
+
+def _heads(values: Config, record: Trace) -> Meanings:
+    """Say what `attention_head_dim` counts in each block: heads, the channels of one head, or both where these are equal."""
+    key = "attention_head_dim"
+    given = values.get(key)
+    numbers = [number for number in (given if is_list(given) else [given]) if is_count(number)]
+    blocks = {stage.name for stage in record.stages if stage.role in ("down", "mid", "up")}
+    layers = [layer for layer in record.attentions if layer.kind in ("self", "cross", "joint") and layer.stage in blocks]
+    if values.get("num_attention_heads") is not None:
+        return
+    what = {layer.path: (layer.heads in numbers, layer.head_dim in numbers) for layer in layers}
+    sure = {each for each in what.values() if each[0] != each[1]}
+    for counts, sentence in _HEADS.items():
+        found: dict[tuple[int, int], dict[str, None]] = {}
+        for layer in layers:
+            is_this = what[layer.path] == counts or (what[layer.path] == (True, True) and sure == {counts})
+            if is_this and not (counts == (True, True) and len(sure) == 1):
+                found.setdefault((layer.heads, layer.head_dim), {})[layer.stage] = None
+        if found:
+            yield key, f"{sentence}: {_listed(found)}"
+
+
+def _listed(found: Mapping[tuple[int, int], Iterable[str]]) -> str:
+    """List heads by their number and channels, with the blocks that have them.
+
+    >>> _listed({(8, 40): ["down_blocks.0"], (8, 160): ["mid_block", "up_blocks.1"]})
+    '8 heads of 40 channels in down_blocks.0, 8 heads of 160 channels in mid_block and up_blocks.1'
+    """
+    return ", ".join(f"{plural(heads, 'head')} of {plural(width, 'channel')} in {joined(paths)}" for (heads, width), paths in found.items())
+
+
+def _text_width(values: Config, record: Trace) -> Meanings:
+    width, projected = values.get("cross_attention_dim"), values.get("encoder_hid_dim")
+    passed = [given.shape[-1] for given in record.run.inputs if given.name == "encoder_hidden_states" and given.shape]
+    if not is_count(width) or not passed or not any(layer.kind == "cross" for layer in record.attentions):
+        return
+    if passed == [projected] != [width]:
+        yield "cross_attention_dim", f"width inside attention, after encoder_hid_proj: encoder_hidden_states have {projected}"
+        yield "encoder_hid_dim", f"width of encoder_hidden_states, projected to cross_attention_dim ({width})"
+    elif passed == [width]:
+        yield "cross_attention_dim", f"width of encoder_hidden_states: (batch, tokens, {width}); text of another width fits another model"
+
+
+def _depths(values: Config, record: Trace) -> Meanings:
+    """Say where a list of transformer depths is looked up, and which of its entries nobody reads."""
+    key = "transformer_layers_per_block"
+    depths, down = values.get(key), [stage for stage in record.stages if stage.role == "down"]
+    if not is_list(depths) or not down or len(depths) != len(down) or "up_block_types" not in values:
+        return
+    up = f"up blocks have reverse_{key}" if values.get(f"reverse_{key}") is not None else "up blocks read the list backwards"
+    mid = ", the mid block has the last" if any(stage.role == "mid" and stage.transformer_blocks for stage in record.stages) else ""
+    unread = [place for place, stage in enumerate(down) if not stage.transformer_blocks]
+    also = f"; unused on the way down: entry {joined(unread)}" if unread and len(unread) <= _FEW else ""
+    yield key, f"transformer blocks per attention, one number per down block; {up}{mid}{also}"
+
+
+_BY_CONFIG: tuple[Callable[[str, Config], Meanings], ...] = (_sample_size, _switches, _channels, _by_pipelines, _embeddings)
+_BY_RECORD: tuple[Callable[[Config, Trace], Meanings], ...] = (_layers, _heads, _text_width, _depths, _added)

@@ -10,16 +10,18 @@ import torch
 from msgspec.structs import replace
 
 from unetinspect.check.config import find_in_config
+from unetinspect.check.effects import Trials
 from unetinspect.check.expectations import find_expected, unmet
 from unetinspect.check.weights import compare_weights
 from unetinspect.errors import ConfigError
-from unetinspect.record import SCHEMA, Check, Envelope, Expectation, Finding, KeyMeaning, NearSize, SizeCheck, Trace, WeightsCheck
+from unetinspect.record import SCHEMA, Check, Envelope, Expectation, Finding, NearSize, SizeCheck, Trace, WeightsCheck
 from unetinspect.run.build import build_unet
 from unetinspect.run.cache import Recorder
+from unetinspect.run.config_types import wrong_types
 from unetinspect.run.failures import SizeError
-from unetinspect.run.resolve import ResolvedConfig, class_keys
+from unetinspect.run.resolve import ResolvedConfig, class_keys, diffusers_class
 from unetinspect.source.base import LoadedWeights
-from unetinspect.unets.request import Request
+from unetinspect.unets.request import Request, make_request
 from unetinspect.unets.sizes import UnevenSizeError, returned_size, written_size
 
 
@@ -35,30 +37,46 @@ def check_model(
         UsageError: An option does not go with this UNet, or the record has no number that is expected of it.
     """
     config, name = recorder.config, recorder.model.name
-    problems: list[str] = []
-    keys, meanings = _of_config(config, {**recorder.model.config, **recorder.overrides}, problems)
     passes = _Passes(recorder)
     sizes: tuple[SizeCheck, ...] = ()
     fit: WeightsCheck | None = None
     differences: tuple[Finding, ...] = ()
-    if not problems:
-        try:
-            sizes = tuple(passes.size(request) for request in requests)
-            fit, differences = _of_weights(config, weights, name=name)
-        except ConfigError as error:  # what no rule foresaw, and diffusers refuses
-            wrong = error.problems or (error.message,)
-            keys = (*(Finding(about="config", kind="wrong", what=what, advice=error.hint) for what in wrong), *keys)
+    refused: ConfigError | None = None
+    try:
+        sizes = tuple(passes.size(request) for request in requests)
+        fit, differences = _of_weights(config, weights, name=name)
+    except ConfigError as error:
+        refused = error
     record = passes.record
+    report = find_in_config(
+        config,
+        {**recorder.model.config, **recorder.overrides},
+        classes=class_keys(),
+        diffusers_version=diffusers.__version__,
+        mistakes=refused.mistakes if refused else (),
+        wrong_types=wrong_types(diffusers_class(config.class_name).__init__, config.values),
+        same=None if refused else Trials(recorder.model, config, passes.ran or make_request()).same,
+        record=record,
+    )
     expectations = find_expected(record, expected) if record is not None else unmet(expected)
-    findings = (*keys, *_of_sizes(sizes), *differences, *_of_expectations(expectations))
-    check = Check(clean=not findings, findings=findings, meanings=meanings, sizes=sizes, weights=fit, expectations=expectations)
+    findings = (*_refusal(refused), *report.findings, *_of_sizes(sizes), *differences, *_of_expectations(expectations))
+    check = Check(clean=not findings, findings=findings, meanings=report.meanings, sizes=sizes, weights=fit, expectations=expectations)
     return Envelope(schema=SCHEMA, model=recorder.info, check=check) if record is None else Envelope.of(record, check=check)
 
 
+def _refusal(error: ConfigError | None) -> Iterator[Finding]:
+    """Say what diffusers refuses, where no key is known to be to blame."""
+    if error is not None and not error.mistakes:
+        for what in error.problems or (error.message,):
+            advice = None if error.problems else error.hint
+            yield Finding(about="config", kind="wrong", what=what, advice=advice, stops=True)
+
+
 class _Passes:
-    """Runs the sizes one after another; `record` is that of the last that ran."""
+    """Runs the sizes one after another; `ran` is the last that ran, `record` its record."""
 
     def __init__(self, recorder: Recorder) -> None:
+        self.ran: Request | None = None
         self.record: Trace | None = None
         self._recorder = recorder
 
@@ -71,7 +89,7 @@ class _Passes:
         except UnevenSizeError as error:
             nearest = tuple(NearSize(image_size=size, sample_size=None) for size in error.nearest)
             return SizeCheck(image_size=error.size, sample_size=None, runs=False, reason=error.message, nearest=nearest)
-        self.record = record
+        self.ran, self.record = request, record
         output = record.outputs[0]
         size = returned_size(output.name, output.shape, record.run.sample_size)
         check = SizeCheck(image_size=record.run.image_size, sample_size=record.run.sample_size, runs=True, output_size=size)
@@ -81,23 +99,8 @@ class _Passes:
 
 
 def _other_size(check: SizeCheck, nearest: tuple[NearSize, ...]) -> SizeCheck:
-    reason = "it was rounded on the way down, and the way up cannot know it: nothing raises"
+    reason = "an odd side is rounded when halved, so doubling it gives a different size"
     return replace(check, reason=reason, nearest=nearest)
-
-
-def _of_config(
-    config: ResolvedConfig, given: Mapping[str, Any], problems: Sequence[str]
-) -> tuple[tuple[Finding, ...], tuple[KeyMeaning, ...]]:
-    report = find_in_config(
-        config.class_name,
-        given,
-        config.values,
-        ignored=config.ignored,
-        problems=problems,
-        classes=class_keys(),
-        diffusers_version=diffusers.__version__,
-    )
-    return report.findings, report.meanings
 
 
 def _of_weights(config: ResolvedConfig, weights: LoadedWeights | None, *, name: str) -> tuple[WeightsCheck | None, tuple[Finding, ...]]:
@@ -112,15 +115,15 @@ def _of_sizes(sizes: Sequence[SizeCheck]) -> Iterator[Finding]:
     for size in sizes:
         own = written_size(size.sample_size) if size.sample_size else None
         subject = f"sample {own}" if own else f"image {written_size(size.image_size or ())}"
-        advice = f"the nearest sizes that do: {' or '.join(map(near, size.nearest))}" if size.nearest else None
+        nearest = " or ".join(map(near, size.nearest))
         where = (size.failed_in,) if size.failed_in else ()
         if not size.runs:
             place = f" in {size.failed_in}" if size.failed_in else ""
-            yield Finding(
-                about="size", kind="fails", what=f"{subject} does not run: it fails{place}: {size.reason}", where=where, advice=advice
-            )
+            advice = f"nearest sizes that run: {nearest}" if nearest else None
+            yield Finding(about="size", kind="fails", what=f"{subject} fails{place}: {size.reason}", where=where, advice=advice)
         elif size.output_size not in (None, size.sample_size):
-            what = f"{subject} runs, and comes back as {written_size(size.output_size or ())}: {size.reason}"
+            what = f"{subject} runs, but its output is {written_size(size.output_size or ())}: {size.reason}"
+            advice = f"nearest sizes that keep their size: {nearest}" if nearest else None
             yield Finding(about="size", kind="other_size", what=what, where=where, advice=advice)
 
 
@@ -136,6 +139,6 @@ def near(size: NearSize) -> str:
 def _of_expectations(expectations: Sequence[Expectation]) -> Iterator[Finding]:
     for expectation in expectations:
         if not expectation.holds:
-            found = "there is no pass to hold it against" if expectation.found is None else f"found {expectation.found}"
-            what = f"{expectation.key} was expected to be {expectation.expected}: {found}"
+            found = "not checked: no size ran" if expectation.found is None else f"found {expectation.found}"
+            what = f"{expectation.key}: expected {expectation.expected}, {found}"
             yield Finding(about="expectation", kind="not_met", what=what, where=(expectation.key,))

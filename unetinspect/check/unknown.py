@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unetinspect.check.foreign_keys import EMA_KEYS, FOREIGN_KEYS, UNREAD_KEYS
-from unetinspect.check.words import joined
 from unetinspect.errors import nearest_names
 from unetinspect.record.check import Finding, KeyMeaning
+from unetinspect.units import joined
 
 _MOST_CLASSES = 3
 
@@ -17,7 +17,7 @@ _MOST_CLASSES = 3
 def find_unknown(
     class_name: str, given: Mapping[str, Any], ignored: Sequence[str], classes: Mapping[str, Mapping[str, Any]], diffusers_version: str
 ) -> Iterator[Finding]:
-    """Find keys that this diffusers' class drops, each with what it is elsewhere, and which key it may stand for.
+    """Find keys that this diffusers' class ignores, each with what it is elsewhere, and which key it may stand for.
 
     `classes` holds the keys of every class.
     """
@@ -25,12 +25,15 @@ def find_unknown(
     for key in ignored:
         if key in _explained(ignored):
             continue
-        said, instead = _origin(key, class_name, classes)
-        what = f"{key} is no key of {class_name}, and diffusers {diffusers_version} drops it{said}"
-        advice = _advice(instead, given)
-        if newer and not said:
-            what += f"; the config was saved by diffusers {newer}, which may know it"
-            advice = f"{advice}, or install diffusers {newer}"
+        origin, instead = _origin(key, class_name, classes)
+        what, advice = f"{key} is not a key of {class_name}", "remove it"
+        if instead is not None:
+            advice = f"remove it: {instead} is set too" if instead in given else f"did you mean {instead}?"
+        if origin:
+            what += f": {origin}"
+        elif newer:
+            what += f" in diffusers {diffusers_version}; the config is from diffusers {newer}"
+            advice += f", or install diffusers {newer}"
         yield Finding(about="config", kind="unknown", what=what, where=(key,), advice=advice)
 
 
@@ -52,22 +55,16 @@ def _origin(key: str, class_name: str, classes: Mapping[str, Mapping[str, Any]])
     """Say what a key is elsewhere, and which key of the class it stands for; "" where nothing is known of it."""
     own = classes.get(class_name, {})
     if key in FOREIGN_KEYS:
-        foreign = FOREIGN_KEYS[key]
-        if foreign.here in own:
-            return f": {foreign.owner} called {foreign.here} so", foreign.here
-        return f": it belongs to {foreign.owner}{f', {foreign.meaning}' if foreign.meaning else ''}", None
+        owner, here, meaning = FOREIGN_KEYS[key]
+        if here in own:
+            return f"the name of {here} in {owner}", here
+        return f"a key of {owner}{f'; {meaning}' if meaning else ''}", None
     others = [name for name, keys in classes.items() if key in keys]
     if others:
-        shown = others[:_MOST_CLASSES] + (["others"] if len(others) > _MOST_CLASSES else [])
-        return f": it is a key of {joined(shown)}", None
+        named = others[:_MOST_CLASSES] + (["others"] if len(others) > _MOST_CLASSES else [])
+        return f"a key of {joined(named)}", None
     close = nearest_names(key, own, count=1)
     return "", close[0] if close else None
-
-
-def _advice(instead: str | None, given: Mapping[str, Any]) -> str:
-    if instead is None:
-        return "leave it out"
-    return f"leave it out: {instead} is there too" if instead in given else f"did you mean {instead}?"
 
 
 def _newer_version(saved: Any, installed: str) -> str | None:

@@ -24,10 +24,10 @@ def check(
     options: CheckOptions,
     more: More = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="FILE|ID", help="Hold a checkpoint against the UNet: only its header is read.")
+        str | None, typer.Option(metavar="FILE|ID", help="Check a checkpoint against the UNet; only its header is read.")
     ] = None,
     expect: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Expect a number of the record: attention.cross=16; may be repeated.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Expect a value in the record: attention.cross=16; may be repeated.")
     ] = None,
 ) -> None:
     """Example: unetinspect check ddpm-cat-256 --res 100 --expect skips=20"""
@@ -78,7 +78,7 @@ def _read_text(given: list[str] | None) -> str:
     if given and given != ["-"]:
         return " ".join(given)
     if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("there is no error to explain", hint="give its text, or pipe it: python train.py 2>&1 | unetinspect explain-error")
+        raise UsageError("no error message given", hint="give its text, or pipe it: python train.py 2>&1 | unetinspect explain-error")
     raw = getattr(sys.stdin, "buffer", None)
     if raw is None:
         return sys.stdin.read(_MAX_TEXT)

@@ -15,11 +15,13 @@ class Finding(Struct, frozen=True, kw_only=True):
     Attributes:
         about: What was checked.
         kind: What is wrong; of a config: "wrong" (diffusers cannot build or run it), "contradiction", "unknown" (no key of
-            this class), "ignored" (a key of the class that has no effect with the others), "deprecated"; of weights:
-            "missing", "unexpected", "mismatched"; of a size: "fails", "other_size"; of an expectation: "not_met".
+            this class), "unusual" (diffusers runs with a value that it does not expect), "ignored" (a key of the class that
+            has no effect with the others), "deprecated"; of weights: "missing", "unexpected", "mismatched"; of a size: "fails",
+            "other_size"; of an expectation: "not_met".
         what: One sentence.
         where: The config keys, the module, or the tensors' common name.
         advice: What to do about it.
+        stops: Whether the UNet cannot be built or run because of it, at whatever size.
         count: How many tensors it is about.
         examples: The first few of them: name, shape in the file, shape in the UNet.
     """
@@ -29,6 +31,7 @@ class Finding(Struct, frozen=True, kw_only=True):
         "wrong",
         "contradiction",
         "unknown",
+        "unusual",
         "ignored",
         "deprecated",
         "missing",
@@ -41,6 +44,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     what: str
     where: tuple[str, ...] = ()
     advice: str | None = None
+    stops: bool = False
     count: int | None = None
     examples: tuple[TensorDifference, ...] = ()
 
@@ -148,7 +152,7 @@ class Check(Struct, frozen=True, kw_only=True):
         findings: What was found.
         meanings: Keys whose names say something else than what they do here; no findings.
         sizes: The sizes that were tried.
-        weights: The checkpoint that was held against the UNet; None: none was.
+        weights: The checkpoint that was compared with the UNet; None: none was.
         expectations: What was expected.
     """
 

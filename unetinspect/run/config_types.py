@@ -1,4 +1,4 @@
-"""Checks config values against the types that a class's own constructor declares. Knows no class."""
+"""Config values of other types than a class's own constructor declares. Knows no class."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-# Constructors declare one value for them here, and one for each block or side there, and take both: the class's rules say which.
+from unetinspect.units import format_value
+
+# Constructors declare one value for them here, and one for each block or side there, and take both.
 _MAY_BE_LISTS = ("sample_size", "cross_attention_dim", "motion_num_attention_heads")
-_WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_WORDS: dict[type, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
 def wrong_types(constructor: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """Return, for each key whose value is of a type that the constructor does not take, a sentence on it.
+    """Return, for each key whose value is of a type that the constructor does not declare, a sentence on it.
 
-    null passes: whether a key may do without a value, the class's rules say. In a list, each entry is held to the
+    diffusers checks no types, and may run with such a value all the same. null passes. In a list each entry is compared with the
     declared types, however deep it lies.
     """
     hints = get_type_hints(constructor)
@@ -36,7 +38,7 @@ def _mistakes(key: str, value: Any, hint: Any) -> Iterator[str]:
     if wrong:
         words = " or ".join(_WORDS[kind] for kind in scalars)
         listed = " or a list of them" if takes_list else ""
-        yield f"{key} holds {wrong[0]!r}, and must be {words}{listed}"
+        yield f"{key} {'has' if wrong[0] is not value else 'is'} {format_value(wrong[0])}: diffusers expects {words}{listed}"
 
 
 def _flat(hint: Any) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from unetinspect.errors import nearest_names
 from unetinspect.run.config_types import wrong_types
 from unetinspect.run.resolve import ResolvedConfig, diffusers_class, resolve_config
 from unetinspect.unets.base import is_count, is_list
-from unetinspect.units import shown
+from unetinspect.units import format_value
 
 
 class Likely(NamedTuple):
@@ -90,7 +90,7 @@ def _words(class_name: str, key: str, value: Any) -> Iterator[Likely]:
     for word in dict.fromkeys(_strings(value)):
         for meant in nearest_names(word, known) if word not in known else ():
             change = [meant if each == word else each for each in value] if is_list(value) else meant
-            what = f"{key} {'contains' if is_list(value) else 'is'} {shown(word)}, which {class_name} does not know"
+            what = f"{key} {'contains' if is_list(value) else 'is'} {format_value(word)}, which {class_name} does not know"
             yield Likely((key,), what, {key: change})
 
 
@@ -102,7 +102,7 @@ def _groups(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
         uneven = ", ".join(str(width) for width in dict.fromkeys(channels) if width % value)
         what = f"block_out_channels contains {uneven}, not divisible by {key} ({value})"
     else:
-        uneven, what = "all", f"{key} is {shown(value)}"
+        uneven, what = "all", f"{key} is {format_value(value)}"
     if uneven:
         divisor = max(part for part in range(1, min(most, common) + 1) if common % part == 0)
         yield Likely(("block_out_channels", key) if is_count(value) else (key,), what, {key: divisor})
@@ -142,7 +142,7 @@ def _partners(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterato
         for config in same:
             change = {name: config[name] for name in missing}
             if change:
-                yield Likely((key, *missing), f"{key} is {shown(word)}, which needs {' and '.join(missing)}", change)
+                yield Likely((key, *missing), f"{key} is {format_value(word)}, which needs {' and '.join(missing)}", change)
 
 
 def ranked_keys(

@@ -26,7 +26,7 @@ from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import class_keys, resolve_config
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets.request import Request
-from unetinspect.units import shown
+from unetinspect.units import format_value
 
 # Of this process alone: what else the machine does must not decide which keys are named.
 _SECONDS = 10.0
@@ -206,10 +206,10 @@ def _run(unet: nn.Module, inputs: Mapping[str, Any], steps: int) -> Failure | No
 
 
 def _problem(suspect: Likely, values: Mapping[str, Any]) -> Problem:
-    key, *_ = suspect.keys
-    runs = " and ".join(f"{shown(value)}" if name == key else f"{name} {shown(value)}" for name, value in suspect.change.items())
-    what = suspect.what or f"{key} is {shown(values[key])}"
-    return Problem(suspect.keys, f"{what}; {runs} works", suspect.change)
+    key = suspect.keys[0]
+    runs = [f"{'' if name == key else f'{name} '}{format_value(value)}" for name, value in suspect.change.items()]
+    what = suspect.what or f"{key} is {format_value(values[key])}"
+    return Problem(suspect.keys, f"{what}; {' and '.join(runs)} works", suspect.change)
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -20,56 +20,64 @@ def check_table(model: ModelInfo, check: Check, *, with_meanings: bool = True) -
         paragraphs.append(
             [f"{title}: {plural(len(found), 'finding')}", *(line for finding in found for line in _finding(finding))] if found else []
         )
-    paragraphs.append([verdict(check)])
+    paragraphs.append(list(_verdict(check)))
     lines = [line for paragraph in paragraphs if paragraph for line in (*paragraph, "")][:-1]
     return Table(columns=(), rows=(), above=lines, records=check.findings, fields=Finding.__struct_fields__)
 
 
-def verdict(check: Check) -> str:
-    """Say whether anything was found, and of what."""
+def _verdict(check: Check) -> Iterator[str]:
+    """Say whether anything was found, of what, and how much of it stops the UNet from running."""
     if check.clean:
-        return "nothing found"
+        yield "all checks passed"
+        return
     counts = {title.lower(): sum(finding.about == about for finding in check.findings) for about, title in _TITLES.items()}
-    return f"{plural(len(check.findings), 'finding')}: " + ", ".join(f"{title} {count}" for title, count in counts.items() if count)
+    yield f"{plural(len(check.findings), 'finding')}: " + ", ".join(f"{title} {count}" for title, count in counts.items() if count)
+    stops = sum(finding.stops for finding in check.findings)
+    if stops:
+        yield f"{stops} of them {'stops' if stops == 1 else 'stop'} the UNet from running"
 
 
 def _checked(check: Check) -> Iterator[str]:
     """Say what was checked, and what is fine."""
     wrong = sum(finding.about == "config" for finding in check.findings)
-    yield f"config: {plural(wrong, 'finding')}" if wrong else "config: no mistakes"
+    yield f"config: {plural(wrong, 'finding')}" if wrong else "config: OK"
     if not check.sizes:
-        yield "sizes:  not tried, because the UNet cannot be built"
+        yield "size:   not checked: the UNet does not run"
     for size in check.sizes:
         yield f"size:   {_size(size)}"
     if check.weights is not None:
         yield f"file:   {_weights(check.weights)}"
     for expectation in check.expectations:
-        yield f"expect: {expectation.key} {expectation.expected}: {'yes' if expectation.holds else 'NO'}"
+        result = "OK" if expectation.holds else "NO" if any(size.runs for size in check.sizes) else "not checked"
+        yield f"expect: {expectation.key} {expectation.expected}: {result}"
 
 
 def _size(size: SizeCheck) -> str:
     parts = [f"image {format_size(size.image_size)}"] if size.image_size else []
     parts += [f"sample {format_size(size.sample_size)}"] if size.sample_size else []
     if not size.runs:
-        return f"{', '.join(parts)}: does NOT run"
-    if size.output_size is None:
-        return f"{', '.join(parts)}: runs"
-    same = "the same size" if size.output_size == size.sample_size else f"ANOTHER size, {format_size(size.output_size)}"
-    return f"{', '.join(parts)}: runs, and comes back in {same}"
+        result = "FAILS"
+    elif size.output_size is None:
+        result = "OK"
+    elif size.output_size == size.sample_size:
+        result = "OK, output has the same size"
+    else:
+        result = f"output has ANOTHER size, {format_size(size.output_size)}"
+    return f"{', '.join(parts)}: {result}"
 
 
 def _weights(weights: WeightsCheck) -> str:
     layout = f", {weights.layout} layout" if weights.layout else ""
     wrong = {"missing": weights.missing, "unexpected": weights.unexpected, "of another shape": weights.mismatched}
     if not any(wrong.values()):
-        return f"{weights.name}{layout}: all {plural(weights.matched, 'tensor')} fit, name for name and shape for shape"
+        return f"{weights.name}{layout}: OK, all {plural(weights.matched, 'tensor')} match in name and shape"
     counts = ", ".join(f"{count} {what}" for what, count in wrong.items() if count)
     fits = f"; it fits {', '.join(weights.fits)}" if weights.fits else ""
-    return f"{weights.name}{layout}: {weights.matched} of {plural(weights.tensors, 'tensor')} fit, {counts}{fits}"
+    return f"{weights.name}{layout}: {weights.matched} of {plural(weights.tensors, 'tensor')} match, {counts}{fits}"
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield f"  {finding.kind}: {finding.what}"
+    yield f"  {finding.kind}{' (does not run)' if finding.stops else ''}: {finding.what}"
     for example in finding.examples[:1]:  # --json has more
         yield f"      {_example(example)}"
     if finding.advice:

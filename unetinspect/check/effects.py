@@ -1,0 +1,192 @@
+"""Whether two configs of a class make the same UNet, by trial: both are built on meta, run and compared. Imports torch and diffusers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import no_init_weights
+from msgspec.structs import replace
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unetinspect.observe import meta_kernels
+from unetinspect.observe.tensors import tensors_in
+from unetinspect.run.build import collector_paused, make_inputs, named_tensors, quiet_diffusers
+from unetinspect.run.plan import plan_work
+from unetinspect.run.resolve import ResolvedConfig, diffusers_class
+from unetinspect.source.base import LoadedModel
+from unetinspect.unets.request import Request
+
+# Seconds of this process: what else the machine does must not decide what is found.
+_SECONDS = 10.0
+_DEPTH = 8
+# What a module has before it is anything in particular; and its config: what its forward makes of that shows in its operations.
+_OF_EVERY_MODULE = frozenset({*vars(nn.Module()), "_internal_dict"})
+
+
+class Trials:
+    """Compares the UNet of a config with those of other configs of its class.
+
+    A build is watched module by module and stopped at the first that differs: most differ early.
+    """
+
+    def __init__(self, model: LoadedModel, config: ResolvedConfig, request: Request) -> None:
+        self._model = model
+        self._config = config
+        self._request = replace(request, device="meta")
+        self._stop = time.process_time() + _SECONDS
+
+    @collector_paused()
+    def same(self, values: Mapping[str, Any]) -> bool:
+        """Tell whether diffusers builds the same UNet from other values, which takes the same inputs and runs the same operations.
+
+        What cannot be built or run, and what there is no time for, is not the same; nor is a value that diffusers itself replaces by the
+        one that was given: it is only another way to write it.
+        """
+        if time.process_time() > self._stop:
+            return False
+        try:
+            recorded, built = self._base
+            unet = _build(self._config.class_name, values, _Compared(recorded))
+            if any(unet.config[key] == built.config[key] for key in values if values[key] != self._config.values[key]):
+                return False
+            return bool(_structure(unet) == _structure(built) and self._passed(unet, values) == self._pass)
+        except Exception:  # diffusers and torch raise whatever they met first
+            return False
+
+    @cached_property
+    def _base(self) -> tuple[list[Any], Any]:
+        recorded: list[Any] = []
+        return recorded, _build(self._config.class_name, self._config.values, recorded.append)
+
+    @cached_property
+    def _pass(self) -> list[Any]:
+        return self._passed(self._base[1], self._config.values)
+
+    def _passed(self, unet: nn.Module, values: Mapping[str, Any]) -> list[Any]:
+        """Run a UNet and return its inputs and every operation."""
+        specs = plan_work(self._model, self._config.class_name, values, self._request).specs
+        inputs = make_inputs(specs, device=torch.device("meta"), dtype=torch.float32)
+        operations = _Operations([*unet.named_parameters(), *unet.named_buffers(), *named_tensors(inputs)])
+        with torch.no_grad(), quiet_diffusers(), operations:
+            unet(**inputs)
+        return [[(spec.name, spec.shape, spec.dtype, spec.value) for spec in specs], operations.seen]
+
+
+class _DiffersError(Exception):
+    """Raised inside a build, to stop it."""
+
+
+class _Compared:
+    """Compares the steps of a build with recorded ones."""
+
+    def __init__(self, recorded: list[Any]) -> None:
+        self._left = iter(recorded)
+
+    def __call__(self, step: Any) -> None:
+        if step != next(self._left, None):
+            raise _DiffersError
+
+
+def _build(class_name: str, values: Mapping[str, Any], take: Callable[[Any], None]) -> Any:
+    """Build a UNet on meta; `take` is given each parameter and each finished module as its parent takes it."""
+    with quiet_diffusers(), no_init_weights(), _watched(take), torch.device("meta"):
+        unet = diffusers_class(class_name)(**values)
+    return unet.to("meta").eval()  # some classes make CPU tensors even so
+
+
+@contextmanager
+def _watched(take: Callable[[Any], None]) -> Iterator[None]:
+    def parameter(parent: nn.Module, name: str, tensor: Tensor | None) -> None:
+        take((name, None if tensor is None else tensor.shape))
+
+    def module(parent: nn.Module, name: str, child: nn.Module | None) -> None:
+        take((name, None if child is None else _attributes(child)))
+
+    with ExitStack() as hooks:
+        for handle in (
+            torch_module.register_module_parameter_registration_hook(parameter),
+            torch_module.register_module_module_registration_hook(module),
+        ):
+            hooks.callback(handle.remove)
+        yield
+
+
+def _structure(unet: nn.Module) -> list[Any]:
+    """Return everything that a UNet is made of, but for the attributes of the UNet itself: those repeat the config.
+
+    What its forward makes of them shows in its operations.
+    """
+    tensors = (*unet.named_parameters(remove_duplicate=False), *unet.named_buffers(remove_duplicate=False))
+    modules = [(name, _attributes(module)) for name, module in unet.named_modules(remove_duplicate=False) if name]
+    return [modules, [(name, tensor.shape, tensor.dtype) for name, tensor in tensors]]
+
+
+def _attributes(module: nn.Module) -> tuple[Any, ...]:
+    own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
+    return type(module), _comparable(own, _DEPTH)
+
+
+def _comparable(value: Any, depth: int) -> Any:
+    """Return what makes a value equal to another: functions and objects by what they hold, and not by where they lie.
+
+    What lies too deep is equal to nothing.
+    """
+    if isinstance(value, str | int | float | torch.dtype | torch.device | type | BuiltinFunctionType) or value is None:
+        return value
+    if isinstance(value, nn.Module | Tensor):
+        return type(value)  # compared where it is registered
+    if depth == 0:
+        return object()
+    if isinstance(value, partial):
+        parts: Any = (value.func, value.args, value.keywords)
+    elif isinstance(value, MethodType):
+        parts = (value.__func__, value.__self__)
+    elif isinstance(value, FunctionType):
+        parts = (value.__code__, value.__defaults__, [cell.cell_contents for cell in value.__closure__ or ()])
+        return value.__code__, _comparable(parts[1:], depth - 1)
+    elif isinstance(value, Mapping):
+        parts = tuple(value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = tuple(value)
+    else:
+        return type(value), _comparable(vars(value), depth - 1) if hasattr(value, "__dict__") else value
+    return tuple(_comparable(part, depth - 1) for part in parts)
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records every operation of a pass: its name, its scalars, and which tensors it takes and returns.
+
+    Attributes:
+        seen: The operations, in order.
+    """
+
+    def __init__(self, named: list[tuple[str, Tensor]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[Any] = []
+        self._names: dict[int, Any] = {id(tensor): name for name, tensor in named}
+        self._kept = [tensor for _, tensor in named]  # an id is a tensor's own as long as it lives
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        taken = self._told([args, kwargs])
+        result = meta_kernels.run(func, args, kwargs, tensors_in([*args, *kwargs.values()]))
+        self.seen.append((str(func), taken, self._told(result)))
+        return result
+
+    def _told(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) not in self._names:
+                self._names[id(value)] = len(self._kept), value.shape, value.dtype, None if value.is_meta else value.tolist()
+                self._kept.append(value)
+            return self._names[id(value)]
+        if isinstance(value, list | tuple):
+            return [self._told(item) for item in value]
+        return {key: self._told(item) for key, item in value.items()} if isinstance(value, dict) else value
