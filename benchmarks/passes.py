@@ -65,7 +65,7 @@ class Pass:
 
     def __init__(self, model: str) -> None:
         loaded = _load(model, {})
-        self.tracer = Tracer(loaded, {})
+        self.tracer = Tracer(loaded, {}, force=True)
         # Not the bare script's `build`: where transformers is missing, diffusers does not hand out all of its classes.
         self.unet = build_unet(resolve_config(loaded.config), device=torch.device("meta"), dtype=torch.float32, name=model)
 

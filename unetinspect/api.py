@@ -58,7 +58,7 @@ def trace(
     revision, subfolder, token, offline: of a hub ID or a folder, as on the command line
     cache      take the record from the cache where it is kept, and keep it; not of a live module, and not where diffusers
                was imported before, since its classes may have been changed meanwhile
-    force      build a config that is huge all the same
+    force      lift the size limits
 
     Raises:
         UnetInspectError: A bad value, an unreadable source, a config that cannot be built, a pass that fails.

@@ -85,7 +85,7 @@ class PassOptions(ModelOptions, frozen=True, kw_only=True):
         bool,
         typer.Option("--no-cache", help="Trace afresh, and keep no record of it.", rich_help_panel=_RUN),
     ] = False
-    force: Annotated[bool, typer.Option("--force", help="Build the UNet however large it is.", rich_help_panel=_RUN)] = False
+    force: Annotated[bool, typer.Option("--force", help="Lift the size limits.", rich_help_panel=_RUN)] = False
 
 
 class TraceOptions(PassOptions, frozen=True, kw_only=True):
