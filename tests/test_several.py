@@ -282,7 +282,7 @@ def test_a_stdout_that_takes_nothing_ends_the_answers(cli: Any, monkeypatch: pyt
 
 def test_the_csv_of_a_clean_check_has_its_header(cli: Any) -> None:
     """Of one model and of several, so that whatever reads it finds a table."""
-    header = "about,kind,what,where,advice,count,examples\n"
+    header = "about,kind,what,where,advice,count,examples,stops\n"
 
     assert cli("check", "plain.json", *ON_META, "--format", "csv")[:2] == (0, header)
     assert cli("check", "plain.json", "unet.json", *ON_META, "--format", "csv")[:2] == (0, f"model,{header}")

@@ -21,9 +21,9 @@ class Finding(Struct, frozen=True, kw_only=True):
         what: One sentence.
         where: The config keys, the module, or the tensors' common name.
         advice: What to do about it.
-        stops: Whether the UNet cannot be built or run because of it, at whatever size.
         count: How many tensors it is about.
         examples: The first few of them: name, shape in the file, shape in the UNet.
+        stops: Whether the UNet cannot be built or run because of it, at whatever size.
     """
 
     about: Literal["config", "size", "weights", "expectation"]
@@ -44,9 +44,9 @@ class Finding(Struct, frozen=True, kw_only=True):
     what: str
     where: tuple[str, ...] = ()
     advice: str | None = None
-    stops: bool = False
     count: int | None = None
     examples: tuple[TensorDifference, ...] = ()
+    stops: bool = False
 
 
 class TensorDifference(Struct, frozen=True, kw_only=True):
