@@ -189,9 +189,8 @@ def test_a_refusal_of_which_no_key_is_to_blame_is_one_finding() -> None:
     assert finding.advice == "try another"
 
 
-def test_keys_without_effect_and_unusual_values_are_found_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_without_effect_and_unusual_values_are_found_where_it_runs() -> None:
     """They do not stop the UNet from running."""
-    monkeypatch.setattr("unetinspect.run.tracer.check_config", lambda *arguments, **more: None, raising=False)
     found = checked(condition(addition_time_embed_dim=6, flip_sin_to_cos="yes", upcast_attention=True), (16, 16)).check
 
     assert [(finding.kind, finding.where, finding.stops) for finding in found.findings] == [

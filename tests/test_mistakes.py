@@ -324,7 +324,7 @@ def test_what_was_overridden_is_suspected_first() -> None:
 
 def test_options_are_read_as_they_are_written() -> None:
     """What a hint says to type has the value that ran, whatever its type is."""
-    for value in (None, True, "silu", "true", "no", "1", [320, None], ["a b", "c'd"], 0.5):
+    for value in (None, True, "silu", "true", "no", "1", [320, None], ["a b", "c'd"], 0.5, 1e-05):
         from shlex import split
 
         from unetinspect.errors import Problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -121,6 +122,8 @@ def parse_value(text: str, *, what: str, hint: str) -> Any:
         UsageError: It cannot be read, or is nested too deeply.
     """
     try:
+        with suppress(ConfigError):  # first, as YAML takes 1e-05 for a word
+            return _load_json(text, what)
         return _load_yaml(text, what)
     except (ConfigError, RecursionError):
         raise UsageError(f"{what}: the value cannot be read", hint=hint) from None
