@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any, NamedTuple
 from unittest import mock
@@ -18,9 +18,11 @@ from tests import kinds_other, kinds_plugs, kinds_video, tiny
 from unetinspect import ConfigError, UnetInspectError, trace
 from unetinspect.record import Source
 from unetinspect.run.build import make_inputs, quiet_diffusers
+from unetinspect.run.failures import works_to_try
 from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import diffusers_class, resolve_config
 from unetinspect.source.base import LoadedModel
+from unetinspect.unets import InputSpec
 from unetinspect.unets.request import Request
 
 Config = dict[str, Any]
@@ -84,7 +86,14 @@ def _runs(unet: torch.nn.Module, config: Config) -> bool:
     try:
         resolved = resolve_config(config)
         work = plan_work(_model(config), resolved.class_name, resolved.values, Request())
-        inputs = make_inputs(work.specs, device=torch.device("meta"), dtype=torch.float32)
+        return any(_passes(unet, each.specs) for each in works_to_try(resolved, work))
+    except Exception:  # there are no inputs
+        return False
+
+
+def _passes(unet: torch.nn.Module, specs: Sequence[InputSpec]) -> bool:
+    inputs = make_inputs(specs, device=torch.device("meta"), dtype=torch.float32)
+    try:
         with quiet_diffusers(), torch.no_grad():
             unet(**inputs)
     except Exception:  # whatever it raises, it does not run

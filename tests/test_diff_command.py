@@ -67,7 +67,7 @@ def test_what_a_key_of_the_config_changes(cli: Any) -> None:
         (["sd15", "--res", "1,2,3"], "--res 1,2,3: diff looks at two UNets, and 3 values are given", "--res 1,2"),
         (["-", "-"], "standard input can be read once, and A and B are both -", "save it to a file"),
         (["sd15", "sdlx"], "no model called 'sdlx'", "sdxl"),
-        (["sd15", "--batch", "1,x"], "--batch is 'x'", "--batch 1,2,4"),
+        (["sd15", "--batch", "1,x"], "--batch: 'x' is not a comma-separated list", "--batch 1,2,4"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -137,6 +137,30 @@ MISTAKES: list[tuple[str, Config]] = [
     ("t2i-adapter", {"channels": [3, 8], "adapter_type": "light_adapter"}),
     ("t2i-adapter", {"channels": []}),
     ("t2i-adapter", {"downscale_factor": 0}),
+    ("conditioned", {"num_attention_heads": 8}),
+    ("conditioned", {"norm_num_groups": None}),
+    ("conditioned", {"act_fn": "sliu"}),
+    ("conditioned", {"up_block_types": [["UpBlock2D"], "UpBlock2D"]}),
+    ("conditioned", {"class_embeddings_concat": True}),
+    ("conditioned", {"cross_attention_dim": {}}),
+    ("conditioned", {"encoder_hid_dim": [8]}),
+    ("conditioned", {"attention_type": "gated", "cross_attention_dim": [24, 24]}),
+    ("conditioned", {"dual_cross_attention": True}),
+    ("conditioned", {"cross_attention_dim": None}),
+    ("conditioned", {"attention_head_dim": None}),
+    ("conditioned", {"encoder_hid_dim_type": "ip_image_proj"}),
+    ("conditioned", {"layers_per_block": -1}),
+    ("conditioned", {"layers_per_block": [1, 2, 3]}),
+    ("conditioned", {"transformer_layers_per_block": [1]}),
+    ("conditioned", {"transformer_layers_per_block": [[1], 1]}),
+    ("conditioned", {"addition_embed_type": "image"}),
+    ("conditioned", {"class_embed_type": "projection"}),
+    ("conditioned", {"block_out_channels": []}),
+    ("conditioned", {"block_out_channels": ["32", 64]}),
+    ("conditioned", {"block_out_channels": [32, 0]}),
+    ("conditioned", {"down_block_types": "DownBlock2D"}),
+    ("plain", {"time_embedding_type": "learned"}),
+    ("plain", {"time_embedding_type": "sine"}),
 ]
 # Small UNets with several mistakes.
 SEVERAL: list[tuple[str, Config]] = [
@@ -177,7 +201,7 @@ SENTENCES: list[tuple[str, Config, str]] = [
             " projection_class_embeddings_input_dim 2816 works"
         ),
     ),
-    ("conditioned", {"in_channels": "four"}, "in_channels holds 'four', and must be a whole number; 4 works"),
+    ("conditioned", {"in_channels": "four"}, 'in_channels is "four": diffusers expects an integer; 4 works'),
     ("conditioned", {"layers_per_block": None}, "layers_per_block is null; 2 works"),
 ]
 # Values that hardly anybody means, and that diffusers runs.
@@ -193,6 +217,9 @@ RUNS: list[tuple[Config, Config]] = [
     (PLAIN, {"down_block_types": ["DownBlock2D"] * 2, "downsample_type": "unread"}),
     (PLAIN, {"add_attention": [False, True]}),
     (CONDITION, {"sample_size": "32"}),
+    (CONDITION, {"sample_size": "big"}),
+    (CONDITION, {"addition_embed_type": "image_hint", "encoder_hid_dim": 8}),
+    (PLAIN, {"in_channels": True}),
     (CONDITION, {"time_cond_proj_dim": True}),
     (CONDITION, {"down_block_types": ["UNetResCrossAttnDownBlock2D", "DownBlock2D"]}),
     (CONDITION, {"time_embedding_dim": 0}),
@@ -426,12 +453,12 @@ def test_more_frames_than_the_motion_modules_have_positions_for(key: str) -> Non
 @pytest.mark.parametrize(
     ("config", "frames", "said_by"),
     [
-        (kinds_video.UNET_3D, 16, "taken for granted: TextToVideoSDPipeline makes 16"),
-        (kinds_video.I2VGEN, 16, "taken for granted: I2VGenXLPipeline makes 16"),
-        ({**kinds_video.MOTION, "motion_max_seq_length": 24}, 16, "taken for granted: AnimateDiffPipeline makes 16"),
-        ({**kinds_video.SPARSE, "motion_max_seq_length": 32}, 16, "taken for granted: AnimateDiffSparseControlNetPipeline makes 16"),
+        (kinds_video.UNET_3D, 16, "assumed: TextToVideoSDPipeline makes 16"),
+        (kinds_video.I2VGEN, 16, "assumed: I2VGenXLPipeline makes 16"),
+        ({**kinds_video.MOTION, "motion_max_seq_length": 24}, 16, "assumed: AnimateDiffPipeline makes 16"),
+        ({**kinds_video.SPARSE, "motion_max_seq_length": 32}, 16, "assumed: AnimateDiffSparseControlNetPipeline makes 16"),
         (kinds_video.SVD, 3, "config"),
-        ({**kinds_video.SVD, "num_frames": None}, 25, "taken for granted: the config has no num_frames"),
+        ({**kinds_video.SVD, "num_frames": None}, 25, "assumed: the config has no num_frames"),
     ],
     ids=lambda value: value["_class_name"] if isinstance(value, dict) else "",
 )

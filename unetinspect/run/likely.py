@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -52,6 +53,8 @@ def misspelt_keys(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[
 
 _MULTIPLES = (8, 32)
 _MOST_GROUPS = 32
+_LONGEST_WORD = 80
+_OF_BLOCKS = ("down_block_types", "block_out_channels", "up_block_types")
 
 
 def likely_mistakes(class_name: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Likely]:
@@ -60,28 +63,36 @@ def likely_mistakes(class_name: str, values: Mapping[str, Any], defaults: Mappin
     for key, what in wrong.items():
         yield from (Likely((key,), what, {key: value}) for value in alternatives(class_name, key, values, defaults))
     yield from _partners(values, defaults)
-    blocks = [key for key in values if key.endswith(("block_types", "block_out_channels")) and is_list(values[key])]
+    others = [key for key in values if key not in wrong]
+    for key in others:
+        yield from _words(class_name, key, values[key])
+    blocks = [key for key in others if key.endswith(("block_types", "block_out_channels")) and is_list(values[key])]
+    lengths = Counter(len(values[key]) for key in blocks if values[key])
+    by_number = sorted(lengths, key=lambda length: (lengths[length], length), reverse=True)
     widths = [[width for width in values[key] if is_count(width)] for key in blocks if key.endswith("channels")]
-    for key, value in values.items():
-        if key not in wrong:
-            yield from _lengths(key, values, blocks)
-            yield from _words(class_name, key, value)
-            for channels in filter(None, widths):
-                yield from _groups(key, value, channels) if "groups" in key else _heads(key, value, channels) if "head" in key else ()
+    yield from (guess for key in others for guess in _lengths(key, values, blocks, by_number[:1]))
+    for key in others:
+        for channels in filter(None, widths):
+            yield from (
+                _groups(key, values[key], channels) if "groups" in key else _heads(key, values[key], channels) if "head" in key else ()
+            )
+    yield from (guess for key in others for guess in _lengths(key, values, blocks, by_number[1:]))
 
 
-def _lengths(key: str, values: Mapping[str, Any], blocks: Sequence[str]) -> Iterator[Likely]:
-    """Guess that a list is to have the length of the lists of blocks."""
+def _lengths(key: str, values: Mapping[str, Any], blocks: Sequence[str], lengths: Sequence[int]) -> Iterator[Likely]:
+    """Guess that a list is to have the length that most lists of blocks have, or that others have."""
     value = values[key]
-    if not is_list(value) or not value or "mid_block" in key:
-        return
-    lengths = Counter(len(values[name]) for name in blocks if name != key)
-    for length in sorted(lengths, key=lambda length: (lengths[length], length), reverse=True):
-        if length not in (0, len(value)):
-            other = next(name for name in blocks if len(values[name]) == length)
-            fitted = [*value[:length], *[value[-1]] * (length - len(value))]
-            what = f"these lists must have the same length: {key} has {len(value)}, {other} has {length}"
-            yield Likely((key, other), what, {key: fitted})
+    if is_list(value) and value and "mid_block" not in key:
+        for length in lengths:
+            if length != len(value):
+                other = next(name for name in blocks if len(values[name]) == length)
+                what = f"these lists must have the same length: {key} has {len(value)}, {other} has {length}"
+                yield Likely((key, other), what, {key: _fitted(value, length)})
+
+
+def _fitted(value: Sequence[Any], length: int) -> list[Any]:
+    """Return a list of so many entries: the first of another, the last one repeated."""
+    return [*value[:length], *[value[-1]] * (length - len(value))]
 
 
 def _words(class_name: str, key: str, value: Any) -> Iterator[Likely]:
@@ -171,11 +182,14 @@ def alternatives(class_name: str, key: str, values: Mapping[str, Any], defaults:
     value, default = values[key], defaults[key]
     published = [config[key] for config in sorted(_published(class_name), key=lambda config: _distance(config, values)) if key in config]
     yield from [*published[:1], default, *published[1:4]]
+    blocks = next((len(found) for name in _OF_BLOCKS if is_list(found := values.get(name)) and found), 0)
+    if is_list(default) and default and blocks:
+        yield _fitted(default, blocks) if is_list(value) else [value] * blocks
     if isinstance(value, str):
         yield from [int(value)] if value.lstrip("-").isdigit() and len(value) < 10 else []
         yield from nearest_names(value, known_words(class_name, key)) or known_words(class_name, key)
     elif is_list(value):
-        yield from _other_lists(class_name, key, values)
+        yield from _other_lists(class_name, key, value, blocks or len(value))
         yield from dict.fromkeys(_flat(value)) if not is_list(default) else ()
     elif value is None:
         yield from (config[key] for entry in load_catalog().values() if (config := entry.config).get(key) is not None)
@@ -187,10 +201,9 @@ def alternatives(class_name: str, key: str, values: Mapping[str, Any], defaults:
     yield from (True, False) if isinstance(default, bool) else ()
 
 
-def _other_lists(class_name: str, key: str, values: Mapping[str, Any]) -> Iterator[Any]:
+def _other_lists(class_name: str, key: str, value: Sequence[Any], length: int) -> Iterator[Any]:
     """Yield lists of as many entries as there are blocks, or of entries like those of a list."""
-    value, flat, blocks = values[key], _flat(values[key]), values.get("down_block_types")
-    length = len(blocks) if is_list(blocks) else len(value)
+    flat = _flat(value)
     if flat and all(map(is_count, flat)):
         yield from ([-(-entry // step) * step for entry in flat] for step in _MULTIPLES if len(flat) == len(value))
         yield [min(flat)] * length
@@ -200,10 +213,11 @@ def _other_lists(class_name: str, key: str, values: Mapping[str, Any]) -> Iterat
 
 
 def _flat(value: Any) -> list[Any]:
-    """List what a list holds, however deep, but for nulls."""
-    return [entry for each in value for entry in _flat(each)] if is_list(value) else [value] * (value is not None)
+    """List the words and numbers that a list holds, however deep."""
+    return [entry for each in value for entry in _flat(each)] if is_list(value) else [value] * isinstance(value, str | int | float)
 
 
+@cache
 def known_words(class_name: str, key: str) -> list[str]:
     """List the words that a key may hold: those of published configs and, for block types, the classes beside the UNet's own."""
     found = {word for config in _published(class_name) for word in _strings(config.get(key))}
@@ -214,9 +228,10 @@ def known_words(class_name: str, key: str) -> list[str]:
 
 
 def _strings(value: Any) -> Iterable[str]:
-    return filter(lambda word: isinstance(word, str), value if is_list(value) else [value])
+    return (word for word in (value if is_list(value) else [value]) if isinstance(word, str) and len(word) <= _LONGEST_WORD)
 
 
+@cache
 def _classes_beside(class_name: str) -> set[str]:
     """Return the names of the classes in the modules that a UNet's own module takes its blocks from."""
     module = sys.modules[diffusers_class(class_name).__module__]
@@ -225,6 +240,7 @@ def _classes_beside(class_name: str) -> set[str]:
     return {name for each in own for name, value in vars(each).items() if isinstance(value, type)}
 
 
+@cache
 def _published(class_name: str) -> list[dict[str, Any]]:
     """List the configs of the class in the catalog, defaults filled in."""
     return [resolve_config(entry.config).values for entry in load_catalog().values() if entry.config["_class_name"] == class_name]
