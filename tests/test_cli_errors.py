@@ -147,7 +147,7 @@ def test_the_next_size_of_all_is_tried_too() -> None:
 
 
 def test_a_wrong_config_gets_every_mistake_at_once(cli: Any, tmp_path: Path) -> None:
-    """Five mistakes are told together, each with what works, and the options to type, which do."""
+    """Five mistakes, and what a word that was meant needs, are told together, each with what works, and the options to type, which do."""
     path = tmp_path / "wrong.json"
     wrong = {
         "down_block_types": ["CrossAttnDownBlok2D", "DownBlock2D"],
@@ -161,7 +161,7 @@ def test_a_wrong_config_gets_every_mistake_at_once(cli: Any, tmp_path: Path) -> 
     code, out, err = cli("trace", str(path), "--device", "meta")
 
     assert (code, out) == (2, "")
-    assert err.startswith("error: cannot build UNet2DConditionModel from wrong.json: 5 config errors\n")
+    assert err.startswith("error: cannot build UNet2DConditionModel from wrong.json: 6 config errors\n")
     assert (
         '  - down_block_types contains "CrossAttnDownBlok2D", which UNet2DConditionModel does not know;'
         ' ["CrossAttnDownBlock2D", "DownBlock2D"] works\n'
