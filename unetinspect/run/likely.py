@@ -19,6 +19,13 @@ from unetinspect.run.resolve import ResolvedConfig, diffusers_class, resolve_con
 from unetinspect.unets.base import is_count, is_list
 from unetinspect.units import format_value
 
+_MULTIPLES = (8, 32)
+_MOST_GROUPS = 32
+# Beyond it no divisor is looked for, and no word.
+_LARGEST_DIVISOR = 10_000
+_LONGEST_WORD = 80
+_OF_BLOCKS = ("down_block_types", "block_out_channels", "up_block_types")
+
 
 class Likely(NamedTuple):
     """A change to try.
@@ -51,12 +58,6 @@ def misspelt_keys(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[
         yield from (Likely((key,), what, {name: given[key]}) for name in nearest_names(key, config.values, count=1) if key in given)
 
 
-_MULTIPLES = (8, 32)
-_MOST_GROUPS = 32
-_LONGEST_WORD = 80
-_OF_BLOCKS = ("down_block_types", "block_out_channels", "up_block_types")
-
-
 def likely_mistakes(class_name: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Likely]:
     """Guess what may be wrong with a config, each guess with a change that would mend it. Values may be of any type."""
     wrong = wrong_types(diffusers_class(class_name).__init__, values)
@@ -73,9 +74,10 @@ def likely_mistakes(class_name: str, values: Mapping[str, Any], defaults: Mappin
     yield from (guess for key in others for guess in _lengths(key, values, blocks, by_number[:1]))
     for key in others:
         for channels in filter(None, widths):
-            yield from (
-                _groups(key, values[key], channels) if "groups" in key else _heads(key, values[key], channels) if "head" in key else ()
-            )
+            if "groups" in key:
+                yield from _groups(key, values[key], channels)
+            elif "head" in key:
+                yield from _heads(key, values[key], channels)
     yield from (guess for key in others for guess in _lengths(key, values, blocks, by_number[1:]))
 
 
@@ -107,16 +109,11 @@ def _words(class_name: str, key: str, value: Any) -> Iterator[Likely]:
 
 def _groups(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
     """Guess that group norms cannot divide their channels."""
-    common = gcd(*channels)
-    most = value if is_count(value) else _MOST_GROUPS
-    if is_count(value):
-        uneven = ", ".join(str(width) for width in dict.fromkeys(channels) if width % value)
-        what = f"block_out_channels contains {uneven}, not divisible by {key} ({value})"
-    else:
-        uneven, what = "all", f"{key} is {format_value(value)}"
-    if uneven:
-        divisor = max(part for part in range(1, min(most, common) + 1) if common % part == 0)
-        yield Likely(("block_out_channels", key) if is_count(value) else (key,), what, {key: divisor})
+    if not is_count(value):
+        yield Likely((key,), f"{key} is {format_value(value)}", {key: _share(_MOST_GROUPS, gcd(*channels))})
+    elif uneven := [str(width) for width in dict.fromkeys(channels) if width % value]:
+        what = f"block_out_channels contains {', '.join(uneven)}, not divisible by {key} ({value})"
+        yield Likely(("block_out_channels", key), what, {key: _share(value, gcd(*channels))})
 
 
 def _heads(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
@@ -133,7 +130,7 @@ def _heads(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
 
 def _share(count: int, width: int) -> int:
     """Return the largest number up to `count` that divides a width."""
-    return max(part for part in range(1, min(count, width) + 1) if width % part == 0)
+    return max(part for part in range(1, min(count, width, _LARGEST_DIVISOR) + 1) if width % part == 0)
 
 
 def _partners(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Likely]:
