@@ -62,17 +62,17 @@ class StableCascadeInputs(Builder):
         if config[text] is not None and config[image] is not None:  # get_clip_embeddings reads neither without the other
             yield arg("clip_text", f"batch tokens {text}", text)
             yield arg("clip_img", f"batch images {image}", image, images=1)
-        if config[effnet] is not None:  # the prior's result: the pipeline makes the sample int(10.67 * side) wide
+        if config[effnet]:  # the prior's result: the pipeline makes the sample int(10.67 * side) wide
             yield arg("effnet", f"batch {effnet} (height / 10.67) (width / 10.67)", effnet)
-        if config[pixels] is not None:  # forward makes 8 x 8 where it is given none
+        if config[pixels]:  # forward makes 8 x 8 where it is given none
             yield arg("pixels", f"batch {pixels} rows columns", pixels, rows=8, columns=8)
 
     def assumed_vae_scale(self, config: Config) -> int | None:
-        return None if config["effnet_in_channels"] is None else 4
+        return 4 if config["effnet_in_channels"] else None
 
     def sample_size(self, config: Config) -> Given[Size]:
         """Return the size at which its pipeline runs, in whole patches: a UNet that is given effnet is a decoder."""
-        side = _PRIOR_SIDE if config["effnet_in_channels"] is None else _DECODER_SIDE
+        side = _DECODER_SIDE if config["effnet_in_channels"] else _PRIOR_SIDE
         patch, levels = int(config["patch_size"]), len(config["block_out_channels"])
         side = max(ceil(side / patch) * patch, patch * 2 ** (levels - 1))
         return Given((side, side), "assumed: Stable Cascade's size for 1024 px")
