@@ -26,6 +26,7 @@ from unetinspect.units import format_shape
 # A UNet of a thousand modules runs in about a second: what takes longer gets no sizes named rather than minutes of search. Seconds of
 # this process alone: what else the machine does must not decide which sizes are named.
 _SEARCH_SECONDS = 10.0
+_SIZES_SECONDS = 3.0
 
 
 class Runner(NamedTuple):
@@ -128,7 +129,7 @@ def most_that_run(config: ResolvedConfig, work: Work, runner: Runner, option: Li
 def works_to_try(config: ResolvedConfig, work: Work) -> Iterator[Work]:
     """Yield the work and, where nobody asks for a size, the same at the other sizes of its builder: the first that runs is meant."""
     yield work
-    give_up = time.process_time() + _SEARCH_SECONDS
+    give_up = time.process_time() + _SIZES_SECONDS
     if work.request.latent is None and work.request.res is None:
         for size, said_by in islice(work.builder.sizes_to_try(config.values), 1, None):
             if time.process_time() > give_up:

@@ -193,7 +193,7 @@ def alternatives(class_name: str, key: str, values: Mapping[str, Any], defaults:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         channels = values.get("block_out_channels")
         yield from dict.fromkeys(filter(is_count, channels)) if is_list(channels) else ()
-        yield from (2**power for power in range(min(int(abs(value)), 2**20).bit_length() - 1, -1, -1))
+        yield from (2**power for power in range(int(min(2**20, abs(value))).bit_length() - 1, -1, -1))
         yield int(value) if isinstance(value, float) and abs(value) < 2**20 else 2
     yield from (True, False) if isinstance(default, bool) else ()
 
