@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.checkpoints import ORIGINALS, Shapes, built_shapes, catalog_shapes, header_of, original_unet, specs
@@ -161,6 +161,11 @@ def small_configs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @settings(max_examples=6, deadline=None)
+@example(
+    condition(
+        down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2, mid_block_type=None, in_channels=1, time_cond_proj_dim=8
+    )
+)
 @given(small_configs())
 def test_any_small_conditioned_unet_is_found(config: dict[str, Any]) -> None:
     """Whatever its blocks, depths and widths are."""

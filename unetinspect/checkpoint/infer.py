@@ -77,7 +77,7 @@ def infer_config(
     try:
         names = Names({new: tensors[old].shape for new, old in diffusers_names(tensors, layout).items()})
         unet = read_structure(names)
-        found = class_name or _class_of(unet)
+        found = class_name or _class_of(unet, names)
         told = {"_class_name": found, **told_config(names, unet, found)}
     except UnclearError as error:
         return Inferred(class_name=class_name, config=None, untold=(f"no config is found from names and shapes, since {error}",))
@@ -106,9 +106,10 @@ def _has_added_embedding(tensors: Mapping[str, TensorSpec]) -> bool:
     return bool(widths) and min(widths) > max(width for width, family in _FAMILIES.items() if family != "Stable Diffusion XL")
 
 
-def _class_of(unet: UNetShape) -> str:
-    """Tell a conditioned UNet by its text; without any, by its mid block, which has one resnet only there."""
-    if any(attention.context for attention in unet.attentions):
+def _class_of(unet: UNetShape, names: Names) -> str:
+    """Tell a conditioned UNet by what the other class does not have: text, guidance, layers by block, a mid block of one resnet."""
+    by_block = len({block.layers for block in unet.down}) > 1
+    if any(attention.context for attention in unet.attentions) or "time_embedding.cond_proj.weight" in names or by_block:
         return "UNet2DConditionModel"
     return "UNet2DConditionModel" if unet.mid and unet.mid.layers == 1 else "UNet2DModel"
 
