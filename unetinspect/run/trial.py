@@ -23,7 +23,7 @@ from unetinspect.run.build import MAX_MODULES, ModuleCount, construct, first_lin
 from unetinspect.run.failures import places_in, reason_of, works_to_try
 from unetinspect.run.likely import Likely, alternatives, likely_mistakes, misspelt_keys, ranked_keys, unknown_keys
 from unetinspect.run.plan import plan_work
-from unetinspect.run.resolve import class_keys, resolve_config
+from unetinspect.run.resolve import config_class, resolve_config
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets.request import Request
 from unetinspect.units import format_value
@@ -88,7 +88,7 @@ class Trial:
         self._overrides = dict(overrides)
         self._limit = None if force else MAX_MODULES
         self._config = resolve_config(model.config, overrides, adapt=False)
-        self._defaults = class_keys()[self._config.class_name]
+        self._defaults = config_class(self._config.class_name).keys
         self._give_up = time.process_time() + _SECONDS
 
     def run(self, change: Mapping[str, Any] = MappingProxyType({}), request: Request | None = None) -> Failure | None:
