@@ -57,9 +57,27 @@ def parse_hub_id(text: str, *, endpoint: str = DEFAULT_ENDPOINT) -> HubId | None
         return _parse_page(text, page)
     if "/" not in text:
         return None
-    if not is_repo_id(text):
-        raise SourceError(f"there is no file or folder {short(text)}, and it is not a hub ID either", hint=_id_hint(text))
-    return HubId(repo_id=text)
+    if is_repo_id(text):
+        return HubId(repo_id=text)
+    org, name, *inside = text.split("/")
+    folder = "/".join(filter(None, inside))
+    hint = "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5"
+    if on_hub := file_on_hub(text):
+        hint = f"for a file of a hub repository: {on_hub}"
+    elif folder and is_repo_id(f"{org}/{name}"):
+        hint = f"for a folder of a hub repository: {org}/{name} --subfolder {folder}"
+    raise SourceError(f"there is no file or folder {short(text)}, and it is not a hub ID either", hint=hint)
+
+
+def file_on_hub(text: str) -> str:
+    """Return the address of a file of weights that was written as if it were a path; "" where it cannot be one.
+
+    >>> file_on_hub("org/name/unet/x.safetensors")
+    'hf://org/name/unet/x.safetensors'
+    """
+    org, name, *inside = [*text.split("/"), ""]
+    path = "/".join(filter(None, inside))
+    return f"hf://{org}/{name}/{path}" if is_weights(path) and is_repo_id(f"{org}/{name}") else ""
 
 
 def with_options(found: HubId, *, revision: str | None, subfolder: str | None) -> HubId:
@@ -225,13 +243,3 @@ def _place(repo_id: str, revision: str | None, path: str, *, is_file: bool) -> H
 
 def _is_revision(revision: str) -> bool:
     return _REVISION.fullmatch(revision) is not None and ".." not in revision
-
-
-def _id_hint(text: str) -> str:
-    org, name, *inside = [*text.split("/"), ""]
-    folder = "/".join(part for part in inside if part)
-    if is_weights(folder) and is_repo_id(f"{org}/{name}"):
-        return f"for a file of a hub repository: hf://{org}/{name}/{folder}"
-    if folder and is_repo_id(f"{org}/{name}"):
-        return f"for a folder of a hub repository: {org}/{name} --subfolder {folder}"
-    return "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5"
