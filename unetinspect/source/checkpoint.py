@@ -20,11 +20,7 @@ _UNREAD = (".gguf", ".onnx", ".msgpack", ".h5")
 
 
 def weights_at(path: Path) -> LoadedWeights:
-    """Read the header of a checkpoint on this machine.
-
-    Raises:
-        SourceError: It is none, or is damaged.
-    """
+    """Read the header of a checkpoint on this machine."""
     refuse_weights(path)
     found = weights_in(Folder(path.parent), path.name)
     if found is None:
@@ -33,11 +29,7 @@ def weights_at(path: Path) -> LoadedWeights:
 
 
 def weights_in(place: Place, path: str) -> LoadedWeights | None:
-    """Read the header of a safetensors file, or those of all files of an index as one; None where there is no such file.
-
-    Raises:
-        SourceError: It cannot be read, is damaged, or its index points out of its own folder.
-    """
+    """Read the header of a safetensors file, or those of all files of an index as one; None where there is no such file."""
     from unetinspect.checkpoint.identify import identify  # here: what reads no checkpoint need not wait for it
 
     header = _index_header(place, path) if path.lower().endswith(INDEX_SUFFIX) else place.header(path)
@@ -101,18 +93,11 @@ def model_of(weights: LoadedWeights, beside: LoadedModel | None = None) -> Loade
             f"cannot infer a UNet's config from the header of {source.location}: {found.summary}",
             hint="`unetinspect identify` says why; a config.json beside it is read, or give the config itself",
         )
-    entry = load_catalog().get(found.models[0]) if found.models else None
-    if entry is None or entry.vae_scale_factor is None or model.vae_scale_factor is not None:
-        return model
-    return replace(model, vae_scale_factor=entry.vae_scale_factor, vae_scale_from="catalog", medium=entry.medium)
+    return model.with_vae_of(load_catalog().get(found.models[0]) if found.models else None)
 
 
 def refuse_weights(path: Path) -> None:
-    """Refuse a file of weights that nothing here may open.
-
-    Raises:
-        SourceError: It is one.
-    """
+    """Refuse a file of weights that nothing here may open."""
     if not path.name.lower().endswith(_UNREAD) and not is_pickle(path.name):
         return
     beside = [other for other in (path.with_suffix(".safetensors"), path.parent / "config.json") if other.is_file()]

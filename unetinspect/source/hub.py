@@ -52,9 +52,10 @@ class _Found(NamedTuple):
 
 
 class HubRepository(Place):
-    """The files of one repository at one revision: all at the commit that the first was read at.
+    """The files of one repository at one revision, all at the commit that the first was read at.
 
-    Once the hub has failed to answer, it is not asked again: what is left comes from the cache.
+    Once the hub has failed to answer, it is not asked again: what is left comes from the cache. Where the hub's answer is that
+    there can be no file at all, a final `HubError` says why.
 
     Raises:
         SourceError: HF_ENDPOINT cannot be asked.
@@ -84,12 +85,6 @@ class HubRepository(Place):
         self._deadline = time.monotonic() + _HEADERS_SECONDS
 
     def read(self, path: str) -> dict[str, Any] | None:
-        """Return the config at `path`, None where the repository, or its cached copy, has none.
-
-        Raises:
-            HubError: The hub's answer is that there can be none.
-            UnetInspectError: It is not a config.
-        """
         if path not in self._configs:
             what = f"{path} of {self.name}"
             self._configs[path] = self._get(
@@ -100,12 +95,6 @@ class HubRepository(Place):
         return self._configs[path]
 
     def header(self, path: str) -> Header | None:
-        """Return the header of a safetensors file; None where there is no such file, or no answer.
-
-        Raises:
-            HubError: The hub's answer is that there can be none.
-            SourceError: It is not a safetensors file, or its time is up.
-        """
         if time.monotonic() > self._deadline:
             raise SourceError(
                 f"reading the headers of {self.name} took longer than {_HEADERS_SECONDS:g} s", hint="give one .safetensors file"
@@ -114,7 +103,6 @@ class HubRepository(Place):
         return self._get(path, lambda copy: read_header(copy, what=what), lambda found: self._fetch_header(path, found, what))
 
     def files(self, folder: str) -> list[str]:
-        """List the files directly in a folder; none where the hub does not say."""
         from huggingface_hub import HfApi
 
         def listed() -> list[str]:
@@ -129,15 +117,10 @@ class HubRepository(Place):
         return sorted(path for path in paths if dirname(path) == folder and path.isprintable())
 
     def address(self, path: str) -> str:
-        """Return what to type for a file: its hf:// address."""
         return f"{self._root}/{path}"
 
     def weights(self, path: str) -> LoadedWeights:
-        """Read the header of a file that was named.
-
-        Raises:
-            SourceError: There is none, or it cannot be read.
-        """
+        """Read the header of a file that was named; that there is none is an error."""
         found = weights_in(self, path)
         if found is None:
             hint = "its files are listed on its page, under Files and versions"
@@ -145,7 +128,6 @@ class HubRepository(Place):
         return found
 
     def notes(self, *, without: str) -> tuple[str, ...]:
-        """Say what was read from the cache because the hub was not asked, or that it was done `without`; and what else there is to say."""
         notes = [f"{self.name} is now called {self._new_name}"] if self._new_name else []
         if self._unwritten:
             notes.append(f"could not write the hub's cache ({self._unwritten}): {self.name} is not kept; set HF_HOME to another folder")
@@ -157,7 +139,6 @@ class HubRepository(Place):
         return tuple(notes)
 
     def doubt(self, path: str = "") -> HubError | None:
-        """Return why it is not known whether there is such a file, or repository; None where the hub said that there is none."""
         if self._offline_by:
             return offline(f"{path} of {self.name}" if path else self.name, because=self._offline_by)
         return self._failure or (None if self._is_hub or self.commit else self._explained(NotAHubError()))
@@ -208,11 +189,7 @@ class HubRepository(Place):
         return parse_header(raw[PREFIX_BYTES:end], what=what, file_bytes=found.size)
 
     def _fetch(self, path: str, found: _Found, *, first: int = 0, count: int, seconds: float) -> bytes:
-        """Return up to `count` bytes of a file from byte `first` on. No more is read, also where the server sends the whole file.
-
-        Raises:
-            HubError: The hub does not answer, takes longer than `seconds`, refuses, or sends less than it says.
-        """
+        """Return up to `count` bytes of a file from byte `first` on. No more is read, also where the server sends the whole file."""
         if found.size is not None and first >= found.size:
             return b""
         response = self._ask(lambda: self._open(path, found.commit, f"bytes={first}-{first + count - 1}"), seconds=_GET_SECONDS)
@@ -305,9 +282,6 @@ def _keep_file(repo_id: str, path: str, raw: bytes, *, revision: str, commit: st
     """Keep a file that was fetched whole where the client keeps it on a file system without links: not in blobs/, with a link to it.
 
     Nobody ever sees a half of it, and another run may do the same at the same time.
-
-    Raises:
-        OSError: The cache cannot be written.
     """
     from huggingface_hub import constants
 

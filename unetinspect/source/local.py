@@ -19,22 +19,9 @@ from unetinspect.source.pipeline import find_model, pipeline_classes
 from unetinspect.source.place import Folder
 from unetinspect.source.weight_files import is_weights
 
-_CONFIG_NAMES = ("config.json", "unet/config.json", "model_index.json")
-
-
-def has_config(folder: Path, subfolder: str | None) -> bool:
-    """Return whether a folder is one that holds a model."""
-    return subfolder is not None or any((folder / name).is_file() for name in _CONFIG_NAMES)
-
 
 def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
-    """Read an existing file or folder.
-
-    Raises:
-        SourceError: It cannot be read, or holds no UNet.
-        ConfigError: It is not valid JSON or YAML, or not a mapping.
-        UsageError: `subfolder` is given with a file.
-    """
+    """Read an existing file or folder."""
     if path.is_dir():
         return _read_folder(path, subfolder)
     if subfolder is not None:
@@ -58,12 +45,7 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
 
 
 def read_stdin(stdin: TextIO | None) -> LoadedModel:
-    """Read a config or a saved trace from standard input, or from `stdin` where it is given.
-
-    Raises:
-        SourceError: It is not text, is too big, or holds no config.
-        ConfigError: It is empty, not valid JSON or YAML, or not a mapping.
-    """
+    """Read a config or a saved trace from standard input, or from `stdin` where it is given."""
     stream, what = stdin or sys.stdin, "standard input"
     raw = getattr(stream, "buffer", None)
     text = read_text(raw if raw is not None else BytesIO(stream.read().encode("utf-8", "surrogatepass")), what=what)
@@ -72,16 +54,21 @@ def read_stdin(stdin: TextIO | None) -> LoadedModel:
 
 
 def _more_than_a_config(mapping: dict[str, Any], text: str, source: Source, *, what: str) -> LoadedModel | None:
-    """Return the model in a saved trace, in JSON that a command printed, or in a file of the catalog's form; None: it is a config.
-
-    Raises:
-        SourceError: It is JSON that is no model, or a trace that cannot be read.
-    """
+    """Return the model in a saved trace, in JSON that a command printed, or in a file of the catalog's form; None: it is a config."""
     schema, model, config = mapping.get("schema"), mapping.get("model"), mapping.get("config")
     if isinstance(schema, str) and schema.startswith("unetinspect."):
         if schema.startswith("unetinspect.trace/"):
             if "stages" in mapping:
-                return _saved(Trace.from_json(text), source.location)
+                trace = Trace.from_json(text)
+                return LoadedModel(
+                    name=trace.model.name,
+                    config=trace.model.given_config,
+                    source=Source(kind="trace", location=source.location),
+                    vae_scale_factor=trace.run.vae_scale_factor,
+                    vae_scale_from=trace.run.vae_scale_from,
+                    medium=trace.run.medium,
+                    trace=trace,
+                )
         elif not (schema.startswith("unetinspect.checkpoint/") and isinstance(config, dict)):
             raise SourceError(f"{what} is a list printed by this program, not a model", hint="name one of the models in it")
     if isinstance(model, dict) and {"class_name", "source", "config"} <= model.keys() and isinstance(model["config"], dict):
@@ -105,18 +92,6 @@ def _more_than_a_config(mapping: dict[str, Any], text: str, source: Source, *, w
         source=source,
         vae_scale_factor=factor,
         vae_scale_from="vae_scale_factor beside the config" if factor else "",
-    )
-
-
-def _saved(trace: Trace, location: str) -> LoadedModel:
-    return LoadedModel(
-        name=trace.model.name,
-        config=trace.model.given_config,
-        source=Source(kind="trace", location=location),
-        vae_scale_factor=trace.run.vae_scale_factor,
-        medium=trace.run.medium,
-        vae_scale_from=trace.run.vae_scale_from,
-        trace=trace,
     )
 
 

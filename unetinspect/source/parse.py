@@ -36,11 +36,7 @@ def read_text(stream: BinaryIO, *, what: str) -> str:
 
 
 def read_file(path: Path, *, what: str = "") -> str:
-    """Read a file as `read_text` does.
-
-    Raises:
-        SourceError: It cannot be read, is bigger, or is not UTF-8.
-    """
+    """Read a file as `read_text` does."""
     try:
         with path.open("rb") as stream:
             return read_text(stream, what=what or str(path))
@@ -49,11 +45,7 @@ def read_file(path: Path, *, what: str = "") -> str:
 
 
 def refuse_big(size: int | None, *, what: str) -> None:
-    """Check a size in bytes, where it is known, against `MAX_BYTES`.
-
-    Raises:
-        SourceError: It is bigger.
-    """
+    """Refuse a size in bytes, where it is known, that is more than `MAX_BYTES`."""
     if size is not None and size > MAX_BYTES:
         raise SourceError(f"{what} is bigger than {MAX_BYTES // 1024**2} MB, too big for a config", hint=_A_CONFIG)
 

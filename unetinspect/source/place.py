@@ -19,6 +19,8 @@ _SPECIAL_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S
 class Place(ABC):
     """A place that has the files of a model. Paths in it are relative, with forward slashes.
 
+    A file that cannot be read, or is not what it should be, is a `SourceError` or a `ConfigError` of every method that reads one.
+
     Attributes:
         name: What to call it in errors: a folder's path, a hub ID.
         is_local: Whether asking for a file that may be absent costs nothing.
@@ -41,13 +43,13 @@ class Place(ABC):
     def files(self, folder: str) -> list[str]:
         """List the files directly in a folder; none where they cannot be listed."""
 
-    @abstractmethod
-    def address(self, path: str) -> str:
-        """Return what to type for a file."""
-
     def title(self, path: str) -> str:
         """Return what to call a file in errors."""
         return f"{self.name}/{path}"
+
+    def address(self, path: str) -> str:
+        """Return what to type for a file."""
+        return self.title(path)
 
     def doubt(self, path: str = "") -> SourceError | None:
         """Return why it is not known whether there is such a file, or place; None where that is known."""
@@ -68,25 +70,17 @@ class Folder(Place):
         self._folder = folder
 
     def read(self, path: str) -> dict[str, Any] | None:
-        """Return the config at `path`; None where there is none."""
         file = self._folder / path
         return parse_mapping(read_file(file), what=str(file), is_yaml=False) if file.is_file() else None
 
     def header(self, path: str) -> Header | None:
-        """Return the header of the safetensors file at `path`; None where there is none."""
         return read_header(self._folder / path, what=self.title(path))
 
     def files(self, folder: str) -> list[str]:
-        """List the files directly in a folder."""
         inside = self._folder / folder
         return sorted(join(folder, file.name) for file in inside.iterdir() if file.is_file()) if inside.is_dir() else []
 
-    def address(self, path: str) -> str:
-        """Return what to type for a file: its path."""
-        return self.title(path)
-
     def title(self, path: str) -> str:
-        """Return what to call a file in errors: its path."""
         return str(self._folder / path)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from msgspec.structs import replace
 
-from unetinspect.catalog import Entry, find_entry, find_hub_id, load_catalog, nearest_entries
+from unetinspect.catalog import Entry, HubLocation, find_entry, find_hub_id, load_catalog, nearest_entries
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel, LoadedWeights
@@ -18,6 +18,7 @@ from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, clean_folder, fil
 if TYPE_CHECKING:
     from unetinspect.source.hub import HubRepository
 
+_CONFIG_NAMES = ("config.json", "unet/config.json", "model_index.json")
 _LONGEST_NAME = 80
 # IDs share long words ("stable-diffusion"), so they must be closer than names to be worth a guess.
 _CLOSE_ID = 0.75
@@ -50,18 +51,20 @@ def read_model(
     entry = _entry(text) if isinstance(model, str) else None
     path = _existing(text)
     if path is not None:
-        from unetinspect.source.local import has_config, read_path
+        from unetinspect.source.local import read_path
 
         # A folder without a model does not hide a catalog name or a hub ID.
         could_be_other = isinstance(model, str) and not looks_like_path(text) and (entry is not None or text.count("/") == 1)
-        if not could_be_other or not path.is_dir() or has_config(path, subfolder):
+        has_model = subfolder is not None or not path.is_dir() or any((path / name).is_file() for name in _CONFIG_NAMES)
+        if has_model or not could_be_other:
             _refuse_options(f"{path} on this machine", revision=revision)
             found = read_path(path, subfolder=subfolder)
             notes = (f"read {path} on this machine, not the catalog's {entry.name}",) if entry else ()
             return replace(found, notes=(*notes, *found.notes))
     if entry is not None:
-        _refuse_options(f"the bundled {entry.name}", revision=revision, subfolder=subfolder, hub_id=entry.hub[0].id if entry.hub else None)
-        return _bundled(entry)
+        published = entry.hub[0] if entry.hub else None
+        _refuse_options(f"the bundled {entry.name}", revision=revision, subfolder=subfolder, published=published)
+        return _bundled(entry, published)
     place = with_options(_place(text, is_path=not isinstance(model, str)), revision=revision, subfolder=subfolder)
     from unetinspect.source.hub import HubRepository
 
@@ -122,24 +125,16 @@ def _existing(text: str) -> Path | None:
     return path if os.path.exists(path) else None  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
 
 
-def _refuse_options(where: str, *, revision: str | None = None, subfolder: str | None = None, hub_id: str | None = None) -> None:
-    """Check that no option is given that has nothing to say where MODEL was found.
-
-    Raises:
-        UsageError: One is.
-    """
+def _refuse_options(where: str, *, revision: str | None = None, subfolder: str | None = None, published: HubLocation | None = None) -> None:
+    """Refuse the options that have nothing to say where MODEL was found; the hint names the place where it is `published`."""
     for option, value in (("--revision", revision), ("--subfolder", subfolder)):
         if value is not None:
-            hint = f"leave it out, or name the hub's own: {hub_id} {option} {value}" if hub_id else "leave it out"
+            hint = f"leave it out, or name the hub's own: {published.id} {option} {value}" if published else "leave it out"
             raise UsageError(f"{option} does not apply to {where}", hint=hint)
 
 
 def _place(text: str, *, is_path: bool = False) -> HubId:
-    """Return what was typed as a place on the hub.
-
-    Raises:
-        SourceError: It cannot be one, and is nothing else either.
-    """
+    """Return what was typed as a place on the hub; what cannot be one is nothing else either."""
     if is_path or looks_like_path(text):
         on_hub = file_on_hub(text)
         hint = (
@@ -157,17 +152,9 @@ def _place(text: str, *, is_path: bool = False) -> HubId:
     raise SourceError(f"no model called {short(text)}", hint=hint)
 
 
-def _bundled(entry: Entry, source: Source | None = None, notes: tuple[str, ...] = ()) -> LoadedModel:
-    first = entry.hub[0] if entry.hub else None
-    return LoadedModel(
-        name=entry.name,
-        config=entry.config,
-        source=source or Source(kind="catalog", location=first.id if first else entry.name, subfolder=first.subfolder if first else None),
-        vae_scale_factor=entry.vae_scale_factor,
-        vae_scale_from="catalog" if entry.vae_scale_factor else "",
-        medium=entry.medium,
-        notes=notes,
-    )
+def _bundled(entry: Entry, location: HubLocation | None, *notes: str) -> LoadedModel:
+    source = Source(kind="catalog", location=location.id if location else entry.name, subfolder=location.subfolder if location else None)
+    return LoadedModel(name=entry.name, config=entry.config, source=source, notes=notes).with_vae_of(entry)
 
 
 def _model_on_hub(repository: HubRepository, place: HubId) -> LoadedModel:
@@ -185,16 +172,16 @@ def _model_on_hub(repository: HubRepository, place: HubId) -> LoadedModel:
             at = f" at {place.revision}" if place.revision else ""
             gone = f" ({location.gone})" if location.gone else ""
             note = f"{error.reason}: for {place.repo_id}{at} the bundled config of {entry.name} was used{gone}"
-            return _bundled(entry, Source(kind="catalog", location=location.id, subfolder=location.subfolder), (note,))
+            return _bundled(entry, location, note)
         ids = [location.id for entry in load_catalog().values() for location in entry.hub if location.gone is None]
         close = [name for name in get_close_matches(place.repo_id, ids, cutoff=_CLOSE_ID) if name != place.repo_id]
         if close:
             error.hint = f"{error.hint}; the catalog has {', '.join(close)}"
         raise
-    known = find_hub_id(place.repo_id, model.source.subfolder or "") if model.vae_scale_factor is None else None
-    if known is not None:
-        return replace(model, vae_scale_factor=known[0].vae_scale_factor, vae_scale_from="catalog", medium=known[0].medium)
-    return model
+    if model.vae_scale_factor is not None:
+        return model
+    known = find_hub_id(place.repo_id, model.source.subfolder or "")
+    return model.with_vae_of(known[0] if known else None)
 
 
 def _checkpoint_on_hub(repository: HubRepository, file: str) -> LoadedModel:
