@@ -22,21 +22,15 @@ _UNREAD = (".gguf", ".onnx", ".msgpack", ".h5")
 def weights_at(path: Path) -> LoadedWeights:
     """Read the header of a checkpoint on this machine."""
     refuse_weights(path)
-    found = weights_in(Folder(path.parent), path.name)
+    return weights_in(Folder(path.parent), path.name)
+
+
+def weights_in(place: Place, path: str) -> LoadedWeights:
+    """Read the header of a safetensors file, or those of all files of an index as one; that there is no such file is an error."""
+    found = _weights(place, path)
     if found is None:
-        raise SourceError(f"there is no file {path}", hint="check the path")
+        raise place.missing(path)
     return found
-
-
-def weights_in(place: Place, path: str) -> LoadedWeights | None:
-    """Read the header of a safetensors file, or those of all files of an index as one; None where there is no such file."""
-    from unetinspect.checkpoint.identify import identify  # here: what reads no checkpoint need not wait for it
-
-    header = _index_header(place, path) if path.lower().endswith(INDEX_SUFFIX) else place.header(path)
-    if header is None:
-        return None
-    source = Source(kind="file" if place.is_local else "hub", location=header.name, revision=place.commit)
-    return LoadedWeights(header=header, checkpoint=identify(header), source=source, notes=place.notes(without="the config"))
 
 
 def find_weights(place: Place, folder: str | None) -> LoadedWeights:
@@ -46,7 +40,7 @@ def find_weights(place: Place, folder: str | None) -> LoadedWeights:
         SourceError: There are none under diffusers' names; the hint names what there is instead.
     """
     paths = weight_paths(folder)
-    found = next((weights for path in paths if (weights := weights_in(place, path)) is not None), None)
+    found = next((weights for path in paths if (weights := _weights(place, path)) is not None), None)
     if found is not None:
         return found
     if (doubt := place.doubt(paths[0])) is not None:
@@ -105,6 +99,16 @@ def refuse_weights(path: Path) -> None:
     if is_pickle(path.name):
         raise pickle_error(str(path), hint=instead)
     raise SourceError(f"{path} is not a supported weights file: only .safetensors is read", hint=instead)
+
+
+def _weights(place: Place, path: str) -> LoadedWeights | None:
+    from unetinspect.checkpoint.identify import identify  # here: what reads no checkpoint need not wait for it
+
+    header = _index_header(place, path) if path.lower().endswith(INDEX_SUFFIX) else place.header(path)
+    if header is None:
+        return None
+    source = Source(kind="file" if place.is_local else "hub", location=header.name, revision=place.commit)
+    return LoadedWeights(header=header, checkpoint=identify(header), source=source, notes=place.notes(without="the config"))
 
 
 def _index_header(place: Place, path: str) -> Header | None:

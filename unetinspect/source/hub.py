@@ -18,8 +18,6 @@ from typing import Any, NamedTuple, TypeVar
 from unetinspect.checkpoint.header import PREFIX_BYTES, Header, header_length, parse_header
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.files import write_file
-from unetinspect.source.base import LoadedWeights
-from unetinspect.source.checkpoint import weights_in
 from unetinspect.source.hub_client import failures, headers_with, quiet_client, read_body, wait_for
 from unetinspect.source.hub_errors import HubError, NotAHubError, explain, offline
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, is_repo_id
@@ -81,6 +79,7 @@ class HubRepository(Place):
         self._new_name: str | None = None
         self._copies: list[str] = []
         self._unwritten = ""
+        self._listing: list[str] | None = None
         self._configs: dict[str, dict[str, Any] | None] = {}
         self._deadline = time.monotonic() + _HEADERS_SECONDS
 
@@ -108,24 +107,17 @@ class HubRepository(Place):
         def listed() -> list[str]:
             api = HfApi(token=False, headers=headers_with(self._token))
             found = api.model_info(self.name, revision=self.commit or self._revision, timeout=_SOCKET_TIMEOUT)
-            return [sibling.rfilename for sibling in found.siblings or ()]
+            return sorted(sibling.rfilename for sibling in found.siblings or ())
 
-        try:
-            paths = self._ask(listed, seconds=_GET_SECONDS)
-        except Exception:  # whatever a mirror answers: only a hint depends on it
-            return []
-        return sorted(path for path in paths if dirname(path) == folder and path.isprintable())
+        if self._listing is None:
+            try:
+                self._listing = self._ask(listed, seconds=_GET_SECONDS)
+            except Exception:  # whatever a mirror answers: only a hint depends on it
+                self._listing = []
+        return [path for path in self._listing if dirname(path) == folder and path.isprintable()]
 
     def address(self, path: str) -> str:
         return f"{self._root}/{path}"
-
-    def weights(self, path: str) -> LoadedWeights:
-        """Read the header of a file that was named; that there is none is an error."""
-        found = weights_in(self, path)
-        if found is None:
-            hint = "its files are listed on its page, under Files and versions"
-            raise self.doubt(path) or SourceError(f"{self.name} has no file {path!r}", hint=hint)
-        return found
 
     def notes(self, *, without: str) -> tuple[str, ...]:
         notes = [f"{self.name} is now called {self._new_name}"] if self._new_name else []
@@ -142,6 +134,10 @@ class HubRepository(Place):
         if self._offline_by:
             return offline(f"{path} of {self.name}" if path else self.name, because=self._offline_by)
         return self._failure or (None if self._is_hub or self.commit else self._explained(NotAHubError()))
+
+    def missing(self, path: str) -> SourceError:
+        hint = "its files are listed on its page, under Files and versions"
+        return self.doubt(path) or SourceError(f"{self.name} has no file {path!r}", hint=hint)
 
     def _get(self, path: str, from_file: Callable[[Path], _T], from_hub: Callable[[_Found], _T]) -> _T | None:
         revision = self.commit or self._revision

@@ -1,4 +1,4 @@
-"""The hub's client made to keep its place: quiet, within deadlines, and for no more bytes than are needed."""
+"""Calls through huggingface_hub: quiet, within deadlines, and for no more bytes than are needed."""
 
 from __future__ import annotations
 

@@ -34,13 +34,13 @@ def find_model(place: Place, folder: str | None) -> LoadedModel:
     if folder is None or place.read(join(folder, "config.json")) is None:
         folder, others = _search(place, folder or "")
         if others:
-            notes = (
-                f"{place.name} contains several UNets; this is {basename(folder)}, for the others use --subfolder {', '.join(others)}",
-            )
+            more = f"for the others use --subfolder {', '.join(others)}"
+            notes = (f"{place.name} contains several UNets; this is {basename(folder)}, {more}",)
     config = place.read(join(folder, "config.json")) or {}
     if "_class_name" not in config and folder:
         index = place.read(join(dirname(folder), "model_index.json")) or {}
-        config = {"_class_name": class_name, **config} if (class_name := _class_in(index, basename(folder))) else config
+        class_name = _class_in(index, basename(folder))
+        config = config if class_name is None else {"_class_name": class_name, **config}
     factor, read_from = None, ""
     try:
         read_from, vae = next(_vaes(place, dirname(folder)), ("", {}))

@@ -55,6 +55,10 @@ class Place(ABC):
         """Return why it is not known whether there is such a file, or place; None where that is known."""
         return None
 
+    def missing(self, path: str) -> SourceError:
+        """Return the error that a file that was named is not there."""
+        return SourceError(f"there is no file {self.title(path)}", hint="check the path")
+
     def notes(self, *, without: str) -> tuple[str, ...]:
         """Return what to tell the user about the reading so far, where it was done `without` something."""
         return ()

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from unetinspect.source.hub import HubRepository
 
 _CONFIG_NAMES = ("config.json", "unet/config.json", "model_index.json")
-_LONGEST_NAME = 80
 # IDs share long words ("stable-diffusion"), so they must be closer than names to be worth a guess.
 _CLOSE_ID = 0.75
 
@@ -88,7 +87,7 @@ def read_weights(
     """
     if name in ("", "-"):
         raise SourceError("a checkpoint is read from a file or from the hub", hint="give a .safetensors file, a folder or a hub ID")
-    from unetinspect.source.checkpoint import find_weights, weights_at
+    from unetinspect.source.checkpoint import find_weights, weights_at, weights_in
 
     path = _existing(name)
     if path is not None:
@@ -111,12 +110,12 @@ def read_weights(
     from unetinspect.source.hub import HubRepository
 
     repository = HubRepository(place, token=token, is_offline=offline)
-    return find_weights(repository, place.folder) if place.file is None else repository.weights(place.file)
+    return find_weights(repository, place.folder) if place.file is None else weights_in(repository, place.file)
 
 
 def _entry(text: str) -> Entry | None:
-    # One too long to be a name would raise where files are looked up, and a path would cost the whole catalog.
-    return find_entry(text) if len(text) <= _LONGEST_NAME and "/" not in text and not looks_like_path(text) else None
+    """Return the catalog's entry of that name; a path does not cost the reading of the catalog."""
+    return None if "/" in text or looks_like_path(text) else find_entry(text)
 
 
 def _existing(text: str) -> Path | None:
@@ -185,9 +184,9 @@ def _model_on_hub(repository: HubRepository, place: HubId) -> LoadedModel:
 
 
 def _checkpoint_on_hub(repository: HubRepository, file: str) -> LoadedModel:
-    from unetinspect.source.checkpoint import config_beside, model_of
+    from unetinspect.source.checkpoint import config_beside, model_of, weights_in
 
-    weights = repository.weights(file)
+    weights = weights_in(repository, file)
     if weights.checkpoint.layout != "diffusers":
         return model_of(weights)
     config, notes = config_beside(repository, file)
