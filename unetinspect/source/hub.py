@@ -6,20 +6,24 @@ any size, leaves a part of it in the cache when it is interrupted, and fails whe
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from posixpath import dirname
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 from unetinspect.checkpoint.header import PREFIX_BYTES, Header, header_length, parse_header
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.files import write_file
-from unetinspect.source.hub_client import failures, headers_with, quiet_client, read_body, wait_for
-from unetinspect.source.hub_errors import HubError, NotAHubError, explain, offline
+from unetinspect.source.hub_errors import CutOffError, HubError, NoAnswerError, NotAHubError, explain, offline
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, is_repo_id
 from unetinspect.source.parse import MAX_BYTES, parse_mapping, read_file, read_text, refuse_big
 from unetinspect.source.place import Place, read_header
@@ -105,7 +109,7 @@ class HubRepository(Place):
         from huggingface_hub import HfApi
 
         def listed() -> list[str]:
-            api = HfApi(token=False, headers=headers_with(self._token))
+            api = HfApi(token=False, headers=_headers_with(self._token))
             found = api.model_info(self.name, revision=self.commit or self._revision, timeout=_SOCKET_TIMEOUT)
             return sorted(sibling.rfilename for sibling in found.siblings or ())
 
@@ -200,9 +204,9 @@ class HubRepository(Place):
 
     def _ask(self, call: Callable[[], _T], *, seconds: float) -> _T:
         try:
-            with quiet_client():
+            with _quiet_client():
                 return wait_for(call, seconds=seconds)
-        except failures() as error:
+        except _failures() as error:
             failure = self._explained(error)
         # Raised out here: the client's error has the request in it, and so the token, and must not hang on ours as its context.
         raise failure
@@ -218,7 +222,7 @@ class HubRepository(Place):
 
         url = hf_hub_url(self.name, path, revision=revision)
         try:
-            found = get_hf_file_metadata(url, token=False, headers=headers_with(self._token), timeout=_SOCKET_TIMEOUT)
+            found = get_hf_file_metadata(url, token=False, headers=_headers_with(self._token), timeout=_SOCKET_TIMEOUT)
         except HfHubHTTPError as error:
             self._is_hub |= not {"x-error-code", "x-repo-commit"}.isdisjoint(error.response.headers)
             # A bare 404, without the header that says what is missing: a mirror's, or that of a proxy in between.
@@ -239,7 +243,7 @@ class HubRepository(Place):
 
         client = get_session()
         url = hf_hub_url(self.name, path, revision=commit)
-        request = client.build_request("GET", url, headers={**headers_with(self._token), "Range": part}, timeout=_SOCKET_TIMEOUT)
+        request = client.build_request("GET", url, headers={**_headers_with(self._token), "Range": part}, timeout=_SOCKET_TIMEOUT)
         # A redirect to another host goes without the token: the HTTP library drops it there.
         response = client.send(request, stream=True, follow_redirects=True)
         for answer in (*response.history, response):
@@ -289,3 +293,95 @@ def _keep_file(repo_id: str, path: str, raw: bytes, *, revision: str, commit: st
     for file, content in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, content)
+
+
+def wait_for(call: Callable[[], _T], *, seconds: float) -> _T:
+    """Return what `call` returns, or raise what it raises.
+
+    In a thread of its own, so that nothing the system does can hold up the deadline or Ctrl-C, not even the search for an address.
+
+    Raises:
+        NoAnswerError: It took longer than `seconds`; the thread is left to end on its own.
+    """
+    outcome: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # carried to the thread that asked
+            outcome.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError:
+        if outcome.done():  # it is the call's own
+            raise
+    raise NoAnswerError(f"no answer within {seconds:g} s")
+
+
+def _headers_with(token: str | None) -> dict[str, str]:
+    """Return what to send with a request; to be called in the thread that asks: finding a token may mean to renew it over the network."""
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, and not marked so
+
+    try:
+        headers = build_hf_headers(token=token)
+    except OSError:  # a file of tokens that may not be read
+        headers = build_hf_headers(token=False)
+    # Not compressed, so that sizes are those of the file.
+    return {**headers, "Accept-Encoding": "identity"}
+
+
+def read_body(response: Any, end: int, *, is_known: bool, seconds: float) -> bytes:
+    """Return a body up to byte `end`; `is_known`: it has as many.
+
+    Raises:
+        CutOffError: It ended before, the server fell silent, or it took longer than `seconds`.
+    """
+    raw, why = bytearray(), "connection closed"
+    deadline = time.monotonic() + seconds
+    try:
+        for chunk in response.iter_bytes():
+            raw += chunk
+            if len(raw) >= end:
+                return bytes(raw[:end])
+            if time.monotonic() > deadline:
+                why = f"time limit of {seconds:.2g} s"
+                break
+        else:
+            if not is_known:
+                return bytes(raw)
+    except _failures() as error:
+        why = "timed out" if "Timeout" in type(error).__name__ else why
+    finally:
+        response.close()
+    raise CutOffError(f"the download stopped after {len(raw)} of {end} bytes ({why})")
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what asking may raise that is the network's or the settings' fault, and no bug.
+
+    The client's HTTP library is httpx in huggingface_hub 1, httpx2 in 2; it says ImportError or ValueError of a proxy that it cannot use.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+    invalid = getattr(sys.modules[base.__module__.partition(".")[0]], "InvalidURL", ValueError)
+    return (NoAnswerError, NotAHubError, CutOffError, OSError, ImportError, ValueError, base, invalid)
+
+
+@contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Keep the client's warnings off stderr, where our notes say what matters, and its questions on the side out of our deadlines."""
+    from huggingface_hub import constants
+
+    logger = logging.getLogger("huggingface_hub")
+    level, has_no_telemetry = logger.level, constants.HF_HUB_DISABLE_TELEMETRY
+    logger.setLevel(logging.ERROR)
+    # With it the client first asks the hub which agents there are, for up to 3 s.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        constants.HF_HUB_DISABLE_TELEMETRY = has_no_telemetry
