@@ -45,7 +45,7 @@ def find_weights(place: Place, folder: str | None) -> LoadedWeights:
         return found
     if (doubt := place.doubt(paths[0])) is not None:
         raise doubt
-    where = f"{place.name}/{folder}" if folder else place.name
+    where = place.title(folder) if folder else place.name
     files = [file for inside in dict.fromkeys(map(dirname, paths)) for file in place.files(inside)]
     others = [place.address(file) for file in files if is_weights(file)]
     pickle = next(filter(is_pickle, files), None)

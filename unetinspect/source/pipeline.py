@@ -93,9 +93,10 @@ def _search(place: Place, root: str) -> tuple[str, list[str]]:
 def _no_unet(place: Place, root: str, own: Mapping[str, Any] | None, index: Mapping[str, Any] | None) -> NoUnetError:
     """Return the error that says what there is in place of a UNet, with the checkpoints that can be read instead."""
     files = sorted(filter(is_weights, place.files(root)), key=lambda path: (not path.endswith(INDEX_SUFFIX), path))
-    if files:
-        more = f" (and {len(files) - 1} more)" if len(files) > 1 else ""
-        hint = f"it has checkpoints, which are read by their headers: {place.address(files[0])}{more}"
+    if len(files) == 1:
+        hint = f"it has a checkpoint, whose header is read: {place.address(files[0])}"
+    elif files:
+        hint = f"it has checkpoints, which are read by their headers: {place.address(files[0])} (and {len(files) - 1} more)"
     else:
         hint = f"UNets of these classes can be traced: {', '.join(supported_classes())}; `unetinspect models` lists published ones"
     return NoUnetError(f"no UNet here: {_what_is_there(f'{place.name}/{root}' if root else place.name, own, index)}", hint=hint)

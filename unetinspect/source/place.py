@@ -81,8 +81,10 @@ class Folder(Place):
         return read_header(self._folder / path, what=self.title(path))
 
     def files(self, folder: str) -> list[str]:
-        inside = self._folder / folder
-        return sorted(join(folder, file.name) for file in inside.iterdir() if file.is_file()) if inside.is_dir() else []
+        try:
+            return sorted(join(folder, file.name) for file in (self._folder / folder).iterdir() if file.is_file())
+        except OSError:  # it is not there, or may not be listed
+            return []
 
     def title(self, path: str) -> str:
         return str(self._folder / path)

@@ -13,7 +13,7 @@ from unetinspect.catalog import Entry, HubLocation, find_entry, find_hub_id, loa
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel, LoadedWeights
-from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, clean_folder, file_on_hub, looks_like_path, parse_hub_id, short, with_options
+from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, file_on_hub, looks_like_path, parse_hub_id, short, with_options
 
 if TYPE_CHECKING:
     from unetinspect.source.hub import HubRepository
@@ -95,7 +95,7 @@ def read_weights(
         if path.is_dir():
             from unetinspect.source.place import Folder
 
-            return find_weights(Folder(path), None if subfolder is None else clean_folder(subfolder))
+            return find_weights(Folder(path), subfolder)
         _refuse_options(f"a file: {path}", subfolder=subfolder)
         return weights_at(path)
     entry = _entry(name)
