@@ -119,7 +119,7 @@ def parse_header(raw: bytes, *, what: str, file_bytes: int | None) -> Header:
     return Header(name=what, tensors=tensors, metadata=metadata, bytes=held)
 
 
-def merge_headers(headers: Iterable[Header], *, name: str, metadata: Mapping[str, str] | None = None) -> Header:
+def merge_headers(headers: Iterable[Header], *, name: str) -> Header:
     """Return the headers of several files as one, as a sharded checkpoint has them.
 
     Raises:
@@ -134,7 +134,7 @@ def merge_headers(headers: Iterable[Header], *, name: str, metadata: Mapping[str
         tensors |= header.tensors
         size += header.bytes
         files += header.files
-    return Header(name=name, tensors=tensors, metadata=dict(metadata or {}), bytes=size, files=files)
+    return Header(name=name, tensors=tensors, bytes=size, files=files)
 
 
 def _decode(raw: bytes, what: str) -> tuple[dict[str, _Entry], dict[str, str]]:

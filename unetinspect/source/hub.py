@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from posixpath import dirname
 from threading import Thread
@@ -25,7 +24,7 @@ from unetinspect.errors import SourceError, UsageError
 from unetinspect.files import write_file
 from unetinspect.source.hub_errors import CutOffError, HubError, NoAnswerError, NotAHubError, explain, offline
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, is_repo_id
-from unetinspect.source.parse import MAX_BYTES, parse_mapping, read_file, read_text, refuse_big
+from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file, refuse_big
 from unetinspect.source.place import Place, read_header
 
 # Seconds. The socket's timeout bounds one read of one address, and a name may have eight of them: the others bound an answer.
@@ -170,7 +169,7 @@ class HubRepository(Place):
     def _fetch_config(self, path: str, found: _Found, what: str) -> dict[str, Any]:
         refuse_big(found.size, what=what)
         raw = self._fetch(path, found, count=MAX_BYTES + 1, seconds=_CONFIG_SECONDS)
-        config = parse_mapping(read_text(BytesIO(raw), what=what), what=what, is_yaml=False)
+        config = parse_mapping(decode(raw, what=what), what=what, is_yaml=False)
         try:
             _keep_file(self.name, path, raw, revision=self.commit or self._revision, commit=found.commit)
         except OSError as error:

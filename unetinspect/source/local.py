@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from io import BytesIO
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,7 +13,7 @@ from unetinspect.record import Source, Trace
 from unetinspect.source.base import LoadedModel
 from unetinspect.source.checkpoint import model_of, refuse_weights, weights_at
 from unetinspect.source.hub_id import clean_folder
-from unetinspect.source.parse import parse_mapping, read_file, read_text
+from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file
 from unetinspect.source.pipeline import find_model, pipeline_classes
 from unetinspect.source.place import Folder
 from unetinspect.source.weight_files import is_weights
@@ -47,8 +46,8 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
 def read_stdin(stdin: TextIO | None) -> LoadedModel:
     """Read a config or a saved trace from standard input, or from `stdin` where it is given."""
     stream, what = stdin or sys.stdin, "standard input"
-    raw = getattr(stream, "buffer", None)
-    text = read_text(raw if raw is not None else BytesIO(stream.read().encode("utf-8", "surrogatepass")), what=what)
+    binary = getattr(stream, "buffer", None)
+    text = decode(stream.read().encode("utf-8", "surrogatepass") if binary is None else binary.read(MAX_BYTES + 1), what=what)
     mapping, source = parse_mapping(text, what=what), Source(kind="stdin", location="-")
     return _more_than_a_config(mapping, text, source, what=what) or LoadedModel(name="stdin", config=mapping, source=source)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from unetinspect.errors import ConfigError, SourceError, UsageError
 
@@ -18,13 +18,12 @@ _MAX_BITS = 4096
 _A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
 
 
-def read_text(stream: BinaryIO, *, what: str) -> str:
-    """Read a stream to its end as UTF-8, of at most `MAX_BYTES`; `what` names it in errors.
+def decode(raw: bytes, *, what: str) -> str:
+    """Decode UTF-8 of at most `MAX_BYTES`; `what` names it in errors.
 
     Raises:
         SourceError: It is bigger, or is not UTF-8.
     """
-    raw = stream.read(MAX_BYTES + 1)
     refuse_big(len(raw), what=what)
     try:
         return raw.decode("utf-8-sig")
@@ -36,10 +35,10 @@ def read_text(stream: BinaryIO, *, what: str) -> str:
 
 
 def read_file(path: Path, *, what: str = "") -> str:
-    """Read a file as `read_text` does."""
+    """Read a file as `decode` does, and no more of it than that takes."""
     try:
         with path.open("rb") as stream:
-            return read_text(stream, what=what or str(path))
+            return decode(stream.read(MAX_BYTES + 1), what=what or str(path))
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or type(error).__name__}", hint="check that you may read it") from None
 
