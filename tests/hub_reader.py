@@ -105,13 +105,16 @@ def found_model(model: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def found_header(model: str, options: dict[str, Any]) -> dict[str, Any]:
     """Read the header of weights."""
-    from unetinspect.source.hub import read_hub_weights
+    from unetinspect.source.checkpoint import config_beside, find_weights, weights_in
+    from unetinspect.source.hub import HubRepository
     from unetinspect.source.hub_id import parse_hub_id
 
     place = parse_hub_id(model, endpoint=os.environ["HF_ENDPOINT"])
     assert place is not None
-    read, config = read_hub_weights(place, **options)
+    repository = HubRepository(place, **options)
+    read = weights_in(repository, place.file) if place.file else find_weights(repository, place.folder)
     header = read.header
+    config, notes = config_beside(repository, header.name.removeprefix(f"{place.repo_id}/"))
     return {
         "name": header.name,
         "tensors": {name: [list(tensor.shape), tensor.dtype] for name, tensor in header.tensors.items()},
@@ -120,7 +123,7 @@ def found_header(model: str, options: dict[str, Any]) -> dict[str, Any]:
         "file": read.source.location.removeprefix(f"{place.repo_id}/"),
         "commit": read.source.revision,
         "config": config,
-        "notes": list(read.notes),
+        "notes": list(notes),
     }
 
 

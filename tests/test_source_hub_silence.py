@@ -14,7 +14,7 @@ import pytest
 
 from tests.hub_server import HubServer, Repository, pipeline
 from tests.hub_user import HubUser
-from unetinspect.source.hub_client import read_body, wait_for
+from unetinspect.source.hub import read_body, wait_for
 from unetinspect.source.hub_errors import CutOffError, NoAnswerError, explain
 
 UNET = {"_class_name": "UNet2DConditionModel", "block_out_channels": [32, 64], "sample_size": 8}

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.hub_server import as_json, safetensors
 from unetinspect.errors import SourceError, UnetInspectError
-from unetinspect.source.local_header import find_local_weights, read_local_header
+from unetinspect.source.checkpoint import find_weights, weights_at
+from unetinspect.source.place import Folder
 from unetinspect.source.weight_files import shard_names
 
 TENSORS = {"conv_in.weight": ("F16", [32, 4, 3, 3]), "conv_in.bias": ("BF16", [32])}
@@ -35,6 +36,11 @@ def write_raw(path, header, *, tail=b""):
     """Write a file with this text as its header."""
     path.write_bytes(struct.pack("<Q", len(header)) + header + tail)
     return path
+
+
+def read_local_header(path):
+    """Read the header of a file, or of all files of an index."""
+    return weights_at(path).header
 
 
 def refused(path):
@@ -227,7 +233,10 @@ def test_finds_the_weights(tmp_path, files, subfolder, found):
     """In a folder the UNet's weights are those under diffusers' own names."""
     for file in files:
         write(tmp_path / file)
-    assert find_local_weights(tmp_path, subfolder) == tmp_path / found
+        if file.endswith(".index.json"):
+            write(tmp_path / "a" / "part.safetensors")
+            (tmp_path / file).write_bytes(as_json({"weight_map": {"a": "part.safetensors"}}))
+    assert find_weights(Folder(tmp_path), subfolder).source.location == str(tmp_path / found)
 
 
 def test_finds_no_weights(tmp_path):
@@ -235,7 +244,7 @@ def test_finds_no_weights(tmp_path):
 
     def said():
         with pytest.raises(SourceError) as caught:
-            find_local_weights(tmp_path)
+            find_weights(Folder(tmp_path), None)
         return caught.value.message, caught.value.hint
 
     assert said() == (f"{tmp_path} has no weights of a UNet", "give the .safetensors file itself")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -119,7 +119,7 @@ def parse_header(raw: bytes, *, what: str, file_bytes: int | None) -> Header:
     return Header(name=what, tensors=tensors, metadata=metadata, bytes=held)
 
 
-def merge_headers(headers: Iterable[Header], *, name: str, metadata: Mapping[str, str] | None = None) -> Header:
+def merge_headers(headers: Iterable[Header], *, name: str) -> Header:
     """Return the headers of several files as one, as a sharded checkpoint has them.
 
     Raises:
@@ -134,7 +134,7 @@ def merge_headers(headers: Iterable[Header], *, name: str, metadata: Mapping[str
         tensors |= header.tensors
         size += header.bytes
         files += header.files
-    return Header(name=name, tensors=tensors, metadata=dict(metadata or {}), bytes=size, files=files)
+    return Header(name=name, tensors=tensors, bytes=size, files=files)
 
 
 def _decode(raw: bytes, what: str) -> tuple[dict[str, _Entry], dict[str, str]]:
@@ -143,7 +143,7 @@ def _decode(raw: bytes, what: str) -> tuple[dict[str, _Entry], dict[str, str]]:
         metadata = msgspec.json.decode(parts.pop("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str] | None)
         entries = {name: msgspec.json.decode(part, type=_Entry) for name, part in parts.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"the header of {what} is damaged: {_first_line(error)}", hint=_A_WHOLE_FILE) from None
+        raise SourceError(f"the header of {what} is damaged: {str(error).partition(chr(10))[0]}", hint=_A_WHOLE_FILE) from None
     return entries, metadata or {}
 
 
@@ -152,7 +152,7 @@ def _check_offsets(entries: Mapping[str, _Entry], what: str) -> int:
     position = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         begin, end = entry.data_offsets
-        size = _bytes_of(entry)
+        size = TensorSpec(entry.shape, entry.dtype).bytes
         wrong_shape = any(not 0 <= side <= _MAX_SIDE for side in entry.shape) or len(entry.shape) > 8
         if wrong_shape or begin != position or end < begin or (size is not None and end - begin != size):
             raise SourceError(
@@ -161,12 +161,6 @@ def _check_offsets(entries: Mapping[str, _Entry], what: str) -> int:
             )
         position = end
     return position
-
-
-def _bytes_of(entry: _Entry) -> int | None:
-    """Return the bytes that a tensor takes; None for a dtype that this version does not know."""
-    bits = _BITS.get(entry.dtype)
-    return None if bits is None else -(-prod(entry.shape) * bits // 8)
 
 
 def _what_else(prefix: bytes) -> str | None:
@@ -178,7 +172,3 @@ def _what_else(prefix: bytes) -> str | None:
     if found is None and prefix.lstrip().startswith((b"<!", b"<h", b"<H")):
         found = "a web page: the address that it was downloaded from asked for a login"
     return f"by its first bytes it is {found}" if found else None
-
-
-def _first_line(error: Any) -> str:
-    return str(error).split("\n", 1)[0]

@@ -51,7 +51,7 @@ def identify(
     file: Annotated[str, typer.Argument(metavar="FILE|ID", help="A .safetensors file, an index of several, a folder, a place on the hub.")],
 ) -> None:
     """Example: unetinspect identify v1-5-pruned-emaonly.safetensors"""
-    from unetinspect.source.weights import read_weights
+    from unetinspect.source.read import read_weights
     from unetinspect.views.checkpoint import checkpoint_table
 
     output = Output(options)

@@ -116,7 +116,7 @@ def checking(options: CheckOptions, output: Output, *, weights: str | None, expe
     requests = [*(replace(request, res=size) for size in res), *(replace(request, latent=size) for size in latent)] or [request]
     given = None
     if weights is not None:
-        from unetinspect.source.weights import read_weights
+        from unetinspect.source.read import read_weights
 
         given = read_weights(weights, token=options.token, offline=options.offline)
         output.note(*given.notes)

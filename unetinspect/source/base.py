@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from unetinspect.catalog import Entry
 from unetinspect.checkpoint.header import Header
 from unetinspect.record import Checkpoint, Medium, Source, Trace
 
@@ -50,3 +52,10 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     trace: Trace | None = None
     weights: LoadedWeights | None = None
+
+    def with_vae_of(self, entry: Entry | None) -> LoadedModel:
+        """Return the model with what the catalog knows of its VAE, where its own files do not say it."""
+        if entry is None or self.vae_scale_factor is not None:
+            return self
+        factor = entry.vae_scale_factor
+        return replace(self, vae_scale_factor=factor, vae_scale_from="" if factor is None else "catalog", medium=entry.medium)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from errno import ENETDOWN, ENETUNREACH
 from typing import Any
 from urllib.parse import urlsplit
@@ -141,12 +140,15 @@ def _unanswered(error: BaseException, endpoint: str) -> tuple[str, str]:
     import socket  # here, and ssl too: nobody waits for them where the hub is not asked, or answers
     import ssl
 
-    causes = list(_causes(error))
+    causes, cause = [error], error.__cause__ or error.__context__
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
     failed = next((cause for cause in causes if isinstance(cause, OSError) and cause.errno is not None), None)
     host = urlsplit(endpoint).hostname or endpoint
     proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
     settings = ([] if endpoint == DEFAULT_ENDPOINT else ["HF_ENDPOINT"]) + ([f"the proxy in {proxy}"] if proxy else [])
-    why, hint = f"{endpoint} did not answer ({_clause(error, failed)})", " and ".join(["check the connection", *settings])
+    hint = " and ".join(["check the connection", *settings])
     if isinstance(error, CutOffError):
         why, hint = str(error), "try again"
     elif isinstance(error, NotAHubError):
@@ -163,19 +165,9 @@ def _unanswered(error: BaseException, endpoint: str) -> tuple[str, str]:
         why, hint = "SSL_CERT_FILE names a file that cannot be read", "unset it or name an existing certificate"
     elif isinstance(error, ImportError | ValueError) and proxy:
         why, hint = f"{proxy} names an unsupported kind of proxy", f"use one that starts with http:// or unset {proxy}"
+    elif isinstance(error, NoAnswerError):
+        why = f"{endpoint} did not answer ({error})"
+    else:
+        is_late, said_by_system = "Timeout" in type(error).__name__, failed.strerror.lower() if failed and failed.strerror else ""
+        why = f"{endpoint} did not answer ({'timed out' if is_late else said_by_system or type(error).__name__})"
     return why, hint
-
-
-def _clause(error: BaseException, failed: OSError | None) -> str:
-    if isinstance(error, NoAnswerError):
-        return str(error)
-    if "Timeout" in type(error).__name__:
-        return "timed out"
-    return failed.strerror.lower() if failed and failed.strerror else type(error).__name__
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__

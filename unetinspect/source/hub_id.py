@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from posixpath import dirname
+from posixpath import basename, dirname
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
@@ -57,9 +57,27 @@ def parse_hub_id(text: str, *, endpoint: str = DEFAULT_ENDPOINT) -> HubId | None
         return _parse_page(text, page)
     if "/" not in text:
         return None
-    if not is_repo_id(text):
-        raise SourceError(f"there is no file or folder {short(text)}, and it is not a hub ID either", hint=_id_hint(text))
-    return HubId(repo_id=text)
+    if is_repo_id(text):
+        return HubId(repo_id=text)
+    org, name, *inside = text.split("/")
+    folder = "/".join(filter(None, inside))
+    hint = "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5"
+    if on_hub := file_on_hub(text):
+        hint = f"for a file of a hub repository: {on_hub}"
+    elif folder and is_repo_id(f"{org}/{name}"):
+        hint = f"for a folder of a hub repository: {org}/{name} --subfolder {folder}"
+    raise SourceError(f"there is no file or folder {short(text)}, and it is not a hub ID either", hint=hint)
+
+
+def file_on_hub(text: str) -> str:
+    """Return the address of a file of weights that was written as if it were a path; "" where it cannot be one.
+
+    >>> file_on_hub("org/name/unet/x.safetensors")
+    'hf://org/name/unet/x.safetensors'
+    """
+    org, name, *inside = [*text.split("/"), ""]
+    path = "/".join(filter(None, inside))
+    return f"hf://{org}/{name}/{path}" if is_weights(path) and is_repo_id(f"{org}/{name}") else ""
 
 
 def with_options(found: HubId, *, revision: str | None, subfolder: str | None) -> HubId:
@@ -124,34 +142,27 @@ def short(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
-def _page_path(text: str, endpoint: str) -> str | None:
-    """Return what follows the hub's own address in a page's address; None where `text` is none."""
-    for prefix in _HOSTS:
-        if text.lower().startswith(prefix + "/"):
-            return text[len(prefix) :]
-    if not text.lower().startswith(("http://", "https://")):
-        return None
-    page, home = _split(text), _split(endpoint)
-    if page is not None and home is not None and page[0] == home[0] and (page[1] + "/").startswith(home[1].rstrip("/") + "/"):
-        return page[1][len(home[1].rstrip("/")) :]
-    if page is not None and page[0] in _HOSTS:
-        return page[1]
-    where = page[0] if page else "this address"
-    raise SourceError(
-        f"{where} is not the model hub",
-        hint=f"pages of {endpoint} are read; for a mirror set HF_ENDPOINT; else give the path of a saved config.json",
-    )
-
-
 def check_endpoint(endpoint: str) -> None:
-    """Check the hub's address, as HF_ENDPOINT gives it.
-
-    Raises:
-        SourceError: It is none that could be asked.
-    """
+    """Refuse a hub's address, as HF_ENDPOINT gives it, that could not be asked."""
     home = _split(endpoint)
     if home is None or not home[0] or not endpoint.startswith(("http://", "https://")):
         raise SourceError(f"HF_ENDPOINT is {short(endpoint)}, which is not an address", hint=f"unset it, or write it as {DEFAULT_ENDPOINT}")
+
+
+def _page_path(text: str, endpoint: str) -> str | None:
+    """Return what follows the hub's own address in a page's address; None where `text` is none."""
+    if text.lower().startswith(tuple(f"{host}/" for host in _HOSTS)):
+        text = f"https://{text}"
+    if not text.lower().startswith(("http://", "https://")):
+        return None
+    page, home = _split(text), _split(endpoint)
+    for host, root in ([(home[0], home[1].rstrip("/"))] if home else []) + [(host, "") for host in _HOSTS]:
+        if page is not None and page[0] == host and f"{page[1]}/".startswith(f"{root}/"):
+            return page[1][len(root) :]
+    raise SourceError(
+        f"{page[0] if page else 'this address'} is not the model hub",
+        hint=f"pages of {endpoint} are read; for a mirror set HF_ENDPOINT; else give the path of a saved config.json",
+    )
 
 
 def _split(address: str) -> tuple[str, str] | None:
@@ -181,15 +192,11 @@ def _parse_hf_uri(text: str) -> HubId:
     if org in _OTHER_REPOS:
         raise SourceError(f"{short(text)} is of the hub's {org}, not a model", hint="write hf://org/name@revision/path")
     name, mark, inside = re.split(r"([@/])", f"{rest}/", maxsplit=1)
-    inside = inside.removesuffix("/")
-    repo_id = f"{org}/{name}"
+    repo_id, inside = f"{org}/{name}", inside.removesuffix("/")
     if not is_repo_id(repo_id):
-        raise SourceError(
-            f"{short(text)} is not an address of a model", hint="write hf://org/name, hf://org/name/unet or hf://org/name@revision/unet"
-        )
-    revision = None
-    if mark == "@":
-        revision, inside = _revision_in(inside, text)
+        hint = "write hf://org/name, hf://org/name/unet or hf://org/name@revision/unet"
+        raise SourceError(f"{short(text)} is not an address of a model", hint=hint)
+    revision, inside = _revision_in(inside, text) if mark == "@" else (None, inside)
     return _place(repo_id, revision, inside, is_file=False)
 
 
@@ -205,33 +212,22 @@ def _revision_in(path: str, text: str) -> tuple[str, str]:
 def _place(repo_id: str, revision: str | None, path: str, *, is_file: bool) -> HubId:
     """Return what a path in a repository means; a pipeline's index, or no path, leaves the search open."""
     path = clean_folder(path)
-    name = path.rpartition("/")[2]
-    folder, file = path or None, None
-    if name == "config.json":
-        folder = dirname(path)
-    elif name == "model_index.json":
-        folder = dirname(path) or None
-    elif is_weights(name):
-        folder, file = None, path
-    elif is_pickle(name):
+    folder, name = dirname(path), basename(path)
+    if is_weights(name):
+        return HubId(repo_id=repo_id, revision=revision, file=path)
+    if is_pickle(name):
         raise pickle_error(short(path), hint="give the .safetensors of the same repository")
-    elif path and (is_file or _FILE.search(name)):
+    if name == "model_index.json":
+        return HubId(repo_id=repo_id, revision=revision, folder=folder or None)
+    if name == "config.json":
+        return HubId(repo_id=repo_id, revision=revision, folder=folder)
+    if path and (is_file or _FILE.search(name)):
         raise SourceError(
             f"{short(path)} is not a config.json or a .safetensors file",
             hint="give the page of the model, its unet folder, its config.json or its .safetensors file",
         )
-    return HubId(repo_id=repo_id, revision=revision, folder=folder, file=file)
+    return HubId(repo_id=repo_id, revision=revision, folder=path or None)
 
 
 def _is_revision(revision: str) -> bool:
     return _REVISION.fullmatch(revision) is not None and ".." not in revision
-
-
-def _id_hint(text: str) -> str:
-    org, name, *inside = [*text.split("/"), ""]
-    folder = "/".join(part for part in inside if part)
-    if is_weights(folder) and is_repo_id(f"{org}/{name}"):
-        return f"for a file of a hub repository: hf://{org}/{name}/{folder}"
-    if folder and is_repo_id(f"{org}/{name}"):
-        return f"for a folder of a hub repository: {org}/{name} --subfolder {folder}"
-    return "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5"

@@ -1,14 +1,13 @@
-"""Bytes -> text -> a config or a saved trace. Data only: nothing that is read can run."""
+"""Bytes -> text -> a mapping or a value. Data only: nothing that is read can run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from unetinspect.errors import ConfigError, SourceError, UsageError
-from unetinspect.record import Trace
 
 MAX_BYTES = 8 * 1024 * 1024
 
@@ -16,19 +15,15 @@ _MAX_NODES = 1_000_000
 _MAX_DEPTH = 100
 # Python writes no number of more than 4,300 digits, and YAML reads them where they are written in hexadecimal.
 _MAX_BITS = 4096
-_SCHEMA_START = "unetinspect."
-_TRACE_SCHEMA_START = "unetinspect.trace/"
-_CHECKPOINT_SCHEMA_START = "unetinspect.checkpoint/"
 _A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
 
 
-def read_text(stream: BinaryIO, *, what: str) -> str:
-    """Read a stream to its end as UTF-8, of at most `MAX_BYTES`; `what` names it in errors.
+def decode(raw: bytes, *, what: str) -> str:
+    """Decode UTF-8 of at most `MAX_BYTES`; `what` names it in errors.
 
     Raises:
         SourceError: It is bigger, or is not UTF-8.
     """
-    raw = stream.read(MAX_BYTES + 1)
     refuse_big(len(raw), what=what)
     try:
         return raw.decode("utf-8-sig")
@@ -40,24 +35,16 @@ def read_text(stream: BinaryIO, *, what: str) -> str:
 
 
 def read_file(path: Path, *, what: str = "") -> str:
-    """Read a file as `read_text` does.
-
-    Raises:
-        SourceError: It cannot be read, is bigger, or is not UTF-8.
-    """
+    """Read a file as `decode` does, and no more of it than that takes."""
     try:
         with path.open("rb") as stream:
-            return read_text(stream, what=what or str(path))
+            return decode(stream.read(MAX_BYTES + 1), what=what or str(path))
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or type(error).__name__}", hint="check that you may read it") from None
 
 
 def refuse_big(size: int | None, *, what: str) -> None:
-    """Check a size in bytes, where it is known, against `MAX_BYTES`.
-
-    Raises:
-        SourceError: It is bigger.
-    """
+    """Refuse a size in bytes, where it is known, that is more than `MAX_BYTES`."""
     if size is not None and size > MAX_BYTES:
         raise SourceError(f"{what} is bigger than {MAX_BYTES // 1024**2} MB, too big for a config", hint=_A_CONFIG)
 
@@ -84,35 +71,6 @@ def parse_mapping(text: str, *, what: str, is_yaml: bool | None = None) -> dict[
     if not isinstance(value, dict):
         raise ConfigError(f"{what} contains {_kind_of(value)}; a config is a mapping of keys to values", hint=_A_CONFIG)
     return {str(key): inner for key, inner in value.items()}
-
-
-def parse_trace(mapping: dict[str, Any], text: str, *, what: str) -> Trace | None:
-    """Return the saved trace that `text`, parsed as `mapping`, is; None where it is none.
-
-    Raises:
-        SourceError: It is a list that this program printed, or a trace that cannot be read.
-    """
-    schema = mapping.get("schema")
-    if not (isinstance(schema, str) and schema.startswith(_SCHEMA_START)):
-        return None
-    if schema.startswith(_CHECKPOINT_SCHEMA_START) and isinstance(mapping.get("config"), dict):
-        return None  # its config is that of the UNet
-    if not schema.startswith(_TRACE_SCHEMA_START):
-        raise SourceError(f"{what} is a list printed by this program, not a model", hint="name one of the models in it")
-    return Trace.from_json(text) if "stages" in mapping else None
-
-
-def config_in_envelope(mapping: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the config in the JSON that a command prints beside its own sections; None where it is no such JSON.
-
-    Keys that diffusers had filled in are left out, so that they are filled in anew.
-    """
-    model = mapping.get("model")
-    if not isinstance(model, dict) or not {"class_name", "source", "config"} <= model.keys() or not isinstance(model["config"], dict):
-        return None
-    defaults = model.get("config_defaults")
-    filled_in = {str(key) for key in defaults} if isinstance(defaults, list) else set()
-    return {**{key: value for key, value in model["config"].items() if key not in filled_in}, "_class_name": model["class_name"]}
 
 
 def parse_value(text: str, *, what: str, hint: str) -> Any:

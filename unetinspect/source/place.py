@@ -1,0 +1,124 @@
+"""Where the files of a model are: the same questions to a folder on this machine and to a repository of the hub."""
+
+from __future__ import annotations
+
+import os
+import stat
+from abc import ABC, abstractmethod
+from pathlib import Path
+from posixpath import join
+from typing import Any
+
+from unetinspect.checkpoint.header import PREFIX_BYTES, Header, header_length, parse_header
+from unetinspect.errors import SourceError
+from unetinspect.source.parse import parse_mapping, read_file
+
+_SPECIAL_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+
+
+class Place(ABC):
+    """A place that has the files of a model. Paths in it are relative, with forward slashes.
+
+    A file that cannot be read, or is not what it should be, is a `SourceError` or a `ConfigError` of every method that reads one.
+
+    Attributes:
+        name: What to call it in errors: a folder's path, a hub ID.
+        is_local: Whether asking for a file that may be absent costs nothing.
+        commit: The commit that its files are read at; None where it has none.
+    """
+
+    name: str
+    is_local: bool
+    commit: str | None = None
+
+    @abstractmethod
+    def read(self, path: str) -> dict[str, Any] | None:
+        """Return the config at `path`; None where there is none."""
+
+    @abstractmethod
+    def header(self, path: str) -> Header | None:
+        """Return the header of the safetensors file at `path`; None where there is none."""
+
+    @abstractmethod
+    def files(self, folder: str) -> list[str]:
+        """List the files directly in a folder; none where they cannot be listed."""
+
+    def title(self, path: str) -> str:
+        """Return what to call a file in errors."""
+        return f"{self.name}/{path}"
+
+    def address(self, path: str) -> str:
+        """Return what to type for a file."""
+        return self.title(path)
+
+    def doubt(self, path: str = "") -> SourceError | None:
+        """Return why it is not known whether there is such a file, or place; None where that is known."""
+        return None
+
+    def missing(self, path: str) -> SourceError:
+        """Return the error that a file that was named is not there."""
+        return SourceError(f"there is no file {self.title(path)}", hint="check the path")
+
+    def notes(self, *, without: str) -> tuple[str, ...]:
+        """Return what to tell the user about the reading so far, where it was done `without` something."""
+        return ()
+
+
+class Folder(Place):
+    """A folder on this machine."""
+
+    is_local = True
+
+    def __init__(self, folder: Path) -> None:
+        self.name = str(folder)
+        self._folder = folder
+
+    def read(self, path: str) -> dict[str, Any] | None:
+        file = self._folder / path
+        return parse_mapping(read_file(file), what=str(file), is_yaml=False) if file.is_file() else None
+
+    def header(self, path: str) -> Header | None:
+        return read_header(self._folder / path, what=self.title(path))
+
+    def files(self, folder: str) -> list[str]:
+        try:
+            return sorted(join(folder, file.name) for file in (self._folder / folder).iterdir() if file.is_file())
+        except OSError:  # it is not there, or may not be listed
+            return []
+
+    def title(self, path: str) -> str:
+        return str(self._folder / path)
+
+
+def read_header(file: Path, *, what: str) -> Header | None:
+    """Read the header of a safetensors file: 8 bytes, and then as many as they say. No weight is read, and nothing is mapped.
+
+    None: there is no such file.
+
+    Raises:
+        SourceError: It cannot be read, is not a regular file or not a safetensors file, or is damaged.
+    """
+    try:
+        _refuse_special(file.stat().st_mode, what)
+        # Not blocking: between the look and the opening it may have become a pipe, which waits for a writer.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        with open(os.open(file, flags), "rb") as stream:  # noqa: PTH123  a descriptor, no path
+            status = os.fstat(stream.fileno())
+            _refuse_special(status.st_mode, what)
+            length = header_length(stream.read(PREFIX_BYTES), what=what, file_bytes=status.st_size)
+            raw = stream.read(length)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "its name cannot be one"
+        raise SourceError(f"{what} cannot be read: {why.lower()}", hint="check that you may read it") from None
+    if len(raw) < length:
+        raise SourceError(f"{what} became shorter while it was read", hint="wait until it is written")
+    return parse_header(raw, what=what, file_bytes=status.st_size)
+
+
+def _refuse_special(mode: int, what: str) -> None:
+    """Refuse what is not a regular file before a read could wait for it forever."""
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _SPECIAL_FILES if is_kind(mode)), "a special file")
+        raise SourceError(f"{what} is {kind}, not a weights file", hint="give the .safetensors file itself")
