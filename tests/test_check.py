@@ -175,7 +175,7 @@ def test_mistakes_become_findings_with_what_to_type() -> None:
     )
 
     assert [(finding.kind, finding.stops, finding.where, finding.advice) for finding in found.findings] == [
-        ("wrong", True, ("act_fn",), "--set 'act_fn=\"silu\"'"),
+        ("wrong", True, ("act_fn",), "--set act_fn=silu"),
         ("contradiction", True, ("cross_attention_dim", "encoder_hid_dim"), None),
         ("unknown", False, ("upcast_attn",), "did you mean upcast_attention?"),
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -67,13 +65,12 @@ def find_in_config(
 
 
 def _mistake(problem: Problem) -> Finding:
-    changes = (f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in problem.change.items())
     return Finding(
         about="config",
         kind="contradiction" if len(problem.keys) > 1 else "wrong",
         what=problem.what,
         where=problem.keys,
-        advice=" ".join(changes) or None,
+        advice=problem.options or None,
         stops=True,
     )
 
