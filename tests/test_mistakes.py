@@ -330,12 +330,67 @@ def test_a_key_that_the_class_does_not_know_is_a_likely_cause() -> None:
     narrow = condition(block_out_channels=[16, 48], norm_num_group=8)
     del narrow["norm_num_groups"]
     meant = refused(narrow)
-    assert meant.problems == (
-        "norm_num_group is not a key of UNet2DConditionModel: did you mean norm_num_groups?; norm_num_groups 8 works",
-    )
+    assert meant.problems == ("norm_num_group is not a key of UNet2DConditionModel: did you mean norm_num_groups? norm_num_groups 8 works",)
 
     beside = refused(condition(act_fn="silo", heads=4))
     assert beside.problems[1] == "heads is not a key of UNet2DConditionModel"
+    elsewhere = refused(condition(act_fn="silo", num_frames=4, **{"3": 3}))
+    assert elsewhere.problems[1] == "num_frames is not a key of UNet2DConditionModel: a key of UNetSpatioTemporalConditionModel"
+
+
+def test_the_class_is_to_blame_where_the_blocks_are_those_of_another() -> None:
+    """A config with all keys and blocks of another class has one mistake; a block that its own class knows is a mistake of its own."""
+    (mistake,) = refused({**CONDITION, "_class_name": "UNet3DConditionModel"}).mistakes
+    assert mistake.change == {"_class_name": "UNet2DConditionModel"}
+
+    (mistake,) = refused({**KINDS["unet3d"], "num_attention_heads": 8}).mistakes
+    assert mistake.change == {"num_attention_heads": None}
+
+
+def test_words_are_replaced_by_the_nearest_and_the_others_kept() -> None:
+    """Several misspelt blocks at once, and one that diffusers complains of though it knows it."""
+    (misspelt,) = refused(condition(down_block_types=["DwnBlock2D", "CrossAttnDownBlok2D"])).mistakes
+    assert misspelt.change == {"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}
+
+    plain = {**PLAIN, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}
+    (unfit,) = refused(plain).mistakes
+    assert unfit.change == {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"]}
+
+
+def test_numbers_that_are_written_as_text_are_read() -> None:
+    """One of them, a list, and all numbers of a config at once."""
+    assert refused(condition(cross_attention_dim="24")).mistakes[0].change == {"cross_attention_dim": 24}
+    assert refused(condition(block_out_channels="32, 64")).mistakes[0].change == {"block_out_channels": [32, 64]}
+    text = {key: str(value) if isinstance(value, int) and not isinstance(value, bool) else value for key, value in CONDITION.items()}
+    (all_of_them,) = refused(text).mistakes
+    assert all_of_them.change == {key: CONDITION[key] for key in all_of_them.keys}
+    assert len(all_of_them.keys) > 3
+
+
+def test_a_value_that_only_gets_further_is_changed_again() -> None:
+    """A list that is cut to the right length does not run; no key that was right is blamed for it."""
+    error = refused(condition(cross_attention_dim=[24, 16, 8], act_fn="gelou"))
+
+    assert {key for mistake in error.mistakes for key in mistake.change} == {"cross_attention_dim", "act_fn"}
+    assert (error.hint or "").endswith("makes it run")
+
+
+def test_what_does_not_run_is_not_said_to_work() -> None:
+    """Where nothing makes the UNet run, the mistakes are named and no value is suggested; a long number is cut."""
+    error = refused(condition(down_block_types=[], up_block_types=[], block_out_channels=[]))
+    assert not any("work" in problem for problem in error.problems)
+    assert not any(mistake.change for mistake in error.mistakes)
+
+    assert max(map(len, refused(condition(norm_num_groups=10**4000)).problems)) < 300
+
+
+@pytest.mark.parametrize("edit", [{"norm_num_groups": 10**9 + 1}, {"attention_head_dim": 10**9}], ids=str)
+def test_huge_numbers_are_not_searched_for_their_divisors(edit: Config) -> None:
+    """A thousand million channels, groups and heads: an answer in seconds, of CPU time."""
+    began = time.process_time()
+    assert refused(condition(block_out_channels=[10**9, 10**9], **edit)).mistakes
+
+    assert time.process_time() - began < 10
 
 
 def test_what_was_overridden_is_suspected_first() -> None:

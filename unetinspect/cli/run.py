@@ -10,6 +10,7 @@ import typer
 from msgspec import UNSET, structs
 from msgspec.structs import replace
 
+from unetinspect.check.foreign_keys import FOREIGN_KEYS
 from unetinspect.cli.options import CheckOptions, DiffOptions, ModelOptions, PassOptions, SweepOptions, TraceOptions
 from unetinspect.cli.output import Output
 from unetinspect.errors import ConfigError, UnetInspectError, UsageError, nearest_names
@@ -306,9 +307,10 @@ def ignored_keys(model: ModelInfo) -> list[str]:
     """Say which keys of the config the class does not know, with the nearest that it does."""
     if not model.config_ignored:
         return []
-    shown = [
-        f"{key} (did you mean {close[0]}?)" if (close := nearest_names(key, model.config, count=1)) else key for key in model.config_ignored
-    ]
+    meant = {
+        key: [FOREIGN_KEYS[key].here] if key in FOREIGN_KEYS else nearest_names(key, model.config, count=1) for key in model.config_ignored
+    }
+    shown = [f"{key} (did you mean {near[0]}?)" if any(name in model.config for name in near) else key for key, near in meant.items()]
     return [f"ignored, because {model.class_name} does not know them: {', '.join(shown)}"]
 
 

@@ -5,9 +5,11 @@ Nothing here refuses anything: each guess is tried by `run/trial.py` before it i
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from math import gcd
 from typing import Any, NamedTuple
@@ -15,9 +17,9 @@ from typing import Any, NamedTuple
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import nearest_names
 from unetinspect.run.config_types import wrong_types
-from unetinspect.run.resolve import ResolvedConfig, diffusers_class, resolve_config
+from unetinspect.run.resolve import ResolvedConfig, class_keys, diffusers_class, resolve_config
 from unetinspect.unets.base import is_count, is_list
-from unetinspect.units import format_value
+from unetinspect.units import format_value, joined
 
 _MULTIPLES = (8, 32)
 _MOST_GROUPS = 32
@@ -47,7 +49,15 @@ def unknown_keys(config: ResolvedConfig) -> list[tuple[str, str]]:
     """List the keys of a config that its class does not know, each with a sentence that names the key it may be meant for."""
     found = []
     for key in config.ignored:
-        meant = "".join(f": did you mean {name}?" for name in nearest_names(key, config.values, count=1))
+        owners = [name for name, keys in class_keys().items() if key in keys]
+        near = nearest_names(key, config.values, count=1)
+        meant = (
+            f": a key of {joined([*owners[:2], *['others'][: len(owners) - 2]])}"
+            if owners
+            else f": did you mean {near[0]}?"
+            if near
+            else ""
+        )
         found.append((key, f"{key} is not a key of {config.class_name}{meant}"))
     return found
 
@@ -58,11 +68,32 @@ def misspelt_keys(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[
         yield from (Likely((key,), what, {name: given[key]}) for name in nearest_names(key, config.values, count=1) if key in given)
 
 
+def other_classes(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[Likely]:
+    """Guess that the config is one of another class: one that has all its keys, and whose configs have its blocks, unlike its own's."""
+    own = {key for key in given if not str(key).startswith("_")}
+    blocks = [key for key in given if str(key).endswith("block_types") and is_list(given[key])]
+
+    def has_blocks(name: str, keys: Mapping[str, Any]) -> bool:
+        return all({*_strings(given[key])} <= {*_published_words(name, key), *_strings(keys.get(key))} for key in blocks)
+
+    if not has_blocks(config.class_name, class_keys()[config.class_name]):
+        fitting = [name for name, keys in class_keys().items() if own <= set(keys) and has_blocks(name, keys)]
+        for name in sorted(fitting, key=lambda name: -len(_published(name))):
+            what = f"_class_name is {format_value(config.class_name)}, and the values of {joined(blocks)} are those of {name}"
+            yield Likely(("_class_name",), what, {"_class_name": name})
+
+
 def likely_mistakes(class_name: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Likely]:
     """Guess what may be wrong with a config, each guess with a change that would mend it. Values may be of any type."""
-    wrong = wrong_types(diffusers_class(class_name).__init__, values)
+    constructor = diffusers_class(class_name).__init__
+    wrong = wrong_types(constructor, values)
     for key, what in wrong.items():
-        yield from (Likely((key,), what, {key: value}) for value in alternatives(class_name, key, values, defaults))
+        for value in alternatives(class_name, key, values, defaults):
+            if not wrong_types(constructor, {key: value}):
+                yield Likely((key,), what, {key: value})
+    read = {key: _read(values[key]) for key in wrong}
+    if len(read) > 1 and not wrong_types(constructor, read):  # two that one line of diffusers meets are told apart by none
+        yield Likely(tuple(read), f"{joined(read)} are written as strings", read)
     yield from _partners(values, defaults)
     others = [key for key in values if key not in wrong]
     for key in others:
@@ -81,6 +112,12 @@ def likely_mistakes(class_name: str, values: Mapping[str, Any], defaults: Mappin
     yield from (guess for key in others for guess in _lengths(key, values, blocks, by_number[1:]))
 
 
+def doubted_words(class_name: str, values: Mapping[str, Any], said: str) -> Iterator[Likely]:
+    """Guess that words which diffusers knows and complains of are not for this class. `said` is what it says."""
+    if doubted := re.findall(r"\w+", said):
+        yield from (guess for key, value in values.items() for guess in _words(class_name, key, value, doubted))
+
+
 def _lengths(key: str, values: Mapping[str, Any], blocks: Sequence[str], lengths: Sequence[int]) -> Iterator[Likely]:
     """Guess that a list is to have the length that most lists of blocks have, or that others have."""
     value = values[key]
@@ -97,14 +134,20 @@ def _fitted(value: Sequence[Any], length: int) -> list[Any]:
     return [*value[:length], *[value[-1]] * (length - len(value))]
 
 
-def _words(class_name: str, key: str, value: Any) -> Iterator[Likely]:
-    """Guess that a word is misspelt, or the name of another class's block."""
-    known = known_words(class_name, key)
-    for word in dict.fromkeys(_strings(value)):
-        for meant in nearest_names(word, known) if word not in known else ():
-            change = [meant if each == word else each for each in value] if is_list(value) else meant
-            what = f"{key} {'contains' if is_list(value) else 'is'} {format_value(word)}, which {class_name} does not know"
-            yield Likely((key,), what, {key: change})
+def _words(class_name: str, key: str, value: Any, doubted: Collection[str] = ()) -> Iterator[Likely]:
+    """Guess that words are misspelt, or the names of another class's blocks; or that the doubted ones of those that are known are wrong."""
+    known = _published_words(class_name, key) if doubted else known_words(class_name, key)
+    words = [word for word in dict.fromkeys(_strings(value)) if (word in doubted if doubted else word not in known)]
+    near = {word: found for word in words if (found := [name for name in nearest_names(word, known) if name != word])}
+    for place in range(max(map(len, near.values()), default=0)):
+        what = f"{key} {'contains' if is_list(value) else 'is'} {joined(map(format_value, near))}"
+        meant = {word: found[min(place, len(found) - 1)] for word, found in near.items()}
+        yield Likely((key,), what if doubted else f"{what}, which {class_name} does not know", {key: _replaced(value, meant)})
+
+
+def _replaced(value: Any, meant: Mapping[str, str]) -> Any:
+    """Return a word, or a list of them however deep, with some replaced."""
+    return [_replaced(entry, meant) for entry in value] if is_list(value) else meant.get(value, value) if isinstance(value, str) else value
 
 
 def _groups(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
@@ -112,14 +155,14 @@ def _groups(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
     if not is_count(value):
         yield Likely((key,), f"{key} is {format_value(value)}", {key: _share(_MOST_GROUPS, gcd(*channels))})
     elif uneven := [str(width) for width in dict.fromkeys(channels) if width % value]:
-        what = f"block_out_channels contains {', '.join(uneven)}, not divisible by {key} ({value})"
+        what = f"block_out_channels contains {', '.join(uneven)}, not divisible by {key} ({format_value(value)})"
         yield Likely(("block_out_channels", key), what, {key: _share(value, gcd(*channels))})
 
 
 def _heads(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
     """Guess that there are more heads, or wider ones, than a block has channels, or that they cannot share them out."""
     if is_count(value):
-        what = f"{key} is {value}, more than a block has channels" if value > min(channels) else ""
+        what = f"{key} is {format_value(value)}, more than a block has channels" if value > min(channels) else ""
         for width in sorted(set(channels), reverse=True):
             yield Likely((key,), what, {key: _share(value, width)}, by_block=True)
     elif is_list(value) and len(value) == len(channels) and all(map(is_count, value)):
@@ -177,13 +220,13 @@ def ranked_keys(
 def alternatives(class_name: str, key: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Any]:
     """Yield other values of a key, the likeliest first: what published configs of the class have, its default, and values near its own."""
     value, default = values[key], defaults[key]
+    yield from (read for read in [_read(value)] if read != value)
     published = [config[key] for config in sorted(_published(class_name), key=lambda config: _distance(config, values)) if key in config]
     yield from [*published[:1], default, *published[1:4]]
     blocks = next((len(found) for name in _OF_BLOCKS if is_list(found := values.get(name)) and found), 0)
     if is_list(default) and default and blocks:
-        yield _fitted(default, blocks) if is_list(value) else [value] * blocks
+        yield _fitted(default, blocks) if is_list(value) or not isinstance(value, type(default[0])) else [value] * blocks
     if isinstance(value, str):
-        yield from [int(value)] if value.lstrip("-").isdigit() and len(value) < 10 else []
         yield from nearest_names(value, known_words(class_name, key)) or known_words(class_name, key)
     elif is_list(value):
         yield from _other_lists(class_name, key, value, blocks or len(value))
@@ -205,7 +248,7 @@ def _other_lists(class_name: str, key: str, value: Sequence[Any], length: int) -
         yield from ([-(-entry // step) * step for entry in flat] for step in _MULTIPLES if len(flat) == len(value))
         yield [min(flat)] * length
     for word in dict.fromkeys(_strings(value)):
-        yield from ([meant if each == word else each for each in value] for meant in nearest_names(word, known_words(class_name, key)))
+        yield from (_replaced(value, {word: meant}) for meant in nearest_names(word, known_words(class_name, key)))
     yield from ([entry] * length for entry in dict.fromkeys(flat))
 
 
@@ -214,18 +257,39 @@ def _flat(value: Any) -> list[Any]:
     return [entry for each in value for entry in _flat(each)] if is_list(value) else [value] * isinstance(value, str | int | float)
 
 
+def _read(value: Any) -> Any:
+    """Read what was written as text: "128" is 128, and "64, 128" a list.
+
+    >>> _read("128"), _read(["1e-5", "silu"]), _read("64, 128"), _read("silu")
+    (128, [1e-05, 'silu'], [64, 128], 'silu')
+    """
+    if is_list(value):
+        return [_read(entry) for entry in value]
+    for text in (value, f"[{value}]") if isinstance(value, str) else ():
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+    return value
+
+
 @cache
 def known_words(class_name: str, key: str) -> list[str]:
     """List the words that a key may hold: those of published configs and, for block types, the classes beside the UNet's own."""
-    found = {word for config in _published(class_name) for word in _strings(config.get(key))}
+    found = _published_words(class_name, key)
     for way in ("down", "mid", "up"):
         if key.startswith(f"{way}_block_type"):
             found |= {name for name in _classes_beside(class_name) if way.title() in name and "Block" in name}
     return sorted(found)
 
 
+def _published_words(class_name: str, key: str) -> set[str]:
+    return {word for config in _published(class_name) for word in _strings(config.get(key))}
+
+
 def _strings(value: Any) -> Iterable[str]:
-    return (word for word in (value if is_list(value) else [value]) if isinstance(word, str) and len(word) <= _LONGEST_WORD)
+    """Return the words in a value, however deep."""
+    return (word for word in _flat(value) if isinstance(word, str) and len(word) <= _LONGEST_WORD)
 
 
 @cache

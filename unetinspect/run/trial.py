@@ -7,7 +7,7 @@ are tried first. `run/likely.py` says where to look first, and says it in words;
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
@@ -21,12 +21,21 @@ from unetinspect.observe import meta_kernels
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.run.build import MAX_MODULES, ModuleCount, construct, first_line, make_inputs, quiet_diffusers
 from unetinspect.run.failures import places_in, reason_of, works_to_try
-from unetinspect.run.likely import Likely, alternatives, likely_mistakes, misspelt_keys, ranked_keys, unknown_keys
+from unetinspect.run.likely import (
+    Likely,
+    alternatives,
+    doubted_words,
+    likely_mistakes,
+    misspelt_keys,
+    other_classes,
+    ranked_keys,
+    unknown_keys,
+)
 from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import config_class, resolve_config
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets.request import Request
-from unetinspect.units import format_value
+from unetinspect.units import format_value, joined
 
 # Of this process alone: what else the machine does must not decide which keys are named.
 _SECONDS = 10.0
@@ -120,7 +129,7 @@ class Trial:
         class_name, name = self._config.class_name, self._model.name
         problems: list[Problem | str] = [*found.problems]
         named = {key for problem in found.problems for key in problem.keys}
-        problems += [said for key, said in unknown_keys(self._config) if key not in named]
+        problems += [said for key, said in unknown_keys(self._config) if not named & {key, "_class_name"}]
         of = class_name if name == class_name else f"{class_name} from {name}"
         what = f"{len(problems)} config error{'s' if len(problems) > 1 else ''}" if problems else first_line(failure.error)
         options = " ".join(problem.options for problem in found.problems)
@@ -133,33 +142,35 @@ class Trial:
 
     def find_mistakes(self, failure: Failure) -> Blamed:
         """Find the keys to blame: change one at a time, keep what gets further, and go on until the UNet runs or the time is up."""
-        problems: list[Problem] = []
-        changed: dict[str, Any] = {}
-        while len(problems) < _MOST_MISTAKES:
-            found = self._blame(failure, changed)
+        mistakes: list[Likely] = []
+        while len(mistakes) < _MOST_MISTAKES:
+            found = self._blame(failure, _changes(mistakes))
             if found is None:
                 break
-            problem, next_failure = found
-            problems.append(problem)
-            changed |= problem.change
+            mistake, next_failure = found
+            again = next((place for place, other in enumerate(mistakes) if mistake.change.keys() <= other.change.keys()), None)
+            if again is None:
+                mistakes.append(mistake)
+            else:  # what got further was not yet the right value
+                mistakes[again] = mistakes[again]._replace(change={**mistakes[again].change, **mistake.change})
             if next_failure is None:
-                return Blamed(self._without_innocents(problems), runs=True)
+                return Blamed(tuple(self._problem(mistake, runs=True) for mistake in self._without_innocents(mistakes)), runs=True)
             failure = next_failure
-        return Blamed(tuple(problems), runs=False)
+        return Blamed(tuple(self._problem(mistake, runs=False) for mistake in mistakes), runs=False)
 
-    def _blame(self, failure: Failure, changed: Mapping[str, Any]) -> tuple[Problem, Failure | None] | None:
+    def _blame(self, failure: Failure, changed: Mapping[str, Any]) -> tuple[Likely, Failure | None] | None:
         """Return the first change with which the UNet runs, else the first that gets further; None: none does, or the time is up."""
-        further: tuple[Problem, Failure | None] | None = None
+        further: tuple[Likely, Failure | None] | None = None
         give_up = self._give_up
-        values = {**self._config.values, **changed}
-        for suspect in self._suspects(failure, values, changed):
+        for suspect in self._suspects(failure, {**self._config.values, **changed}, changed):
             if time.process_time() > give_up:
                 break
             outcome = self.run({**changed, **suspect.change})
             if outcome is None:
-                return _problem(suspect, values), None
-            if further is None and failure.comes_before(outcome, same=suspect.by_block):
-                further = _problem(suspect, values), outcome
+                return suspect, None
+            is_final = suspect.change.keys() <= {*changed, "_class_name"}  # right only where it runs
+            if further is None and not is_final and failure.comes_before(outcome, same=suspect.by_block):
+                further = suspect, outcome
                 give_up = min(give_up, time.process_time() + _PATIENCE)
         return further
 
@@ -169,30 +180,51 @@ class Trial:
 
         def is_new(suspect: Likely) -> bool:
             mark = repr(sorted(suspect.change.items()))
-            is_known = mark in tried or any(key in changed or repr(values[key]) == repr(value) for key, value in suspect.change.items())
+            is_known = mark in tried or any(key in changed or repr(values.get(key)) == repr(value) for key, value in suspect.change.items())
             tried.add(mark)
             return not is_known
 
         class_name = self._config.class_name
-        yield from filter(is_new, misspelt_keys(self._config, self._model.config))
+        given = {**self._model.config, **self._overrides}
+        yield from filter(is_new, misspelt_keys(self._config, given))
+        yield from other_classes(self._config, given) if not changed else ()
         before = {key: self._model.config.get(key, self._defaults[key]) for key in self._overrides if key in self._defaults}
         for suspect in likely_mistakes(class_name, values, self._defaults):
             undone = {key: before[key] for key in suspect.change if key in before}
             yield from filter(is_new, [suspect._replace(change=undone), suspect] if undone else [suspect])
         yield from filter(is_new, (Likely((key,), "", {key: value}) for key, value in before.items()))
-        strong, others = ranked_keys(class_name, values, self._defaults, list(self._overrides), str(failure.error))
+        for key in self._config.values.keys() & changed.keys():
+            near = islice(alternatives(class_name, key, self._config.values, self._defaults), _FIRST_VALUES)
+            yield from (Likely((key,), "", {key: value}) for value in near if repr(value) != repr(changed[key]))
+        said = str(failure.error)
+        strong, others = ranked_keys(class_name, values, self._defaults, list(self._overrides), said)
         for keys, most in ((strong, None), (others, _FIRST_VALUES), (others, None)):
             for key in keys:
                 near = islice(alternatives(class_name, key, values, self._defaults), most)
                 yield from filter(is_new, (Likely((key,), "", {key: value}) for value in near))
+            yield from filter(is_new, doubted_words(class_name, values, said))
 
-    def _without_innocents(self, problems: list[Problem]) -> tuple[Problem, ...]:
+    def _without_innocents(self, mistakes: list[Likely]) -> list[Likely]:
         """Leave out what turns out to be no mistake once the others are changed."""
-        for problem in problems[:-1]:
-            rest = [other for other in problems if other is not problem]
-            if self.run({key: value for other in rest for key, value in other.change.items()}) is None:
-                problems = rest
-        return tuple(problems)
+        for mistake in mistakes[:-1]:
+            rest = [other for other in mistakes if other is not mistake]
+            if self.run(_changes(rest)) is None:
+                mistakes = rest
+        return mistakes
+
+    def _problem(self, mistake: Likely, *, runs: bool) -> Problem:
+        """Say what is wrong and, where the UNet runs, what works instead, unless that is too long: the options have it."""
+        key = mistake.keys[0]
+        what = mistake.what or f"{key} is {format_value(self._config.values[key])}"
+        written = {name: format_value(value) for name, value in mistake.change.items()}
+        if runs and not any(text.endswith("...") for text in written.values()):
+            works = joined(text if [key] == [*written] else f"{name} {text}" for name, text in written.items())
+            what += f"{'' if what.endswith('?') else ';'} {works} {'work' if len(written) > 1 else 'works'}"
+        return Problem(mistake.keys, what, mistake.change if runs else {})
+
+
+def _changes(mistakes: Iterable[Likely]) -> dict[str, Any]:
+    return {key: value for mistake in mistakes for key, value in mistake.change.items()}
 
 
 def _run(unet: nn.Module, inputs: Mapping[str, Any], steps: int) -> Failure | None:
@@ -203,13 +235,6 @@ def _run(unet: nn.Module, inputs: Mapping[str, Any], steps: int) -> Failure | No
     except Exception as error:  # whatever is raised, it does not run
         return Failure("forward", steps + operations.count, error)
     return None
-
-
-def _problem(suspect: Likely, values: Mapping[str, Any]) -> Problem:
-    key = suspect.keys[0]
-    runs = [f"{'' if name == key else f'{name} '}{format_value(value)}" for name, value in suspect.change.items()]
-    what = suspect.what or f"{key} is {format_value(values[key])}"
-    return Problem(suspect.keys, f"{what}; {' and '.join(runs)} works", suspect.change)
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
