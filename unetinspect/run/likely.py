@@ -68,7 +68,7 @@ def misspelt_keys(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[
         yield from (Likely((key,), what, {name: given[key]}) for name in nearest_names(key, config.values, count=1) if key in given)
 
 
-def other_classes(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[Likely]:
+def other_classes(config: ResolvedConfig, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Likely]:
     """Guess that the config is one of another class: one that has all its keys, and whose configs have its blocks, unlike its own's."""
     own = {key for key in given if not str(key).startswith("_")}
     blocks = [key for key in given if str(key).endswith("block_types") and is_list(given[key])]
@@ -76,7 +76,7 @@ def other_classes(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[
     def has_blocks(name: str, keys: Mapping[str, Any]) -> bool:
         return all({*_strings(given[key])} <= {*_published_words(name, key), *_strings(keys.get(key))} for key in blocks)
 
-    if not has_blocks(config.class_name, class_keys()[config.class_name]):
+    if not has_blocks(config.class_name, defaults):
         fitting = [name for name, keys in class_keys().items() if own <= set(keys) and has_blocks(name, keys)]
         for name in sorted(fitting, key=lambda name: -len(_published(name))):
             what = f"_class_name is {format_value(config.class_name)}, and the values of {joined(blocks)} are those of {name}"

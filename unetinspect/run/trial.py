@@ -187,13 +187,13 @@ class Trial:
         class_name = self._config.class_name
         given = {**self._model.config, **self._overrides}
         yield from filter(is_new, misspelt_keys(self._config, given))
-        yield from other_classes(self._config, given) if not changed else ()
+        yield from other_classes(self._config, given, self._defaults) if not changed else ()
         before = {key: self._model.config.get(key, self._defaults[key]) for key in self._overrides if key in self._defaults}
         for suspect in likely_mistakes(class_name, values, self._defaults):
             undone = {key: before[key] for key in suspect.change if key in before}
             yield from filter(is_new, [suspect._replace(change=undone), suspect] if undone else [suspect])
         yield from filter(is_new, (Likely((key,), "", {key: value}) for key, value in before.items()))
-        for key in self._config.values.keys() & changed.keys():
+        for key in filter(changed.__contains__, self._config.values):
             near = islice(alternatives(class_name, key, self._config.values, self._defaults), _FIRST_VALUES)
             yield from (Likely((key,), "", {key: value}) for value in near if repr(value) != repr(changed[key]))
         said = str(failure.error)
