@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from tests.kinds_other import UVIT
+from tests.kinds_plugs import adapter
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, condition, plain, traced
 from unetinspect.check.expectations import find_expected, unmet
@@ -59,6 +60,13 @@ def test_a_size_that_runs_is_clean() -> None:
 
     assert (found.clean, found.findings) == (True, ())
     assert [(size.runs, size.output_size) for size in found.sizes] == [(True, (16, 16))]
+
+
+def test_what_has_no_down_and_up_blocks_is_checked() -> None:
+    """A T2I-Adapter has no blocks whose layers could be counted."""
+    found = checked(adapter(), (64, 64)).check
+
+    assert (found.clean, found.meanings) == (True, ())
 
 
 def test_a_size_that_fails_is_told_with_place_shapes_and_neighbours() -> None:

@@ -334,6 +334,8 @@ def test_a_key_that_the_class_does_not_know_is_a_likely_cause() -> None:
 
     beside = refused(condition(act_fn="silo", heads=4))
     assert beside.problems[1] == "heads is not a key of UNet2DConditionModel"
+    elsewhere = refused(condition(act_fn="silo", num_frames=4, **{"3": 3}))
+    assert elsewhere.problems[1] == "num_frames is not a key of UNet2DConditionModel: a key of UNetSpatioTemporalConditionModel"
 
 
 def test_the_class_is_to_blame_where_the_blocks_are_those_of_another() -> None:
@@ -371,6 +373,16 @@ def test_a_value_that_only_gets_further_is_changed_again() -> None:
 
     assert {key for mistake in error.mistakes for key in mistake.change} == {"cross_attention_dim", "act_fn"}
     assert (error.hint or "").endswith("makes it run")
+
+
+def test_what_does_not_run_is_not_said_to_work() -> None:
+    """Where nothing makes the UNet run, the mistakes are named and no value is suggested; a long number is cut."""
+    with pytest.raises(ConfigError) as raised:
+        trace(condition(down_block_types=[], up_block_types=[], block_out_channels=[]), device="meta")
+    assert not any("work" in problem for problem in raised.value.problems)
+    assert not any(mistake.change for mistake in raised.value.mistakes)
+
+    assert max(map(len, refused(condition(norm_num_groups=10**4000)).problems)) < 300
 
 
 @pytest.mark.parametrize("edit", [{"norm_num_groups": 10**9 + 1}, {"attention_head_dim": 10**9}], ids=str)

@@ -117,7 +117,7 @@ def _layers(values: Config, record: Trace) -> Meanings:
     """Count the resnets of each block."""
     down, up = ([stage.resnets for stage in record.stages if stage.role == role] for role in ("down", "up"))
     skips = record.totals.skips.consumed
-    if up == [count + 1 for count in reversed(down)] and len(up) <= _FEW and sum(up) == skips:
+    if up and up == [count + 1 for count in reversed(down)] and len(up) <= _FEW and sum(up) == skips:
         counts = [joined(dict.fromkeys(each)) for each in (down, up)]
         resnets = "resnet" if set(down) == {1} else "resnets"
         why = f"{plural(skips, 'skip')} (resnets, downsamplers, conv_in)"

@@ -63,8 +63,8 @@ def misspelt_keys(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[
 
 def other_classes(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[Likely]:
     """Guess that the config is one of another class: one that has all its keys, and whose configs have its blocks, unlike its own's."""
-    own = {key for key in given if not key.startswith("_")}
-    blocks = [key for key in given if key.endswith("block_types") and is_list(given[key])]
+    own = {key for key in given if not str(key).startswith("_")}
+    blocks = [key for key in given if str(key).endswith("block_types") and is_list(given[key])]
 
     def has_blocks(name: str, keys: Mapping[str, Any]) -> bool:
         return all({*_strings(given[key])} <= {*_published_words(name, key), *_strings(keys.get(key))} for key in blocks)
@@ -83,11 +83,8 @@ _LONGEST_WORD = 80
 _OF_BLOCKS = ("down_block_types", "block_out_channels", "up_block_types")
 
 
-def likely_mistakes(class_name: str, values: Mapping[str, Any], defaults: Mapping[str, Any], said: str) -> Iterator[Likely]:
-    """Guess what may be wrong with a config, each guess with a change that would mend it. Values may be of any type.
-
-    `said` is what diffusers says.
-    """
+def likely_mistakes(class_name: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Likely]:
+    """Guess what may be wrong with a config, each guess with a change that would mend it. Values may be of any type."""
     constructor = diffusers_class(class_name).__init__
     wrong = wrong_types(constructor, values)
     for key, what in wrong.items():
@@ -112,8 +109,12 @@ def likely_mistakes(class_name: str, values: Mapping[str, Any], defaults: Mappin
                 _groups(key, values[key], channels) if "groups" in key else _heads(key, values[key], channels) if "head" in key else ()
             )
     yield from (guess for key in others for guess in _lengths(key, values, blocks, by_number[1:]))
-    for key in others:
-        yield from _words(class_name, key, values[key], re.findall(r"\w+", said) or [said])
+
+
+def doubted_words(class_name: str, values: Mapping[str, Any], said: str) -> Iterator[Likely]:
+    """Guess that words which diffusers knows and complains of are not for this class. `said` is what it says."""
+    if doubted := re.findall(r"\w+", said):
+        yield from (guess for key, value in values.items() for guess in _words(class_name, key, value, doubted))
 
 
 def _lengths(key: str, values: Mapping[str, Any], blocks: Sequence[str], lengths: Sequence[int]) -> Iterator[Likely]:
@@ -154,7 +155,7 @@ def _groups(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
     most = value if is_count(value) else _MOST_GROUPS
     if is_count(value):
         uneven = ", ".join(str(width) for width in dict.fromkeys(channels) if width % value)
-        what = f"block_out_channels contains {uneven}, not divisible by {key} ({value})"
+        what = f"block_out_channels contains {uneven}, not divisible by {key} ({format_value(value)})"
     else:
         uneven, what = "all", f"{key} is {format_value(value)}"
     if uneven:
@@ -164,7 +165,7 @@ def _groups(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
 def _heads(key: str, value: Any, channels: Sequence[int]) -> Iterator[Likely]:
     """Guess that there are more heads, or wider ones, than a block has channels, or that they cannot share them out."""
     if is_count(value):
-        what = f"{key} is {value}, more than a block has channels" if value > min(channels) else ""
+        what = f"{key} is {format_value(value)}, more than a block has channels" if value > min(channels) else ""
         for width in sorted(set(channels), reverse=True):
             yield Likely((key,), what, {key: _share(value, width)}, by_block=True)
     elif is_list(value) and len(value) == len(channels) and all(map(is_count, value)):

@@ -21,12 +21,21 @@ from unetinspect.observe import meta_kernels
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.run.build import MAX_MODULES, ModuleCount, construct, first_line, make_inputs, quiet_diffusers
 from unetinspect.run.failures import places_in, reason_of, works_to_try
-from unetinspect.run.likely import Likely, alternatives, likely_mistakes, misspelt_keys, other_classes, ranked_keys, unknown_keys
+from unetinspect.run.likely import (
+    Likely,
+    alternatives,
+    doubted_words,
+    likely_mistakes,
+    misspelt_keys,
+    other_classes,
+    ranked_keys,
+    unknown_keys,
+)
 from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import class_keys, resolve_config
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets.request import Request
-from unetinspect.units import format_value
+from unetinspect.units import format_value, joined
 
 # Of this process alone: what else the machine does must not decide which keys are named.
 _SECONDS = 10.0
@@ -145,9 +154,9 @@ class Trial:
             else:  # what got further was not yet the right value
                 mistakes[again] = mistakes[again]._replace(change={**mistakes[again].change, **mistake.change})
             if next_failure is None:
-                return Blamed(tuple(map(self._problem, self._without_innocents(mistakes))), runs=True)
+                return Blamed(tuple(self._problem(mistake, runs=True) for mistake in self._without_innocents(mistakes)), runs=True)
             failure = next_failure
-        return Blamed(tuple(map(self._problem, mistakes)), runs=False)
+        return Blamed(tuple(self._problem(mistake, runs=False) for mistake in mistakes), runs=False)
 
     def _blame(self, failure: Failure, changed: Mapping[str, Any]) -> tuple[Likely, Failure | None] | None:
         """Return the first change with which the UNet runs, else the first that gets further; None: none does, or the time is up."""
@@ -180,19 +189,20 @@ class Trial:
         yield from filter(is_new, misspelt_keys(self._config, given))
         yield from other_classes(self._config, given) if not changed else ()
         before = {key: self._model.config.get(key, self._defaults[key]) for key in self._overrides if key in self._defaults}
-        said = str(failure.error)
-        for suspect in likely_mistakes(class_name, values, self._defaults, said):
+        for suspect in likely_mistakes(class_name, values, self._defaults):
             undone = {key: before[key] for key in suspect.change if key in before}
             yield from filter(is_new, [suspect._replace(change=undone), suspect] if undone else [suspect])
         yield from filter(is_new, (Likely((key,), "", {key: value}) for key, value in before.items()))
         for key in self._config.values.keys() & changed.keys():
             near = islice(alternatives(class_name, key, self._config.values, self._defaults), _FIRST_VALUES)
             yield from (Likely((key,), "", {key: value}) for value in near if repr(value) != repr(changed[key]))
+        said = str(failure.error)
         strong, others = ranked_keys(class_name, values, self._defaults, list(self._overrides), said)
         for keys, most in ((strong, None), (others, _FIRST_VALUES), (others, None)):
             for key in keys:
                 near = islice(alternatives(class_name, key, values, self._defaults), most)
                 yield from filter(is_new, (Likely((key,), "", {key: value}) for value in near))
+            yield from filter(is_new, doubted_words(class_name, values, said))
 
     def _without_innocents(self, mistakes: list[Likely]) -> list[Likely]:
         """Leave out what turns out to be no mistake once the others are changed."""
@@ -202,15 +212,15 @@ class Trial:
                 mistakes = rest
         return mistakes
 
-    def _problem(self, mistake: Likely) -> Problem:
-        """Say what is wrong, and what works instead unless that is too long: the options have it."""
+    def _problem(self, mistake: Likely, *, runs: bool) -> Problem:
+        """Say what is wrong and, where the UNet runs, what works instead, unless that is too long: the options have it."""
         key = mistake.keys[0]
         what = mistake.what or f"{key} is {format_value(self._config.values[key])}"
         written = {name: format_value(value) for name, value in mistake.change.items()}
-        if not any(text.endswith("...") for text in written.values()):
-            runs = " and ".join(text if [key] == [*written] else f"{name} {text}" for name, text in written.items())
-            what += f"{'' if what.endswith('?') else ';'} {runs} {'work' if len(written) > 1 else 'works'}"
-        return Problem(mistake.keys, what, mistake.change)
+        if runs and not any(text.endswith("...") for text in written.values()):
+            works = joined(text if [key] == [*written] else f"{name} {text}" for name, text in written.items())
+            what += f"{'' if what.endswith('?') else ';'} {works} {'work' if len(written) > 1 else 'works'}"
+        return Problem(mistake.keys, what, mistake.change if runs else {})
 
 
 def _changes(mistakes: Iterable[Likely]) -> dict[str, Any]:
