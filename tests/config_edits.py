@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import cache
 from random import Random
 from typing import Any, NamedTuple
 from unittest import mock
@@ -18,11 +19,9 @@ from tests import kinds_other, kinds_plugs, kinds_video, tiny
 from unetinspect import ConfigError, UnetInspectError, trace
 from unetinspect.record import Source
 from unetinspect.run.build import make_inputs, quiet_diffusers
-from unetinspect.run.failures import works_to_try
 from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import diffusers_class, resolve_config
 from unetinspect.source.base import LoadedModel
-from unetinspect.unets import InputSpec
 from unetinspect.unets.request import Request
 
 Config = dict[str, Any]
@@ -79,21 +78,22 @@ def bare_runs(edit: Edit) -> bool:
         return False
     # A size that the config asks for is part of the question.
     configs = [edit.config] if edit.key == "sample_size" and _is_size(edit.value) else [KINDS[edit.kind], edit.config]
-    return any(_runs(unet, config) for config in configs)
+    return any(_runs(unet, config, _length(edit.kind)) for config in configs)
 
 
-def _runs(unet: torch.nn.Module, config: Config) -> bool:
+@cache
+def _length(kind: str) -> int | None:
+    """Return the length at which a signal of a kind runs: a config's own often means nothing. None: it is no signal."""
+    is_signal = KINDS[kind]["_class_name"] == "UNet1DModel"
+    return trace(KINDS[kind], device="meta", cache=False).run.sample_size[0] if is_signal else None
+
+
+def _runs(unet: torch.nn.Module, config: Config, length: int | None) -> bool:
     try:
         resolved = resolve_config(config)
-        work = plan_work(_model(config), resolved.class_name, resolved.values, Request())
-        return any(_passes(unet, each.specs) for each in works_to_try(resolved, work))
-    except Exception:  # there are no inputs
-        return False
-
-
-def _passes(unet: torch.nn.Module, specs: Sequence[InputSpec]) -> bool:
-    inputs = make_inputs(specs, device=torch.device("meta"), dtype=torch.float32)
-    try:
+        request = Request(latent=None if length is None else (length, length))
+        work = plan_work(_model(config), resolved.class_name, resolved.values, request)
+        inputs = make_inputs(work.specs, device=torch.device("meta"), dtype=torch.float32)
         with quiet_diffusers(), torch.no_grad():
             unet(**inputs)
     except Exception:  # whatever it raises, it does not run
@@ -114,7 +114,7 @@ def trace_runs(edit: Edit) -> bool:
     """Trace an edited config on meta. Why it is refused is not looked for."""
     with mock.patch("unetinspect.run.trial.Trial.explained", return_value=ConfigError("refused")):
         try:
-            trace(edit.config, device="meta", cache=False)
+            trace(edit.config, device="meta", latent=_length(edit.kind), cache=False)
         except UnetInspectError:
             return False
     return True

@@ -67,7 +67,8 @@ def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConf
     if not nearest:
         return SizeError(message, size=size, hint="`unetinspect inputs MODEL` shows what the forward pass was given")
     in_pixels = sizes.sample_size_from == "--res" and isinstance(sizes.vae_scale.factor, int)
-    return SizeError(message, size=size, hint=f"the nearest sizes that run: {' or '.join(_typed(nearest, in_pixels=in_pixels))}")
+    which = "the nearest size that runs" if len(nearest) == 1 else "the nearest sizes that run"
+    return SizeError(message, size=size, hint=f"{which}: {' or '.join(_typed(nearest, in_pixels=in_pixels))}")
 
 
 def reason_of(error: BaseException) -> tuple[object, ...]:
