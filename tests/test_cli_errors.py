@@ -135,7 +135,8 @@ def test_nearest_sizes_in_sample_cells(latent: Any, nearest: str) -> None:
     with pytest.raises(ForwardError) as raised:
         trace("ddpm-cat-256", latent=latent, device="meta")
 
-    assert raised.value.hint == f"the nearest sizes that run: {nearest}"
+    which = "sizes that run" if " or " in nearest else "size that runs"
+    assert raised.value.hint == f"the nearest {which}: {nearest}"
 
 
 def test_the_next_size_of_all_is_tried_too() -> None:
