@@ -277,7 +277,8 @@ def test_a_size_that_cannot_run_is_refused_with_the_nearest(config: Config, late
     with pytest.raises(ForwardError) as refused:
         trace(config, device="meta", latent=latent)
 
-    assert refused.value.hint == f"the nearest sizes that run: {nearest}"
+    which = "sizes that run" if " or " in nearest else "size that runs"
+    assert refused.value.hint == f"the nearest {which}: {nearest}"
 
 
 @pytest.mark.parametrize(

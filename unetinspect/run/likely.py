@@ -51,14 +51,12 @@ def unknown_keys(config: ResolvedConfig) -> list[tuple[str, str]]:
     for key in config.ignored:
         owners = [name for name, keys in class_keys().items() if key in keys]
         near = nearest_names(key, config.values, count=1)
-        meant = (
-            f": a key of {joined([*owners[:2], *['others'][: len(owners) - 2]])}"
-            if owners
-            else f": did you mean {near[0]}?"
-            if near
-            else ""
-        )
-        found.append((key, f"{key} is not a key of {config.class_name}{meant}"))
+        what = f"{key} is not a key of {config.class_name}"
+        if owners:
+            what += f": a key of {joined([*owners[:2], 'others'] if len(owners) > 2 else owners)}"
+        elif near:
+            what += f": did you mean {near[0]}?"
+        found.append((key, what))
     return found
 
 
