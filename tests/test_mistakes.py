@@ -161,6 +161,7 @@ MISTAKES: list[tuple[str, Config]] = [
     ("conditioned", {"down_block_types": "DownBlock2D"}),
     ("plain", {"time_embedding_type": "learned"}),
     ("plain", {"time_embedding_type": "sine"}),
+    ("cascade-prior", {"patch_size": -1}),
 ]
 # Small UNets with several mistakes.
 SEVERAL: list[tuple[str, Config]] = [

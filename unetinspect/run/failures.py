@@ -91,7 +91,10 @@ def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, failed:
     """
     give_up = time.process_time() + _SEARCH_SECONDS
     tried: dict[Size, Size | BaseException | None] = {}
-    halvings, own = work.builder.halvings(config.values), work.sizes.sample_size
+    try:
+        halvings, own = work.builder.halvings(config.values), work.sizes.sample_size
+    except Exception:  # of a config that makes no sense, nothing follows
+        return ()
 
     def returned(size: Size) -> Size | BaseException | None:
         if size not in tried:
