@@ -225,6 +225,7 @@ RUNS: list[tuple[Config, Config]] = [
     (CONDITION, {"down_block_types": ["UNetResCrossAttnDownBlock2D", "DownBlock2D"]}),
     (CONDITION, {"time_embedding_dim": 0}),
     (KINDS["unet3d"], {"sample_size": [64, 64, 64]}),
+    (KINDS["svd"], {"out_channels": 0}),
     (KINDS["class-identity"], {"num_class_embeds": 0}),
     (KINDS["cascade-prior"], {"num_attention_heads": [2, 4, None], "dropout": [0, 1, 7]}),
     (KINDS["motion"], {"cross_attention_dim": [24, 24]}),
@@ -469,6 +470,14 @@ def test_what_is_too_large_is_stopped_as_it_is_built(key: str) -> None:
 
     assert time.process_time() - began < 15
     assert "--force builds it" in (raised.value.hint or "")
+
+
+def test_a_build_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers looks for a factor of the channels in a loop that a negative number never ends."""
+    monkeypatch.setattr("unetinspect.run.build._BUILD_SECONDS", 1.0)
+
+    with pytest.raises(ConfigError, match="UNetControlNetXSModel has no end: building was stopped after 1 seconds"):
+        trace(xs(ctrl_max_norm_num_groups=-4), device="meta")
 
 
 def test_force_lifts_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ class FrameAxis:
 
 
 def regroup(axes: Iterable[Sequence[Factor]], shape: Shape) -> Axes | None:
-    """Return the axes of a tensor that was reshaped, None where a factor would have to be torn in uneven parts.
+    """Return the axes of a tensor that was reshaped, None where a factor would have to be torn in uneven parts, or it is empty.
 
     >>> frames, rest = Factor(True, 4), Factor(False, 6)
     >>> regroup([[rest], [frames]], (24,)) == ((rest, frames),)
@@ -87,6 +87,8 @@ def regroup(axes: Iterable[Sequence[Factor]], shape: Shape) -> Axes | None:
     >>> regroup([[rest, frames]], (2, 3, 4)) == ((Factor(False, 2),), (Factor(False, 3),), (frames,))
     True
     """
+    if 0 in shape:
+        return None
     factors = [factor for axis in axes for factor in axis][::-1]
     grouped = []
     for place, length in enumerate(shape):

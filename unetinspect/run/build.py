@@ -6,13 +6,16 @@ given to it, filled with zeros: shapes do not depend on weights, and nothing is 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread, get_ident
 from typing import Any
 
 import torch
@@ -30,6 +33,7 @@ from unetinspect.units import format_bytes, format_shape
 
 # Twice as many as the largest model of the catalog has, and more: a UNet of so many is built and run in about ten seconds.
 MAX_MODULES = 10_000
+_BUILD_SECONDS = 10.0
 
 
 class BuildError(ConfigError):
@@ -37,7 +41,11 @@ class BuildError(ConfigError):
 
 
 class TooLargeError(ConfigError):
-    """Raised when a UNet would have more modules than are built."""
+    """Raised when a UNet would have more modules than are built, or building it does not end."""
+
+
+class _EndlessError(Exception):
+    """Raised inside a build that does not end."""
 
 
 class ModuleCount:
@@ -71,12 +79,34 @@ class ModuleCount:
 
 def construct(config: ResolvedConfig, count: ModuleCount) -> nn.Module:
     """Build the UNet on torch's meta device, where nothing is allocated. Raises whatever diffusers and torch raise."""
-    with quiet_diffusers(), no_init_weights(), torch.device("meta"), count:
+    with quiet_diffusers(), no_init_weights(), torch.device("meta"), count, _stopped_when_endless():
         unet: nn.Module = diffusers_class(config.class_name)(**config.values)
         # UNetSpatioTemporalConditionModel makes CPU tensors even so. For others `.to` would touch thousands of modules for nothing.
         if any(not tensor.is_meta for tensor in (*unet.parameters(), *unet.buffers())):
             unet = unet.to("meta")
     return unet.eval()
+
+
+@contextmanager
+def _stopped_when_endless() -> Iterator[None]:
+    """Stop what this thread does once it took far longer than any build takes: diffusers has a loop that a negative number never ends."""
+    done, thread, began = Event(), get_ident(), time.process_time()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            if time.process_time() - began > _BUILD_SECONDS:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_EndlessError))
+                return
+
+    Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except _EndlessError:
+        raise TooLargeError(
+            f"no end: building was stopped after {_BUILD_SECONDS:g} seconds of processor time", hint="check the numbers in the config"
+        ) from None
+    finally:
+        done.set()
 
 
 def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dtype, name: str, force: bool = False) -> nn.Module:
