@@ -111,10 +111,10 @@ def _model(config: Config) -> LoadedModel:
 
 
 def trace_runs(edit: Edit) -> bool:
-    """Trace an edited config on meta. Why it is refused is not looked for."""
+    """Trace an edited config on meta, however large. Why it is refused is not looked for."""
     with mock.patch("unetinspect.run.trial.Trial.explained", return_value=ConfigError("refused")):
         try:
-            trace(edit.config, device="meta", latent=_length(edit.kind), cache=False)
+            trace(edit.config, device="meta", latent=_length(edit.kind), force=True, cache=False)
         except UnetInspectError:
             return False
     return True
