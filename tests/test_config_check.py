@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.kinds_other import KINDS as DREAMLITE_KINDS
 from tests.tiny import KINDS, condition, plain, traced_once
 from unetinspect.check.config import ConfigReport, find_in_config
-from unetinspect.check.effects import Trials
+from unetinspect.check.effects import Probes
 from unetinspect.cli.run import parse_overrides
 from unetinspect.errors import Problem
 from unetinspect.record import Source
@@ -118,7 +118,7 @@ def test_block_types_under_old_names_are_found(config: dict[str, Any], class_nam
     """What diffusers builds under another name, which it takes as well."""
     record = traced_once(config)
     model = LoadedModel(name="small", config=config, source=Source(kind="dict", location="small"))
-    same = Trials(model, resolve_config(config), make_request()).same
+    same = Probes(model, resolve_config(config), make_request()).same
     found = [each for each in report_on(config, class_name=class_name, record=record, same=same).findings if each.kind == "deprecated"]
 
     assert found[0].where == ("down_block_types",)

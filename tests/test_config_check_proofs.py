@@ -11,7 +11,7 @@ import pytest
 from tests import kinds_other, kinds_plugs, kinds_video, tiny
 from tests.config_effects import Seen, differs, seen
 from unetinspect.check.config import find_in_config
-from unetinspect.check.effects import Trials
+from unetinspect.check.effects import Probes
 from unetinspect.record import Source
 from unetinspect.run.resolve import class_keys, resolve_config
 from unetinspect.source.base import LoadedModel
@@ -84,10 +84,10 @@ CHANGED = (
 HELD_AGAINST = ("conditioned",)
 
 
-def trials_of(config: Config) -> Trials:
+def trials_of(config: Config) -> Probes:
     """Return what compares other configs with this one, as `check` does."""
     model = LoadedModel(name="small", config=config, source=Source(kind="dict", location="small"))
-    return Trials(model, resolve_config(config), make_request(batch=2))
+    return Probes(model, resolve_config(config), make_request(batch=2))
 
 
 @cache

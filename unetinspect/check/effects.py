@@ -10,7 +10,6 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
-from diffusers.models.modeling_utils import no_init_weights
 from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -18,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unetinspect.observe import meta_kernels
 from unetinspect.observe.tensors import tensors_in
-from unetinspect.run.build import collector_paused, make_inputs, named_tensors, quiet_diffusers
+from unetinspect.run.build import collector_paused, construct, make_inputs, named_tensors, quiet_diffusers
 from unetinspect.run.plan import plan_work
-from unetinspect.run.resolve import ResolvedConfig, diffusers_class
+from unetinspect.run.resolve import ResolvedConfig
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets.request import Request
 
@@ -31,7 +30,7 @@ _DEPTH = 8
 _OF_EVERY_MODULE = frozenset({*vars(nn.Module()), "_internal_dict"})
 
 
-class Trials:
+class Probes:
     """Compares the UNet of a config with those of other configs of its class.
 
     A build is watched module by module and stopped at the first that differs: most differ early.
@@ -54,7 +53,7 @@ class Trials:
             return False
         try:
             recorded, built = self._base
-            unet = _build(self._config.class_name, values, _Compared(recorded))
+            unet: Any = construct(self._config._replace(values=dict(values)), _watched(_Compared(recorded)))
             if any(unet.config[key] == built.config[key] for key in values if values[key] != self._config.values[key]):
                 return False
             return bool(_structure(unet) == _structure(built) and self._passed(unet, values) == self._pass)
@@ -64,7 +63,7 @@ class Trials:
     @cached_property
     def _base(self) -> tuple[list[Any], Any]:
         recorded: list[Any] = []
-        return recorded, _build(self._config.class_name, self._config.values, recorded.append)
+        return recorded, construct(self._config, _watched(recorded.append))
 
     @cached_property
     def _pass(self) -> list[Any]:
@@ -95,15 +94,10 @@ class _Compared:
             raise _DiffersError
 
 
-def _build(class_name: str, values: Mapping[str, Any], take: Callable[[Any], None]) -> Any:
-    """Build a UNet on meta; `take` is given each parameter and each finished module as its parent takes it."""
-    with quiet_diffusers(), no_init_weights(), _watched(take), torch.device("meta"):
-        unet = diffusers_class(class_name)(**values)
-    return unet.to("meta").eval()  # some classes make CPU tensors even so
-
-
 @contextmanager
 def _watched(take: Callable[[Any], None]) -> Iterator[None]:
+    """Watch a build: `take` is given each parameter, and each finished module, as its parent takes it."""
+
     def parameter(parent: nn.Module, name: str, tensor: Tensor | None) -> None:
         take((name, None if tensor is None else tensor.shape))
 

@@ -10,7 +10,7 @@ import torch
 from msgspec.structs import replace
 
 from unetinspect.check.config import find_in_config
-from unetinspect.check.effects import Trials
+from unetinspect.check.effects import Probes
 from unetinspect.check.expectations import find_expected, unmet
 from unetinspect.check.weights import compare_weights
 from unetinspect.errors import ConfigError
@@ -55,7 +55,7 @@ def check_model(
         diffusers_version=diffusers.__version__,
         mistakes=refused.mistakes if refused else (),
         wrong_types=wrong_types(diffusers_class(config.class_name).__init__, config.values),
-        same=None if refused else Trials(recorder.model, config, passes.ran or make_request()).same,
+        same=None if refused else Probes(recorder.model, config, passes.ran or make_request()).same,
         record=record,
     )
     expectations = find_expected(record, expected) if record is not None else unmet(expected)

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Event, Thread, get_ident
 from typing import Any
@@ -48,7 +48,7 @@ class _EndlessError(Exception):
     """Raised inside a build that does not end."""
 
 
-class ModuleCount:
+class ModuleCount(AbstractContextManager[None]):
     """Counts the modules that are made as long as it is entered, by their classes, and stops whoever makes more than `limit`.
 
     Raises:
@@ -77,9 +77,9 @@ class ModuleCount:
             )
 
 
-def construct(config: ResolvedConfig, count: ModuleCount) -> nn.Module:
-    """Build the UNet on torch's meta device, where nothing is allocated. Raises whatever diffusers and torch raise."""
-    with quiet_diffusers(), no_init_weights(), torch.device("meta"), count, _stopped_when_endless():
+def construct(config: ResolvedConfig, watched: AbstractContextManager[None]) -> nn.Module:
+    """Build the UNet on torch's meta device, where nothing is allocated, `watched` meanwhile. Raises whatever diffusers and torch raise."""
+    with quiet_diffusers(), no_init_weights(), torch.device("meta"), watched, _stopped_when_endless():
         unet: nn.Module = diffusers_class(config.class_name)(**config.values)
         # UNetSpatioTemporalConditionModel makes CPU tensors even so. For others `.to` would touch thousands of modules for nothing.
         if any(not tensor.is_meta for tensor in (*unet.parameters(), *unet.buffers())):
