@@ -118,15 +118,16 @@ def nearest_sizes(config: ResolvedConfig, work: Work, runner: Runner, *, failed:
 
 def most_that_run(config: ResolvedConfig, work: Work, runner: Runner, option: Literal["frames", "tokens"]) -> int:
     """Find the most frames, or tokens, up to the number asked for with which a pass runs, by halving the distance; 0: not even one does."""
-    least, most = 0, getattr(work.plan, option) or 1
+
+    def fails(number: int) -> bool:
+        return isinstance(_returned(config, work, runner, replace(work.plan, **{option: number})), BaseException)
+
+    if fails(1):
+        return 0
+    least, most = 1, getattr(work.plan, option)
     while most - least > 1:
-        middle = (least + most) // 2 if least else 1
-        if isinstance(_returned(config, work, runner, replace(work.plan, **{option: middle})), BaseException):
-            if middle == 1:
-                return 0
-            most = middle
-        else:
-            least = middle
+        middle = (least + most) // 2
+        least, most = (least, middle) if fails(middle) else (middle, most)
     return least
 
 

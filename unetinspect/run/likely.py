@@ -178,20 +178,18 @@ def _partners(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterato
     """Guess that a word asks for other keys: those that all published configs with the word have, and not all others."""
     configs = [entry.config for entry in load_catalog().values()]
     for key, word in values.items():
-        same = [config for config in configs if isinstance(word, str) and word != defaults[key] and config.get(key) == word]
-        others = [config for config in configs if config not in same]
+        if not isinstance(word, str) or word == defaults[key]:
+            continue
+        same = [config for config in configs if config.get(key) == word]
+        others = [config for config in configs if config.get(key) != word]
         missing = [
             name
-            for name in values
-            if same
-            and values[name] is None
-            and all(config.get(name) is not None for config in same)
-            and any(config.get(name) is None for config in others)
+            for name, value in values.items()
+            if value is None and all(config.get(name) is not None for config in same) and any(config.get(name) is None for config in others)
         ]
-        for config in same:
-            change = {name: config[name] for name in missing}
-            if change:
-                yield Likely((key, *missing), f"{key} is {format_value(word)}, which needs {' and '.join(missing)}", change)
+        what = f"{key} is {format_value(word)}, which needs {' and '.join(missing)}"
+        for config in same if missing else ():
+            yield Likely((key, *missing), what, {name: config[name] for name in missing})
 
 
 def ranked_keys(

@@ -83,7 +83,7 @@ class Tracer:
         try:
             record = _trace_first(self._model, self._config, work, runner, plugged)
         except InputsError as error:
-            raise self._trial().explained() from error
+            raise self._mistaken(error) from error
         except ForwardRaisedError as failure:
             raise self._explained(failure, work, runner, plugged) from failure
         return replace(record, run=replace(record.run, notes=(*self._notes, *record.run.notes)))
@@ -95,10 +95,10 @@ class Tracer:
     def _ready(self, request: Request) -> tuple[Work, Runner]:
         device, dtype = pick_device(request.device), getattr(torch, request.dtype or "float32")
         try:
-            runner = self._runner(device, dtype)
-            return plan_work(self._model, self._config.class_name, self._config.values, request), runner
+            work = plan_work(self._model, self._config.class_name, self._config.values, request)
+            return work, self._runner(device, dtype)
         except (BuildError, InputsError) as error:
-            raise self._trial().explained() from error
+            raise self._mistaken(error) from error
 
     def _explained(self, failure: ForwardRaisedError, work: Work, runner: Runner, plugged: LoadedModel | None) -> UnetInspectError:
         """Say why a pass failed: for its size, for something else that was asked for, for the config, or for the device."""
@@ -117,12 +117,12 @@ class Tracer:
             if asked is not None and (most := most_that_run(self._config, work, runner, option)):
                 what = f"--{option} {asked} does not run on {self._model.name}: {first_line(failure.error)}"
                 return UsageError(what, hint=f"--{option} {most} is the most that runs")
-        trial = self._trial()
-        return error if trial.run() is None else trial.explained()
+        return self._mistaken(error)
 
-    def _trial(self) -> Trial:
+    def _mistaken(self, error: UnetInspectError) -> UnetInspectError:
+        """Return what is wrong with the config, found by trial; the error itself where the config runs."""
         self._say(f"looking for what is wrong with {self._model.name}")
-        return Trial(self._model, self._overrides, force=self._force)
+        return Trial(self._model, self._overrides, force=self._force).explained() or error
 
     def _runner(self, device: torch.device, dtype: torch.dtype) -> Runner:
         if (device, dtype) not in self._runners:

@@ -100,7 +100,7 @@ class Trial:
         self._defaults = config_class(self._config.class_name).keys
         self._give_up = time.process_time() + _SECONDS
 
-    def run(self, change: Mapping[str, Any] = MappingProxyType({}), request: Request | None = None) -> Failure | None:
+    def run(self, change: Mapping[str, Any] = MappingProxyType({})) -> Failure | None:
         """Build and run with some keys changed; returns how that failed, None where it ran."""
         count = ModuleCount(self._limit)
         try:
@@ -110,7 +110,7 @@ class Trial:
             return Failure("build", count.total, error)
         failures: list[Failure] = []
         try:
-            for work in works_to_try(config, plan_work(self._model, config.class_name, config.values, request or Request())):
+            for work in works_to_try(config, plan_work(self._model, config.class_name, config.values, Request())):
                 inputs = make_inputs(work.specs, device=torch.device("meta"), dtype=torch.float32)
                 failure = _run(unet, inputs, count.total)
                 if failure is None:
@@ -120,11 +120,11 @@ class Trial:
             return Failure("inputs", count.total, error)
         return failures[0]
 
-    def explained(self) -> ConfigError:
-        """Say why the config cannot be built or run, what is wrong with it, and what runs in its place."""
+    def explained(self) -> ConfigError | None:
+        """Say why the config cannot be built or run, what is wrong with it, and what runs in its place; None: it runs."""
         failure = self.run()
         if failure is None:
-            raise LookupError("a config that runs has no mistakes to be explained")
+            return None
         found = self.find_mistakes(failure)
         class_name, name = self._config.class_name, self._model.name
         problems: list[Problem | str] = [*found.problems]

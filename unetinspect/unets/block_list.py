@@ -25,11 +25,6 @@ class Block(NamedTuple):
     layers: int
     crosses: bool
 
-    @property
-    def goes_up(self) -> bool:
-        """Whether it is an up block."""
-        return self.path.startswith("up")
-
 
 def list_blocks(config: Config) -> list[Block]:
     """List the blocks in the order in which they run; none where the config's own lists of them do not fit together."""
