@@ -153,7 +153,7 @@ def differing(one: Any, other: Any, name: str = "") -> Counter[str]:
     """
     if isinstance(one, dict) and isinstance(other, dict):
         pairs = [(one.get(key), other.get(key), f"{name}.{key}" if name else key) for key in {**one, **other}]
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         pairs = [(left, right, name) for left, right in zip(one, other, strict=True)]
     else:
         return Counter([name] if one != other else [])
@@ -192,13 +192,14 @@ def records_table(found: Results) -> str:
 def memory_table(found: Results) -> str:
     """Write the estimated peak of activations beside the measured one."""
     return table(
-        ["model", "size", "dtype", "how", "estimated", "measured", "estimate is off by", "within 5 %"],
+        ["model", "size", "dtype", "how", "estimated", "measured", "estimate is off by", "within 5 %", "with what kernels use"],
         (
             [
                 *_pass_cells(record, profile),
                 format_bytes(profile.estimated_peak_bytes),
+                format_bytes(measured := profile.peak_activation_bytes or profile.peak_allocated_bytes),
+                *_off(profile.estimated_peak_bytes / measured - 1 if profile.estimated_peak_bytes and measured else None),
                 format_bytes(profile.peak_allocated_bytes),
-                *_off(profile.estimate_error),
             ]
             for record, profile in found.profiles
         ),

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests import kinds_other, kinds_plugs, kinds_video
 from tests.tiny import KINDS, traced, traced_once
 from unetinspect import Trace, trace
+from unetinspect.errors import ForwardError
 from unetinspect.run.build import make_inputs
 from unetinspect.unets import InputSpec
 
@@ -34,6 +35,9 @@ OTHERWISE_ON_THE_CPU = {
     *("plain-class-identity", "plain-learned-time", "plain-old-prefix", "simple-cross-attention", "dual-without-transformers"),
     *("k-blocks", "skip-blocks", "UVit2DModel"),
 }
+
+# There a convolution returns another layout than on meta, and 128 bytes more live in the pass.
+OTHER_PEAK_ON_A_GPU = {"simple-cross-attention", "dual-without-transformers"}
 
 
 class Witness(TorchFunctionMode):
@@ -153,7 +157,11 @@ def test_cuda_and_meta_give_the_same_record(kind: str) -> None:
     on_cuda = trace(KINDS[kind], device="cuda")
 
     assert on_cuda.run.device == "cuda:0"
-    assert _without_device(on_cuda, None) == _without_device(traced(kind), None)
+    same, expected = _without_device(on_cuda, None), _without_device(traced(kind), None)
+    if kind in OTHER_PEAK_ON_A_GPU:
+        assert same["totals"].pop("peak_activation_bytes") == pytest.approx(expected["totals"].pop("peak_activation_bytes"), rel=1e-3)
+        del same["totals"]["peak_activation_in"], expected["totals"]["peak_activation_in"]
+    assert same == expected
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -169,6 +177,29 @@ def test_every_other_class_gives_the_same_record_on_every_device(class_name: str
 
 
 @pytest.mark.cuda
+def test_what_does_not_fit_a_gpu_is_one_sentence() -> None:
+    """The feature maps of 4,096 images take terabytes; the memory is free again afterwards."""
+    with pytest.raises(ForwardError, match=r"^sd15 at sample 128 does not fit the memory of cuda:0$"):
+        trace("sd15", res=1024, batch=4096, device="cuda")
+
+
+def test_a_device_that_is_full_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever torch says of its allocator, the message is about the model and the device."""
+    convolve = torch.nn.Conv2d.forward
+
+    def is_full(conv: torch.nn.Conv2d, hidden_states: torch.Tensor) -> torch.Tensor:
+        if hidden_states.is_meta:
+            return convolve(conv, hidden_states)
+        raise torch.OutOfMemoryError("Tried to allocate 160.00 GiB.")
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", is_full)
+    with pytest.raises(ForwardError, match=r"^UNet2DModel at sample 16 does not fit the memory of cpu$") as raised:
+        trace(KINDS["plain"], device="cpu", cache=False)
+
+    assert raised.value.hint == "try a smaller --res or --batch, or --device meta, where nothing is allocated"
+
+
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "ddpm-cat-256"])
 def test_cuda_is_what_auto_takes_and_agrees_with_meta(name: str) -> None:
     """`--device auto` takes the GPU, in half precision too, and a published model has the same record there."""
@@ -181,7 +212,7 @@ def test_cuda_is_what_auto_takes_and_agrees_with_meta(name: str) -> None:
 def _without_device(record: Trace, kind: str | None) -> Any:
     """Return the record as data without the device's name; and without what torch itself does otherwise there.
 
-    `kind` None stands for a GPU, on which no one has looked yet. The totals' peaks are compared in any case.
+    `kind` None stands for a GPU, where kernels differ in every model. The totals' peaks are compared in any case.
     """
     fields = msgspec.to_builtins(record)
     del fields["run"]["device"]

@@ -66,6 +66,7 @@ class Stage(nn.Module):
         self.clock.now += self.ms * self.slower
         self.clock.take(self.scratch)
         self.clock.take(self.kept - self.scratch)
+        torch.ones(1)  # an operation, so that somebody looks at what is allocated
 
 
 class Whole(nn.Module):
@@ -128,7 +129,7 @@ def test_memory_is_counted_from_what_was_there_before() -> None:
     whole = Whole(clock)
     memory = watch_memory(whole, whole.stages, clock)
 
-    assert (memory.allocated, memory.peak) == (1000, 500)
+    assert (memory.allocated, memory.peak, memory.activations) == (1000, 500, 300)
     # 200 are kept of the first stage; the second's calls hold 100 beyond that, then 100 beyond 50 more.
     assert memory.stages == {"first": StageMemory(held=200, peak=500), "second": StageMemory(held=300, peak=350)}
     assert clock.marks == 0
@@ -140,7 +141,7 @@ def test_a_device_that_counts_no_memory_has_none() -> None:
     whole = Whole(Simulated())
     memory = watch_memory(whole, whole.stages, HostClock())
 
-    assert (memory.allocated, memory.peak) == (None, None)
+    assert (memory.allocated, memory.peak, memory.activations) == (None, None, None)
     assert set(memory.stages.values()) == {StageMemory()}
 
 
@@ -208,7 +209,7 @@ def test_spreads_are_the_quantiles_of_torch(times: list[float]) -> None:
         ("cuda:1", 0, "profile measures a CUDA device, and torch sees none here", "estimate MACs and memory without one"),
         ("cpu", 1, "--device cpu: profile measures a CUDA device", "leave --device out, or give cuda or cuda:N; "),
         ("meta", 1, "--device meta: profile measures a CUDA device", "leave --device out, or give cuda or cuda:N; "),
-        ("cuda:2", 2, "--device cuda:2: torch sees 2 CUDA device(s) here, counted from 0", "--device cuda:1"),
+        ("cuda:2", 2, "--device cuda:2: torch sees 2 CUDA devices here, counted from 0", "--device cuda:1"),
     ],
 )
 def test_what_is_no_cuda_device_is_refused(name: str, count: int, message: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,9 @@ def known() -> tuple[Trace, Profile]:
     stages = {stage.name: [float(number)] * 5 for number, stage in enumerate(record.stages, 1)}
     whole = sum(range(1, len(stages) + 1))
     times = Times(forward=[whole + 4.0 + late for late in (2, 0, 1, 3, 4)], hooked=[whole + 7.0] * 5, stages=stages)
-    memory = Memory(allocated=5 << 20, peak=3 << 20, stages={name: StageMemory(held=1 << 10, peak=2 << 20) for name in stages})
+    memory = Memory(
+        allocated=5 << 20, peak=3 << 20, activations=2 << 20, stages={name: StageMemory(held=1 << 10, peak=2 << 20) for name in stages}
+    )
     how = ProfileOptions(repeats=5, warmup=2)
     return record, make_profile(record, how, Host(), times, memory, matrix_rate=0.25, input_bytes=77)
 
@@ -131,7 +133,7 @@ def test_the_estimate_is_that_of_the_attention_that_ran() -> None:
     """Math attention holds maps, which the trace estimates for the whole; slicing is not estimated."""
     record, _ = known()
     times = Times(forward=[1.0], hooked=[1.0], stages={stage.name: [1.0] for stage in record.stages})
-    memory = Memory(allocated=0, peak=1, stages={stage.name: StageMemory() for stage in record.stages})
+    memory = Memory(allocated=0, peak=1, activations=None, stages={stage.name: StageMemory() for stage in record.stages})
     math, slicing = (
         make_profile(record, ProfileOptions(attention=attention), Host(), times, memory, matrix_rate=1, input_bytes=0)
         for attention in ("math", "slicing")

@@ -19,7 +19,7 @@ def on_gpu(model: str, how: ProfileOptions, **request: Any) -> Profile:
 
 @pytest.mark.cuda
 def test_the_stages_add_up_to_the_forward() -> None:
-    """Stable Diffusion 1.5 in half precision: the sum of its stages is within 5 % of the pass without hooks."""
+    """Stable Diffusion 1.5 in half precision: the sum of its stages is within 5 % of the pass, on a GPU that does nothing else."""
     profile = on_gpu("sd15", ProfileOptions(), dtype="float16")
 
     assert profile.stages_sum_ms == pytest.approx(profile.forward_ms.median, rel=0.05)
@@ -31,8 +31,9 @@ def test_the_stages_add_up_to_the_forward() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize(("model", "res"), [("sd15", 256), ("sd15", 512), ("sd15", 768), ("sdxl", 512), ("sdxl", 768), ("sdxl", 1024)])
 def test_the_peak_is_the_estimate(model: str, res: int, dtype: str) -> None:
-    """What torch's allocator had handed out at most is within 5 % of what the trace on meta says."""
+    """What torch's allocator had handed out at most is within 5 % of what the trace on meta says, but for the kernels' own."""
     profile = on_gpu(model, ProfileOptions(repeats=1, warmup=2), res=res, dtype=dtype)
 
-    assert profile.peak_allocated_bytes == pytest.approx(profile.estimated_peak_bytes, rel=0.05)
+    assert profile.peak_activation_bytes == pytest.approx(profile.estimated_peak_bytes, rel=0.05)
+    assert (profile.peak_allocated_bytes or 0) >= (profile.peak_activation_bytes or 0)
     assert max(stage.peak_bytes or 0 for stage in profile.stages) == pytest.approx(profile.peak_allocated_bytes, rel=0.05)

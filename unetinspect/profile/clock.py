@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from unetinspect.errors import UsageError
+from unetinspect.units import plural
 
 _ELSEWHERE = "`unetinspect trace` and `unetinspect sweep` estimate MACs and memory without one"
 
@@ -133,5 +134,7 @@ def cuda_device(name: str) -> torch.device:
         raise UsageError("profile measures a CUDA device, and torch sees none here", hint=_ELSEWHERE)
     index, last = device.index or 0, torch.cuda.device_count() - 1
     if index > last:
-        raise UsageError(f"--device {name}: torch sees {last + 1} CUDA device(s) here, counted from 0", hint=f"--device cuda:{last}")
+        raise UsageError(
+            f"--device {name}: torch sees {plural(last + 1, 'CUDA device')} here, counted from 0", hint=f"--device cuda:{last}"
+        )
     return torch.device("cuda", index)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unetinspect.profile.clock import Clock
 from unetinspect.record import Spread
@@ -53,11 +54,13 @@ class Memory:
     Attributes:
         allocated: Before it.
         peak: The most at once during a pass without hooks, beyond `allocated`.
+        activations: The most after any of its operations: what kernels took for themselves is given back by then.
         stages: The same for each stage, and what lived at its end.
     """
 
     allocated: int | None
     peak: int | None
+    activations: int | None
     stages: dict[str, StageMemory]
 
 
@@ -81,8 +84,26 @@ def time_passes(run: Callable[[], None], stages: StageModules, clock: Clock, *, 
     return times
 
 
-def watch_memory(run: Callable[[], None], stages: StageModules, clock: Clock) -> Memory:
-    """Measure the memory of the pass that `run` makes, in two passes of their own: one without hooks, one with."""
+class _AfterEach(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps the most that was allocated after an operation."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._clock = clock
+        self.most = clock.allocated_bytes()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = operation(*args, **(kwargs or {}))
+        after = self._clock.allocated_bytes()
+        self.most = None if self.most is None or after is None else max(self.most, after)
+        return output
+
+
+def watch_memory(run: Callable[[], None], stages: StageModules, clock: Clock, *, compiled: bool = False) -> Memory:
+    """Measure the memory of the pass that `run` makes, in passes of their own: without hooks, with, and operation by operation.
+
+    A compiled pass has no operations that one could look on at.
+    """
     clock.wait()
     before = clock.allocated_bytes()
     clock.reset_peak()
@@ -101,7 +122,12 @@ def watch_memory(run: Callable[[], None], stages: StageModules, clock: Clock) ->
 
     with hooked(stages, start, end):
         run()
-    return Memory(allocated=before, peak=peak, stages=found)
+    activations = None
+    if before is not None and not compiled:
+        with _AfterEach(clock) as each:
+            run()
+        activations = _beyond(each.most, before)
+    return Memory(allocated=before, peak=peak, activations=activations, stages=found)
 
 
 @contextmanager

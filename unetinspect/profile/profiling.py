@@ -129,7 +129,7 @@ def _profile(model: LoadedModel, record: Trace, overrides: Mapping[str, Any], ho
         on.enter_context(_attention(how.attention))
         on.enter_context(compiled(chain.from_iterable(stages.values()), how.backend) if how.compile else nullcontext())
         times = time_passes(run, stages, clock, warmup=how.warmup, repeats=how.repeats)
-        memory = watch_memory(run, stages, clock)
+        memory = watch_memory(run, stages, clock, compiled=how.compile)
     input_bytes = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(inputs))
     return make_profile(record, how, clock, times, memory, matrix_rate=rate, input_bytes=input_bytes)
 
@@ -168,6 +168,7 @@ def make_profile(
         input_bytes=input_bytes,
         allocated_bytes=memory.allocated,
         peak_allocated_bytes=memory.peak,
+        peak_activation_bytes=memory.activations,
         estimated_peak_bytes=estimate,
         estimate_error=estimate / memory.peak - 1 if estimate is not None and memory.peak else None,
         stages=tuple(_stages(record, how, times, memory, matrix_rate)),

@@ -82,6 +82,8 @@ class Profile(Struct, frozen=True, kw_only=True):
         input_bytes: What the inputs take.
         allocated_bytes: What was allocated before the pass: weights, buffers, inputs, workspaces that torch keeps.
         peak_allocated_bytes: The most that was allocated at once during a pass without hooks, beyond `allocated_bytes`.
+        peak_activation_bytes: The same without what kernels took for themselves while they ran (workspaces of convolutions);
+            None where the pass is compiled.
         estimated_peak_bytes: The trace's estimate of it, `totals.peak_activation_bytes`, for math attention that with maps;
             None for attention slicing.
         estimate_error: `estimated_peak_bytes / peak_allocated_bytes - 1`.
@@ -111,6 +113,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     input_bytes: int
     allocated_bytes: int | None
     peak_allocated_bytes: int | None
+    peak_activation_bytes: int | None = None
     estimated_peak_bytes: int | None
     estimate_error: float | None
     stages: tuple[StageProfile, ...]

@@ -29,7 +29,7 @@ from unetinspect.run.plan import SEE_CONFIG, InputsError
 from unetinspect.run.resolve import ResolvedConfig, diffusers_class
 from unetinspect.unets import InputSpec
 from unetinspect.unets.dotted import nest
-from unetinspect.units import format_bytes, format_shape
+from unetinspect.units import format_bytes, format_shape, plural
 
 # Twice as many as the largest model of the catalog has, and more: a UNet of so many is built and run in about ten seconds.
 MAX_MODULES = 10_000
@@ -188,7 +188,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            has = "no CUDA device" if count == 0 else f"only {count} CUDA device(s)"
+            has = "no CUDA device" if count == 0 else f"only {plural(count, 'CUDA device')}"
             raise UsageError(f"--device {name}: torch sees {has} here", hint="use --device meta: the shapes are the same")
         return torch.device("cuda", device.index or 0)
     return device

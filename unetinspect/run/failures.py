@@ -51,6 +51,10 @@ def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConf
     where = f" in {failure.path}" if failure.path else ""
     sizes = work.sizes
     message = f"the forward pass of {name} at sample {written_size(sizes.sample_size)} failed{where}: {first_line(failure.error)}"
+    hint = "try --device meta, where nothing is allocated"
+    if isinstance(failure.error, torch.OutOfMemoryError):
+        message = f"{name} at sample {written_size(sizes.sample_size)} does not fit the memory of {runner.device}"
+        hint = "try a smaller --res or --batch, or --device meta, where nothing is allocated"
     is_meta = runner.device.type == "meta"
     nearest = nearest_sizes(config, work, runner, failed=failure.error) if is_meta else ()
     size = SizeCheck(
@@ -63,7 +67,7 @@ def explain_failure(failure: ForwardRaisedError, name: str, config: ResolvedConf
         nearest=nearest,
     )
     if not is_meta:
-        return SizeError(message, size=size, hint="try --device meta, where nothing is allocated")
+        return SizeError(message, size=size, hint=hint)
     if not nearest:
         return SizeError(message, size=size, hint="`unetinspect inputs MODEL` shows what the forward pass was given")
     in_pixels = sizes.sample_size_from == "--res" and isinstance(sizes.vae_scale.factor, int)

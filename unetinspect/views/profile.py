@@ -55,9 +55,11 @@ def memory_lines(profile: Profile) -> Iterator[str]:
     """Yield the measured peak beside the estimate, and what was allocated before."""
     if profile.peak_allocated_bytes is None:
         return
-    estimate, error = profile.estimated_peak_bytes, profile.estimate_error
-    beside = f"; estimated {format_bytes(estimate)} ({error * 100:+.1f} %)" if error is not None else ""
-    yield f"peak of activations: measured {format_bytes(profile.peak_allocated_bytes)}{beside}"
+    measured, estimate = profile.peak_activation_bytes or profile.peak_allocated_bytes, profile.estimated_peak_bytes
+    beside = f"; estimated {format_bytes(estimate)} ({(estimate / measured - 1) * 100:+.1f} %)" if estimate and measured else ""
+    yield f"peak of activations: measured {format_bytes(measured)}{beside}"
+    if profile.peak_activation_bytes:
+        yield f"  with what kernels use while they run: {format_bytes(profile.peak_allocated_bytes)}"
     yield f"  allocated before: {format_bytes(profile.allocated_bytes)}, weights {format_bytes(profile.weight_bytes)}"
 
 
