@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 # The tests share out among the cores; one worker per core, two at most: each holds its own torch.
 WORKERS ?= 2
 
-.PHONY: demo test lint format docs catalog benchmark benchmark-gpu clean
+.PHONY: demo test mutants lint format docs catalog benchmark benchmark-gpu clean
 
 demo: .venv/installed
 	.venv/bin/unetinspect trace sd15 --device meta --offline
@@ -12,6 +12,10 @@ demo: .venv/installed
 
 test: .venv/tests-installed
 	.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+# Which small faults in the package do the tests notice?
+mutants: .venv/tests-installed
+	.venv/bin/python -m tests.mutants
 
 lint: .venv/lint-installed
 	.venv/bin/ruff format --check .
