@@ -1,7 +1,7 @@
 """Every command that README and docs show is run, and what they show is what it prints.
 
-A block of ```console holds commands after "$ " and their output; `--update-golden` writes the outputs anew. A pipe
-into `jq` runs the real jq language. A block of ```python is run, and so are its doctest-like `>>>` lines.
+A block of ```console holds commands after "$ " and their output; a line of `...` alone marks where lines are left out.
+`--update-golden` writes the outputs anew. A pipe into `jq` runs the real jq language. A block of ```python is run, and so are its doctest-like `>>>` lines.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 import runpy
 import shlex
 from collections.abc import Iterator
+from difflib import SequenceMatcher
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +116,31 @@ def test_documented_output_is_real(cli: Any, page: Path, request: pytest.Fixture
 
 
 def _rerun(block: str, cli: Any) -> str:
-    return "".join(f"$ {command}\n{output}\n" if (output := run(command, cli)) else f"$ {command}\n" for command, _ in commands_of(block))
+    outputs = ((command, cut(run(command, cli), shown)) for command, shown in commands_of(block))
+    return "".join(f"$ {command}\n{output}\n" if output else f"$ {command}\n" for command, output in outputs)
+
+
+CUT = "..."
+
+
+def cut(output: str, shown: str) -> str:
+    """Leave out of an output what a page leaves out of it: each line that is shown stands for the next one that is most like it.
+
+    >>> print(cut("a 1\\nb 2\\nc 3\\nd 4", "a 1\\n...\\nc 5"))
+    a 1
+    ...
+    c 3
+    ...
+    """
+    if CUT not in shown.splitlines():
+        return output
+    lines, kept = output.splitlines(), [-1]
+    for line in shown.splitlines():
+        rest = range(kept[-1] + 1, len(lines))
+        if line != CUT and rest:
+            kept.append(max(rest, key=lambda place: (lines[place] == line, SequenceMatcher(None, lines[place], line).ratio(), -place)))
+    parts = [[*([CUT] if place > last + 1 else []), lines[place]] for last, place in pairwise(kept)]
+    return "\n".join([*chain.from_iterable(parts), *([CUT] if kept[-1] < len(lines) - 1 else [])])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
