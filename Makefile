@@ -21,6 +21,7 @@ lint: .venv/lint-installed
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/python tests/size.py
 
 format: .venv/lint-installed
 	.venv/bin/ruff check --fix-only --quiet .
