@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from tests.schema import assert_fits_the_schema
 from tests.tiny import KINDS, traced
 from unetinspect import SourceError, Trace
-from unetinspect.record import SCHEMA, Envelope, to_json
+from unetinspect.record import SCHEMA, Checkpoint, Diff, Envelope, ErrorExplanations, to_json
+from unetinspect.run.cache import CacheInfo
+from unetinspect.views.models import ClassList, FoundModels, ModelList
 from unetinspect.views.schema import json_schema
 
 
@@ -24,6 +28,31 @@ def test_a_record_survives_json(kind: str) -> None:
 
     assert Trace.from_json(text) == record
     assert Trace.from_json(text).to_json() == text
+
+
+DOCUMENTS = sorted((Path(__file__).parent / "documents").glob("*.json"))
+READERS: dict[str | None, type[msgspec.Struct]] = {
+    "unetinspect.trace/1": Envelope,
+    "unetinspect.diff/1": Diff,
+    "unetinspect.checkpoint/1": Checkpoint,
+    "unetinspect.errors/1": ErrorExplanations,
+    "unetinspect.models/1": ModelList,
+    "unetinspect.found/1": FoundModels,
+    "unetinspect.classes/1": ClassList,
+    None: CacheInfo,
+}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_documents_of_earlier_versions_are_read_and_written_again_equal(path: Path) -> None:
+    """What version 1 of each schema printed has every field still: the files are never written anew."""
+    document = json.loads(path.read_text())
+    kind = Trace if path.stem == "trace" else READERS[document.get("schema")]
+    record = msgspec.json.decode(path.read_bytes(), type=kind)
+
+    assert json.loads(to_json(record)) == document
+    assert_fits_the_schema(document)
+    assert kind is not Trace or Trace.from_json(path.read_bytes()) == record
 
 
 def test_json_has_the_promised_sections_and_plain_values() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from unetinspect.record import ModelInfo, SweepPoint, Trace
 from unetinspect.units import format_bytes, format_shape, format_si, format_size
-from unetinspect.views.costs import beside_lines
 from unetinspect.views.header import added_lines, header
+from unetinspect.views.stages import attached_lines
 from unetinspect.views.table import Column, Table
 
 
@@ -59,7 +59,7 @@ def _largest_bytes(point: SweepPoint) -> str:
 def _weights(record: Trace | None) -> Iterator[str]:
     if record is not None:
         yield f"weights: {format_bytes(record.totals.weight_bytes)} in {record.run.dtype}, the same at every size"
-        yield from (f"all {line}" for line in beside_lines(record.run))
+        yield from (f"all {line}" for line in attached_lines(record.run))
 
 
 def _failures(points: Sequence[SweepPoint]) -> Iterator[str]:

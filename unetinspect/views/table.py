@@ -1,4 +1,4 @@
-"""A table as data: columns that know how to read, show and rank a value; and what stands above and below it."""
+"""A table as data: columns that read, write and sort a value, and the lines above and below. Every renderer draws the same one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ class Column(Struct, frozen=True):
     """One column of a table for people.
 
     Attributes:
-        header: What stands above it.
+        header: Its heading.
         show: The text of a row's value.
         right: Whether it is aligned to the right, as numbers are.
-        drop: When it goes where the width does not suffice: higher numbers go first, 0 never goes.
+        drop: When it goes on a narrow screen: higher numbers go first, 0 never goes.
         wrap: How narrow it may become by continuing on the next line; 0: it never does.
         path: Whether it holds module paths, which are shortened on the left as a last resort.
         in_heading: Whether the heading of a group says it, so that it goes when rows move under headings.
+        value: The number by which the HTML page sorts it; None: it is sorted as text.
+        page: The text in the HTML page, where it differs.
     """
 
     header: str
@@ -31,6 +33,13 @@ class Column(Struct, frozen=True):
     wrap: int = 0
     path: bool = False
     in_heading: bool = False
+    value: Callable[[Row], int | None] | None = None
+    page: Callable[[Row], str] | None = None
+
+    @classmethod
+    def number(cls, header: str, value: Callable[[Row], int | None], write: Callable[[int | None], str] = str, *, drop: int = 0) -> Column:
+        """Return a column of numbers, aligned to the right; zero and an absent value are blank."""
+        return cls(header, lambda row: write(value(row)) if value(row) else "", right=True, drop=drop, value=value)
 
 
 class Table(Struct, frozen=True):
