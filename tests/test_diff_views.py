@@ -12,8 +12,7 @@ import pytest
 
 from tests.tiny import traced
 from unetinspect.compare import compare
-from unetinspect.record.diff import Diff, NameCounts, Quantity
-from unetinspect.record.diff_parts import SkipDiff, SkipSide
+from unetinspect.record.diff import Diff, NameCounts, Quantity, SkipDiff, SkipSide
 from unetinspect.units import format_count
 from unetinspect.views.diff import diff_csv, diff_markdown, diff_sections, diff_text
 from unetinspect.views.diff_words import difference, folded, skip_text, weights_text

@@ -18,9 +18,9 @@ from rich.text import Text
 from tests.tiny import traced
 from unetinspect.record import Trace
 from unetinspect.views.attention import attention_table
-from unetinspect.views.config import config_table
 from unetinspect.views.inputs import inputs_table
 from unetinspect.views.layout import GAP, Layout, fit, wrap_cell, wrap_lines
+from unetinspect.views.models import config_table
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
 from unetinspect.views.skips import skips_table
 from unetinspect.views.stages import stages_table

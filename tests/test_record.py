@@ -170,7 +170,7 @@ def test_a_newer_schema_is_refused_with_both_names() -> None:
     with pytest.raises(SourceError) as raised:
         Trace.from_json(traced("plain").to_json().replace(SCHEMA, "unetinspect.trace/9"))
 
-    assert raised.value.message == "this trace is of the schema 'unetinspect.trace/9', and this version reads 'unetinspect.trace/1'"
+    assert raised.value.message == "this trace has the schema 'unetinspect.trace/9'; this version reads 'unetinspect.trace/1'"
     assert raised.value.exit_code == 3
 
 
@@ -189,11 +189,11 @@ def test_the_schema_says_what_each_field_is() -> None:
 @pytest.mark.parametrize(
     ("section", "field", "value", "said"),
     [
-        ("skips", "source_stage", "down_blocks.9", "a skip names 'down_blocks.9', which is none of its stages"),
-        ("skips", "target_stage", "", "a skip names '', which is none of its stages"),
-        ("attentions", "stage", "x", "an attention layer names 'x', which is none of its stages"),
-        ("stages", "name", "x", "its stage 'x' is none of its modules"),
-        ("modules", "path", "a.b", "there is a module 'a.b', and none that holds it"),
+        ("skips", "source_stage", "down_blocks.9", "a skip names 'down_blocks.9', which is not one of its stages"),
+        ("skips", "target_stage", "", "a skip names '', which is not one of its stages"),
+        ("attentions", "stage", "x", "an attention layer names 'x', which is not one of its stages"),
+        ("stages", "name", "x", "stage 'x' is not one of its modules"),
+        ("modules", "path", "a.b", "module 'a.b' has no parent"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(section: str, field: str, value: str, said: str) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 from unetinspect.compare.align import alike
 from unetinspect.record import Shape, Stage
-from unetinspect.record.diff import NameCounts, Quantity
-from unetinspect.record.diff_parts import AttentionDiff, AttentionSide, LayerDiff, SkipDiff, SkipSide, StageDiff
+from unetinspect.record.diff import AttentionDiff, AttentionSide, LayerDiff, NameCounts, Quantity, SkipDiff, SkipSide, StageDiff
 from unetinspect.units import format_shape, plural
 
 # As many folded names as a cell holds before it says how many more there are.

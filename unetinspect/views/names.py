@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from unetinspect.naming import absent, by_rule, items_of, names_of
 from unetinspect.record import Trace
-from unetinspect.record.names import Name
+from unetinspect.record.checkpoint import Name
 from unetinspect.units import format_shape, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
