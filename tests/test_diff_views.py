@@ -81,7 +81,7 @@ def test_what_is_the_same_is_one_line() -> None:
         "A: sd15, UNet2DConditionModel, sample 64x64, batch 2, float32 on meta\n"
         "B: sd14, UNet2DConditionModel, sample 64x64, batch 2, float32 on meta\n"
         "the same: 15 stages, 12 skips, config and totals\n\n"
-        "weights: all 686 tensors of A fit B, and the other way round\n"
+        "weights: all 686 tensors of A fit B, and vice versa\n"
     )
 
 
@@ -90,8 +90,8 @@ def test_two_sizes_are_one_line_for_each_part() -> None:
     text, _ = diff_text(compare(traced("sd15"), traced("sd15", latent=16)), Screen(width=80))
 
     assert "stages: 2 the same, 13 the same at another size\n" in text
-    assert "12 skips of another shape, else the same\n" in text
-    assert "32 attention layers over maps of another size, else the same\n" in text
+    assert "12 skips differ only in shape\n" in text
+    assert "32 attention layers differ only in map size\n" in text
     assert "params 859.5 M" in text.partition("the same: ")[2]
     assert "sd15  " not in text  # two of one name are A and B
 
@@ -197,5 +197,5 @@ def test_weights_are_told_in_one_line() -> None:
     counts = NameCounts(same=148, changed=158, added=52, removed=380)
 
     assert weights_text(counts) == (
-        "weights: 148 of A's 686 tensors fit B by name and shape, 158 of another shape there, 380 not in B; 52 of B not in A"
+        "weights: 148 of A's 686 tensors fit B by name and shape, 158 with a different shape, 380 not in B; 52 of B not in A"
     )

@@ -80,7 +80,7 @@ class Trace(Struct, frozen=True, kw_only=True):
         Raises:
             UsageError: There is no such section, or no pandas.
         """
-        from unetinspect.views.frames import to_dataframe
+        from unetinspect.views.table import to_dataframe
 
         return to_dataframe(self, section)
 

@@ -52,8 +52,8 @@ def _filtered(trace: Trace, attentions: Sequence[Attention]) -> Iterator[str]:
         kinds = dict.fromkeys(layer.kind for layer in trace.attentions)
         stages = dict.fromkeys(layer.stage for layer in trace.attentions)
         tokens = sorted({layer.query_shape[2] for layer in trace.attentions})
-        yield f"no layer matches; this UNet has {', '.join(kinds)} attention"
-        yield f"with {', '.join(map(str, tokens))} query tokens, in {', '.join(stages)}"
+        has = f"{', '.join(kinds)} attention with {', '.join(map(str, tokens))} query tokens in {', '.join(stages)}"
+        yield f"no layer matches; this UNet has {has}"
 
 
 def _map_lines(trace: Trace, attentions: Sequence[Attention]) -> Iterator[str]:

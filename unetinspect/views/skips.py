@@ -20,8 +20,8 @@ from unetinspect.views.words import CHANGES, inside, skip_changes, skip_sum, ski
 
 
 def skips_table(trace: Trace) -> Table:
-    """Show each skip in the order in which it is consumed; what happened to it on the way, where something did."""
-    changed = [Column("on its way", lambda skip: skip_way(skip) or "-", wrap=24, drop=7)] if any(map(skip_way, trace.skips)) else []
+    """Show each skip in the order in which it is consumed, with its changes on the way where there are any."""
+    changed = [Column("changes", lambda skip: skip_way(skip) or "-", wrap=24, drop=7)] if any(map(skip_way, trace.skips)) else []
     return Table(
         columns=(
             Column("consumed by", lambda skip: with_call(skip.target, skip.call), path=True),
@@ -39,25 +39,25 @@ def skips_table(trace: Trace) -> Table:
 
 
 def skip_lines(trace: Trace) -> list[str]:
-    """Say whether the counts and the channels agree, what happened on the way, and what became of skips that nothing consumed."""
+    """Write whether the counts and the channels agree, and the changes on the way; or that there are no skips."""
     if not trace.skips:
-        return [f"{trace.model.class_name} has no skips: nothing that one stage made is concatenated in another", *_residuals(trace)]
+        return [f"{trace.model.class_name} has no skips: no stage concatenates a tensor of another", *_residuals(trace)]
     wrong = [skip for skip in trace.skips if not skip.adds_up]
     checked = sum(skip.conv_channels is not None for skip in trace.skips)
     lines = [skip_counts(trace), *_reads(trace), *_unused(trace), *_way_lines(trace)]
     if any(skip.concat_in == "" for skip in trace.skips):
         lines.append(f"concatenated outside any block, in {trace.model.class_name}'s own forward")
     if wrong:
-        lines.append(f"MISMATCH in {len(wrong)} of {len(trace.skips)}: hidden + skip is not what the first convolution takes")
+        lines.append(f"MISMATCH in {len(wrong)} of {len(trace.skips)}: hidden + skip differs from the first convolution's input channels")
     elif checked:
-        lines.append(f"hidden + skip is what the first convolution takes, in {checked} of {len(trace.skips)}")
+        lines.append(f"hidden + skip matches the first convolution's input channels ({checked} of {len(trace.skips)})")
     return lines
 
 
 def _residuals(trace: Trace) -> Iterator[str]:
-    """Say what a ControlNet or T2I-Adapter, which has no way up, returns in place of one tensor."""
+    """Write the tensors that a ControlNet or T2I-Adapter, which has no up blocks, returns."""
     if len(trace.outputs) > 1:
-        yield f"what it makes on its way down leaves it, to be added to a UNet's: {returned_text(trace)}"
+        yield f"its outputs are added to a UNet's: {returned_text(trace)}"
 
 
 def returned_text(trace: Trace) -> str:
@@ -70,28 +70,28 @@ def returned_text(trace: Trace) -> str:
 def _reads(trace: Trace) -> Iterator[str]:
     again = len(trace.skips) - trace.totals.skips.consumed
     if again > 0:
-        yield f"read {len(trace.skips)} times: a block that runs several times concatenates the same skip each time"
+        yield f"concatenated {len(trace.skips)} times: a block that runs several times uses the same skip each time"
 
 
 def _unused(trace: Trace) -> Iterator[str]:
     unused = trace.totals.skips.produced - trace.totals.skips.consumed
     if unused > 0:
-        yield f"{unused} of the tensors that were produced as skips were never concatenated: no up block reads them"
+        yield f"{plural(unused, 'skip')} never concatenated: no up block reads them"
 
 
 def _way_lines(trace: Trace) -> Iterator[str]:
-    """Sum up what happened on the way, so that it is said where the column has no room."""
+    """Sum up the changes, which a narrow table has no column for."""
     stages: dict[str, list[str]] = {}
     for skip in trace.skips:
         for change, text in skip_changes(skip):
             what = re.sub(r"\.\d+$", "", text) if change.kind == "sum" else CHANGES.get(change.kind, text)
             stages.setdefault(what, []).append(skip.target_stage)
     for what, found in stages.items():
-        yield f"on their way, {len(found)} of {len(trace.skips)}: {what} (those of {', '.join(dict.fromkeys(found))})"
+        yield f"changed on the way, {len(found)} of {len(trace.skips)}: {what} ({', '.join(dict.fromkeys(found))})"
 
 
 def _sources(skip: Skip) -> str:
-    """Write the source; where the tensor is a sum made in a stage's own body, as a shell would: "down_blocks.0.{a,b}"."""
+    """Write the source; of a sum within one stage, as a shell would: "down_blocks.0.{a,b}"."""
     if len(skip.sources) == 1:
         return skip.source
     stage = f"{skip.source_stage}."
@@ -101,13 +101,13 @@ def _sources(skip: Skip) -> str:
 
 
 def explain_skips(trace: Trace) -> list[str]:
-    """Say what each down block pushes, what each up block pops, why so many, and why with those channels."""
+    """Explain which skips each down block pushes, which each up block pops, why so many, and why with those channels."""
     if not trace.skips:
         return [*header(trace.model, trace.run), "", *skip_lines(trace)]
     paragraphs = [
         header(trace.model, trace.run),
-        ["On the way down, what is pushed", *_pushes(trace)],
-        ["On the way up, what is popped: the last pushed first", *_pops(trace)],
+        ["Pushed on the way down", *_pushes(trace)],
+        ["Popped on the way up, last pushed first", *_pops(trace)],
         _why_so_many(trace),
         _why_those_channels(trace),
         skip_lines(trace),
@@ -154,31 +154,27 @@ def _why_so_many(trace: Trace) -> list[str]:
     popped = " + ".join(str(len(skips)) for _, skips in targets)
     return [
         f"Why layers_per_block + 1{number} resnets in every up block",
+        (f"  {rule}. {_pushed_by(trace, downs)} conv_in pushes one first: 1 + {' + '.join(map(str, counts))} = {1 + sum(counts)} skips."),
         (
-            f"  {rule}. {_maker_words(trace, downs)} conv_in pushes one before all of them: "
-            f"1 + {' + '.join(map(str, counts))} = {1 + sum(counts)} skips."
+            f"  Each up block pops the tensors that the resnets at its level pushed ({targets[0][0]}: "
+            f"{plural(layers[-1], 'tensor')} of {first[0].source_stage}), and one extra: the tensor that the level started with, pushed by "
+            f"the downsampler of the level before ({first[-1].source}), or at the last level by {last[-1].source}."
         ),
-        (
-            f"  Each up block pops what the down block at its level pushed behind its resnets ({targets[0][0]}: "
-            f"{plural(layers[-1], 'tensor')} of {first[0].source_stage}), and one more: the tensor that this level began with, pushed by "
-            f"the downsampler one level further out ({first[-1].source}), or, at the last level, by {last[-1].source}."
-        ),
-        f"  {popped} = {len(trace.skips)}: every skip is used up, and each needs a resnet of its own to be concatenated in.",
+        f"  {popped} = {len(trace.skips)}: every skip must be consumed, each by a resnet of its own.",
     ]
 
 
-def _maker_words(trace: Trace, downs: Sequence[Stage]) -> str:
-    without = [
-        stage.name for stage in downs if not any(".downsamplers." in skip.source for skip in trace.skips if skip.source_stage == stage.name)
-    ]
-    exceptions = f", except {', '.join(without)}, which has none" if without else ""
-    return f"A down block pushes one tensor behind each of its resnets, and one behind its downsampler{exceptions}."
+def _pushed_by(trace: Trace, downs: Sequence[Stage]) -> str:
+    samplers = {skip.source_stage for skip in trace.skips if ".downsamplers." in skip.source}
+    without = [stage.name for stage in downs if stage.name not in samplers]
+    exception = f" ({', '.join(without)} {'has' if len(without) == 1 else 'have'} none)" if without else ""
+    return f"A down block pushes one tensor after each resnet and one after its downsampler{exception}."
 
 
 def _why_those_channels(trace: Trace) -> list[str]:
     lines = [
         "Why those channels",
-        "  A resnet takes hidden + skip: the hidden states as the module before it left them, and the skip as it was pushed.",
+        "  The input of a resnet has hidden + skip channels: those of the hidden states before it, and those of the skip.",
     ]
     for why, stages in groupby(_by_target(trace), key=lambda target: _why(target[1])):
         names = [stage for stage, _ in stages]
@@ -193,17 +189,17 @@ def _why(skips: Sequence[Skip]) -> str:
 
 
 def _popped(targets: Sequence[tuple[str, list[Skip]]]) -> str:
-    """Say how many skips each up block pops, in one number where it is the same for all."""
+    """Count the skips that each up block pops, in one number where it is the same for all."""
     counts = {len(skips) for _, skips in targets}
     if len(counts) == 1:
-        return f"{plural(len(targets), 'stage')} on its way up pop {counts.pop()} each"
+        return f"each of its up blocks pops {counts.pop()}"
     return f"its up blocks pop {', '.join(f'{stage} {len(skips)}' for stage, skips in targets)}"
 
 
 def _steady(skips: Sequence[Skip]) -> str:
     hidden, pushed = skips[0].hidden_channels, skips[0].skip_channels
     times = " each time" if len(skips) > 1 else ""
-    why = "hidden states and skips keep one width there" if hidden == pushed else "neither width changes there"
+    why = "hidden states and skips have the same width" if hidden == pushed else "neither width changes"
     return f"{hidden} + {pushed} = {hidden + pushed}{times}: {why}"
 
 
@@ -211,12 +207,12 @@ def _reason(skip: Skip, before: Skip | None) -> str:
     name = inside(skip.target, skip.target_stage)
     text = f"{name} {skip.hidden_channels} + {skip.skip_channels} = {skip.concat_channels}"
     if before is None:
-        return f"{text} (hidden states of the block before, skip of {skip.source_stage})"
+        return f"{text} (hidden states of the previous block, skip of {skip.source_stage})"
     changed = []
     if skip.hidden_channels != before.hidden_channels:
-        changed.append(f"the resnet before has brought the hidden states to {skip.hidden_channels}")
+        changed.append(f"the previous resnet changed the hidden states to {skip.hidden_channels}")
     if skip.skip_channels != before.skip_channels:
-        changed.append(f"{skip.source} was pushed with {skip.skip_channels}")
+        changed.append(f"{skip.source} pushed {skip.skip_channels}")
     return f"{text} ({'; '.join(changed)})" if changed else text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unetinspect.record import Role, Run, Shape, Skip, SkipChange
+from unetinspect.record.diff import SkipSide
 from unetinspect.units import format_shape, format_size
 
 ROLES: dict[Role, str] = {
@@ -50,14 +51,17 @@ def skip_sum(skip: Skip, *, arrow: str = "->", with_concat: bool = True) -> str:
 
     Without the concatenation it is "1280 + 640 -> 1280", unless the channels do not add up to it.
     """
-    out = "?" if skip.out_channels is None else skip.out_channels
-    both = f"{skip.hidden_channels} + {skip.skip_channels}"
+    text = channel_sum(skip, arrow=arrow)
     if with_concat:
-        text = f"{both} = {skip.concat_channels} {arrow} {out}"
         return text if skip.adds_up else f"{text} (MISMATCH: its first convolution takes {skip.conv_channels})"
-    if skip.hidden_channels + skip.skip_channels != skip.concat_channels:
-        both += f" = {skip.concat_channels} (MISMATCH)"
-    return f"{both} {arrow} {out}"
+    fits = skip.hidden_channels + skip.skip_channels == skip.concat_channels
+    return text.replace(f" = {skip.concat_channels}", "" if fits else f" = {skip.concat_channels} (MISMATCH)")
+
+
+def channel_sum(skip: Skip | SkipSide, *, arrow: str = "->") -> str:
+    """Write "1280 + 640 = 1920 -> 1280": hidden + skip = concat -> out, as observed."""
+    out = "?" if skip.out_channels is None else skip.out_channels
+    return f"{skip.hidden_channels} + {skip.skip_channels} = {skip.concat_channels} {arrow} {out}"
 
 
 def with_call(path: str, call: int) -> str:
