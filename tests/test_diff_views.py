@@ -45,7 +45,7 @@ def test_a_comparison_fits_80_columns_whole(a: str, b: str) -> None:
     assert not any("shortened" in hint for hint in left_out)
     for section in diff_sections(diff):
         layout = fit(section.table, 80)
-        values = [value for line in layout.lines for value, column in zip(line, layout.columns, strict=True) if not column.wrap]
+        values = [value for row in layout.rows for value, column in zip(row, layout.columns, strict=True) if not column.wrap]
         assert all(value.strip() in text for value in values)
 
 
