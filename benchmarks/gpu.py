@@ -31,7 +31,7 @@ from unetinspect.run.build import first_line
 from unetinspect.unets.request import make_request
 from unetinspect.units import format_bytes, format_si, format_size
 from unetinspect.version import __version__
-from unetinspect.views.profile import format_ms, format_percent, format_rate, profile_table
+from unetinspect.views.costs import format_ms, format_percent, format_rate, profile_table
 from unetinspect.views.render import render_markdown
 
 TINY = {

@@ -24,7 +24,7 @@ from unetinspect.record import Source
 from unetinspect.run.cache import Recorder
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets.request import make_request
-from unetinspect.views.check import check_table
+from unetinspect.views.checks import check_table
 
 THREE_LEVELS = plain(
     block_out_channels=[16, 16, 32],

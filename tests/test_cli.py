@@ -104,7 +104,7 @@ def test_a_filter_that_leaves_nothing_says_what_there_is(cli: Any, tiny: str) ->
     out = cli("attn", tiny, "--tokens-at", "64")[1]
 
     assert (
-        "none of the layers is like that: they are self, cross, with 64, 256 query tokens, in down_blocks.0, mid_block, up_blocks.1" in out
+        "no layer matches; this UNet has self, cross attention with 64, 256 query tokens in down_blocks.0, mid_block, up_blocks.1" in out
     )
 
 
@@ -206,8 +206,8 @@ def test_a_filtered_table_says_how_many_there_are(cli: Any) -> None:
     """What is left out is counted, and maps are said not to be held in memory."""
     _, out, _ = cli("attn", "sd15", "--kind", "cross", "--device", "meta")
 
-    assert "16 shown of 32" in out
-    assert "scaled-dot-product attention never holds them in memory: they would be this large, the largest 19.25 MiB in float32" in out
+    assert "16 of 32 shown" in out
+    assert "scaled-dot-product attention does not materialize maps; the largest would take 19.25 MiB in float32" in out
 
 
 # One kind for each set of inputs that a config asks for; the UNet itself is always built by the same line.

@@ -18,7 +18,7 @@ from tests.test_profile import SMALL, Host, known
 from tests.tiny import traced
 from unetinspect.record import SCHEMA, Envelope, Profile, to_json
 from unetinspect.units import format_bytes
-from unetinspect.views.profile import format_percent, profile_table
+from unetinspect.views.costs import format_percent, profile_table
 from unetinspect.views.render import Screen, render_csv, render_table
 from unetinspect.views.schema import json_schema
 
@@ -89,7 +89,7 @@ def test_what_stands_below_the_table() -> None:
     )
     assert below[6:9] == [
         f"peak of activations: measured 2 MiB; estimated {format_bytes(record.totals.peak_activation_bytes)} ({error:+.1f} %)",
-        "  with what kernels use while they run: 3 MiB",
+        "  with the kernels' workspaces: 3 MiB",
         f"  allocated before: 5 MiB, weights {format_bytes(record.totals.weight_bytes)}",
     ]
     assert below[9].startswith("times are medians of 5 repeats after 2 warm-ups, ")

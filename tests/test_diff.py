@@ -12,8 +12,7 @@ import pytest
 from tests.tiny import condition, traced, traced_once
 from unetinspect.compare import compare
 from unetinspect.record import to_json
-from unetinspect.record.diff import Diff, NameCounts
-from unetinspect.record.diff_parts import LayerDiff, StageDiff
+from unetinspect.record.diff import Diff, LayerDiff, NameCounts, StageDiff
 
 
 @cache

@@ -12,8 +12,7 @@ import pytest
 
 from tests.tiny import traced
 from unetinspect.compare import compare
-from unetinspect.record.diff import Diff, NameCounts, Quantity
-from unetinspect.record.diff_parts import SkipDiff, SkipSide
+from unetinspect.record.diff import Diff, NameCounts, Quantity, SkipDiff, SkipSide
 from unetinspect.units import format_count
 from unetinspect.views.diff import diff_csv, diff_markdown, diff_sections, diff_text
 from unetinspect.views.diff_words import difference, folded, skip_text, weights_text
@@ -46,7 +45,7 @@ def test_a_comparison_fits_80_columns_whole(a: str, b: str) -> None:
     assert not any("shortened" in hint for hint in left_out)
     for section in diff_sections(diff):
         layout = fit(section.table, 80)
-        values = [value for line in layout.lines for value, column in zip(line, layout.columns, strict=True) if not column.wrap]
+        values = [value for row in layout.rows for value, column in zip(row, layout.columns, strict=True) if not column.wrap]
         assert all(value.strip() in text for value in values)
 
 
@@ -82,7 +81,7 @@ def test_what_is_the_same_is_one_line() -> None:
         "A: sd15, UNet2DConditionModel, sample 64x64, batch 2, float32 on meta\n"
         "B: sd14, UNet2DConditionModel, sample 64x64, batch 2, float32 on meta\n"
         "the same: 15 stages, 12 skips, config and totals\n\n"
-        "weights: all 686 tensors of A fit B, and the other way round\n"
+        "weights: all 686 tensors of A fit B, and vice versa\n"
     )
 
 
@@ -91,8 +90,8 @@ def test_two_sizes_are_one_line_for_each_part() -> None:
     text, _ = diff_text(compare(traced("sd15"), traced("sd15", latent=16)), Screen(width=80))
 
     assert "stages: 2 the same, 13 the same at another size\n" in text
-    assert "12 skips of another shape, else the same\n" in text
-    assert "32 attention layers over maps of another size, else the same\n" in text
+    assert "12 skips differ only in shape\n" in text
+    assert "32 attention layers differ only in map size\n" in text
     assert "params 859.5 M" in text.partition("the same: ")[2]
     assert "sd15  " not in text  # two of one name are A and B
 
@@ -198,5 +197,5 @@ def test_weights_are_told_in_one_line() -> None:
     counts = NameCounts(same=148, changed=158, added=52, removed=380)
 
     assert weights_text(counts) == (
-        "weights: 148 of A's 686 tensors fit B by name and shape, 158 of another shape there, 380 not in B; 52 of B not in A"
+        "weights: 148 of A's 686 tensors fit B by name and shape, 158 with a different shape, 380 not in B; 52 of B not in A"
     )

@@ -15,7 +15,7 @@ from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.header import PREFIX_BYTES, Header, TensorSpec, header_length, parse_header
 from unetinspect.checkpoint.identify import identify, unet_names
 from unetinspect.record import Checkpoint
-from unetinspect.views.checkpoint import checkpoint_table
+from unetinspect.views.checks import checkpoint_table
 from unetinspect.views.render import Screen, render_table
 
 
@@ -165,7 +165,7 @@ def test_the_view_starts_with_the_summary_and_fits_80_columns() -> None:
     assert lines[0].startswith("some.safetensors: a whole Stable Diffusion 1 checkpoint")
     assert max(map(len, lines)) <= 80
     assert "catalog: sd15, sd14, sd-image-variations" in lines
-    assert text.index("text encoder  ") < text.index("evidence:") < text.index("not told by the header:")
+    assert text.index("text encoder  ") < text.index("evidence:") < text.index("not in the header (assumed):")
 
 
 def test_control_characters_of_a_file_are_shown_and_not_obeyed() -> None:

@@ -17,7 +17,6 @@ from tests.checkpoints import built_shapes, header_of, write_checkpoint
 from tests.kinds_other import AUDIO
 from tests.test_imports import imported_after
 from tests.tiny import CONDITION, PLAIN
-from unetinspect.api import loaded_trace
 from unetinspect.errors import ConfigError
 from unetinspect.record import Source, Trace
 from unetinspect.run.cache import RecordCache, Recorder
@@ -110,7 +109,7 @@ def test_overrides_and_saved_traces_hit_it_too(kept: RecordCache) -> None:
     assert assert_taken_as_if_fresh(kept, model_of(CONDITION), ON_META, {"layers_per_block": 2}).model.config_overrides == (
         "layers_per_block",
     )
-    assert assert_taken_as_if_fresh(kept, loaded_trace(first)) == first
+    assert assert_taken_as_if_fresh(kept, LoadedModel.from_trace(first)) == first
 
 
 def test_what_is_plugged_in_is_reduced_likewise(kept: RecordCache) -> None:

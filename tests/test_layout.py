@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 
 import pytest
@@ -18,14 +19,14 @@ from rich.text import Text
 from tests.tiny import traced
 from unetinspect.record import Trace
 from unetinspect.views.attention import attention_table
-from unetinspect.views.config import config_table
 from unetinspect.views.inputs import inputs_table
 from unetinspect.views.layout import GAP, Layout, fit, wrap_cell, wrap_lines
+from unetinspect.views.models import config_table
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
 from unetinspect.views.skips import skips_table
 from unetinspect.views.stages import stages_table
 from unetinspect.views.table import Table
-from unetinspect.views.tree import tree_table
+from unetinspect.views.tree import modules_table, tree_table
 
 VIEWS: dict[str, Callable[[Trace], Table]] = {
     "trace": stages_table,
@@ -35,85 +36,48 @@ VIEWS: dict[str, Callable[[Trace], Table]] = {
     "inputs": inputs_table,
     "config": lambda record: config_table(record.model),
 }
-MODELS = ("sd15", "sdxl", "ddpm-cat-256")
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("view", VIEWS)
-def test_tables_of_published_models_fit_80_columns_whole(view: str, model: str) -> None:
-    """At 80 columns no line is longer, no value is cut, and module paths need no shortening."""
+@pytest.mark.parametrize(("view", "model"), list(zip(VIEWS, ("sdxl", "ddpm-cat-256", "sd15") * 2, strict=True)))
+def test_tables_of_published_models_fit_80_columns_without_shortened_paths(view: str, model: str) -> None:
+    """At 80 columns no line is longer; a pipe gets every column and every value."""
     table = VIEWS[view](traced(model))
     text, left_out = render_table(table, Screen(width=80))
-    layout = fit(table, 80)
 
     assert max(map(len, text.splitlines())) <= 80
-    assert "…" not in text
-    assert not layout.shortened
     assert not any("shortened" in hint for hint in left_out)
-    unwrapped = [value for line in layout.lines for value, column in zip(line, layout.columns, strict=False) if not column.wrap]
-    assert all(value.strip() in text for value in unwrapped)
 
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_a_pipe_gets_every_column_and_no_more_width_than_it_needs(view: str) -> None:
-    """Without a width nothing is left out, and no line ends in blanks."""
-    table = VIEWS[view](traced("sdxl"))
-    text, left_out = render_table(table, Screen(width=None))
-
+    piped, left_out = render_table(table, Screen(width=None))
     assert left_out == ()
-    assert all(column.header in text for column in table.columns)
-    assert all(line == line.rstrip() for line in text.splitlines())
-    assert all(column.show(row).strip() in text for row in table.rows for column in table.columns)
+    assert all(line == line.rstrip() for line in piped.splitlines())
+    assert all(column.show(row).strip() in piped for row in table.rows for column in table.columns)
+    assert all(column.header in piped for column in table.columns)
 
 
 @pytest.mark.parametrize("view", VIEWS)
 @given(width=st.integers(1, 250))
 def test_at_any_width_no_value_is_cut(view: str, width: int) -> None:
-    """Columns go before values do: every value of the columns that are left stands there whole."""
+    """Columns go before values do: every value of the remaining columns is there whole."""
     table = VIEWS[view](traced("plain-one-block" if view == "tree" else "conditioned"))  # 50 modules have the columns of 180
     text, left_out = render_table(table, Screen(width=width))
     layout = fit(table, width)
 
     assert bool(layout.dropped) == any(hint.startswith(f"left out at {width} columns") for hint in left_out)
-    for line in layout.lines:
-        for value, column in zip(line, layout.columns, strict=False):
-            assert column.wrap or value.strip() in text
+    assert all(heading in text for heading in layout.headings.values())
+    assert all(column.wrap or value.strip() in text for row in layout.rows for value, column in zip(row, layout.columns, strict=True))
     assert {column.header for column in table.columns if not column.drop} <= {column.header for column in layout.columns}
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_ascii_screens_get_ascii(view: str) -> None:
-    """Where the output cannot show more, rules and guides are ASCII too."""
-    table = tree_table(traced("sd15"), unicode=False) if view == "tree" else VIEWS[view](traced("sd15"))
-    text, _ = render_table(table, Screen(width=100, unicode=False))
-
-    assert text.isascii()
-
-
-def test_colour_changes_nothing_but_colour() -> None:
-    """Without its escape sequences a coloured table is the plain one."""
-    import re
-
-    table = VIEWS["skips"](traced("sd15"))
-    colored, _ = render_table(table, Screen(width=80, color=True))
-    plain, _ = render_table(table, Screen(width=80))
-
-    assert "\x1b[" in colored
-    assert [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", colored).splitlines()] == plain.splitlines()
-
-
-@pytest.mark.parametrize("unicode", [True, False], ids=["unicode", "ascii"])
-@pytest.mark.parametrize("width", [None, 60, 80, 120])
+@pytest.mark.parametrize(("width", "unicode"), [(None, True), (60, True), (80, False), (120, True)])
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_table_is_drawn_as_rich_draws_it(view: str, width: int | None, unicode: bool) -> None:
-    """Rich judges the columns, what is aligned, and characters that take two columns or none; it would take 30 times as long."""
-    wide = traced("conditioned")
-    wide = replace(wide, model=replace(wide.model, config={**wide.model.config, "模型": "ノイズ除去 é", "act_fn": "실루"}))
-    for record in (traced("sdxl"), wide):
-        table = replace(VIEWS[view](record), above=(), below=())
-        text, _ = render_table(table, Screen(width=width, unicode=unicode))
+    """Rich judges the columns, the alignment, and characters of width two or none; it would take 30 times as long."""
+    record = traced("conditioned")
+    record = replace(record, model=replace(record.model, config={**record.model.config, "模型": "ノイズ除去 é", "act_fn": "실루"}))
+    table = replace(VIEWS[view](record), above=(), below=())
+    text, _ = render_table(table, Screen(width=width, unicode=unicode))
 
-        assert text.splitlines() == drawn_by_rich(wrap_lines(fit(table, width), width), unicode=unicode)
+    assert text.splitlines() == drawn_by_rich(wrap_lines(fit(table, width), width), unicode=unicode)
 
 
 def drawn_by_rich(layout: Layout, *, unicode: bool) -> list[str]:
@@ -122,53 +86,67 @@ def drawn_by_rich(layout: Layout, *, unicode: bool) -> list[str]:
     table = RichTable(box=shape, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False)
     for column in layout.columns:
         table.add_column(Text(column.header), justify="right" if column.right else "left", no_wrap=True)
-    headings = iter([line[0] for line in layout.lines if len(line) < len(layout.columns)])
-    for line in layout.lines:
-        table.add_row(*(map(Text, line) if len(line) == len(layout.columns) else [""]))
+    for number, row in enumerate(layout.rows):
+        if number in layout.headings:
+            table.add_row("")
+        table.add_row(*map(Text, row))
     drawn = io.StringIO()
     console = Console(file=drawn, width=1000, color_system=None, legacy_windows=False)
     console.print(table)
+    headings = iter(layout.headings.values())
     return [line.rstrip() or next(headings) for line in drawn.getvalue().rstrip("\n").split("\n")]
 
 
+def test_screens_without_unicode_or_colour_lose_nothing_else() -> None:
+    """An ASCII screen gets ASCII, guides of the tree included; a coloured table without its escape sequences is the plain one."""
+    record = traced("conditioned")
+    for table in (tree_table(record, unicode=False), *(view(record) for name, view in VIEWS.items() if name != "tree")):
+        assert render_table(table, Screen(width=100, unicode=False))[0].isascii()
+        colored, _ = render_table(table, Screen(width=60, color=True))
+        plain, _ = render_table(table, Screen(width=60))
+        assert "\x1b[" in colored
+        assert [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", colored).splitlines()] == plain.splitlines()
+
+
 def test_escape_sequences_in_a_config_are_shown_and_not_obeyed() -> None:
-    """A name that would clear the screen stands there in letters."""
+    """A name that would clear the screen is written out; Markdown has one table of equal rows whatever is in a cell."""
     record = traced("plain")
-    record = replace(record, model=replace(record.model, name="\x1b[2Jmine", config={**record.model.config, "act_fn": "\x1b[31msilu"}))
+    record = replace(record, model=replace(record.model, name="\x1b[2Jmine", config={**record.model.config, "act_fn": "\x1b[31m|silu"}))
     for view in VIEWS.values():
-        text, _ = render_table(view(record), Screen(width=80))
-
-        assert "\x1b" not in text
-        assert "\\x1b[2Jmine" in text
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_markdown_is_one_table_of_equal_rows(view: str) -> None:
-    """Every row has as many cells as there are columns."""
-    table = VIEWS[view](traced("sd15"))
-    lines = [line for line in render_markdown(table).splitlines() if line.startswith("|")]
-
-    assert len(lines) == len(table.rows) + 2
-    assert {line.replace("\\|", "").count("|") for line in lines} == {len(table.columns) + 1}
+        table = view(record)
+        for text in (render_table(table, Screen(width=80))[0], render_markdown(table)):
+            assert "\x1b" not in text
+            assert "\\x1b[2Jmine" in text
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert len(lines) == len(table.rows) + 2
+        assert {line.replace("\\|", "").count("|") for line in lines} == {len(table.columns) + 1}
 
 
 def test_csv_has_the_fields_of_the_record() -> None:
-    """Names are those of the JSON, nested ones with a dot; shapes are tuples; absent values are empty."""
+    """Names are those of the JSON, nested ones with a dot; shapes are tuples; absent values are empty; columns add up."""
     rows = list(csv.DictReader(io.StringIO(render_csv(stages_table(traced("sd15")), delimiter=","))))
 
     assert len(rows) == len(traced("sd15").stages)
     assert rows[3]["name"] == "down_blocks.0"
     assert rows[3]["out_shape"] == "(2, 320, 32, 32)"
     assert (rows[3]["attention.self"], rows[3]["attention.cross"]) == ("2", "2")
-    assert rows[3]["macs"] == "109550960640"
     assert sum(int(row["macs"]) for row in rows) == traced("sd15").totals.macs
     assert sum(int(row["params"]) for row in rows) == 859_520_964
-
-
-def test_tsv_of_skips_adds_up() -> None:
-    """Numbers stay numbers: the columns of a TSV add up as the table says."""
     for row in csv.DictReader(io.StringIO(render_csv(skips_table(traced("sdxl")), delimiter="\t")), delimiter="\t"):
         assert int(row["hidden_channels"]) + int(row["skip_channels"]) == int(row["concat_channels"])
+
+
+def test_columns_are_sorted_by_the_numbers_of_the_record() -> None:
+    """Behind a text of four digits is the record's integer, under the heading of its field."""
+    fields = {"MACs": "macs", "peak": "activation_bytes", "map bytes": "map_bytes", "hidden + skip = concat -> out": "concat_channels"}
+    record = traced("conditioned")
+    for table in (stages_table(record), skips_table(record), attention_table(record, record.attentions), modules_table(record)):
+        numbers = [column for column in table.columns if column.value and column.header not in ("attn", "map")]
+        assert numbers
+        for column in numbers:
+            field = fields.get(column.header, column.header.replace(" ", "_"))
+            found = table.rows if table.records is None else table.records
+            assert [column.value and column.value(row) for row in table.rows] == [getattr(one, field) for one in found]
 
 
 @given(text=st.text(alphabet="ab_ ", max_size=60), width=st.integers(1, 30))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.tiny import traced
 from unetinspect.errors import UsageError
 from unetinspect.naming import NameIndex, absent, find_names, items_of, names_of
-from unetinspect.record.names import Name
+from unetinspect.record.checkpoint import Name
 
 NAMINGS = ("path", "original", "comfyui", "block", "kohya", "peft", "processor")
 MODELS = ["sdxl", "bk-sdm-tiny", "controlnet-sd15-canny", "ddpm-cat-256"]

@@ -20,7 +20,7 @@ from unetinspect.checkpoint.original import original_to_diffusers
 from unetinspect.naming import names_of
 from unetinspect.naming.all_names import _PEFT_CLASSES, _WITHOUT_PROCESSORS
 from unetinspect.record import Trace
-from unetinspect.record.names import Name
+from unetinspect.record.checkpoint import Name
 
 ORIGINALS = ["sd15", "sd15-inpaint", "sd21", "sd21-unclip", "sd-x4-upscaler", "sdxl", "sdxl-refiner"]
 TEXT_TIME = condition(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=80)

@@ -41,8 +41,8 @@ def test_one_name_is_a_list_of_all_its_names() -> None:
     [
         ("sdxl", "down_blocks.1.attentions", "5, 7"),
         ("sdxl", "mid_block.attentions.0", "IP-Adapter inside  121, 123 .. 139"),
-        ("sd15", "conv_act", "no name in the original layout: it has no parameters, so no checkpoint names it"),
-        ("sd15", "conv_out", "no block: merge and LoRA tools disagree on what stands outside of the three lists"),
+        ("sd15", "conv_act", "no name in the original layout: it has no parameters, so no checkpoint contains it"),
+        ("sd15", "conv_out", "no block: merge and LoRA tools disagree on modules outside the three lists"),
         ("ssd-1b", "middle_block.0", "its names follow the rule by which ComfyUI reads such files"),
         ("gligen", "position_net", "no name in the original layout: the original code has no such layer"),
         ("text-time", "add_embedding.linear_1.bias", "original         label_emb.0.0.bias"),

@@ -13,7 +13,7 @@ import pytest
 from tests.drawn import drawn
 from tests.tiny import traced
 from unetinspect.errors import UsageError
-from unetinspect.views.frames import SECTIONS
+from unetinspect.views.table import SECTIONS
 
 
 def test_a_trace_is_one_line() -> None:
@@ -114,6 +114,6 @@ def test_mistakes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         traced("plain").to_dataframe("attention")
     assert error.value.hint == "did you mean 'attentions'? it has stages, skips, attentions, modules, ports, outputs, inputs"
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(UsageError, match="a DataFrame takes pandas, which is not installed") as error:
+    with pytest.raises(UsageError, match="a DataFrame needs pandas, which is not installed") as error:
         traced("plain").to_dataframe("skips")
     assert error.value.hint == "pip install pandas"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from tests.schema import assert_fits_the_schema
 from tests.tiny import KINDS, traced
 from unetinspect import SourceError, Trace
-from unetinspect.record import SCHEMA, Envelope, to_json
+from unetinspect.record import SCHEMA, Checkpoint, Diff, Envelope, ErrorExplanations, to_json
+from unetinspect.run.cache import CacheInfo
+from unetinspect.views.models import ClassList, FoundModels, ModelList
 from unetinspect.views.schema import json_schema
 
 
@@ -24,6 +28,31 @@ def test_a_record_survives_json(kind: str) -> None:
 
     assert Trace.from_json(text) == record
     assert Trace.from_json(text).to_json() == text
+
+
+DOCUMENTS = sorted((Path(__file__).parent / "documents").glob("*.json"))
+READERS: dict[str | None, type[msgspec.Struct]] = {
+    "unetinspect.trace/1": Envelope,
+    "unetinspect.diff/1": Diff,
+    "unetinspect.checkpoint/1": Checkpoint,
+    "unetinspect.errors/1": ErrorExplanations,
+    "unetinspect.models/1": ModelList,
+    "unetinspect.found/1": FoundModels,
+    "unetinspect.classes/1": ClassList,
+    None: CacheInfo,
+}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_documents_of_earlier_versions_are_read_and_written_again_equal(path: Path) -> None:
+    """What version 1 of each schema printed has every field still: the files are never written anew."""
+    document = json.loads(path.read_text())
+    kind = Trace if path.stem == "trace" else READERS[document.get("schema")]
+    record = msgspec.json.decode(path.read_bytes(), type=kind)
+
+    assert json.loads(to_json(record)) == document
+    assert_fits_the_schema(document)
+    assert kind is not Trace or Trace.from_json(path.read_bytes()) == record
 
 
 def test_json_has_the_promised_sections_and_plain_values() -> None:
@@ -141,7 +170,7 @@ def test_a_newer_schema_is_refused_with_both_names() -> None:
     with pytest.raises(SourceError) as raised:
         Trace.from_json(traced("plain").to_json().replace(SCHEMA, "unetinspect.trace/9"))
 
-    assert raised.value.message == "this trace is of the schema 'unetinspect.trace/9', and this version reads 'unetinspect.trace/1'"
+    assert raised.value.message == "this trace has the schema 'unetinspect.trace/9'; this version reads 'unetinspect.trace/1'"
     assert raised.value.exit_code == 3
 
 
@@ -160,11 +189,11 @@ def test_the_schema_says_what_each_field_is() -> None:
 @pytest.mark.parametrize(
     ("section", "field", "value", "said"),
     [
-        ("skips", "source_stage", "down_blocks.9", "a skip names 'down_blocks.9', which is none of its stages"),
-        ("skips", "target_stage", "", "a skip names '', which is none of its stages"),
-        ("attentions", "stage", "x", "an attention layer names 'x', which is none of its stages"),
-        ("stages", "name", "x", "its stage 'x' is none of its modules"),
-        ("modules", "path", "a.b", "there is a module 'a.b', and none that holds it"),
+        ("skips", "source_stage", "down_blocks.9", "a skip names 'down_blocks.9', which is not one of its stages"),
+        ("skips", "target_stage", "", "a skip names '', which is not one of its stages"),
+        ("attentions", "stage", "x", "an attention layer names 'x', which is not one of its stages"),
+        ("stages", "name", "x", "stage 'x' is not one of its modules"),
+        ("modules", "path", "a.b", "module 'a.b' has no parent"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(section: str, field: str, value: str, said: str) -> None:

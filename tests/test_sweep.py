@@ -201,5 +201,5 @@ def test_what_is_added_to_the_pass_is_said(cli: Any) -> None:
 
     for text in (table, traced):
         assert "FreeU:  b1 1.2, b2 1.4, s1 0.9, s2 0.2" in text
-        assert "with:   controlnet-sd15-canny plugged in" in text
-        assert "of the UNet alone: what controlnet-sd15-canny costs itself comes on top" in text
+        assert "with:   controlnet-sd15-canny attached" in text
+        assert "of the UNet alone, without controlnet-sd15-canny" in text

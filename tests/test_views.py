@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from math import prod
@@ -14,14 +16,13 @@ from msgspec.structs import replace
 
 from tests.tiny import KINDS, PLAIN, traced
 from unetinspect import Trace, trace
-from unetinspect.views.attention import attention_table
-from unetinspect.views.costs import cost_lines
-from unetinspect.views.explain import explain_skips
+from unetinspect.views.attention import attention_lines, attention_table, per_block_text
 from unetinspect.views.header import header
-from unetinspect.views.render import Screen, render_table
-from unetinspect.views.skips import skip_lines, skip_sum, skips_table
-from unetinspect.views.stages import attention_lines, per_block_text, stages_table
+from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
+from unetinspect.views.skips import explain_skips, skip_lines, skips_table
+from unetinspect.views.stages import cost_lines, stages_table
 from unetinspect.views.tree import tree_table, within_depth
+from unetinspect.views.words import skip_sum
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl", "ddpm-cat-256", "if-i-xl"])
@@ -71,7 +72,7 @@ def test_the_question_that_people_ask_is_answered_with_its_numbers() -> None:
 
     assert "layers_per_block + 1 = 3 resnets in every up block" in text
     assert "up_blocks.1 pops 3: its resnets take 1024, 1024, 768 channels" in text
-    assert "resnets.2 512 + 256 = 768 (down_blocks.3.downsamplers.0 was pushed with 256)" in text
+    assert "resnets.2 512 + 256 = 768 (down_blocks.3.downsamplers.0 pushed 256)" in text
     assert "1 + 3 + 3 + 3 + 3 + 3 + 2 = 18 skips" in text
 
 
@@ -95,7 +96,7 @@ def test_k_blocks_use_only_the_last_of_what_is_pushed() -> None:
     made = record.totals.skips
 
     assert made.produced > made.consumed == len(record.skips) == 3
-    assert f"{made.produced} skips produced != 3 consumed" in skip_lines(record)
+    assert f"{made.produced} skips produced, 3 consumed" in skip_lines(record)
     assert "does not follow the rule of layers_per_block + 1" in "\n".join(explain_skips(record))
 
 
@@ -106,7 +107,7 @@ def test_a_mismatch_is_written_beside_the_sum() -> None:
     wrong = replace(first, conv_channels=first.concat_channels + 1)
 
     assert skip_sum(wrong) == f"{skip_sum(first)} (MISMATCH: its first convolution takes {first.concat_channels + 1})"
-    assert f"MISMATCH in 1 of {len(record.skips)}: hidden + skip is not what the first convolution takes" in skip_lines(
+    assert f"MISMATCH in 1 of {len(record.skips)}: hidden + skip differs from the first convolution's input channels" in skip_lines(
         replace(record, skips=(wrong, *others))
     )
 
@@ -126,7 +127,7 @@ def test_attention_without_processors_and_halves_of_a_u_are_said_in_words() -> N
     """UNet1DModel's layers stand beside the usual count; a ControlNet has no way up, and blocks are named as they are."""
     assert attention_lines(traced("maestro-150k")) == [
         "attention layers per block, down | mid | up: 0, 0, 0, 0, 0, 0, 0, 0, 3, 3, 3, 3, 3 | 6 | 3, 3, 3, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0",
-        "36 attention layers without an attention processor: unet.attn_processors, and others' counts, leave them out",
+        "36 attention layers without an attention processor (not in unet.attn_processors)",
     ]
     assert attention_lines(traced("controlnet-sd15-canny"))[1] == "attention layers per block, down | mid: 4, 4, 4, 0 | 2"
     assert attention_lines(traced("hopper-medium-v2-value-function")) == ["no attention layers"]
@@ -157,32 +158,32 @@ def test_all_attention_layers_stand_in_blocks(model: str, line: str, blocks: str
             "controlnet-sd15-canny",
             {},
             [
-                "ControlNetModel has no skips: nothing that one stage made is concatenated in another",
-                "what it makes on its way down leaves it, to be added to a UNet's: 12 down_block_res_samples + 1 mid_block_res_sample",
+                "ControlNetModel has no skips: no stage concatenates a tensor of another",
+                "its outputs are added to a UNet's: 12 down_block_res_samples + 1 mid_block_res_sample",
             ],
         ),
-        ("amused-512", {}, ["UVit2DModel has no skips: nothing that one stage made is concatenated in another"]),
+        ("amused-512", {}, ["UVit2DModel has no skips: no stage concatenates a tensor of another"]),
         (
             "stable-cascade-decoder",
             {},
-            ["3 skips produced = 3 consumed", "read 7 times: a block that runs several times concatenates the same skip each time"],
+            ["3 skips produced, 3 consumed", "concatenated 7 times: a block that runs several times uses the same skip each time"],
         ),
         (
             "kandinsky-3",
             {},
             [
-                "3 skips produced = 3 consumed",
+                "3 skips produced, 3 consumed",
                 "concatenated outside any block, in Kandinsky3UNet's own forward",
-                "hidden + skip is what the first convolution takes, in 3 of 3",
+                "hidden + skip matches the first convolution's input channels (3 of 3)",
             ],
         ),
         (
             "sd15",
             {"freeu": (1.2, 1.4, 0.9, 0.2), "res": 64},
             [
-                "12 skips produced = 12 consumed",
-                "on their way, 6 of 12: filtered in the Fourier domain (those of up_blocks.0, up_blocks.1)",
-                "hidden + skip is what the first convolution takes, in 12 of 12",
+                "12 skips produced, 12 consumed",
+                "changed on the way, 6 of 12: filtered in the Fourier domain (up_blocks.0, up_blocks.1)",
+                "hidden + skip matches the first convolution's input channels (12 of 12)",
             ],
         ),
     ],
@@ -203,9 +204,26 @@ def test_the_way_of_a_skip_is_a_column_only_where_something_happened() -> None:
         for record in (traced("sd15", res=64), traced("ncsnpp-church-256"), traced("sd15", res=64, freeu=(1.2, 1.4, 0.9, 0.2)))
     )
 
-    assert "on its way" in filtered
-    assert "on its way" not in plain
-    assert "on its way" not in summed
+    assert "changes" in filtered
+    assert "changes" not in plain
+    assert "changes" not in summed
+
+
+def test_a_skip_has_one_label_in_every_form() -> None:
+    """Channels, sum and changes are the same in the table, Markdown, CSV, the HTML page and each drawing; here each is written anew."""
+    record = traced("sd15", res=64, freeu=(1.2, 1.4, 0.9, 0.2), plug_in="controlnet-sd15-canny")
+    table, drawing = skips_table(record), record.draw(level="layer")
+    rows = csv.DictReader(io.StringIO(render_csv(table, delimiter=",")))
+    tables = [render_table(table, Screen(width=None))[0], render_markdown(table), drawing.html().replace("→", "->")]
+    drawings = [drawing.svg(), drawing.mermaid(), drawing.dot(), drawing.text()]
+
+    for skip, row in zip(record.skips, rows, strict=True):
+        filtered = skip.target_stage in ("up_blocks.0", "up_blocks.1")
+        way = f"+ down_block_additional_residuals.{skip.index}{'; filtered in the Fourier domain' if filtered else ''}"
+        channels = f"{row['hidden_channels']} + {row['skip_channels']} = {row['concat_channels']} -> {row['out_channels']}"
+        assert [change["kind"] for change in json.loads(row["changes"])] == ["sum", "filter"][: 1 + filtered]
+        assert all(channels in text and way in text for text in tables)
+        assert all(f"{row['skip_channels']} (sum{', filter' if filtered else ''})" in text for text in drawings)
 
 
 def test_headers_say_what_decided_each_size() -> None:
@@ -275,11 +293,11 @@ def test_costs_are_told_in_every_convention() -> None:
     assert lines[0] == "MACs:   803.3 GMACs for the batch of 2 (1.607 TFLOPs): 443.9 G conv + 233.3 G linear + 126.1 G attention products"
     assert lines[1].split("; ") == [
         "        401.6 GMACs per sample",
-        "338.6 GMACs without attention products, as most papers and counters print it",
+        "338.6 GMACs without attention products, as in most papers and counters",
     ]
-    assert lines[2].startswith("        not counted, for want of a formula: 108 add, 68 silu, ")
+    assert lines[2].startswith("        not counted (no FLOP formula): 108 add, 68 silu, ")
     assert lines[3] == "peak:   260.0 MiB of activations, in up_blocks.3.attentions.0.transformer_blocks.0.ff.net.0"
-    assert lines[4].startswith("        2.117 GiB if attention held its maps, in up_blocks.3.attentions.0.")
+    assert lines[4].startswith("        2.117 GiB with materialized attention maps, in up_blocks.3.attentions.0.")
 
 
 def test_a_pass_without_attention_or_cfg_says_no_more_than_there_is() -> None:

@@ -87,7 +87,7 @@ def _load(model: Any, where: Mapping[str, Any]) -> LoadedModel:
     if isinstance(model, str | os.PathLike):
         return read_model(model, **where)
     if isinstance(model, Trace):
-        return loaded_trace(model)
+        return LoadedModel.from_trace(model)
     if _is_live(model):
         from unetinspect.run.live import LiveModule
 
@@ -112,18 +112,6 @@ def _is_live(model: Any) -> bool:
             hint="pass a catalog name, a path, a hub ID, a config dict, a module or a Trace",
         )
     return True
-
-
-def loaded_trace(record: Trace) -> LoadedModel:
-    """Take a record as a model to trace again: its config as it was given, its VAE factor, its name."""
-    return LoadedModel(
-        name=record.model.name,
-        config=record.model.given_config,
-        source=record.model.source,
-        vae_scale_factor=record.run.vae_scale_factor,
-        medium=record.run.medium,
-        vae_scale_from=record.run.vae_scale_from,
-    )
 
 
 def _trace_live(module: Any, request: Any, overrides: Mapping[str, Any], plugged: LoadedModel | None) -> Trace:

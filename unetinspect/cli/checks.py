@@ -31,7 +31,7 @@ def check(
     ] = None,
 ) -> None:
     """Example: unetinspect check ddpm-cat-256 --res 100 --expect skips=20"""
-    from unetinspect.views.check import check_table
+    from unetinspect.views.checks import check_table
 
     output = Output(options)
     run = checking(options, output, weights=weights, expect=expect or [])
@@ -52,7 +52,7 @@ def identify(
 ) -> None:
     """Example: unetinspect identify v1-5-pruned-emaonly.safetensors"""
     from unetinspect.source.read import read_weights
-    from unetinspect.views.checkpoint import checkpoint_table
+    from unetinspect.views.checks import checkpoint_table
 
     output = Output(options)
     found = read_weights(file, revision=options.revision, subfolder=options.subfolder, token=options.token, offline=options.offline)
@@ -67,7 +67,7 @@ def explain_error(
 ) -> None:
     """Example: unetinspect explain-error 'mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)'"""
     from unetinspect.explain import explain_error as explain
-    from unetinspect.views.errors import explanations_table
+    from unetinspect.views.checks import explanations_table
 
     output = Output(options)
     explanations = explain(_read_text(text))

@@ -44,7 +44,7 @@ def skips(
     output = Output(options)
     record = traced(options, output)
     if explain:
-        from unetinspect.views.explain import explain_skips
+        from unetinspect.views.skips import explain_skips
 
         output.say(explain_skips(record), option="--explain")
     else:

@@ -18,7 +18,7 @@ _HOW = "How to run"
 @takes(SweepOptions)
 def sweep(options: SweepOptions, more: More = None) -> None:
     """Example: unetinspect sweep sd15 --res 256,512,768,1024 --batch 1,2"""
-    from unetinspect.views.sweep import sweep_table
+    from unetinspect.views.costs import sweep_table
 
     output = Output(options)
     run = sweeping(options, output)
@@ -50,7 +50,7 @@ def profile(
     request = request_of(options)
     overrides = parse_overrides(options.overrides or [])
     from unetinspect.profile.clock import cuda_device
-    from unetinspect.views.profile import profile_table
+    from unetinspect.views.costs import profile_table
 
     cuda_device(request.device)  # before anything is read: without a device, nothing else matters
     plugged = read_plugged(options, output)

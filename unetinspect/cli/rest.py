@@ -17,7 +17,7 @@ from unetinspect.record import SCHEMA, Envelope, ModelInfo
 @takes(ModelOptions)
 def config(options: ModelOptions) -> None:
     """Example: unetinspect config sdxl --json | jq .model.config.attention_head_dim"""
-    from unetinspect.views.config import config_table
+    from unetinspect.views.models import config_table
 
     output = Output(options)
     model = configured(options, output)
@@ -76,7 +76,7 @@ def cache(
 ) -> None:
     """Example: unetinspect cache clear"""
     from unetinspect.run.cache import RecordCache
-    from unetinspect.views.cache import cache_table
+    from unetinspect.views.models import cache_table
 
     output = Output(options)
     kept = RecordCache()

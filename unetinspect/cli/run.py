@@ -336,9 +336,7 @@ def to_trace_again(model: LoadedModel) -> LoadedModel:
     """Take a saved trace as its config; what else was read stays as it is."""
     if model.trace is None:
         return model
-    from unetinspect.api import loaded_trace
-
-    return loaded_trace(model.trace)
+    return LoadedModel.from_trace(model.trace)
 
 
 def read_plugged(options: PassOptions, output: Output) -> LoadedModel | None:

@@ -9,8 +9,7 @@ from unetinspect.compare.parts import change_of, compare_attentions, compare_ski
 from unetinspect.compare.stages import stage_pairs
 from unetinspect.compare.totals import compare_totals, diff_side, differ, notes
 from unetinspect.record import Shape, Stage, Trace
-from unetinspect.record.diff import Diff, NameCounts
-from unetinspect.record.diff_parts import LayerDiff, StageDiff
+from unetinspect.record.diff import Diff, LayerDiff, NameCounts, StageDiff
 
 __all__ = ["compare"]
 

@@ -8,7 +8,7 @@ from math import inf
 
 from unetinspect.compare.align import Place, align, channels, level
 from unetinspect.record import Module, Trace
-from unetinspect.record.diff_parts import LayerDiff, LayerSide
+from unetinspect.record.diff import LayerDiff, LayerSide
 
 _LISTS = ("ModuleList", "ModuleDict")
 _SAMPLERS = ("downsamplers", "downscalers")
@@ -143,6 +143,4 @@ def _own(modules: Modules, module: Module) -> int:
 
 
 def _side(module: Module | None) -> LayerSide | None:
-    if module is None:
-        return None
-    return LayerSide(path=module.path, class_name=module.class_name, detail=module.detail, params=module.params)
+    return None if module is None else LayerSide.of(module)

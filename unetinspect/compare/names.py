@@ -9,8 +9,7 @@ from msgspec import UNSET
 
 from unetinspect.observe.stages import paths_above
 from unetinspect.record import InputInfo, ModelInfo, Port, Shape, Trace
-from unetinspect.record.diff import ConfigDiff, InputDiff, NameCounts, Origin, TensorsDiff
-from unetinspect.record.diff_parts import Change
+from unetinspect.record.diff import Change, ConfigDiff, InputDiff, NameCounts, Origin, TensorsDiff
 
 
 def compare_configs(a: ModelInfo, b: ModelInfo) -> tuple[ConfigDiff, ...]:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from unetinspect.compare.align import merged
 from unetinspect.record import Attention, Skip
-from unetinspect.record.diff_parts import AttentionDiff, AttentionSide, Change, SkipDiff, SkipSide
+from unetinspect.record.diff import AttentionDiff, AttentionSide, Change, SkipDiff, SkipSide
 
 Part = TypeVar("Part")
 _Key = tuple[str, int, int]
@@ -77,31 +77,8 @@ def _pairs(a: Mapping[_Key, Part], b: Mapping[_Key, Part], paths: Mapping[str, s
 
 
 def _skip_side(skip: Skip) -> SkipSide:
-    return SkipSide(
-        source=skip.source,
-        target=skip.target,
-        call=skip.call,
-        shape=skip.shape,
-        hidden_channels=skip.hidden_channels,
-        skip_channels=skip.skip_channels,
-        concat_channels=skip.concat_channels,
-        out_channels=skip.out_channels,
-        combine=skip.combine,
-        changes=tuple(change.kind for change in skip.changes),
-    )
+    return SkipSide.of(skip, changes=tuple(change.kind for change in skip.changes))
 
 
 def _attention_side(layer: Attention) -> AttentionSide:
-    return AttentionSide(
-        path=layer.path,
-        stage=layer.stage,
-        call=layer.call,
-        kind=layer.kind,
-        processor=layer.processor,
-        heads=layer.heads,
-        head_dim=layer.head_dim,
-        query_tokens=layer.query_shape[2],
-        key_tokens=layer.key_shape[2],
-        map_shape=layer.map_shape,
-        macs=layer.macs,
-    )
+    return AttentionSide.of(layer, query_tokens=layer.query_shape[2], key_tokens=layer.key_shape[2])

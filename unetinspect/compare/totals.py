@@ -23,13 +23,9 @@ def quantity(a: int | None, b: int | None) -> Quantity:
 def compare_totals(a: Trace, b: Trace) -> TotalsDiff:
     """Hold the totals against each other."""
     mine, other = a.totals, b.totals
+    costs = ("params", "weight_bytes", "macs", "flops", "peak_activation_bytes", "peak_activation_bytes_with_maps")
     return TotalsDiff(
-        params=quantity(mine.params, other.params),
-        weight_bytes=quantity(mine.weight_bytes, other.weight_bytes),
-        macs=quantity(mine.macs, other.macs),
-        flops=quantity(mine.flops, other.flops),
-        peak_activation_bytes=quantity(mine.peak_activation_bytes, other.peak_activation_bytes),
-        peak_activation_bytes_with_maps=quantity(mine.peak_activation_bytes_with_maps, other.peak_activation_bytes_with_maps),
+        **{name: quantity(getattr(mine, name), getattr(other, name)) for name in costs},
         attention={kind: quantity(_layers(mine.attention, kind), _layers(other.attention, kind)) for kind in _KINDS},
         transformer_blocks=quantity(*(sum(stage.transformer_blocks for stage in trace.stages) for trace in (a, b))),
         resnets=quantity(*(sum(stage.resnets for stage in trace.stages) for trace in (a, b))),
@@ -47,25 +43,9 @@ def differ(totals: TotalsDiff) -> bool:
 
 def diff_side(trace: Trace) -> DiffSide:
     """Say which UNet a side is, and how it was run."""
-    model, run = trace.model, trace.run
-    return DiffSide(
-        name=model.name,
-        class_name=model.class_name,
-        source=model.source,
-        params=trace.totals.params,
-        sample_size=run.sample_size,
-        image_size=run.image_size,
-        batch=run.batch,
-        cfg=run.cfg,
-        forward_batch=run.forward_batch,
-        frames=run.frames,
-        dtype=run.dtype,
-        device=run.device,
-        freeu=run.freeu,
-        plugged=run.plugged,
-        versions=run.versions,
-        overrides={key: model.config[key] for key in model.config_overrides if key in model.config},
-    )
+    model = trace.model
+    overrides = {key: model.config[key] for key in model.config_overrides if key in model.config}
+    return DiffSide.of(model, trace.run, params=trace.totals.params, overrides=overrides)
 
 
 def notes(a: Trace, b: Trace) -> Iterator[str]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from unetinspect.record import Trace
 from unetinspect.units import format_bytes, format_shape, format_si, format_size, plural
+from unetinspect.views.attention import attention_lines
 from unetinspect.views.header import added_lines
 from unetinspect.views.skips import returned_text
-from unetinspect.views.stages import attention_lines
 
 
 def caption(trace: Trace) -> Iterator[str]:

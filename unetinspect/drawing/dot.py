@@ -8,8 +8,9 @@ from html import escape
 
 from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Layer, Outline, Side, mark_text
-from unetinspect.drawing.words import Link, below, links_of, step_text, words_of
+from unetinspect.drawing.words import Link, below, links_of, words_of
 from unetinspect.units import format_shape, visible
+from unetinspect.views.words import step_text
 
 _TITLES: dict[Side, str] = {"top": "embeddings", "left": "down", "bottom": "mid", "right": "up"}
 _COLOURS: dict[Side, tuple[str, str]] = {

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Layer, Outline, Side, mark_text
-from unetinspect.drawing.words import Link, below, links_of, step_text, words_of
+from unetinspect.drawing.words import Link, below, links_of, words_of
 from unetinspect.units import format_shape, visible
+from unetinspect.views.words import step_text
 
 # In this order Mermaid draws down on the left.
 _TITLES: dict[Side, str] = {"right": "up", "left": "down", "bottom": "mid", "top": "embeddings"}

@@ -15,6 +15,7 @@ from msgspec import Struct
 from unetinspect.drawing.caption import caption
 from unetinspect.record import Attention, Module, Run, Shape, Skip, Stage, Trace
 from unetinspect.units import format_count
+from unetinspect.views.words import skip_sum
 
 Side = Literal["top", "left", "bottom", "right"]
 LayerKind = Literal["resnet", "attention", "downsample", "upsample", "other"]
@@ -161,13 +162,8 @@ def mark_text(mark: Mark, *, times: str = "x", of_one: bool = False) -> str:
 
 
 def sum_text(skip: Skip, *, arrow: str = "->") -> str:
-    """Write "1280 + 640 -> 1280": hidden + skip and what the resnet makes of them.
-
-    Where an observed concatenation is no such sum, it is written out, as `skips` does.
-    """
-    out = "?" if skip.out_channels is None else skip.out_channels
-    concat = "" if skip.hidden_channels + skip.skip_channels == skip.concat_channels else f" = {skip.concat_channels} (MISMATCH)"
-    return f"{skip.hidden_channels} + {skip.skip_channels}{concat} {arrow} {out}"
+    """Write "1280 + 640 -> 1280": hidden + skip and what the resnet makes of them."""
+    return skip_sum(skip, arrow=arrow, with_concat=False)
 
 
 def _runs(trace: Trace) -> Iterator[tuple[Stage, ...]]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
 from msgspec import Struct
 
 from unetinspect.drawing.outline import Box, Outline, mark_text, sum_text
-from unetinspect.record import Run, Shape, Skip
-from unetinspect.units import format_shape, format_size, plural, visible
-from unetinspect.views.skips import way_text as changes_text
+from unetinspect.record import Run, Skip
+from unetinspect.units import plural, visible
+from unetinspect.views.words import inside, place_text, skip_label, step_text
 
 
 class Link(Struct, frozen=True):
@@ -32,9 +31,8 @@ class Link(Struct, frozen=True):
 
     @property
     def channels(self) -> str:
-        """What to write on its line: the channels of the skip, and what happened to it on its way: "320 (sum, filter)"."""
-        kinds = ", ".join(dict.fromkeys(_kinds(self.skip)))
-        return f"{self.skip.skip_channels} ({kinds})" if kinds else str(self.skip.skip_channels)
+        """What to write on its line: "320 (sum, filter)"."""
+        return skip_label(self.skip)
 
     def sum(self, arrow: str) -> str:
         """Write "640 + 320 -> 320": what its target makes of the channels from below and those of the skip."""
@@ -43,13 +41,6 @@ class Link(Struct, frozen=True):
     @property
     def _times(self) -> str:
         return "" if self.times == 1 else f", {self.times} times"
-
-
-def _kinds(skip: Skip) -> Iterator[str]:
-    """Yield the kinds of the changes that are worth saying: a sum of what the skip is made of, which is named, is none."""
-    for change in skip.changes:
-        if changes_text(msgspec.structs.replace(skip, changes=(change,))):
-            yield change.kind
 
 
 def links_of(outline: Outline) -> tuple[Link, ...]:
@@ -69,17 +60,7 @@ def below(path: str, stage: str) -> str:
     >>> below("down_blocks.0.attentions.1", "down_blocks.0"), below("conv_in", "conv_in"), below("up_blocks.2.0", "up_blocks.2")
     ('attentions.1', 'output', 'up_blocks.2.0')
     """
-    if path == stage:
-        return "output"
-    name = path.removeprefix(f"{stage}.")
-    return path if name.replace(".", "").isdigit() else name
-
-
-def place_text(size: Shape | None, run: Run) -> str:
-    """Write the size that a box works at: "64x64", "1024 long", "256 tokens"; "" where it has none."""
-    if size is None:
-        return ""
-    return format_size(size) if len(size) > 1 else f"{size[0]} {'long' if run.medium == 'signal' else 'tokens'}"
+    return "output" if path == stage else inside(path, stage)
 
 
 def channels_text(box: Box) -> str:
@@ -95,15 +76,6 @@ def mark_texts(box: Box) -> list[str]:
 def way_text(box: Box, arrow: str) -> str:
     """Write what goes in and what comes out: "(2, 320, 64, 64) -> (2, 320, 32, 32)", once where they are the same."""
     return step_text(box.in_shape, box.out_shape, arrow)
-
-
-def step_text(before: Shape | None, after: Shape | None, arrow: str) -> str:
-    """Write two shapes with an arrow between them, or one where they are the same.
-
-    >>> step_text((2, 4), (2, 8), "->"), step_text((2, 4), (2, 4), "->")
-    ('(2, 4) -> (2, 8)', '(2, 4)')
-    """
-    return format_shape(after) if before == after else f"{format_shape(before)} {arrow} {format_shape(after)}"
 
 
 def shown(text: str, *, unicode: bool) -> str:

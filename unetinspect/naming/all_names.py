@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from unetinspect.naming.original import original_names, prefix_of, why_none
 from unetinspect.record import Module, Shape, Trace
-from unetinspect.record.names import Name
+from unetinspect.record.checkpoint import Name
 
 # Layers that a LoRA is made for; the second names are those of diffusers before 0.26.
 _KOHYA_LAYERS = ("Linear", "Conv2d", "LoRACompatibleLinear", "LoRACompatibleConv")

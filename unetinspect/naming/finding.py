@@ -7,7 +7,7 @@ from unetinspect.naming.all_names import items_of, names_of
 from unetinspect.naming.hints import unknown
 from unetinspect.naming.spellings import block_number, flat, ip_adapter_number, spellings, without_dots
 from unetinspect.record import Trace
-from unetinspect.record.names import Name
+from unetinspect.record.checkpoint import Name
 
 
 def find_names(trace: Trace, text: str) -> tuple[Name, ...]:

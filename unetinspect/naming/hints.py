@@ -9,7 +9,7 @@ from unetinspect.errors import UsageError, nearest_names
 from unetinspect.naming.all_names import absent, is_sdxl
 from unetinspect.naming.spellings import block_number, elsewhere, flat, ip_adapter_number, spellings
 from unetinspect.record import Trace
-from unetinspect.record.names import Name
+from unetinspect.record.checkpoint import Name
 
 
 def unknown(trace: Trace, names: Sequence[Name], text: str, typed: str) -> UsageError:

@@ -4,13 +4,25 @@ Nothing here knows torch, diffusers or how anything is shown. Shapes are tuples 
 counts and bytes are integers, an absent value is None (`null`).
 """
 
-from unetinspect.record.check import Check, Expectation, Finding, KeyMeaning, NearSize, SizeCheck, TensorDifference, WeightsCheck
-from unetinspect.record.checkpoint import Checkpoint, CheckpointPart, Content, Layout
+from unetinspect.record.check import (
+    Check,
+    ErrorExplanation,
+    ErrorExplanations,
+    Expectation,
+    Finding,
+    Fit,
+    KeyMeaning,
+    ModelMatch,
+    NearSize,
+    NumberMeaning,
+    PortFit,
+    SizeCheck,
+    TensorDifference,
+    WeightsCheck,
+)
+from unetinspect.record.checkpoint import Checkpoint, CheckpointPart, Content, Layout, Name
+from unetinspect.record.costs import AttentionMode, LargestMap, Profile, Spread, StageProfile, SweepPoint
 from unetinspect.record.diff import DIFF_SCHEMA, Diff
-from unetinspect.record.explanation import ErrorExplanation, ErrorExplanations, ModelMatch, NumberMeaning
-from unetinspect.record.names import Name
-from unetinspect.record.ports import Fit, Port, PortFit, PortKind
-from unetinspect.record.profile import AttentionMode, Profile, Spread, StageProfile
 from unetinspect.record.run import Constant, InputInfo, Medium, ModelInfo, OutputInfo, Run, Shape, Source, TensorInfo
 from unetinspect.record.sections import (
     Attention,
@@ -19,6 +31,8 @@ from unetinspect.record.sections import (
     ChangeKind,
     MacsByKind,
     Module,
+    Port,
+    PortKind,
     Role,
     Skip,
     SkipChange,
@@ -27,7 +41,6 @@ from unetinspect.record.sections import (
     Totals,
     Uncounted,
 )
-from unetinspect.record.sweep import LargestMap, SweepPoint
 from unetinspect.record.trace import SCHEMA, Envelope, Trace, to_json
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What would go wrong with a UNet: its config, a size, a checkpoint, an expectation."""
+"""What is wrong, or would be: findings of `check`, whether another model fits a UNet, what an error message means."""
 
 from __future__ import annotations
 
@@ -162,3 +162,88 @@ class Check(Struct, frozen=True, kw_only=True):
     sizes: tuple[SizeCheck, ...] = ()
     weights: WeightsCheck | None = None
     expectations: tuple[Expectation, ...] = ()
+
+
+class PortFit(Struct, frozen=True, kw_only=True):
+    """One tensor: what the UNet takes, and what it would be given.
+
+    Attributes:
+        name: The port, or the input that both are given.
+        takes: The shape that the UNet takes, None: it has no such port.
+        given: The shape that it is given, None: it is given none.
+        fits: Whether the one can be added to the other; of an input, whether both take the same.
+        reason: Why they do not fit, None where they do.
+    """
+
+    name: str
+    takes: Shape | None
+    given: Shape | None
+    fits: bool
+    reason: str | None = None
+
+
+class Fit(Struct, frozen=True, kw_only=True):
+    """Whether a ControlNet or T2I-Adapter fits a UNet, tensor by tensor.
+
+    Attributes:
+        name: What would be plugged in.
+        class_name: Its class.
+        fits: Whether every tensor fits.
+        rows: Each tensor that one gives or the other takes.
+    """
+
+    name: str
+    class_name: str
+    fits: bool
+    rows: tuple[PortFit, ...]
+
+
+class NumberMeaning(Struct, frozen=True, kw_only=True):
+    """A number or shape in an error message, and what it is: "154 = 2 x 77 tokens of encoder_hidden_states"."""
+
+    value: int | Shape
+    meaning: str
+
+
+class ModelMatch(Struct, frozen=True, kw_only=True):
+    """A model of the catalog that has a number of the message.
+
+    Attributes:
+        name: The catalog name.
+        role: Which side of the error it is: "its encoder_hidden_states are 2048 wide".
+        where: Where in it: config keys, modules with repeats as *.
+    """
+
+    name: str
+    role: str
+    where: tuple[str, ...] = ()
+
+
+class ErrorExplanation(Struct, frozen=True, kw_only=True):
+    """One error that was recognised in a text.
+
+    Attributes:
+        kind: What it is: "cross_attention_width", "skip_size", "in_channels", "added_cond_kwargs", "class_labels", "head_count",
+            "checkpoint", ...
+        error: The message as it stood in the text.
+        module: The module or function that raised it, where the text has a traceback that tells.
+        meaning: What it means for a UNet, in a few sentences.
+        numbers: Its numbers.
+        models: The models of the catalog that have them.
+        changes: What to change, most likely first.
+    """
+
+    kind: str
+    error: str
+    module: str | None = None
+    meaning: str
+    numbers: tuple[NumberMeaning, ...] = ()
+    models: tuple[ModelMatch, ...] = ()
+    changes: tuple[str, ...] = ()
+
+
+class ErrorExplanations(Struct, frozen=True, kw_only=True):
+    """Every error that was recognised, the one that was raised last first."""
+
+    schema: Literal["unetinspect.errors/1"] = "unetinspect.errors/1"
+    explanations: tuple[ErrorExplanation, ...]

@@ -1,42 +1,30 @@
-"""The `Diff`: two records held against each other, part by part. Every part of either side stands in it exactly once.
+"""The `Diff`: two records compared, part by part. Every part of either side is in it exactly once.
 
 A is the first UNet and B the second; every difference is B - A.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from unetinspect.record.diff_parts import AttentionDiff, Change, SkipDiff, StageDiff
-from unetinspect.record.run import Shape, Source
+from unetinspect.record.run import Excerpt, ModelInfo, Run, Shape, Source
+from unetinspect.record.sections import Attention, AttentionKind, Module, Skip, Stage, Totals
 
 DIFF_SCHEMA: Literal["unetinspect.diff/1"] = "unetinspect.diff/1"
 Origin = Literal["given", "default", "override", "absent"]
+Change = Literal["same", "renamed", "changed", "added", "removed"]
 
 
-class DiffSide(Struct, frozen=True, kw_only=True):
+class DiffSide(Excerpt, frozen=True, kw_only=True):
     """One of the two: which UNet it is, and how its forward pass was run.
 
     Attributes:
-        name: What it is called.
-        class_name: Its diffusers class.
-        source: Where its config was read.
-        params: Parameters, each counted once.
-        sample_size: (height, width) of `sample`; (length,) of a signal.
-        image_size: (height, width) in pixels; None where unknown.
-        batch: The user's batch.
-        cfg: Whether classifier-free guidance doubled it.
-        forward_batch: The batch that went through the UNet.
-        frames: Frames of a video; None: the class has none.
-        dtype: The dtype of the parameters.
-        device: The device of the pass.
-        freeu: The factors of FreeU, None where it is off.
-        plugged: What was plugged in, None: nothing.
-        versions: Of unetinspect, torch and diffusers.
         overrides: The config keys that were overridden, as `--set` does, with the values that they have now.
     """
+
+    fields_of: ClassVar = (ModelInfo, Run)
 
     name: str
     class_name: str
@@ -53,7 +41,7 @@ class DiffSide(Struct, frozen=True, kw_only=True):
     freeu: tuple[float, float, float, float] | None
     plugged: str | None
     versions: dict[str, str]
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 class ConfigDiff(Struct, frozen=True, kw_only=True):
@@ -90,22 +78,18 @@ class Quantity(Struct, frozen=True, kw_only=True):
     ratio: float | None
 
 
-class TotalsDiff(Struct, frozen=True, kw_only=True):
+class TotalsDiff(Excerpt, frozen=True, kw_only=True):
     """The totals of both.
 
     Attributes:
-        params: Parameters, each counted once.
-        weight_bytes: Their bytes.
-        macs: Multiply-accumulates of the pass, of the whole `forward_batch`.
-        flops: `2 * macs`.
-        peak_activation_bytes: The most bytes of activations that lived at once.
-        peak_activation_bytes_with_maps: The same, if every attention held its map.
         attention: Attention layers by kind, under the names of `totals.attention` in a trace: "self", "cross", ..., "total".
         transformer_blocks: Transformer blocks that ran.
         resnets: Resnets that ran.
         skips_produced: Skips that were produced.
         skips_consumed: Skips that were consumed.
     """
+
+    fields_of: ClassVar = (Totals,)
 
     params: Quantity
     weight_bytes: Quantity
@@ -166,6 +150,141 @@ class TensorsDiff(Struct, frozen=True, kw_only=True):
 
     total: NameCounts
     stages: dict[str, NameCounts]
+
+
+class LayerSide(Excerpt, frozen=True, kw_only=True):
+    """A layer as one side has it."""
+
+    fields_of: ClassVar = (Module,)
+
+    path: str
+    class_name: str
+    detail: str
+    params: int
+
+
+class LayerDiff(Struct, frozen=True, kw_only=True):
+    """A module inside a stage that is not the same on both sides.
+
+    What was added or removed is the outermost such module; what is changed is the innermost. A module of another class
+    is changed as a whole, and what lies in it is not listed.
+
+    Attributes:
+        change: "renamed" where nothing but its number in the list differs.
+        a: The module in A; None: added.
+        b: The module in B; None: removed.
+        differs: What differs: "class_name", "detail" (kernel size, epsilon, ...), "tensors" (the shapes of its own weights).
+        params: Parameters by which it differs, `b - a`; of a changed one, its own alone unless its class differs.
+    """
+
+    change: Change
+    a: LayerSide | None
+    b: LayerSide | None
+    differs: tuple[str, ...]
+    params: int
+
+
+class StageDiff(Struct, frozen=True, kw_only=True):
+    """A stage of A and the stage of B that stands in its place.
+
+    Attributes:
+        change: "renamed" where nothing but the name differs.
+        a: The stage in A; None: added.
+        b: The stage in B; None: removed.
+        differs: The fields of a stage that differ, `name` included; and "layers" where `layers` names what changed in it. What
+            lives beside a stage while it runs is no part of it: `activation_bytes` is not compared.
+        params: `b - a`; a side that is absent has none.
+        macs: `b - a`, likewise; None where either was not counted.
+        layers: What differs inside it; empty for an added or removed stage.
+        resized: Whether nothing differs but shapes and MACs, and these as the batch and the size of the sample do: the channels
+            are the same, and how often the sample was halved.
+    """
+
+    change: Change
+    a: Stage | None
+    b: Stage | None
+    differs: tuple[str, ...]
+    params: int
+    macs: int | None
+    layers: tuple[LayerDiff, ...] = ()
+    resized: bool = False
+
+
+class SkipSide(Excerpt, frozen=True, kw_only=True):
+    """A skip as one side has it.
+
+    Attributes:
+        changes: What happened to the tensor on its way, kind by kind.
+    """
+
+    fields_of: ClassVar = (Skip,)
+
+    source: str
+    target: str
+    call: int
+    shape: Shape
+    hidden_channels: int
+    skip_channels: int
+    concat_channels: int
+    out_channels: int | None
+    combine: Literal["concat", "add"]
+    changes: tuple[str, ...]
+
+
+class SkipDiff(Struct, frozen=True, kw_only=True):
+    """A skip of A and the skip of B whose target stands in the same place.
+
+    Attributes:
+        change: "renamed" where nothing but the modules' names differs.
+        a: The skip in A; None: added.
+        b: The skip in B; None: removed.
+        differs: What differs: "names" (its modules stand in the same places under other names), "source" (it comes from another
+            place), or another field of a side.
+    """
+
+    change: Change
+    a: SkipSide | None
+    b: SkipSide | None
+    differs: tuple[str, ...]
+
+
+class AttentionSide(Excerpt, frozen=True, kw_only=True):
+    """One execution of an attention layer as one side has it.
+
+    Attributes:
+        query_tokens: Tokens that ask.
+        key_tokens: Tokens that are asked.
+    """
+
+    fields_of: ClassVar = (Attention,)
+
+    path: str
+    stage: str
+    call: int
+    kind: AttentionKind
+    processor: str | None
+    heads: int
+    head_dim: int
+    query_tokens: int
+    key_tokens: int
+    map_shape: tuple[int, int, int]
+    macs: int | None
+
+
+class AttentionDiff(Struct, frozen=True, kw_only=True):
+    """An attention layer of A and the layer of B that stands in its place.
+
+    Attributes:
+        change: "renamed" where nothing but the path differs.
+        a: The layer in A; None: added.
+        b: The layer in B; None: removed.
+        differs: The fields of a side that differ.
+    """
+
+    change: Change
+    a: AttentionSide | None
+    b: AttentionSide | None
+    differs: tuple[str, ...]
 
 
 class Diff(Struct, frozen=True, kw_only=True):

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from msgspec import Struct
 
 Shape = tuple[int, ...]
 Constant = bool | int | float | str | tuple[int, ...] | None
 Medium = Literal["image", "video", "spectrogram", "signal"]
+
+
+class Excerpt(Struct, frozen=True, kw_only=True):
+    """A record that repeats fields of other records, those of `fields_of`; only the fields of its own are documented."""
+
+    fields_of: ClassVar[tuple[type[Struct], ...]] = ()
+
+    @classmethod
+    def of(cls, *records: Struct, **fields: Any) -> Self:
+        """Copy each field from the first record that has it, or take it from `fields`."""
+        for record in records:
+            for name in record.__struct_fields__:
+                if name in cls.__struct_fields__:
+                    fields.setdefault(name, getattr(record, name))
+        return cls(**fields)
 
 
 class Source(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What was seen: totals, stages, skips, attention layers, modules."""
+"""What was observed: totals, stages, skips, attention layers, modules; and where other models can be attached."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from msgspec import Struct
 from unetinspect.record.run import Shape
 
 Role = Literal["embed", "in", "down", "mid", "up", "out"]
+PortKind = Literal["controlnet", "t2i-adapter", "ip-adapter"]
 AttentionKind = Literal["self", "cross", "joint", "temporal", "pooling"]
 
 
@@ -64,7 +65,7 @@ class Totals(Struct, frozen=True, kw_only=True):
 
     Attributes:
         params: Parameters, each counted once.
-        weight_bytes: Their bytes.
+        weight_bytes: Bytes of the parameters.
         weight_bytes_by_dtype: The same, by dtype.
         macs: Multiply-accumulates of the pass, of all of `run.forward_batch`.
         macs_by_kind: What they are made of.
@@ -275,3 +276,21 @@ class Module(Struct, frozen=True, kw_only=True):
     activation_bytes: int | None = None
     step: int | None = None
     tensors: dict[str, Shape] = {}
+
+
+class Port(Struct, frozen=True, kw_only=True):
+    """A tensor that can be plugged into the UNet from outside.
+
+    Attributes:
+        kind: What plugs in there.
+        name: The argument of `forward`, with its place in the list; for IP-Adapter's weights, their key: "1.to_k_ip".
+        shape: What the UNet takes there at this size; of a weight, (out_features, in_features).
+        joins: The module whose output it is added to, or the attention layer that reads it.
+        stage: The stage of that module.
+    """
+
+    kind: PortKind
+    name: str
+    shape: Shape
+    joins: str
+    stage: str

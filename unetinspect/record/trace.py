@@ -10,13 +10,11 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from unetinspect.errors import SourceError
-from unetinspect.record.check import Check
-from unetinspect.record.names import Name
-from unetinspect.record.ports import Fit, Port
-from unetinspect.record.profile import Profile
+from unetinspect.record.check import Check, Fit
+from unetinspect.record.checkpoint import Name
+from unetinspect.record.costs import Profile, SweepPoint
 from unetinspect.record.run import ModelInfo, OutputInfo, Run, TensorInfo
-from unetinspect.record.sections import Attention, Module, Skip, Stage, Totals
-from unetinspect.record.sweep import SweepPoint
+from unetinspect.record.sections import Attention, Module, Port, Skip, Stage, Totals
 
 if TYPE_CHECKING:
     import os
@@ -39,7 +37,7 @@ class Trace(Struct, frozen=True, kw_only=True):
         attentions: In execution order.
         modules: The whole tree.
         outputs: Every tensor that was returned; `output` is the first of them.
-        ports: What can be plugged in, residuals in the order of their lists.
+        ports: What can be attached, residuals in the order of their lists.
     """
 
     schema: Literal["unetinspect.trace/1"] = SCHEMA
@@ -59,13 +57,13 @@ class Trace(Struct, frozen=True, kw_only=True):
         return to_json(self)
 
     def draw(self, path: str | os.PathLike[str] | None = None, *, level: Literal["stage", "layer"] = "stage") -> Drawing:
-        """Draw the U; in a notebook the drawing shows itself, `str()` of it is text, and `path` is written where it is given.
+        """Draw the U: a picture in a notebook, text as `str()`, and a file where `path` is given.
 
-        `level` is "stage", or "layer" for each resnet, transformer and sampler. The end of `path` says the form: .svg, .html,
-        .png, .mmd (Mermaid), .dot (Graphviz), .txt.
+        `level` is "stage", or "layer" for each resnet, transformer and sampler. The file extension of `path` selects the form:
+        .svg, .html, .png, .mmd (Mermaid), .dot (Graphviz), .txt.
 
         Raises:
-            UsageError: The path has no such end or cannot be written; the level is none.
+            UsageError: The path has no such extension or cannot be written; the level is unknown.
         """
         from unetinspect.drawing.drawing import Drawing
 
@@ -82,7 +80,7 @@ class Trace(Struct, frozen=True, kw_only=True):
         Raises:
             UsageError: There is no such section, or no pandas.
         """
-        from unetinspect.views.frames import to_dataframe
+        from unetinspect.views.table import to_dataframe
 
         return to_dataframe(self, section)
 
@@ -102,13 +100,13 @@ class Trace(Struct, frozen=True, kw_only=True):
         """Read a record that `to_json` wrote.
 
         Raises:
-            SourceError: It is no trace, is damaged, contradicts itself, or is of a schema that this version does not know.
+            SourceError: It is not a trace, is damaged, contradicts itself, or has a schema that this version does not know.
         """
         try:
             found = msgspec.json.decode(text, type=_SchemaOnly).schema
             if found != SCHEMA:
                 raise SourceError(
-                    f"this trace is of the schema {found!r}, and this version reads {SCHEMA!r}",
+                    f"this trace has the schema {found!r}; this version reads {SCHEMA!r}",
                     hint="trace the model again, or use the version of unetinspect that wrote the file",
                 )
             record = msgspec.json.decode(text, type=cls)
@@ -146,19 +144,13 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def _contradictions(record: Trace) -> Iterator[str]:
-    """Yield where one section names what another does not have: whatever shows a record may rely on these."""
+    """Yield where one section names what another does not have: every view relies on these."""
     modules, stages = {module.path for module in record.modules}, {stage.name for stage in record.stages}
-    yield from (f"its stage {name!r} is none of its modules" for name in stages - modules)
-    for path in modules:
-        if path and path.rpartition(".")[0] not in modules:
-            yield f"there is a module {path!r}, and none that holds it"
-    for skip in record.skips:
-        for stage in (skip.source_stage, skip.target_stage):
-            if stage not in stages:
-                yield f"a skip names {stage!r}, which is none of its stages"
-    for layer in record.attentions:
-        if layer.stage not in stages:
-            yield f"an attention layer names {layer.stage!r}, which is none of its stages"
+    yield from (f"stage {name!r} is not one of its modules" for name in stages - modules)
+    yield from (f"module {path!r} has no parent" for path in modules if path and path.rpartition(".")[0] not in modules)
+    named = [("a skip", stage) for skip in record.skips for stage in (skip.source_stage, skip.target_stage)]
+    named += [("an attention layer", layer.stage) for layer in record.attentions]
+    yield from (f"{what} names {stage!r}, which is not one of its stages" for what, stage in named if stage not in stages)
 
 
 class _SchemaOnly(Struct):
@@ -166,13 +158,13 @@ class _SchemaOnly(Struct):
 
 
 def to_json(value: Any) -> str:
-    """Write a record as indented JSON, without a newline at the end; what is no Unicode in it, as tables show it: backslashed."""
+    """Write a record as indented JSON, without a newline at the end; what is not Unicode is backslashed, as in tables."""
     try:
         encoded = msgspec.json.encode(value)
     except UnicodeEncodeError:  # a file's name that is not UTF-8, half of a surrogate pair in a config
         encoded = msgspec.json.encode(_backslashed(msgspec.to_builtins(value)))
     text = msgspec.json.format(encoded, indent=2).decode()
-    # JSON allows these as they are, and a terminal may obey them; they stand inside texts alone.
+    # JSON allows control characters in texts, but a terminal may obey them.
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

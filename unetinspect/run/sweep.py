@@ -8,7 +8,7 @@ from itertools import product
 from msgspec.structs import replace
 
 from unetinspect.errors import ForwardError, UsageError
-from unetinspect.record import Attention, LargestMap, Run, Shape, SweepPoint, Trace
+from unetinspect.record import LargestMap, Run, Shape, SweepPoint, Trace
 from unetinspect.run.cache import Recorder
 from unetinspect.source.base import LoadedModel
 from unetinspect.unets.request import Request, Size
@@ -58,33 +58,14 @@ def _around(size: Shape) -> list[Size]:
 
 
 def _cost(record: Trace) -> SweepPoint:
-    run, totals = record.run, record.totals
     largest = max(record.attentions, key=lambda layer: layer.map_bytes, default=None)
-    return SweepPoint(
-        image_size=run.image_size,
-        sample_size=run.sample_size,
-        batch=run.batch,
-        forward_batch=run.forward_batch,
-        cfg=run.cfg,
-        frames=run.frames,
-        device=run.device,
-        dtype=run.dtype,
-        freeu=run.freeu,
-        plugged=run.plugged,
-        weight_bytes=totals.weight_bytes,
+    return SweepPoint.of(
+        record.run,
+        record.totals,
         tokens=largest.query_shape[2] if largest else None,
-        macs=totals.macs,
-        macs_by_kind=totals.macs_by_kind,
-        flops=totals.flops,
-        peak_activation_bytes=totals.peak_activation_bytes,
-        peak_activation_bytes_with_maps=totals.peak_activation_bytes_with_maps,
-        largest_map=_largest_map(largest) if largest else None,
+        largest_map=LargestMap.of(largest, shape=largest.map_shape, bytes=largest.map_bytes) if largest else None,
         output_shape=record.output.shape,
     )
-
-
-def _largest_map(layer: Attention) -> LargestMap:
-    return LargestMap(path=layer.path, shape=layer.map_shape, bytes=layer.map_bytes, materialised=layer.materialised)
 
 
 def _failed(asked: Request, error: UsageError | ForwardError, plugged: LoadedModel | None) -> SweepPoint:

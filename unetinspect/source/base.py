@@ -53,6 +53,19 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     trace: Trace | None = None
     weights: LoadedWeights | None = None
 
+    @classmethod
+    def from_trace(cls, trace: Trace) -> LoadedModel:
+        """Return a record's model, to trace it again: its config as it was given, its name, its VAE scale factor."""
+        model, run = trace.model, trace.run
+        return cls(
+            name=model.name,
+            config=model.given_config,
+            source=model.source,
+            vae_scale_factor=run.vae_scale_factor,
+            vae_scale_from=run.vae_scale_from,
+            medium=run.medium,
+        )
+
     def with_vae_of(self, entry: Entry | None) -> LoadedModel:
         """Return the model with what the catalog knows of its VAE, where its own files do not say it."""
         if entry is None or self.vae_scale_factor is not None:

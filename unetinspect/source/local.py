@@ -59,15 +59,7 @@ def _more_than_a_config(mapping: dict[str, Any], text: str, source: Source, *, w
         if schema.startswith("unetinspect.trace/"):
             if "stages" in mapping:
                 trace = Trace.from_json(text)
-                return LoadedModel(
-                    name=trace.model.name,
-                    config=trace.model.given_config,
-                    source=Source(kind="trace", location=source.location),
-                    vae_scale_factor=trace.run.vae_scale_factor,
-                    vae_scale_from=trace.run.vae_scale_from,
-                    medium=trace.run.medium,
-                    trace=trace,
-                )
+                return replace(LoadedModel.from_trace(trace), source=Source(kind="trace", location=source.location), trace=trace)
         elif not (schema.startswith("unetinspect.checkpoint/") and isinstance(config, dict)):
             raise SourceError(f"{what} is a list printed by this program, not a model", hint="name one of the models in it")
     if isinstance(model, dict) and {"class_name", "source", "config"} <= model.keys() and isinstance(model["config"], dict):

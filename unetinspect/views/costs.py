@@ -1,58 +1,180 @@
-"""What a pass costs, in words: multiply-accumulates by every convention that is printed elsewhere, and memory."""
+"""`sweep` and `profile`: what passes of many sizes cost, and the measured cost of one, stage by stage, beside the estimate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from unetinspect.record import Run, Totals, Trace
-from unetinspect.units import format_bytes, format_si
-
-
-def cost_lines(trace: Trace) -> list[str]:
-    """Say the multiply-accumulates, what is left out of them, and the peak of the activations; nothing for old records."""
-    totals = trace.totals
-    lines = [*mac_lines(totals, trace.run.forward_batch), *_uncounted(totals), *memory_lines(totals)]
-    return [*lines, *(f"        {line}" for line in beside_lines(trace.run) if lines)]
+from unetinspect.record import ModelInfo, Profile, Spread, SweepPoint, Trace
+from unetinspect.units import format_bytes, format_shape, format_si, format_size, plural
+from unetinspect.views.header import added_lines, header
+from unetinspect.views.stages import attached_lines
+from unetinspect.views.table import Column, Table
 
 
-def beside_lines(run: Run) -> Iterator[str]:
-    """Yield that what is plugged in is not in the costs."""
-    if run.plugged is not None:
-        yield f"of the UNet alone: what {run.plugged} costs itself comes on top"
+def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | None) -> Table:
+    """Show a line for each size and batch; `record` is that of one that ran, None where none did."""
+    return Table(
+        columns=(
+            Column("image", lambda point: format_size(point.image_size), right=True),
+            Column("sample", lambda point: format_size(point.sample_size), right=True),
+            Column("batch", lambda point: str(point.batch), right=True),
+            Column.number("tokens", lambda point: point.tokens, drop=1),
+            Column("MACs", lambda point: "fails" if point.error else format_si(point.macs), right=True),
+            Column("attention", _attention_share, right=True, drop=4),
+            Column.number("peak", lambda point: point.peak_activation_bytes, format_bytes),
+            Column.number("with maps", lambda point: point.peak_activation_bytes_with_maps, format_bytes, drop=2),
+            Column("largest map", lambda point: format_bytes(point.largest_map.bytes) if point.largest_map else "", right=True),
+            Column("in", lambda point: point.largest_map.path if point.largest_map else "", path=True, drop=9),
+        ),
+        rows=points,
+        above=[*header(model), *_pass(record)],
+        below=[*_weights(record), *_failures(points), *_other_sizes(points), *_meanings(points)],
+    )
 
 
-def mac_lines(totals: Totals, batch: int) -> Iterator[str]:
-    """Yield the whole with what it is made of, and the number that papers print: of one sample, without attention products."""
-    if totals.macs is None or totals.macs_by_kind is None:
+def _attention_share(point: SweepPoint) -> str:
+    return f"{point.macs_by_kind.attention / point.macs:.1%}" if point.macs_by_kind and point.macs else ""
+
+
+def _pass(record: Trace | None) -> Iterator[str]:
+    if record is not None:
+        run = record.run
+        doubled = f"doubled for CFG ({run.cfg_reason})" if run.cfg else f"no CFG ({run.cfg_reason})"
+        frames = f"; {run.frames} frames ({run.frames_from})" if run.frames is not None else ""
+        yield f"batch:  {doubled}{frames}; {run.dtype} on {run.device}"
+        yield from added_lines(run)
+
+
+def _weights(record: Trace | None) -> Iterator[str]:
+    if record is not None:
+        yield f"weights: {format_bytes(record.totals.weight_bytes)} in {record.run.dtype}, the same at every size"
+        yield from (f"costs {line}" for line in attached_lines(record.run))
+
+
+def _failures(points: Sequence[SweepPoint]) -> Iterator[str]:
+    failed = [point for point in points if point.error]
+    if failed:
+        yield f"{len(failed)} of {len(points)} fail:"
+    for error, hint in dict.fromkeys((point.error, point.hint) for point in failed):
+        yield f"  {error}" + (f" ({hint})" if hint else "")
+
+
+def _other_sizes(points: Sequence[SweepPoint]) -> Iterator[str]:
+    for point in points:
+        size, shape = point.sample_size, point.output_shape
+        if size and shape and tuple(shape[-len(size) :]) != tuple(size):
+            yield f"the output of sample {format_size(size)} has another size: {format_shape(shape)}"
+
+
+def _meanings(points: Sequence[SweepPoint]) -> Iterator[str]:
+    if any(point.largest_map for point in points):
+        yield "tokens: query tokens of the largest attention map; with maps: the peak with materialized attention maps"
+
+
+def profile_table(trace: Trace, profile: Profile) -> Table:
+    """Show each stage with its time, rate and memory; the whole pass below, and the cost of the hooks."""
+    return Table(
+        columns=(
+            Column("stage", lambda stage: stage.name, path=True),
+            Column("class", lambda stage: stage.class_name, drop=9),
+            Column("time", lambda stage: format_ms(stage.ms.median), right=True),
+            Column("spread (ms)", lambda stage: _range(stage.ms), right=True, drop=8),
+            Column("share", lambda stage: format_percent(stage.share), right=True),
+            Column.number("MACs", lambda stage: stage.macs, format_si, drop=7),
+            Column("TFLOP/s", lambda stage: format_rate(stage.tflops) if stage.macs else "", right=True, drop=5),
+            Column("of matrix rate", lambda stage: format_percent(stage.matrix_share) if stage.macs else "", right=True, drop=6),
+            Column("peak", lambda stage: format_bytes(stage.peak_bytes), right=True, drop=1),
+            Column("estimate", lambda stage: format_bytes(stage.activation_bytes), right=True, drop=2),
+        ),
+        rows=profile.stages,
+        above=[*header(trace.model, trace.run), f"chip:   {profile.device_name}; {', '.join(_ways(profile))}"],
+        below=[*time_lines(profile), *rate_lines(profile), *memory_lines(profile), *_notes(profile)],
+    )
+
+
+def _ways(profile: Profile) -> Iterator[str]:
+    yield f"{profile.attention} attention"
+    yield "each stage compiled" if profile.compiled else "not compiled"
+    if profile.channels_last:
+        yield "channels last"
+
+
+def time_lines(profile: Profile) -> Iterator[str]:
+    """Yield the pass beside the sum of its stages, and the cost of the hooks."""
+    forward, hooked = profile.forward_ms, profile.hooked_forward_ms
+    yield f"forward: {format_ms(forward.median)} ({_range(forward)} ms), without hooks"
+    off = profile.stages_sum_ms / forward.median - 1
+    more = "more" if off > 0 else "less"
+    yield f"sum of the stages: {format_ms(profile.stages_sum_ms)}, {format_percent(abs(off))} {more} than the forward"
+    yield f"forward with the hooks that time them: {format_ms(hooked.median)} ({_range(hooked)} ms)"
+    yield f"  the hooks cost {'-' if profile.hooks_cost_ms < 0 else ''}{format_ms(abs(profile.hooks_cost_ms))}"
+
+
+def rate_lines(profile: Profile) -> Iterator[str]:
+    """Yield the rate of the whole pass, beside that of a matrix product."""
+    yield f"{format_si(profile.macs, 'MACs')}: {format_rate(profile.tflops)} TFLOP/s achieved"
+    yield (
+        f"  {format_percent(profile.matrix_share)} of the {format_rate(profile.matrix_tflops)} TFLOP/s "
+        f"that a large matrix product reached here in {profile.dtype}"
+    )
+
+
+def memory_lines(profile: Profile) -> Iterator[str]:
+    """Yield the measured peak beside the estimate, and the memory allocated before the pass."""
+    if profile.peak_allocated_bytes is None:
         return
-    kinds = totals.macs_by_kind
-    parts = [("conv", kinds.conv), ("linear", kinds.linear), ("attention products", kinds.attention)]
-    split = " + ".join(f"{format_si(macs)} {name}" for name, macs in parts if macs)
-    of_batch = f" for the batch of {batch}" if batch > 1 else ""
-    whole = f"{format_si(totals.macs, 'MACs')}{of_batch} ({format_si(totals.flops, 'FLOPs')})"
-    yield f"MACs:   {whole}: {split}" if split else f"MACs:   {whole}"
-    per_sample = f"{format_si(totals.macs / batch, 'MACs')} per sample" if batch > 1 and totals.macs else ""
-    without = f"{format_si((totals.macs - kinds.attention) / batch, 'MACs')} without attention products" if kinds.attention else ""
-    usual = f"{without}, as most papers and counters print it" if without else ""
-    if per_sample or usual:
-        yield f"        {'; '.join(filter(None, [per_sample, usual]))}"
+    measured, estimate = profile.peak_activation_bytes or profile.peak_allocated_bytes, profile.estimated_peak_bytes
+    beside = f"; estimated {format_bytes(estimate)} ({(estimate / measured - 1) * 100:+.1f} %)" if estimate and measured else ""
+    yield f"peak of activations: measured {format_bytes(measured)}{beside}"
+    if profile.peak_activation_bytes:
+        yield f"  with the kernels' workspaces: {format_bytes(profile.peak_allocated_bytes)}"
+    yield f"  allocated before: {format_bytes(profile.allocated_bytes)}, weights {format_bytes(profile.weight_bytes)}"
 
 
-def memory_lines(totals: Totals) -> Iterator[str]:
-    """Yield the peak of the live activation bytes, and what it would be if every attention map were held."""
-    if totals.peak_activation_bytes is None:
-        return
-    fused, held = totals.peak_activation_bytes, totals.peak_activation_bytes_with_maps
-    yield f"peak:   {format_bytes(fused)} of activations, in {_module(totals.peak_activation_in)}"
-    if held is not None and held > fused:
-        yield f"        {format_bytes(held)} if attention held its maps, in {_module(totals.peak_activation_in_with_maps)}"
+def _notes(profile: Profile) -> Iterator[str]:
+    yield (
+        f"times are medians of {plural(profile.repeats, 'repeat')} after {plural(profile.warmup, 'warm-up')}, "
+        "spreads their 10th to 90th percentile; weights and inputs are random numbers"
+    )
+    if profile.dtype == "float32":
+        products, convolutions = ("on" if on else "off" for on in (profile.matmul_allow_tf32, profile.cudnn_allow_tf32))
+        yield f"TF32 is {products} in matrix products (also in the one behind the matrix rate) and {convolutions} in convolutions"
+    if profile.compiled and profile.estimated_peak_bytes is not None:
+        yield "estimates are of a pass that is not compiled"
+    if profile.attention == "math":
+        yield "the estimate of the whole includes materialized attention maps; stages have no such estimate"
 
 
-def _uncounted(totals: Totals) -> Iterator[str]:
-    if totals.uncounted:
-        operations = ", ".join(f"{operation.calls} {operation.op.removeprefix('aten.')}" for operation in totals.uncounted)
-        yield f"        not counted, for want of a formula: {operations}"
+def format_ms(ms: float) -> str:
+    """Write a time in milliseconds, to four digits but to no more than a microsecond.
+
+    >>> [format_ms(ms) for ms in (0.0214, 1.5, 23.456, 1234.56)]
+    ['0.021 ms', '1.500 ms', '23.46 ms', '1235 ms']
+    """
+    return f"{_plain_ms(ms)} ms"
 
 
-def _module(path: str | None) -> str:
-    return path or "the UNet itself"
+def format_rate(tflops: float) -> str:
+    """Write a rate in 10^12 per second, to three digits.
+
+    >>> [format_rate(rate) for rate in (0.01234, 5.0, 61.25, 755.4)]
+    ['0.012', '5.00', '61.2', '755']
+    """
+    return f"{tflops:.{3 if tflops < 1 else 2 if tflops < 10 else 1 if tflops < 100 else 0}f}"
+
+
+def format_percent(part: float) -> str:
+    """Write a part of a whole in percent.
+
+    >>> format_percent(0.0523)
+    '5.2 %'
+    """
+    return f"{part * 100:.1f} %"
+
+
+def _plain_ms(ms: float) -> str:
+    return f"{ms:.{3 if ms < 10 else 2 if ms < 100 else 1 if ms < 1000 else 0}f}"
+
+
+def _range(spread: Spread) -> str:
+    return f"{_plain_ms(spread.low)} to {_plain_ms(spread.high)}"

@@ -1,17 +1,17 @@
-"""`diff`: what differs between two UNets, section by section; what is the same, in one line each."""
+"""`diff`: what differs between two UNets, section by section, or as flat rows for CSV; one line for what is the same."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from unetinspect.record.diff import ConfigDiff, Diff, DiffSide, InputDiff, NameCounts
-from unetinspect.units import format_count, format_shape, format_si, format_size, plural, visible
-from unetinspect.views.diff_rows import FIELDS, all_totals, diff_records
+from unetinspect.record.diff import Diff, DiffSide, InputDiff, NameCounts, Quantity
+from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size, plural, visible
 from unetinspect.views.diff_words import (
     attention_text,
     config_value,
@@ -30,15 +30,12 @@ from unetinspect.views.table import Column, Table
 _WIDEST_NAME = 18
 # As many stages are named at the top.
 _MOST_NAMES = 8
+# The header of the CSV.
+_FIELDS = ("section", "change", "name_a", "name_b", "differs", "a", "b", "difference")
 
 
 class Section(Struct, frozen=True):
-    """A part of the answer.
-
-    Attributes:
-        title: What stands over it; "" over the first lines.
-        table: What it shows, without its title.
-    """
+    """A part of the answer: its heading ("" for the first lines), and its table."""
 
     title: str
     table: Table
@@ -51,8 +48,15 @@ class _Layers(NamedTuple):
     what: str
 
 
+class _Total(NamedTuple):
+    key: str
+    name: str
+    quantity: Quantity
+    show: Callable[[int | None], str]
+
+
 def diff_sections(diff: Diff) -> list[Section]:
-    """Return what is shown of a comparison, in the order in which it is shown; sections without a difference are left out."""
+    """Return the sections of a comparison in their order, without those that have no difference."""
     parts = (_config, _totals, _stages, _skips, _attentions)
     found = [Section("", Table(columns=(), rows=(), above=list(_head(diff)))), *(part(diff) for part in parts), _rest(diff)]
     return [section for section in found if section.table.rows or section.table.above or section.table.below]
@@ -76,13 +80,17 @@ def diff_markdown(diff: Diff) -> str:
 
 
 def diff_csv(diff: Diff, *, delimiter: str) -> str:
-    """Write one line for each thing that differs: what it is, what it is called on both sides, and a number or value of both."""
-    records = list(diff_records(diff))
-    return render_csv(Table(columns=(), rows=(), records=records, fields=FIELDS), delimiter=delimiter)
+    """Write one line for each difference: its section, its names on both sides, and a number or value of both.
+
+    The value is that of a config key, the number of a total, the parameters of a stage or layer, the source of a skip, the
+    shape of an attention map or of an input.
+    """
+    records = [dict(zip(_FIELDS, row, strict=True)) for row in (*_value_rows(diff), *_part_rows(diff))]
+    return render_csv(Table(columns=(), rows=(), records=records, fields=_FIELDS), delimiter=delimiter)
 
 
 def _names(diff: Diff) -> tuple[str, str]:
-    """Return what heads the columns of the two: their names, where these are short and tell them apart."""
+    """Return the headings of the two columns: the names, where these are short and tell the two apart."""
     names = visible(diff.a.name), visible(diff.b.name)
     return names if names[0] != names[1] and max(map(len, names)) <= _WIDEST_NAME else ("A", "B")
 
@@ -100,7 +108,7 @@ def _head(diff: Diff) -> Iterator[str]:
 
 
 def _counted_stages(diff: Diff, change: str, word: str) -> str:
-    """Count the stages of a change; name those that one side alone has."""
+    """Count the stages of a change; name those that only one side has."""
     found = [stage for stage in diff.stages if stage.change == change and not stage.resized]
     names = [side.name for stage in found if (side := stage.a or stage.b)]
     named = f" ({', '.join(names)})" if change in ("removed", "added") and len(names) <= _MOST_NAMES else ""
@@ -118,21 +126,21 @@ def _run(side: DiffSide) -> str:
 
 
 def _config(diff: Diff) -> Section:
-    """Show the keys that differ; of two classes, not those that one knows alone and has at their defaults."""
+    """Show the keys that differ; of two classes, not those that only one knows and that are at their default."""
     dull = [key for key in diff.config if {key.a_origin, key.b_origin} == {"absent", "default"}]
-    lines = [f"{plural(len(dull), 'key')} that one class alone knows, at the default" + ("" if len(dull) == 1 else "s")] if dull else []
     a, b = _names(diff)
     columns = (
         Column("key", lambda key: key.key, wrap=12),
         Column(a, lambda key: config_value(key.a, key.a_origin), wrap=20),
         Column(b, lambda key: config_value(key.b, key.b_origin), wrap=20),
     )
-    rows: list[ConfigDiff] = [key for key in diff.config if key not in dull]
-    return Section("Config", Table(columns=columns, rows=rows, below=lines))
+    rows = [key for key in diff.config if key not in dull]
+    below = [f"{plural(len(dull), 'key')} of only one class, at the default" + ("" if len(dull) == 1 else "s")] if dull else []
+    return Section("Config", Table(columns=columns, rows=rows, below=below))
 
 
 def _totals(diff: Diff) -> Section:
-    found = [total for total in all_totals(diff) if total.quantity.a or total.quantity.b]
+    found = [total for total in _all_totals(diff) if total.quantity.a or total.quantity.b]
     rows = [total for total in found if total.quantity.difference]
     same = [f"{total.name.removeprefix('... ')} {total.show(total.quantity.a)}" for total in found if total.quantity.difference == 0]
     a, b = _names(diff)
@@ -143,6 +151,25 @@ def _totals(diff: Diff) -> Section:
         Column("difference", lambda total: difference(total.quantity, total.show)),
     )
     return Section("Totals", Table(columns=columns, rows=rows, below=[f"the same: {', '.join(same)}"] if same and rows else []))
+
+
+def _all_totals(diff: Diff) -> list[_Total]:
+    """Return every total, in the order in which they are shown; "..." in front is a part of the one above."""
+    totals = diff.totals
+    kinds = [(kind, number) for kind, number in totals.attention.items() if kind not in ("total", "without_processor")]
+    return [
+        _Total("params", "params", totals.params, format_count),
+        _Total("weight_bytes", "weights", totals.weight_bytes, format_bytes),
+        _Total("macs", "MACs", totals.macs, format_si),
+        _Total("peak_activation_bytes", "peak activations", totals.peak_activation_bytes, format_bytes),
+        _Total("peak_activation_bytes_with_maps", "... with attention maps", totals.peak_activation_bytes_with_maps, format_bytes),
+        _Total("resnets", "resnets", totals.resnets, format_count),
+        _Total("transformer_blocks", "transformer blocks", totals.transformer_blocks, format_count),
+        _Total("attention.total", "attention layers", totals.attention["total"], format_count),
+        *(_Total(f"attention.{kind}", f"... {kind}", number, format_count) for kind, number in kinds),
+        _Total("attention.without_processor", "... without a processor", totals.attention["without_processor"], format_count),
+        _Total("skips_consumed", "skips", totals.skips_consumed, format_count),
+    ]
 
 
 def _stages(diff: Diff) -> Section:
@@ -184,10 +211,7 @@ def _skips(diff: Diff) -> Section:
         Column(b, lambda skip: skip.b.target if skip.b else "-", path=True),
         Column("what changed", lambda skip: skip_text(skip, sizes), wrap=28),
     )
-    counts = Counter(skip.change for skip in diff.skips)
-    words = [(len(resized), "of another shape, else the same"), (counts["renamed"], "under another name, else the same")]
-    words.append((counts["same"], "the same"))
-    below = [f"{plural(count, 'skip')} {word}" for count, word in words if count] if rows or resized else []
+    below = _counted("skip", diff.skips, len(resized), "only in shape") if rows or resized else []
     return Section("Skips, by the modules that concatenate them", Table(columns=columns, rows=rows, below=below))
 
 
@@ -202,15 +226,20 @@ def _attentions(diff: Diff) -> Section:
         Column("layers", lambda row: row.layers, wrap=8),
         Column("what changed", lambda row: row.what, wrap=24),
     )
-    counts = Counter(layer.change for layer in diff.attentions)
-    words = [(resized, "over maps of another size, else the same"), (counts["renamed"], "under another name, else the same")]
-    words.append((counts["same"], "the same"))
-    below = [f"{plural(count, 'attention layer')} {word}" for count, word in words if count] if rows or resized else []
+    below = _counted("attention layer", diff.attentions, resized, "only in map size") if rows or resized else []
     return Section("Attention", Table(columns=columns, rows=rows, below=below))
 
 
+def _counted(noun: str, parts: Sequence[Any], resized: int, how: str) -> list[str]:
+    """Count the parts that are not shown: those that differ as the sizes of the samples do, the renamed, the same."""
+    counts = Counter(part.change for part in parts)
+    differ = "differs" if resized == 1 else "differ"
+    words = [(resized, f"{differ} {how}"), (counts["renamed"], "renamed, otherwise identical"), (counts["same"], "the same")]
+    return [f"{plural(count, noun)} {word}" for count, word in words if count]
+
+
 def _attention_rows(diff: Diff) -> tuple[list[_Layers], int]:
-    """Return what is shown of layers that differ, and how many differ as the size of the sample does."""
+    """Return a row for the layers of a stage that differ alike, and the number of those that differ only as the samples do."""
     resized = _run_size(diff.a) != _run_size(diff.b)
     partner = {stage.a.name: stage.b.name for stage in diff.stages if stage.a and stage.b}
     back = {other: mine for mine, other in partner.items()}
@@ -225,19 +254,18 @@ def _attention_rows(diff: Diff) -> tuple[list[_Layers], int]:
         if text:
             stages = (layer.a.stage if layer.a else back.get(side.stage, "-"), layer.b.stage if layer.b else partner.get(side.stage, "-"))
             groups.setdefault((*stages, text), Counter())[side.kind] += 1
-    return [_Layers(one, two, _kinds(kinds), what) for (one, two, what), kinds in groups.items()], alike
+    rows = [
+        _Layers(one, two, ", ".join(f"{count} {kind}" for kind, count in kinds.items()), what) for (one, two, what), kinds in groups.items()
+    ]
+    return rows, alike
 
 
 def _run_size(side: DiffSide) -> tuple[Any, ...]:
     return side.sample_size, side.forward_batch, side.frames
 
 
-def _kinds(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-
-
 def _rest(diff: Diff) -> Section:
-    """Say what goes in, what can be plugged in, whether weights fit, and what else a reader should know."""
+    """Show the inputs and ports that differ, whether weights fit, and notes on the two passes."""
     lines = [f"input {info.name}: {_sides(info)}" for info in diff.inputs]
     lines += [ports_text(kind, counts) for kind, counts in diff.ports.items() if counts != NameCounts(same=counts.same)]
     lines += [weights_text(diff.tensors.total), *(f"note: {line}" for line in diff.notes)]
@@ -246,7 +274,39 @@ def _rest(diff: Diff) -> Section:
 
 def _sides(info: InputDiff) -> str:
     if info.change != "changed":
-        return f"in {'B' if info.change == 'added' else 'A'} alone, {format_shape(info.b if info.change == 'added' else info.a)}"
+        return f"only in {'B' if info.change == 'added' else 'A'}, {format_shape(info.b if info.change == 'added' else info.a)}"
     if info.a == info.b:
         return f"{info.a_dtype} -> {info.b_dtype}"
     return f"{format_shape(info.a)} -> {format_shape(info.b)}"
+
+
+def _value_rows(diff: Diff) -> Iterator[tuple[Any, ...]]:
+    for key in diff.config:
+        values = (json.dumps(value) if origin != "absent" else None for value, origin in ((key.a, key.a_origin), (key.b, key.b_origin)))
+        yield ("config", "changed", key.key, key.key, "", *values, None)
+    for total in _all_totals(diff):
+        if total.quantity.difference:
+            yield ("total", "changed", total.key, total.key, "", total.quantity.a, total.quantity.b, total.quantity.difference)
+    for info in diff.inputs:
+        names = info.name if info.change != "added" else "", info.name if info.change != "removed" else ""
+        yield ("input", info.change, *names, "", _shape(info.a), _shape(info.b), None)
+
+
+def _part_rows(diff: Diff) -> Iterator[tuple[Any, ...]]:
+    for stage in diff.stages:
+        yield from _rows("stage", [stage], "name", "params", stage.params)
+        for layer in stage.layers:
+            yield from _rows("layer", [layer], "path", "params", layer.params)
+    yield from _rows("skip", diff.skips, "target", "source")
+    yield from _rows("attention", diff.attentions, "path", "map_shape")
+
+
+def _rows(section: str, parts: Iterable[Any], name: str, value: str, number: int | None = None) -> Iterator[tuple[Any, ...]]:
+    for part in parts:
+        if part.change != "same":
+            names, values = ([getattr(side, field) if side else None for side in (part.a, part.b)] for field in (name, value))
+            yield (section, part.change, *names, " ".join(part.differs), *map(_shape, values), number)
+
+
+def _shape(value: Any) -> Any:
+    return format_shape(value) if isinstance(value, tuple) else value

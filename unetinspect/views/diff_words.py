@@ -9,9 +9,9 @@ from typing import Any
 
 from unetinspect.compare.align import alike
 from unetinspect.record import Shape, Stage
-from unetinspect.record.diff import NameCounts, Quantity
-from unetinspect.record.diff_parts import AttentionDiff, AttentionSide, LayerDiff, SkipDiff, SkipSide, StageDiff
+from unetinspect.record.diff import AttentionDiff, AttentionSide, LayerDiff, NameCounts, Quantity, SkipDiff, SkipSide, StageDiff
 from unetinspect.units import format_shape, plural
+from unetinspect.views.words import channel_sum
 
 # As many folded names as a cell holds before it says how many more there are.
 _MOST_NAMES = 6
@@ -106,10 +106,10 @@ def _ranges(numbers: Sequence[str]) -> str:
 
 
 def stage_text(diff: StageDiff, sizes: tuple[Shape, Shape]) -> str:
-    """Say what became of a stage; of its shapes, what does not follow from the `sizes` of the two samples."""
+    """Write the change of a stage; of its shapes, only those that do not follow from the `sizes` of the two samples."""
     if diff.a is None or diff.b is None:
         return f"{diff.change}: {_contents(diff.a or diff.b)}"
-    return "; ".join(_stage_parts(diff, diff.a, diff.b, sizes)) or "under another name, else the same"
+    return "; ".join(_stage_parts(diff, diff.a, diff.b, sizes)) or "renamed, otherwise identical"
 
 
 def _contents(stage: Stage | None) -> str:
@@ -155,7 +155,7 @@ def _changed_layers(layers: Sequence[tuple[LayerDiff, str]]) -> Iterator[str]:
 
 
 def _outer(paths: Sequence[str]) -> str:
-    """Name layers; where they are many, the layers of the stage that they lie in. A stage that has none within is unnamed."""
+    """Name layers; of many, the layers of the stage that contain them. A stage without layers of its own is not named."""
     names = folded(paths)
     if len(names) <= _MOST_NAMES // 2:
         return ", ".join(names)
@@ -176,35 +176,30 @@ def _inside(path: str, stage: str) -> str:
 
 
 def skip_text(diff: SkipDiff, sizes: tuple[Shape, Shape]) -> str:
-    """Say what became of a skip; of its shape, what does not follow from the `sizes` of the two samples."""
+    """Write the change of a skip; its shape only where it does not follow from the `sizes` of the two samples."""
     if diff.a is None or diff.b is None:
         side = diff.a or diff.b
-        return f"{diff.change}: {_sum(side)}" if side else ""
-    return "; ".join(_skip_parts(diff, diff.a, diff.b, sizes)) or "under another name, else the same"
+        return f"{diff.change}: {channel_sum(side)}" if side else ""
+    return "; ".join(_skip_parts(diff, diff.a, diff.b, sizes)) or "renamed, otherwise identical"
 
 
 def _skip_parts(diff: SkipDiff, a: SkipSide, b: SkipSide, sizes: tuple[Shape, Shape]) -> Iterator[str]:
     if "source" in diff.differs:
-        yield f"from {a.source} -> {b.source}" if a.source != b.source else f"from {a.source}, which stands elsewhere in B"
+        yield f"from {a.source} -> {b.source}" if a.source != b.source else f"from {a.source}, at a different place in B"
     if set(_SKIP_SUM) & set(diff.differs):
-        yield f"A: {_sum(a)}, B: {_sum(b)}"
+        yield f"A: {channel_sum(a)}, B: {channel_sum(b)}"
     elif "shape" in diff.differs and not alike(a.shape, b.shape, *sizes):
         yield f"{format_shape(a.shape)} -> {format_shape(b.shape)}"
     if "combine" in diff.differs:
         yield f"{a.combine} -> {b.combine}"
     if "changes" in diff.differs:
-        yield f"on its way {', '.join(a.changes) or 'nothing'} -> {', '.join(b.changes) or 'nothing'}"
-
-
-def _sum(side: SkipSide) -> str:
-    out = "?" if side.out_channels is None else side.out_channels
-    return f"{side.hidden_channels} + {side.skip_channels} = {side.concat_channels} -> {out}"
+        yield f"changes {', '.join(a.changes) or 'none'} -> {', '.join(b.changes) or 'none'}"
 
 
 def attention_text(diff: AttentionDiff, *, resized: bool) -> str:
-    """Say what became of an attention layer, in words that are the same for layers that changed alike.
+    """Write the change of an attention layer, in words that are the same for layers that changed alike.
 
-    Where the samples are of two sizes, so are the maps: then it says nothing of them, and "" of a layer that is else the same.
+    Where the two samples differ in size, so do the maps: then they are left out, and a layer that is otherwise identical is "".
     """
     if diff.a is None or diff.b is None:
         return diff.change
@@ -231,15 +226,15 @@ def _attention_parts(diff: AttentionDiff, a: AttentionSide, b: AttentionSide, re
 def weights_text(counts: NameCounts) -> str:
     """Say whether a checkpoint of A loads into B, tensor by tensor, as it is loaded: by name."""
     if not (counts.changed or counts.added or counts.removed):
-        return f"weights: all {plural(counts.same, 'tensor')} of A fit B, and the other way round"
+        return f"weights: all {plural(counts.same, 'tensor')} of A fit B, and vice versa"
     total = counts.same + counts.changed + counts.removed
-    wrong = ((counts.changed, "of another shape there"), (counts.removed, "not in B"))
+    wrong = ((counts.changed, "with a different shape"), (counts.removed, "not in B"))
     parts = [f"{count} {what}" for count, what in wrong if count]
     fit = f"{counts.same} of A's {plural(total, 'tensor')} fit B by name and shape"
     return f"weights: {', '.join((fit, *parts))}{f'; {counts.added} of B not in A' if counts.added else ''}"
 
 
 def ports_text(kind: str, counts: NameCounts) -> str:
-    """Say how many ports of a kind the two share."""
-    words = ((counts.same, "the same"), (counts.changed, "of another shape"), (counts.removed, "in A alone"), (counts.added, "in B alone"))
-    return f"{kind} ports: " + ", ".join(f"{count} {word}" for count, word in words if count)
+    """Count the ports of a kind that the two share, and that they do not."""
+    words = {"the same": counts.same, "with a different shape": counts.changed, "only in A": counts.removed, "only in B": counts.added}
+    return f"{kind} ports: " + ", ".join(f"{count} {word}" for word, count in words.items() if count)

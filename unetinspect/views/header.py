@@ -1,4 +1,4 @@
-"""The lines above every table: which UNet, at which size, and what said so."""
+"""The lines above every table: the UNet, the size of the pass, and where each was read."""
 
 from __future__ import annotations
 
@@ -14,32 +14,15 @@ _SOURCES = {
     "dict": "given in Python,",
 }
 
-# What `image_size` is the size of.
+# The media that `image_size` is the size of.
 _MEDIA = {"image": "image", "video": "frame", "spectrogram": "spectrogram (time x mel bins)", "signal": "signal"}
 
 
 def header(model: ModelInfo, run: Run | None = None) -> list[str]:
-    """Say what was traced and how: class, parameters, source; sizes with the VAE factor; batch, dtype, device."""
+    """Write what was traced and how: class, parameters, source; sizes with the VAE factor; batch, dtype, device."""
     params = f", {format_count(model.params)} params" if model.params is not None else ""
     lines = [f"{model.name}: {model.class_name}{params}", f"config: {_source(model.source)}"]
     return lines if run is None else [*lines, *_pass(run)]
-
-
-def _pass(run: Run) -> Iterator[str]:
-    yield f"size:   {_sizes(run)}"
-    if run.frames is not None:
-        yield f"frames: {run.frames} ({run.frames_from})"
-    yield f"batch:  {_batch(run)}; {_place(run)}"
-    yield from added_lines(run)
-
-
-def added_lines(run: Run) -> Iterator[str]:
-    """Say what was added to the pass: FreeU, what is plugged in."""
-    if run.freeu is not None:
-        factors = ", ".join(f"{name} {factor:g}" for name, factor in zip(("b1", "b2", "s1", "s2"), run.freeu, strict=True))
-        yield f"FreeU:  {factors}"
-    if run.plugged is not None:
-        yield f"with:   {run.plugged} plugged in"
 
 
 def _source(source: Source) -> str:
@@ -47,6 +30,15 @@ def _source(source: Source) -> str:
     revision = f" at {source.revision[:12]}" if source.revision else ""
     place = "standard input" if source.kind == "stdin" else source.location
     return f"{_SOURCES.get(source.kind, 'from')} {place}{folder}{revision}"
+
+
+def _pass(run: Run) -> Iterator[str]:
+    yield f"size:   {_sizes(run)}"
+    if run.frames is not None:
+        yield f"frames: {run.frames} ({run.frames_from})"
+    cfg = f" = 2 x {run.batch} (CFG, {run.cfg_reason})" if run.cfg else f", no CFG ({run.cfg_reason})"
+    yield f"batch:  {run.forward_batch}{cfg}; {run.dtype} on {run.device}"
+    yield from added_lines(run)
 
 
 def _sizes(run: Run) -> str:
@@ -61,11 +53,10 @@ def _sizes(run: Run) -> str:
     return f"{_MEDIA[run.medium]} {format_size(run.image_size)}, {sample}, {factor}"
 
 
-def _batch(run: Run) -> str:
-    if run.cfg:
-        return f"{run.forward_batch} = 2 x {run.batch} (CFG, {run.cfg_reason})"
-    return f"{run.forward_batch}, no CFG ({run.cfg_reason})"
-
-
-def _place(run: Run) -> str:
-    return f"{run.dtype} on {run.device}"
+def added_lines(run: Run) -> Iterator[str]:
+    """Write what was added to the pass: FreeU, an attached model."""
+    if run.freeu is not None:
+        factors = ", ".join(f"{name} {factor:g}" for name, factor in zip(("b1", "b2", "s1", "s2"), run.freeu, strict=True))
+        yield f"FreeU:  {factors}"
+    if run.plugged is not None:
+        yield f"with:   {run.plugged} attached"

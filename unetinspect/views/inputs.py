@@ -1,11 +1,10 @@
-"""`inputs`: what `forward` needs, and Python that calls it so."""
+"""`inputs`: the arguments of `forward`, and Python that calls it with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from unetinspect.record import InputInfo, OutputInfo, Run, Trace
+from unetinspect.record import InputInfo, OutputInfo, Trace
 from unetinspect.unets.dotted import nest
 from unetinspect.units import format_shape
 from unetinspect.views.header import header
@@ -15,14 +14,14 @@ _INDENT = "    "
 
 
 def inputs_table(trace: Trace) -> Table:
-    """Show each argument with its shape, the names of its axes, its dtype and the config keys that ask for it."""
+    """Show each argument with its shape, the names of its axes, its dtype and the config keys that require it."""
     return Table(
         columns=(
             Column("argument", lambda given: given.name),
             Column("shape", lambda given: str(given.value) if given.shape is None else format_shape(given.shape)),
             Column("axes", lambda given: ", ".join(given.axes) or "-", drop=1, wrap=16),
             Column("dtype", lambda given: given.dtype or "-"),
-            Column("asked for by", lambda given: given.config_key or "always", wrap=24),
+            Column("required by", lambda given: given.config_key or "always", wrap=24),
         ),
         rows=trace.run.inputs,
         above=header(trace.model, trace.run),
@@ -33,17 +32,19 @@ def inputs_table(trace: Trace) -> Table:
 def inputs_code(trace: Trace) -> str:
     """Write a Python script that builds this UNet from its config and calls it with these inputs, on meta."""
     model = trace.model
-    given = [f"{_INDENT}{key!r}: {value!r}," for key, value in model.given_config.items() if key != "_class_name"]  # the import says it
+    # `_class_name` is in the import.
+    config = "\n".join(f"{_INDENT}{key!r}: {value!r}," for key, value in model.given_config.items() if key != "_class_name")
+    to = "device" if trace.run.dtype == "float32" else f"device, torch.{trace.run.dtype}"
     return f"""import torch
 from {model.module} import {model.class_name}
 
 config = {{
-{_lines(given)}
+{config}
 }}
 
-device = "meta"  # shapes alone: put "cuda" or "cpu" here, and real values, to compute
+device = "meta"  # shapes only: to compute, use "cuda" or "cpu" and real values
 with torch.device(device), torch.no_grad():
-    unet = {model.class_name}.from_config(config).to({_to(trace.run)})
+    unet = {model.class_name}.from_config(config).to({to})
 {_tensors(trace)}
     output = unet(
 {_arguments(trace)},
@@ -53,17 +54,9 @@ with torch.device(device), torch.no_grad():
 """
 
 
-def _lines(parts: Iterable[str]) -> str:
-    return "\n".join(parts)
-
-
-def _to(run: Run) -> str:
-    return "device" if run.dtype == "float32" else f"device, torch.{run.dtype}"
-
-
 def _tensors(trace: Trace) -> str:
     """Write one assignment for each input that is a tensor."""
-    return _lines(
+    return "\n".join(
         f"{_INDENT}{_variable(given)} = torch.zeros({given.shape}, dtype=torch.{given.dtype}){_comment(given)}"
         for given in trace.run.inputs
         if given.shape is not None
@@ -79,7 +72,7 @@ def _variable(given: InputInfo) -> str:
 
 def _comment(given: InputInfo) -> str:
     axes = f"({', '.join(given.axes)})" if given.axes else ""
-    asked = f"asked for by {given.config_key}" if given.config_key else ""
+    asked = f"required by {given.config_key}" if given.config_key else ""
     text = "; ".join(part for part in (axes, asked) if part)
     return f"  # {text}" if text else ""
 
@@ -98,7 +91,7 @@ def _expression(value: Any) -> str:
 
 
 def _prints(trace: Trace) -> str:
-    """Write what prints the shape of each tensor that is returned, those in one list together."""
+    """Write the lines that print the shape of each returned tensor, those in one list together."""
     lines: dict[str, str] = {}
     for output in trace.outputs or (OutputInfo(name="sample", shape=trace.output.shape, dtype=trace.output.dtype),):
         name, _, place = output.name.partition(".")
@@ -108,4 +101,4 @@ def _prints(trace: Trace) -> str:
             lines[name] = f"print([tuple(tensor.shape) for tensor in output.{name}])"
         else:
             lines[name] = f"print(tuple(output{'.' if name else ''}{name}.shape))  # {format_shape(output.shape)}"
-    return _lines(lines.values())
+    return "\n".join(lines.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Sequence
 from itertools import zip_longest
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from unetinspect.terminal import cells
 from unetinspect.units import visible
-from unetinspect.views.table import Column, Row, Table
+from unetinspect.views.table import Column, Table
 
 GAP = 2
 _SHORT_MARK = ".."
@@ -22,120 +22,93 @@ class Layout(Struct, frozen=True):
     """A table that fits, as text.
 
     Attributes:
-        columns: The columns that are left.
-        lines: For each row its texts; a row of one text is the heading of a group.
+        columns: The remaining columns.
+        rows: The texts of each row.
+        headings: The headings of groups, each by the place of the row that follows it.
         dropped: Headers of the columns that went.
         shortened: Whether paths were shortened.
     """
 
     columns: tuple[Column, ...]
-    lines: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str, ...], ...]
+    headings: dict[int, str] = {}
     dropped: tuple[str, ...] = ()
     shortened: bool = False
+
+    def without(self, places: Container[int]) -> Layout:
+        """Return the layout without the columns at some places."""
+        kept = [place for place in range(len(self.columns)) if place not in places]
+        columns = tuple(self.columns[place] for place in kept)
+        return replace(self, columns=columns, rows=tuple(tuple(row[place] for place in kept) for row in self.rows))
 
 
 def fit(table: Table, width: int | None, *, shorten: bool = True) -> Layout:
     """Lay a table out in `width` columns; None is as wide as it needs.
 
-    Where it does not fit: rows with a group move under its heading, then columns go, then paths are shortened. What
-    still does not fit stands over: no value is ever cut.
+    Where it does not fit: rows with a group move under its heading, then columns go, then paths are shortened. Whatever
+    still does not fit is wider: no value is ever cut.
     """
-    full = _whole(table)
-    if width is None or least_width(full) <= width:
-        return full
+    layout = Layout(tuple(table.columns), tuple(tuple(visible(column.show(row)) for column in table.columns) for row in table.rows))
+    if width is None or least_width(layout) <= width:
+        return layout
     if table.group is not None:
-        full = _grouped(table, table.group)
-    if least_width(full) > width:
-        full = _without_empty(full)
-    while least_width(full) > width:
-        fewer = _without_one(full)
-        if fewer is None:
+        layout = _grouped(layout, [visible(table.group(row)) for row in table.rows])
+    if least_width(layout) > width:
+        empty = [place for place, column in enumerate(layout.columns) if column.drop and not any(row[place].strip() for row in layout.rows)]
+        layout = layout.without(empty)
+    while least_width(layout) > width:
+        ranked = [(column.drop, place) for place, column in enumerate(layout.columns) if column.drop]
+        if not ranked:
             break
-        full = fewer
-    return _shortened(full, width) if shorten and least_width(full) > width else full
+        _, gone = max(ranked)  # of equals, the one on the right
+        layout = replace(layout.without([gone]), dropped=(*layout.dropped, layout.columns[gone].header))
+    return _shortened(layout, width) if shorten else layout
 
 
 def wrap_lines(layout: Layout, width: int | None) -> Layout:
-    """Break the texts of columns that may wrap to what `width` leaves them; what does not fit follows in lines of its own."""
+    """Break the texts of columns that may wrap to what `width` leaves them; the rest of a text continues in rows of its own."""
     wrapping = [place for place, column in enumerate(layout.columns) if column.wrap]
     if width is None or not wrapping or _with_gaps(widths(layout)) <= width:
         return layout
     spare = max(width - least_width(layout), 0) // len(wrapping)
     rooms = widths(layout, wrapped=True)
-    lines: list[tuple[str, ...]] = []
-    for line in layout.lines:
-        is_heading = len(line) < len(layout.columns)
-        parts = [
-            wrap_cell(text, rooms[place] + spare) if place in wrapping and not is_heading else [text] for place, text in enumerate(line)
-        ]
-        lines += zip_longest(*parts, fillvalue="")
-    return replace(layout, lines=tuple(lines))
+    rows: list[tuple[str, ...]] = []
+    headings = {}
+    for number, row in enumerate(layout.rows):
+        if number in layout.headings:
+            headings[len(rows)] = layout.headings[number]
+        parts = [wrap_cell(text, rooms[place] + spare) if place in wrapping else [text] for place, text in enumerate(row)]
+        rows += zip_longest(*parts, fillvalue="")
+    return replace(layout, rows=tuple(rows), headings=headings)
 
 
 def widths(layout: Layout, *, wrapped: bool = False) -> list[int]:
     """Return how wide each column is, or can be where those that may wrap do."""
-    rows = [line for line in layout.lines if len(line) == len(layout.columns)]
-    return [_column_width(column, [row[place] for row in rows], wrapped=wrapped) for place, column in enumerate(layout.columns)]
+    return [_column_width(column, [row[place] for row in layout.rows], wrapped=wrapped) for place, column in enumerate(layout.columns)]
 
 
-def _whole(table: Table) -> Layout:
-    return Layout(tuple(table.columns), tuple(tuple(visible(column.show(row)) for column in table.columns) for row in table.rows))
-
-
-def _grouped(table: Table, group_of: Callable[[Row], str]) -> Layout:
-    columns = tuple(column for column in table.columns if not column.in_heading)
-    lines: list[tuple[str, ...]] = []
-    current = None
-    for row in table.rows:
-        group = group_of(row)
-        first, *others = (visible(column.show(row)) for column in columns)
-        if group and group != current:
-            lines.append((visible(group),))
-        current = group
-        lines.append(("  " + first.removeprefix(f"{group}.") if group else first, *others))
-    return Layout(columns, tuple(lines))
-
-
-def _without_empty(layout: Layout) -> Layout:
-    """Take away the columns that may go and hold nothing; nobody misses them."""
-    rows = [line for line in layout.lines if len(line) == len(layout.columns)]
-    kept = [place for place, column in enumerate(layout.columns) if not column.drop or any(row[place].strip() for row in rows)]
-    lines = tuple(line if len(line) < len(layout.columns) else tuple(line[place] for place in kept) for line in layout.lines)
-    return replace(layout, columns=tuple(layout.columns[place] for place in kept), lines=lines)
-
-
-def _without_one(layout: Layout) -> Layout | None:
-    """Drop the column that may go first; of equals, the one on the right."""
-    ranked = [(column.drop, place) for place, column in enumerate(layout.columns) if column.drop]
-    if not ranked:
-        return None
-    _, gone = max(ranked)
-    lines = tuple(line if len(line) < len(layout.columns) else (*line[:gone], *line[gone + 1 :]) for line in layout.lines)
-    columns = (*layout.columns[:gone], *layout.columns[gone + 1 :])
-    return replace(layout, columns=columns, lines=lines, dropped=(*layout.dropped, layout.columns[gone].header))
+def _grouped(layout: Layout, groups: Sequence[str]) -> Layout:
+    layout = layout.without([place for place, column in enumerate(layout.columns) if column.in_heading])
+    headings = {place: group for place, group in enumerate(groups) if group and (not place or group != groups[place - 1])}
+    rows = [
+        ("  " + row[0].removeprefix(f"{group}.") if group else row[0], *row[1:]) for row, group in zip(layout.rows, groups, strict=True)
+    ]
+    return replace(layout, rows=tuple(rows), headings=headings)
 
 
 def _shortened(layout: Layout, width: int) -> Layout:
     """Shorten paths by as much as is missing, those of the widest column first."""
     found = widths(layout, wrapped=True)
-    paths = sorted((place for place, column in enumerate(layout.columns) if column.path), key=lambda place: -found[place])
-    for place in paths:
+    for place in sorted((place for place, column in enumerate(layout.columns) if column.path), key=lambda place: -found[place]):
         missing = least_width(layout) - width
         if missing > 0:
-            layout = _with_short_paths(layout, place, found[place] - missing)
+            rows = tuple((*row[:place], _shorten(row[place], found[place] - missing), *row[place + 1 :]) for row in layout.rows)
+            layout = replace(layout, rows=rows, shortened=layout.shortened or rows != layout.rows)
     return layout
 
 
-def _with_short_paths(layout: Layout, place: int, room: int) -> Layout:
-    lines = tuple(
-        line if len(line) < len(layout.columns) else (*line[:place], _shorten(line[place], room), *line[place + 1 :])
-        for line in layout.lines
-    )
-    return replace(layout, lines=lines, shortened=layout.shortened or lines != layout.lines)
-
-
 def _shorten(path: str, room: int) -> str:
-    """Shorten a path on the left, at dots, to `room` characters; what stands after the last dot always stays.
+    """Shorten a path on the left, at dots, to `room` characters; the part after the last dot always stays.
 
     >>> _shorten("down_blocks.0.attentions.1.proj_in", 22)
     '..attentions.1.proj_in'
@@ -168,7 +141,7 @@ def _column_width(column: Column, texts: Sequence[str], *, wrapped: bool) -> int
 
 
 def wrap_cell(text: str, width: int) -> list[str]:
-    """Break a text into lines of at most `width`, between words or behind an underscore.
+    """Break a text into lines of at most `width`, between words or after an underscore.
 
     >>> wrap_cell("projection_class_embeddings_input_dim", 30)
     ['projection_class_embeddings_', 'input_dim']

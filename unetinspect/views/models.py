@@ -1,21 +1,32 @@
-"""`models`: the bundled catalog, the UNets of a folder, and the classes that can be traced."""
+"""The commands that run no pass: `models` (catalog, folder, classes), `config` and `cache`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from msgspec import Struct
 
 from unetinspect.catalog import Entry, Figure, HubLocation
-from unetinspect.record import Shape, Trace
+from unetinspect.record import ModelInfo, Run, Shape, Trace
+from unetinspect.record.run import Excerpt
 from unetinspect.unets import Builder
-from unetinspect.units import format_count, format_si, format_size, plural
+from unetinspect.units import format_bytes, format_count, format_si, format_size, plural
+from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
+if TYPE_CHECKING:
+    from unetinspect.run.cache import CacheInfo
 
-class ModelSummary(Struct, frozen=True, kw_only=True):
-    """A bundled model, without its config; the fields are those of `catalog.Entry`."""
+# A page; a cell of megabytes would take minutes to lay out.
+_MOST_CHARACTERS = 4000
+
+
+class ModelSummary(Excerpt, frozen=True, kw_only=True):
+    """A bundled model, without its config."""
+
+    fields_of: ClassVar = (Entry,)
 
     name: str
     aliases: tuple[str, ...]
@@ -62,20 +73,18 @@ class ClassList(Struct, frozen=True, kw_only=True):
     classes: tuple[ClassSummary, ...]
 
 
-class FoundModel(Struct, frozen=True, kw_only=True):
-    """A UNet whose config was found in a folder, and what one pass at its own size is.
+class FoundModel(Excerpt, frozen=True, kw_only=True):
+    """A UNet whose config was found in a folder, and one pass at its own size.
 
     Attributes:
         path: Its config.
         name: What its record calls it.
-        class_name: The diffusers class.
-        params: Parameters, each counted once.
         attention_layers: Attention layers.
         skips: Skips that were consumed.
-        sample_size: (height, width) of `sample`, or (length,) of a signal.
-        forward_batch: The batch of the pass: 2 under classifier-free guidance.
         macs: Multiply-accumulates of the pass.
     """
+
+    fields_of: ClassVar = (ModelInfo, Run)
 
     path: str
     name: str
@@ -95,23 +104,21 @@ class FoundModels(Struct, frozen=True, kw_only=True):
     models: tuple[FoundModel, ...]
 
 
+class _ConfigKey(NamedTuple):
+    key: str
+    value: Any
+    origin: str
+
+
 def found_model(path: str, record: Trace) -> FoundModel:
     """Return what is listed of a UNet that was found, from its record."""
-    return FoundModel(
-        path=path,
-        name=record.model.name,
-        class_name=record.model.class_name,
-        params=record.totals.params,
-        attention_layers=record.totals.attention.total,
-        skips=record.totals.skips.consumed,
-        sample_size=record.run.sample_size,
-        forward_batch=record.run.forward_batch,
-        macs=record.totals.macs,
-    )
+    totals = record.totals
+    layers, skips = totals.attention.total, totals.skips.consumed
+    return FoundModel.of(totals, record.model, record.run, path=path, attention_layers=layers, skips=skips)
 
 
 def found_table(found: Sequence[FoundModel]) -> Table:
-    """Show each UNet that was found, and what one pass at its own size is."""
+    """Show each UNet that was found, and one pass at its own size."""
     return Table(
         columns=(
             Column("config", lambda model: model.path),
@@ -124,12 +131,12 @@ def found_table(found: Sequence[FoundModel]) -> Table:
         ),
         rows=found,
         group=lambda model: model.class_name,
-        below=[f"{plural(len(found), 'model')}; MACs of one pass at the sample size, with the batch doubled under CFG"],
+        below=[f"{plural(len(found), 'model')}; MACs of one pass at the config's sample size (batch doubled under CFG)"],
     )
 
 
 def models_table(entries: Sequence[Entry]) -> Table:
-    """Show each bundled model: what to type, its class, its size, what it is."""
+    """Show each bundled model: its name, class, size and title."""
     return Table(
         columns=(
             Column("name", lambda entry: entry.name),
@@ -137,32 +144,32 @@ def models_table(entries: Sequence[Entry]) -> Table:
             Column("attn", lambda entry: str(entry.attention_layers), right=True, drop=2),
             Column("class", lambda entry: entry.class_name, in_heading=True),
             Column("family", lambda entry: entry.family, in_heading=True),
-            Column("what it is", lambda entry: entry.title, wrap=36),
+            Column("title", lambda entry: entry.title, wrap=36),
         ),
         rows=entries,
         group=lambda entry: f"{entry.family}: {entry.class_name}",
         below=[f"{plural(len(entries), 'model')}; a hub ID, a config file or a folder can be traced as well"],
-        records=[summarise(entry) for entry in entries],
+        records=list_models(entries).models,
     )
 
 
 def classes_table(classes: Sequence[Builder], entries: Sequence[Entry]) -> Table:
-    """Show each class that can be traced, what it is, and the bundled models of that class."""
+    """Show each class that can be traced, its description, and the bundled models of that class."""
     rows = list_classes(classes, entries).classes
     return Table(
         columns=(
             Column("class", lambda row: row.class_name),
-            Column("what it is", lambda row: row.what, wrap=24),
+            Column("description", lambda row: row.what, wrap=24),
             Column("bundled models", lambda row: ", ".join(row.models) or "-", wrap=22, drop=1),
         ),
         rows=rows,
-        below=[f"{len(rows)} classes, {sum(bool(row.plugs_into) for row in rows)} of them to plug into a UNet: --with"],
+        below=[f"{len(rows)} classes, {sum(bool(row.plugs_into) for row in rows)} of them to attach to a UNet: --with"],
     )
 
 
 def list_models(entries: Sequence[Entry]) -> ModelList:
     """Return what `models --json` prints."""
-    return ModelList(models=tuple(summarise(entry) for entry in entries))
+    return ModelList(models=tuple(ModelSummary.of(entry, class_name=entry.class_name) for entry in entries))
 
 
 def list_classes(classes: Sequence[Builder], entries: Sequence[Entry]) -> ClassList:
@@ -180,7 +187,45 @@ def list_classes(classes: Sequence[Builder], entries: Sequence[Entry]) -> ClassL
     )
 
 
-def summarise(entry: Entry) -> ModelSummary:
-    """Return an entry without its config."""
-    fields = {name: getattr(entry, name) for name in ModelSummary.__struct_fields__}
-    return ModelSummary(**fields)
+def config_table(model: ModelInfo, notes: Sequence[str] = ()) -> Table:
+    """Show each key with its value; below, keys that the class does not know, and the catalog's notes on the config."""
+    defaults = set(model.config_defaults)
+    rows = [
+        _ConfigKey(key, value, "override" if key in model.config_overrides else "default" if key in defaults else "given")
+        for key, value in model.config.items()
+    ]
+    below = [f"{plural(len(rows) - len(defaults), 'key')} given, {len(defaults)} filled in by diffusers"]
+    if model.config_ignored:
+        below.append(f"ignored, because {model.class_name} does not know them: {', '.join(model.config_ignored)}")
+    return Table(
+        columns=(
+            Column("key", lambda row: row.key),
+            Column("value", lambda row: _shortened(row.value), wrap=24),
+            Column("from", lambda row: row.origin),
+        ),
+        rows=rows,
+        above=header(model),
+        below=[*below, *(f"note: {note}" for note in notes)],
+        records=[{"key": row.key, "value": json.dumps(row.value), "from": row.origin} for row in rows],
+    )
+
+
+def _shortened(value: Any) -> str:
+    """Write a value as JSON; what would fill pages, by its length."""
+    text = json.dumps(value)
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    length = f"{len(value)} entries" if isinstance(value, list) else f"{len(text)} characters of JSON"
+    return f"{length} (--json shows them)"
+
+
+def cache_table(info: CacheInfo) -> Table:
+    """Show the state of the cache in a few lines."""
+    lines = [f"records are kept in {info.folder}"]
+    if info.removed is not None:
+        lines.append(f"removed: {plural(info.removed, 'record')}")
+    else:
+        lines.append(f"{plural(info.records, 'record')}, {format_bytes(info.bytes)} of at most {format_bytes(info.limit_bytes)}")
+    if not info.writable:
+        lines.append("the folder is not writable: nothing is kept (UNETINSPECT_CACHE sets another)")
+    return Table(columns=(), rows=(), above=lines, records=(info,))

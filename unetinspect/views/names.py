@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from unetinspect.naming import absent, by_rule, items_of, names_of
 from unetinspect.record import Trace
-from unetinspect.record.names import Name
+from unetinspect.record.checkpoint import Name
 from unetinspect.units import format_shape, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
@@ -17,9 +17,9 @@ _COMFYUI = "in a checkpoint"
 
 
 def names_table(trace: Trace, names: Sequence[Name], *, asked: str | None) -> Table:
-    """Show one name with all that it is called, several as a table; of a block, its resnets, transformers and samplers.
+    """Show one name with all its other names, several as a table; of a block, its resnets, transformers and samplers.
 
-    `names` are those of `find_names`, or all; `asked` is what was typed, None: nothing.
+    `names` are those of `find_names`, or all; `asked` is the typed name, None: nothing was typed.
     """
     shown = _shown(trace, names)
     everything = names if asked is None else names_of(trace)
@@ -82,7 +82,7 @@ def _below(trace: Trace, shown: Sequence[Name], names: Sequence[Name], asked: st
     what = "in all" if asked is None else f"in {asked}"
     yield f"{within} {what}" + (": --json, --format csv list each with all its names" if len(shown) < len(names) else "")
     if asked is None:
-        yield f"`unetinspect names {trace.model.name} NAME` tells all names of one, by any of them"
+        yield f"`unetinspect names {trace.model.name} NAME` shows all names of one, found by any of them"
     for field in ("original", "block", "ip_adapter"):
         if field in reasons and not any(getattr(name, field) is not None for name in shown):
             yield reasons[field]
@@ -131,7 +131,7 @@ def _holder(tensor: Name, everything: Sequence[Name]) -> Name | None:
 
 
 def _content(module: Name, everything: Sequence[Name]) -> Iterator[_Row]:
-    """Say what lies in a module that consists of others."""
+    """Count the modules and tensors inside a module."""
     inside = [name for name in everything if name.path.startswith(f"{module.path}.")]
     count = sum(name.kind == "module" for name in inside)
     if count:
@@ -141,26 +141,26 @@ def _content(module: Name, everything: Sequence[Name]) -> Iterator[_Row]:
 
 
 def _reasons(trace: Trace, name: Name, everything: Sequence[Name]) -> Iterator[str]:
-    """Say why some naming has no name for it: nothing of this UNet has one, or not this module."""
+    """Write why a naming has no name for it: no part of this UNet has one, or not this module."""
     reasons = absent(trace)
     if name.original is None:
         yield reasons.get("original", f"no name in the original layout: {_why_not(trace, name, everything)}")
     elif name.block is None:
-        yield reasons.get("block", "no block: merge and LoRA tools disagree on what stands outside of the three lists, or leave it out")
+        yield reasons.get("block", "no block: merge and LoRA tools disagree on modules outside the three lists, or leave them out")
     if name.original is not None and (rule := by_rule(trace)):
         yield rule
     if name.kohya is not None:
-        yield "behind it a LoRA of kohya-ss has .lora_down.weight, .lora_up.weight, .alpha, one of PEFT .lora_A.weight, .lora_B.weight"
+        yield "kohya-ss suffixes: .lora_down.weight, .lora_up.weight, .alpha; PEFT suffixes: .lora_A.weight, .lora_B.weight"
     elif name.kind == "module" and name.peft is None:
-        yield reasons.get("peft", "no LoRA key: those are of linear and convolution layers, and of none around them")
+        yield reasons.get("peft", "no LoRA key: only Linear and Conv layers have one")
 
 
 def _why_not(trace: Trace, name: Name, everything: Sequence[Name]) -> str:
     originals = [found.original for found in everything if found.original and found.path.startswith(f"{name.path}.")]
     places = list(dict.fromkeys(".".join(original.split(".")[:2]) for original in originals))
     if places:
-        return f"the original code keeps flat lists, in which it is {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
+        return f"the original code has flat lists, where it is {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
     module = next((module for module in trace.modules if module.path == name.path), None)
     if module is not None and not module.params:
-        return "it has no parameters, so no checkpoint names it"
+        return "it has no parameters, so no checkpoint contains it"
     return "the original code has no such layer"

@@ -1,4 +1,4 @@
-"""`ports`: what can be plugged into a UNet, and whether a ControlNet or T2I-Adapter fits it."""
+"""`ports`: where other models can be attached to a UNet, and whether a ControlNet or T2I-Adapter fits."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _KINDS = {"controlnet": "ControlNet", "t2i-adapter": "T2I-Adapter", "ip-adapter"
 
 
 def ports_table(trace: Trace) -> Table:
-    """Show each port with its shape at this size and the module that it joins; both weights of a layer on one line."""
+    """Show each port with its shape at this size and the module that it joins, both weights of a layer in one row."""
     return Table(
         columns=(
             Column("port", _name, path=True),
             Column("shape", lambda port: format_shape(port.shape)),
-            Column("added to, or read by", lambda port: port.joins, path=True, drop=1),
-            Column("plugs in", lambda port: _KINDS[port.kind], in_heading=True),
+            Column("module", lambda port: port.joins, path=True, drop=1),
+            Column("for", lambda port: _KINDS[port.kind], in_heading=True),
         ),
         rows=[port for port in trace.ports if not port.name.endswith(".to_v_ip")],
         above=header(trace.model, trace.run),
@@ -30,11 +30,11 @@ def ports_table(trace: Trace) -> Table:
 
 
 def fit_table(trace: Trace, fit: Fit) -> Table:
-    """Show each tensor that the UNet takes and what it would be given."""
+    """Show the shape that the UNet expects of each tensor, and the shape that it would get."""
     return Table(
         columns=(
-            Column("port, or shared input", lambda row: row.name, path=True),
-            Column("taken", lambda row: format_shape(row.takes)),
+            Column("port or shared input", lambda row: row.name, path=True),
+            Column("expected", lambda row: format_shape(row.takes)),
             Column("given", lambda row: format_shape(row.given)),
             Column("fits", lambda row: "yes" if row.fits else "NO"),
         ),
@@ -46,12 +46,12 @@ def fit_table(trace: Trace, fit: Fit) -> Table:
 
 
 def fit_lines(trace: Trace, fit: Fit) -> list[str]:
-    """Say in words whether something fits, and each reason why not."""
+    """Write whether something fits, and each reason why not."""
     subject = f"{fit.name} ({fit.class_name})"
     if fit.fits:
-        return [f"{subject} fits {trace.model.name}: {plural(len(fit.rows), 'tensor')} of the shapes that it takes"]
+        return [f"{subject} fits {trace.model.name}: all {plural(len(fit.rows), 'shape')} match"]
     if not any(row.takes for row in fit.rows):
-        return [f"{subject} does not fit {trace.model.name}: {trace.model.class_name} has no port for what it gives"]
+        return [f"{subject} does not fit {trace.model.name}: {trace.model.class_name} has no port for its outputs"]
     wrong = [row for row in fit.rows if not row.fits]
     return [
         f"{subject} does not fit {trace.model.name}: {len(wrong)} of {plural(len(fit.rows), 'tensor')} differ",
@@ -71,7 +71,7 @@ def _miscounted(trace: Trace, fit: Fit) -> Iterator[str]:
         )
         alone = [row.name.rpartition(".")[2] for row in rows if row.takes is None or row.given is None]
         if alone:
-            yield f"{name}: {trace.model.name} takes {takes}, {fit.name} gives {gives}; without a partner: {', '.join(alone)}"
+            yield f"{name}: {trace.model.name} takes {takes}, {fit.name} gives {gives}; unmatched: {', '.join(alone)}"
 
 
 def _misshapen(wrong: Sequence[PortFit]) -> Iterator[str]:
@@ -89,7 +89,7 @@ def _name(port: Port) -> str:
 
 def _port_lines(trace: Trace) -> Iterator[str]:
     if not trace.ports:
-        yield f"nothing can be plugged into a {trace.model.class_name}: its forward takes no residuals, and it loads no IP-Adapter"
+        yield f"{trace.model.class_name} has no ports: its forward takes no residuals, and it loads no IP-Adapter"
         return
     residuals = _of_kind(trace.ports, "controlnet")
     if residuals:
@@ -102,7 +102,7 @@ def _port_lines(trace: Trace) -> Iterator[str]:
         last = weights[-1].name.partition(".")[0]
         yield (
             f"IP-Adapter: {len(weights) // 2} cross-attention layers with to_k_ip and to_v_ip, keys 1, 3, ... {last}; "
-            "image_tokens are 4 to an image, 16 with IP-Adapter Plus"
+            "4 image_tokens per image, 16 with IP-Adapter Plus"
         )
 
 

@@ -72,7 +72,7 @@ def _cell(value: Any) -> Any:
 
 
 def wrap_words(text: str, width: int | None) -> list[str]:
-    """Break a line between words at `width`; what follows is indented as the line is, or to behind its label ("size:   ")."""
+    """Break a line between words at `width`; the rest is indented as the line is, or by its label ("size:   ")."""
     if width is None or len(text) <= width:
         return [text]
     label = _LABEL.match(text)
@@ -90,9 +90,10 @@ def _draw(layout: Layout, screen: Screen) -> str:
     rooms = widths(layout)
     lines = [style(_aligned([column.header for column in layout.columns], layout, rooms), "name")]
     lines.append(("─" if screen.unicode else "-") * (sum(rooms) + GAP * (len(rooms) - 1)))
-    for line in layout.lines:
-        is_heading = len(line) < len(rooms)  # which stands across all columns
-        lines.append(style(line[0], "heading") if is_heading else _aligned(line, layout, rooms))
+    for number, row in enumerate(layout.rows):
+        if number in layout.headings:
+            lines.append(style(layout.headings[number], "heading"))
+        lines.append(_aligned(row, layout, rooms))
     return "\n".join(lines)
 
 

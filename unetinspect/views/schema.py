@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from unetinspect.record import Checkpoint, Diff, Envelope, ErrorExplanations
+from unetinspect.record.run import Excerpt
 from unetinspect.run.cache import CacheInfo
 from unetinspect.views.models import ClassList, FoundModels, ModelList
 
@@ -20,8 +21,9 @@ def json_schema() -> dict[str, Any]:
     """Return one schema that every `--json` document of this version matches."""
     documents = [Envelope, Diff, Checkpoint, ErrorExplanations, ModelList, FoundModels, ClassList, CacheInfo]
     references, components = msgspec.json.schema_components(documents, ref_template="#/$defs/{name}")
-    for component in components.values():
-        _describe_properties(component)
+    kinds = {kind.__name__: kind for kind in Excerpt.__subclasses__()}
+    for name, component in components.items():
+        _describe(component, kinds.get(name))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "unetinspect --json",
@@ -32,15 +34,24 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _describe_properties(component: dict[str, Any]) -> None:
-    """Move what a record's docstring says of each field to the property that it speaks of, in JSON's words.
+def _describe(component: dict[str, Any], excerpt: type[Excerpt] | None) -> None:
+    """Put the sentences of a record's docstring where JSON Schema has them: one for the whole, one for each property.
 
-    A field that Python may not call so ("with") has an underscore behind it there.
+    An excerpt's other fields have those of the records that they are from. A field that Python cannot call so ("with") has an
+    underscore behind it there.
     """
-    summary, _, attributes = cleandoc(component.get("description", "")).partition("\n\nAttributes:\n")
-    component["description"] = _one_line(summary)
-    for name, text in _ATTRIBUTE.findall(attributes):
-        component["properties"][name.removesuffix("_")]["description"] = _one_line(text)
+    summary, attributes = _docstring(component.get("description", ""))
+    for source in excerpt.fields_of if excerpt else ():
+        attributes = _docstring(cleandoc(source.__doc__ or ""))[1] | attributes
+    component["description"] = summary
+    for name, text in attributes.items():
+        if name in component["properties"]:
+            component["properties"][name]["description"] = text
+
+
+def _docstring(text: str) -> tuple[str, dict[str, str]]:
+    summary, _, attributes = cleandoc(text).partition("\n\nAttributes:\n")
+    return _one_line(summary), {name.removesuffix("_"): _one_line(inside) for name, inside in _ATTRIBUTE.findall(attributes)}
 
 
 def _one_line(text: str) -> str:

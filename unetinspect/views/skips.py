@@ -1,31 +1,35 @@
-"""`skips`: which tensor feeds which up block's resnet, and what it does to the channels."""
+"""`skips`: which tensor feeds which up block's resnet, and what it does to the channels; and why, in words.
+
+Every number in the explanation is read off the observed skips; the usual reason for `layers_per_block + 1` is given only
+where it holds for every block.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
-from unetinspect.record import Skip, SkipChange, Trace
-from unetinspect.units import format_shape, plural
+from unetinspect.record import Skip, Stage, Trace
+from unetinspect.units import format_shape, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.stages import skip_counts
 from unetinspect.views.table import Column, Table
-
-_CHANGES = {"filter": "filtered in the Fourier domain", "cast": "cast to another dtype"}
+from unetinspect.views.words import CHANGES, inside, skip_changes, skip_sum, skip_way, with_call
 
 
 def skips_table(trace: Trace) -> Table:
-    """Show each skip in the order in which it is consumed; what happened to it on the way, where something did."""
-    changed = [Column("on its way", lambda skip: way_text(skip) or "-", wrap=24, drop=7)] if any(map(way_text, trace.skips)) else []
+    """Show each skip in the order in which it is consumed, with its changes on the way where there are any."""
+    changed = [Column("changes", lambda skip: skip_way(skip) or "-", wrap=24, drop=7)] if any(map(skip_way, trace.skips)) else []
     return Table(
         columns=(
-            Column("consumed by", _target, path=True),
-            Column("skip, produced by", _sources, path=True),
-            Column("skip shape", lambda skip: format_shape(skip.shape), drop=8),
+            Column("consumed by", lambda skip: with_call(skip.target, skip.call), path=True),
+            Column("produced by", _sources, path=True, page=lambda skip: " + ".join(skip.sources)),
+            Column("shape", lambda skip: format_shape(skip.shape), drop=8),
             *changed,
-            Column("hidden + skip = concat -> out", skip_sum),
-            Column("1x1 shortcut", lambda skip: (skip.shortcut or "-").removeprefix(f"{skip.target}."), drop=10),
+            Column("hidden + skip = concat -> out", skip_sum, value=lambda skip: skip.concat_channels),
+            Column("1x1 shortcut", lambda skip: (skip.shortcut or "-").removeprefix(f"{skip.target}."), path=True, drop=10),
         ),
         rows=trace.skips,
         above=header(trace.model, trace.run),
@@ -34,49 +38,26 @@ def skips_table(trace: Trace) -> Table:
     )
 
 
-def way_text(skip: Skip) -> str:
-    """Write what happened to a skip between the module that produced it and the concatenation: "filtered", "+ NAME"."""
-    return "; ".join(text for change in skip.changes if (text := _change_text(change, skip)))
-
-
-def _change_text(change: SkipChange, skip: Skip) -> str:
-    if change.kind == "sum":
-        added = [name for name in change.with_ if name not in skip.sources]  # the sources are named already
-        return f"+ {' + '.join(added)}" if added else ""
-    if change.kind == "reshape":
-        return f"reshaped to {format_shape(change.shape)}"
-    if change.kind == "slice":
-        return f"a part of it, {format_shape(change.shape)}"
-    return _CHANGES.get(change.kind) or ", ".join(change.ops)
-
-
-def skip_sum(skip: Skip) -> str:
-    """Write "1280 + 640 = 1920 -> 1280"; where the numbers disagree, what the first convolution takes instead."""
-    out = "?" if skip.out_channels is None else skip.out_channels
-    text = f"{skip.hidden_channels} + {skip.skip_channels} = {skip.concat_channels} -> {out}"
-    return text if skip.adds_up else f"{text} (MISMATCH: its first convolution takes {skip.conv_channels})"
-
-
 def skip_lines(trace: Trace) -> list[str]:
-    """Say whether the counts and the channels agree, what happened on the way, and what became of skips that nothing consumed."""
+    """Write whether the counts and the channels agree, and the changes on the way; or that there are no skips."""
     if not trace.skips:
-        return [f"{trace.model.class_name} has no skips: nothing that one stage made is concatenated in another", *_residuals(trace)]
+        return [f"{trace.model.class_name} has no skips: no stage concatenates a tensor of another", *_residuals(trace)]
     wrong = [skip for skip in trace.skips if not skip.adds_up]
     checked = sum(skip.conv_channels is not None for skip in trace.skips)
     lines = [skip_counts(trace), *_reads(trace), *_unused(trace), *_way_lines(trace)]
     if any(skip.concat_in == "" for skip in trace.skips):
         lines.append(f"concatenated outside any block, in {trace.model.class_name}'s own forward")
     if wrong:
-        lines.append(f"MISMATCH in {len(wrong)} of {len(trace.skips)}: hidden + skip is not what the first convolution takes")
+        lines.append(f"MISMATCH in {len(wrong)} of {len(trace.skips)}: hidden + skip differs from the first convolution's input channels")
     elif checked:
-        lines.append(f"hidden + skip is what the first convolution takes, in {checked} of {len(trace.skips)}")
+        lines.append(f"hidden + skip matches the first convolution's input channels ({checked} of {len(trace.skips)})")
     return lines
 
 
 def _residuals(trace: Trace) -> Iterator[str]:
-    """Say what a ControlNet or T2I-Adapter, which has no way up, returns in place of one tensor."""
+    """Write the tensors that a ControlNet or T2I-Adapter, which has no up blocks, returns."""
     if len(trace.outputs) > 1:
-        yield f"what it makes on its way down leaves it, to be added to a UNet's: {returned_text(trace)}"
+        yield f"its outputs are added to a UNet's: {returned_text(trace)}"
 
 
 def returned_text(trace: Trace) -> str:
@@ -89,30 +70,28 @@ def returned_text(trace: Trace) -> str:
 def _reads(trace: Trace) -> Iterator[str]:
     again = len(trace.skips) - trace.totals.skips.consumed
     if again > 0:
-        yield f"read {len(trace.skips)} times: a block that runs several times concatenates the same skip each time"
+        yield f"concatenated {len(trace.skips)} times: a block that runs several times uses the same skip each time"
 
 
 def _unused(trace: Trace) -> Iterator[str]:
     unused = trace.totals.skips.produced - trace.totals.skips.consumed
     if unused > 0:
-        yield f"{unused} of the tensors that were produced as skips were never concatenated: no up block reads them"
+        yield f"{plural(unused, 'skip')} never concatenated: no up block reads them"
 
 
 def _way_lines(trace: Trace) -> Iterator[str]:
-    """Sum up what happened on the way, so that it is said where the column has no room."""
+    """Sum up the changes, which a narrow table has no column for."""
     stages: dict[str, list[str]] = {}
     for skip in trace.skips:
-        for change in skip.changes:
-            text = _change_text(change, skip)
-            if text:
-                what = re.sub(r"\.\d+$", "", text) if change.kind == "sum" else _CHANGES.get(change.kind, text)
-                stages.setdefault(what, []).append(skip.target_stage)
+        for change, text in skip_changes(skip):
+            what = re.sub(r"\.\d+$", "", text) if change.kind == "sum" else CHANGES.get(change.kind, text)
+            stages.setdefault(what, []).append(skip.target_stage)
     for what, found in stages.items():
-        yield f"on their way, {len(found)} of {len(trace.skips)}: {what} (those of {', '.join(dict.fromkeys(found))})"
+        yield f"changed on the way, {len(found)} of {len(trace.skips)}: {what} ({', '.join(dict.fromkeys(found))})"
 
 
 def _sources(skip: Skip) -> str:
-    """Write the source; where the tensor is a sum made in a stage's own body, as a shell would: "down_blocks.0.{a,b}"."""
+    """Write the source; of a sum within one stage, as a shell would: "down_blocks.0.{a,b}"."""
     if len(skip.sources) == 1:
         return skip.source
     stage = f"{skip.source_stage}."
@@ -121,5 +100,141 @@ def _sources(skip: Skip) -> str:
     return f"{stage}{{{','.join(source.removeprefix(stage) for source in skip.sources)}}}"
 
 
-def _target(skip: Skip) -> str:
-    return f"{skip.target} (call {skip.call})" if skip.call else skip.target
+def explain_skips(trace: Trace) -> list[str]:
+    """Explain which skips each down block pushes, which each up block pops, why so many, and why with those channels."""
+    if not trace.skips:
+        return [*header(trace.model, trace.run), "", *skip_lines(trace)]
+    paragraphs = [
+        header(trace.model, trace.run),
+        ["Pushed on the way down", *_pushes(trace)],
+        ["Popped on the way up, last pushed first", *_pops(trace)],
+        _why_so_many(trace),
+        _why_those_channels(trace),
+        skip_lines(trace),
+    ]
+    return [line for paragraph in paragraphs for line in (*paragraph, "")][:-1]
+
+
+def _pushes(trace: Trace) -> list[str]:
+    pushed = {skip.index: skip for skip in trace.skips}  # a skip that is read twice is pushed once
+    in_order = [pushed[index] for index in sorted(pushed)]
+    lines = []
+    for stage, group in groupby(in_order, key=lambda skip: skip.source_stage):
+        skips = list(group)
+        names = ["" if skip.source == stage else f"{inside(skip.source, stage)} " for skip in skips]
+        parts = [f"{name}{skip.skip_channels} channels at {format_size(skip.shape[2:])}" for name, skip in zip(names, skips, strict=True)]
+        lines.append(f"  {stage} pushes {len(skips)}: {', '.join(parts)}")
+    return lines
+
+
+def _pops(trace: Trace) -> list[str]:
+    lines = []
+    for stage, skips in _by_target(trace):
+        widths = ", ".join(str(skip.concat_channels) for skip in skips)
+        takers = "resnets" if all(".resnets" in skip.target for skip in skips) else "modules"
+        lines.append(f"  {stage} pops {len(skips)}: its {takers} take {widths} channels")
+        lines += [
+            f"    {with_call(inside(skip.target, stage), skip.call)}: {skip_sum(skip)}; the skip is {' + '.join(skip.sources)}"
+            for skip in skips
+        ]
+    return lines
+
+
+def _why_so_many(trace: Trace) -> list[str]:
+    layers = _layers(trace)
+    targets = _by_target(trace)
+    if layers is None or not _is_classical(trace, layers, targets):
+        return ["Why so many", f"  This UNet does not follow the rule of layers_per_block + 1: {_popped(targets)}."]
+    downs = [stage for stage in trace.stages if stage.role == "down"]
+    counts = [sum(skip.source_stage == stage.name for skip in trace.skips) for stage in downs]
+    first, last = targets[0][1], targets[-1][1]
+    same = len(set(layers)) == 1
+    rule = f"layers_per_block is {layers[0]}" if same else f"layers_per_block is {layers}"
+    number = f" = {layers[0] + 1}" if same else ""
+    popped = " + ".join(str(len(skips)) for _, skips in targets)
+    return [
+        f"Why layers_per_block + 1{number} resnets in every up block",
+        (f"  {rule}. {_pushed_by(trace, downs)} conv_in pushes one first: 1 + {' + '.join(map(str, counts))} = {1 + sum(counts)} skips."),
+        (
+            f"  Each up block pops the tensors that the resnets at its level pushed ({targets[0][0]}: "
+            f"{plural(layers[-1], 'tensor')} of {first[0].source_stage}), and one extra: the tensor that the level started with, pushed by "
+            f"the downsampler of the level before ({first[-1].source}), or at the last level by {last[-1].source}."
+        ),
+        f"  {popped} = {len(trace.skips)}: every skip must be consumed, each by a resnet of its own.",
+    ]
+
+
+def _pushed_by(trace: Trace, downs: Sequence[Stage]) -> str:
+    samplers = {skip.source_stage for skip in trace.skips if ".downsamplers." in skip.source}
+    without = [stage.name for stage in downs if stage.name not in samplers]
+    exception = f" ({', '.join(without)} {'has' if len(without) == 1 else 'have'} none)" if without else ""
+    return f"A down block pushes one tensor after each resnet and one after its downsampler{exception}."
+
+
+def _why_those_channels(trace: Trace) -> list[str]:
+    lines = [
+        "Why those channels",
+        "  The input of a resnet has hidden + skip channels: those of the hidden states before it, and those of the skip.",
+    ]
+    for why, stages in groupby(_by_target(trace), key=lambda target: _why(target[1])):
+        names = [stage for stage, _ in stages]
+        lines.append(f"  {names[0]}{f' to {names[-1]}' if len(names) > 1 else ''}: {why}.")
+    return lines
+
+
+def _why(skips: Sequence[Skip]) -> str:
+    if len({(skip.hidden_channels, skip.skip_channels) for skip in skips}) == 1:
+        return _steady(skips)
+    return "; ".join(_reason(skip, before) for skip, before in zip(skips, [None, *skips], strict=False))
+
+
+def _popped(targets: Sequence[tuple[str, list[Skip]]]) -> str:
+    """Count the skips that each up block pops, in one number where it is the same for all."""
+    counts = {len(skips) for _, skips in targets}
+    if len(counts) == 1:
+        return f"each of its up blocks pops {counts.pop()}"
+    return f"its up blocks pop {', '.join(f'{stage} {len(skips)}' for stage, skips in targets)}"
+
+
+def _steady(skips: Sequence[Skip]) -> str:
+    hidden, pushed = skips[0].hidden_channels, skips[0].skip_channels
+    times = " each time" if len(skips) > 1 else ""
+    why = "hidden states and skips have the same width" if hidden == pushed else "neither width changes"
+    return f"{hidden} + {pushed} = {hidden + pushed}{times}: {why}"
+
+
+def _reason(skip: Skip, before: Skip | None) -> str:
+    name = inside(skip.target, skip.target_stage)
+    text = f"{name} {skip.hidden_channels} + {skip.skip_channels} = {skip.concat_channels}"
+    if before is None:
+        return f"{text} (hidden states of the previous block, skip of {skip.source_stage})"
+    changed = []
+    if skip.hidden_channels != before.hidden_channels:
+        changed.append(f"the previous resnet changed the hidden states to {skip.hidden_channels}")
+    if skip.skip_channels != before.skip_channels:
+        changed.append(f"{skip.source} pushed {skip.skip_channels}")
+    return f"{text} ({'; '.join(changed)})" if changed else text
+
+
+def _by_target(trace: Trace) -> list[tuple[str, list[Skip]]]:
+    return [(stage, list(group)) for stage, group in groupby(trace.skips, key=lambda skip: skip.target_stage)]
+
+
+def _layers(trace: Trace) -> list[int] | None:
+    """Return layers_per_block for each down block, None where the config has no such key."""
+    value = trace.model.config.get("layers_per_block")
+    downs = sum(stage.role == "down" for stage in trace.stages)
+    if isinstance(value, int):
+        return [value] * downs
+    return list(value) if isinstance(value, list) and len(value) == downs else None
+
+
+def _is_classical(trace: Trace, layers: list[int], targets: list[tuple[str, list[Skip]]]) -> bool:
+    """Tell whether every up block pops its level's tensors and one more, and all that were produced are used."""
+    made = trace.totals.skips
+    if len(targets) != len(layers) or made.produced != made.consumed or trace.skips[-1].source != "conv_in":
+        return False
+    return all(
+        len(skips) == count + 1 and len({skip.source_stage for skip in skips[:-1]}) == 1 and skips[-1].source_stage != skips[0].source_stage
+        for (_, skips), count in zip(targets, reversed(layers), strict=True)
+    )

@@ -1,17 +1,14 @@
-"""`trace`: the UNet stage by stage, and its totals."""
+"""`trace`: the UNet stage by stage, its totals, and what the pass costs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterator
 
-from unetinspect.record import AttentionCounts, Role, Stage, Trace
+from unetinspect.record import AttentionCounts, Run, Totals, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, plural
-from unetinspect.views.costs import cost_lines
+from unetinspect.views.attention import all_layers, attention_lines, counts_by_kind
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
-
-_KINDS = ("self", "cross", "joint", "temporal")
 
 
 def stages_table(trace: Trace) -> Table:
@@ -22,46 +19,23 @@ def stages_table(trace: Trace) -> Table:
             Column("class", lambda stage: stage.class_name, drop=9),
             Column("in", lambda stage: format_shape(stage.in_shape)),
             Column("out", lambda stage: format_shape(stage.out_shape)),
-            Column("resnets", lambda stage: _blank_zero(stage.resnets), right=True, drop=1),
-            Column("transformer blocks", lambda stage: _blank_zero(stage.transformer_blocks), right=True, drop=8),
+            Column.number("resnets", lambda stage: stage.resnets, drop=1),
+            Column.number("transformer blocks", lambda stage: stage.transformer_blocks, drop=8),
             Column("kinds", lambda stage: _kinds(stage.attention), drop=7),
-            Column("attn", lambda stage: _blank_zero(_all_layers(stage.attention)), right=True),
-            Column("params", lambda stage: format_count(stage.params) if stage.params else "", right=True, drop=2),
-            Column("MACs", lambda stage: format_si(stage.macs) if stage.macs else "", right=True, drop=5),
-            Column("peak", lambda stage: format_bytes(stage.activation_bytes), right=True, drop=6),
+            Column.number("attn", lambda stage: all_layers(stage.attention)),
+            Column.number("params", lambda stage: stage.params, format_count, drop=2),
+            Column.number("MACs", lambda stage: stage.macs, format_si, drop=5),
+            Column.number("peak", lambda stage: stage.activation_bytes, format_bytes, drop=6),
         ),
         rows=trace.stages,
         above=header(trace.model, trace.run),
-        below=[_totals_line(trace), skip_counts(trace), *attention_lines(trace), *_idle(trace), *cost_lines(trace)],
+        below=[_totals_line(trace), skip_counts(trace), *attention_lines(trace), *_outside(trace), *cost_lines(trace)],
     )
 
 
-def attention_lines(trace: Trace) -> list[str]:
-    """Say the attention layers in the field's words, and per block of the U."""
-    counts = trace.totals.attention
-    beside = [f"and {plural(counts.pooling, 'attention pooling')} beside the U, not counted above"] if counts.pooling else []
-    if counts.without_processor:
-        layers = plural(counts.without_processor, "attention layer")
-        word = "more " if counts.total else ""
-        beside.append(f"{word}{layers} without an attention processor: unet.attn_processors, and others' counts, leave them out")
-    blocks = sum(stage.transformer_blocks for stage in trace.stages)
-    kinds = " + ".join(f"{count} {kind}" for kind, count in _by_kind(counts))
-    prefix = f"{plural(blocks, 'transformer block')}, " if blocks else ""
-    first = [f"{prefix}{plural(counts.total, 'attention layer')}: {kinds}"] if counts.total else []
-    if not _all_layers(counts):
-        return ["no attention layers", *beside]
-    per_block = per_block_text(trace.stages)
-    return [*first, *([f"attention layers per block, {per_block}"] if per_block else []), *beside]
-
-
-def per_block_text(stages: Sequence[Stage]) -> str:
-    """Write the attention layers of each block of the U: "down | mid | up: 4, 4, 4, 0 | 2 | 0, 6, 6, 6"; "" without blocks."""
-    blocks: list[tuple[Role, int]] = [
-        (stage.role, _all_layers(stage.attention)) for stage in stages if _is_block(stage) and stage.role in ("down", "mid", "up")
-    ]
-    groups = [(role, [str(count) for _, count in group]) for role, group in groupby(blocks, key=lambda block: block[0])]
-    roles, counts = " | ".join(role for role, _ in groups), " | ".join(", ".join(counts) for _, counts in groups)
-    return f"{roles}: {counts}" if groups else ""
+def _kinds(counts: AttentionCounts) -> str:
+    beside = [("pooling", counts.pooling), ("without processor", counts.without_processor)]
+    return " + ".join(f"{count} {kind}" for kind, count in (*counts_by_kind(counts), *beside) if count)
 
 
 def _totals_line(trace: Trace) -> str:
@@ -72,40 +46,62 @@ def _totals_line(trace: Trace) -> str:
 
 
 def skip_counts(trace: Trace) -> str:
-    """Say whether every skip that was produced was consumed."""
+    """Write how many skips were produced and how many of them were consumed."""
     made, used = trace.totals.skips.produced, trace.totals.skips.consumed
-    if not made and not used:
-        return "no skips"
-    sign = "=" if made == used else "!="
-    return f"{plural(made, 'skip')} produced {sign} {used} consumed"
+    return f"{plural(made, 'skip')} produced, {used} consumed" if made or used else "no skips"
 
 
-def _idle(trace: Trace) -> list[str]:
-    """Own up to parameters of modules that this pass did not run, so that the column adds up to the total."""
-    idle = trace.totals.params - sum(stage.params for stage in trace.stages)
-    return [f"{format_count(idle)} params stand outside these stages or were not run"] if idle > 0 else []
+def _outside(trace: Trace) -> list[str]:
+    """Name the parameters of modules that this pass did not run, so that the column adds up to the total."""
+    outside = trace.totals.params - sum(stage.params for stage in trace.stages)
+    return [f"{format_count(outside)} params are outside these stages or did not run"] if outside > 0 else []
 
 
-def _is_block(stage: Stage) -> bool:
-    """Tell a block from what stands between blocks: Stable Cascade's `down_downscalers`, aMUSEd's projections."""
-    return "block" in stage.name or bool(_all_layers(stage.attention))
+def cost_lines(trace: Trace) -> list[str]:
+    """Write the multiply-accumulates, the operations left out of them, and the peak of the activations; nothing for old records."""
+    totals = trace.totals
+    lines = [*_mac_lines(totals, trace.run.forward_batch), *_uncounted(totals), *_memory_lines(totals)]
+    return [*lines, *(f"        {line}" for line in attached_lines(trace.run) if lines)]
 
 
-def _all_layers(counts: AttentionCounts) -> int:
-    """Count the layers of the U that were seen, with a processor or without."""
-    return counts.total + counts.without_processor
+def attached_lines(run: Run) -> Iterator[str]:
+    """Yield that the costs are those of the UNet without what is attached to it."""
+    if run.plugged is not None:
+        yield f"of the UNet alone, without {run.plugged}"
 
 
-def _by_kind(counts: AttentionCounts) -> list[tuple[str, int]]:
-    found = [(kind, getattr(counts, "self_" if kind == "self" else kind)) for kind in _KINDS]
-    return [(kind, count) for kind, count in found if count]
+def _mac_lines(totals: Totals, batch: int) -> Iterator[str]:
+    """Yield the whole with its parts, and the number that papers print: of one sample, without attention products."""
+    if totals.macs is None or totals.macs_by_kind is None:
+        return
+    kinds = totals.macs_by_kind
+    parts = [("conv", kinds.conv), ("linear", kinds.linear), ("attention products", kinds.attention)]
+    split = " + ".join(f"{format_si(macs)} {name}" for name, macs in parts if macs)
+    of_batch = f" for the batch of {batch}" if batch > 1 else ""
+    whole = f"{format_si(totals.macs, 'MACs')}{of_batch} ({format_si(totals.flops, 'FLOPs')})"
+    yield f"MACs:   {whole}: {split}" if split else f"MACs:   {whole}"
+    usual = []
+    if batch > 1 and totals.macs:
+        usual.append(f"{format_si(totals.macs / batch, 'MACs')} per sample")
+    if kinds.attention:
+        without = (totals.macs - kinds.attention) / batch
+        usual.append(f"{format_si(without, 'MACs')} without attention products, as in most papers and counters")
+    if usual:
+        yield f"        {'; '.join(usual)}"
 
 
-def _kinds(counts: AttentionCounts) -> str:
-    beside = [("pooling", counts.pooling), ("without processor", counts.without_processor)]
-    kinds = [*_by_kind(counts), *((kind, count) for kind, count in beside if count)]
-    return " + ".join(f"{count} {kind}" for kind, count in kinds)
+def _uncounted(totals: Totals) -> Iterator[str]:
+    if totals.uncounted:
+        operations = ", ".join(f"{operation.calls} {operation.op.removeprefix('aten.')}" for operation in totals.uncounted)
+        yield f"        not counted (no FLOP formula): {operations}"
 
 
-def _blank_zero(count: int) -> str:
-    return str(count) if count else ""
+def _memory_lines(totals: Totals) -> Iterator[str]:
+    """Yield the peak of the live activation bytes, and what it would be with every attention map in memory."""
+    fused, materialized = totals.peak_activation_bytes, totals.peak_activation_bytes_with_maps
+    if fused is None:
+        return
+    yield f"peak:   {format_bytes(fused)} of activations, in {totals.peak_activation_in or 'the UNet itself'}"
+    if materialized is not None and materialized > fused:
+        module = totals.peak_activation_in_with_maps or "the UNet itself"
+        yield f"        {format_bytes(materialized)} with materialized attention maps, in {module}"

@@ -1,27 +1,48 @@
-"""A table as data: columns that know how to read, show and rank a value; and what stands above and below it."""
+"""A table as data: columns that read, write and sort a value, and the lines above and below. Every renderer draws the same one.
+
+The records behind a table, as fields for a CSV or as a DataFrame, are here too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec import Struct
 
+from unetinspect.errors import UsageError, nearest_names
+from unetinspect.record import Attention, InputInfo, Module, OutputInfo, Port, Skip, Stage, Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 Row = Any
+Format = Literal["table", "json", "md", "csv", "tsv"]
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "stages": Stage,
+    "skips": Skip,
+    "attentions": Attention,
+    "modules": Module,
+    "ports": Port,
+    "outputs": OutputInfo,
+    "inputs": InputInfo,
+}
 
 
 class Column(Struct, frozen=True):
     """One column of a table for people.
 
     Attributes:
-        header: What stands above it.
+        header: Its heading.
         show: The text of a row's value.
         right: Whether it is aligned to the right, as numbers are.
-        drop: When it goes where the width does not suffice: higher numbers go first, 0 never goes.
+        drop: When it goes on a narrow screen: higher numbers go first, 0 never goes.
         wrap: How narrow it may become by continuing on the next line; 0: it never does.
         path: Whether it holds module paths, which are shortened on the left as a last resort.
         in_heading: Whether the heading of a group says it, so that it goes when rows move under headings.
+        value: The number by which the HTML page sorts it; None: it is sorted as text.
+        page: The text in the HTML page, where it differs.
     """
 
     header: str
@@ -31,6 +52,13 @@ class Column(Struct, frozen=True):
     wrap: int = 0
     path: bool = False
     in_heading: bool = False
+    value: Callable[[Row], int | None] | None = None
+    page: Callable[[Row], str] | None = None
+
+    @classmethod
+    def number(cls, header: str, value: Callable[[Row], int | None], write: Callable[[int | None], str] = str, *, drop: int = 0) -> Column:
+        """Return a column of numbers, aligned to the right; zero and an absent value are blank."""
+        return cls(header, lambda row: write(value(row)) if value(row) else "", right=True, drop=drop, value=value)
 
 
 class Table(Struct, frozen=True):
@@ -54,9 +82,6 @@ class Table(Struct, frozen=True):
     group: Callable[[Row], str] | None = None
     records: Sequence[Any] | None = None
     fields: Sequence[str] = ()
-
-
-Format = Literal["table", "json", "md", "csv", "tsv"]
 
 
 def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
@@ -87,3 +112,32 @@ def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             flat.append((prefix + name, tuple(value) if isinstance(value, list) else value))
     return flat
+
+
+def to_dataframe(trace: Trace, section: str) -> pd.DataFrame:
+    """Return one section of a record as a DataFrame of pandas, a row for each of its records.
+
+    Raises:
+        UsageError: There is no such section, or no pandas.
+    """
+    if section not in SECTIONS:
+        close = nearest_names(str(section), list(SECTIONS), count=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(f"a trace has no section {section!r} of many records", hint=f"{meant}it has {', '.join(SECTIONS)}")
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        if error.name != "pandas":
+            raise
+        raise UsageError("a DataFrame needs pandas, which is not installed", hint="pip install pandas") from None
+    records: Sequence[Any] = trace.run.inputs if section == "inputs" else getattr(trace, section)
+    if not records:
+        return pd.DataFrame(columns=[field.encode_name for field in msgspec.structs.fields(SECTIONS[section])])
+    return pd.json_normalize([_with_tuples(msgspec.to_builtins(record)) for record in records])
+
+
+def _with_tuples(value: Any) -> Any:
+    """Make lists tuples again, which can be compared, sorted and grouped by."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value

@@ -1,8 +1,8 @@
-"""`tree`: the module tree as `print(module)` shows it, repeats folded, with the shapes that were observed beside it."""
+"""`tree`: the module tree as `print(module)` shows it, repeats folded, with the observed shapes; and the same modules as a list."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct, structs
 
@@ -27,7 +27,7 @@ class TreeLine(Struct, frozen=True):
     label: str
     module: Module
     ran: bool
-    count: int
+    count: int = 1
 
 
 def tree_table(trace: Trace, modules: Sequence[Module] | None = None, *, depth: int | None = None, unicode: bool = True) -> Table:
@@ -42,18 +42,29 @@ def tree_table(trace: Trace, modules: Sequence[Module] | None = None, *, depth: 
         columns=(
             Column("module", lambda line: line.label),
             Column("detail", lambda line: line.module.detail, drop=9),
-            Column("in", lambda line: _shape(line, line.module.in_shape), drop=4),
-            Column("out", lambda line: _shape(line, line.module.out_shape)),
-            Column("params", _params, right=True, drop=2),
-            Column("MACs", _macs, right=True, drop=5),
-            Column(
-                "peak", lambda line: format_bytes(line.module.activation_bytes) if line.module.activation_bytes else "", right=True, drop=6
-            ),
+            *_COSTS,
         ),
         rows=lines,
         above=header(trace.model, trace.run),
         below=[f"{plural(idle, 'module')} did not run in this pass"] if idle else [],
         records=within_depth(modules, depth),
+    )
+
+
+def modules_table(trace: Trace) -> Table:
+    """Show every module below the UNet with its whole path, in the order of `named_modules()`."""
+    modules = [module for module in trace.modules if module.path]
+    return Table(
+        columns=(
+            Column("module", lambda line: line.label, path=True),
+            Column(
+                "class", lambda line: f"{line.module.class_name}({line.module.detail})" if line.module.detail else line.module.class_name
+            ),
+            *_COSTS,
+            Column.number("calls", lambda line: line.module.calls),
+        ),
+        rows=[TreeLine(module.path, module, _is_run(module)) for module in modules],
+        records=modules,
     )
 
 
@@ -129,7 +140,11 @@ def _label(node: _Node) -> str:
 
 
 def _ran(node: _Node) -> bool:
-    return bool(node.module.calls) or any(map(_ran, node.children)) or node.module.class_name == "ModuleList"
+    return _is_run(node.module) or any(map(_ran, node.children))
+
+
+def _is_run(module: Module) -> bool:
+    return bool(module.calls) or module.class_name == "ModuleList"
 
 
 def _shape(line: TreeLine, shape: tuple[int, ...] | None) -> str:
@@ -138,13 +153,20 @@ def _shape(line: TreeLine, shape: tuple[int, ...] | None) -> str:
     return format_shape(shape) if shape is not None else ""
 
 
-def _params(line: TreeLine) -> str:
-    return _each(line, format_count(line.module.params)) if line.module.params else ""
+def _each(write: Callable[[int | None], str], value: Callable[[Module], int | None]) -> Callable[[TreeLine], str]:
+    """Return what writes a cost of a line; of several folded modules, that it is the cost of each."""
+
+    def show(line: TreeLine) -> str:
+        text = write(value(line.module)) if value(line.module) else ""
+        return f"{text} each" if text and line.count > 1 else text
+
+    return show
 
 
-def _macs(line: TreeLine) -> str:
-    return _each(line, format_si(line.module.macs)) if line.module.macs else ""
-
-
-def _each(line: TreeLine, text: str) -> str:
-    return f"{text} each" if line.count > 1 else text
+_COSTS = (
+    Column("in", lambda line: _shape(line, line.module.in_shape), drop=4),
+    Column("out", lambda line: _shape(line, line.module.out_shape)),
+    Column("params", _each(format_count, lambda module: module.params), right=True, drop=2, value=lambda line: line.module.params),
+    Column("MACs", _each(format_si, lambda module: module.macs), right=True, drop=5, value=lambda line: line.module.macs),
+    Column.number("peak", lambda line: line.module.activation_bytes, format_bytes, drop=6),
+)

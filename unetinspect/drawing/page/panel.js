@@ -208,10 +208,10 @@ function treeNode(at, open) {
 
 function treeLine(at, path) {
   const cell = (head) => cellOf("module", at, head);
-  const ran = cell("calls") !== "0";
+  const ran = cell("calls") !== "";
   const shapes = ran ? `${cell("in")} → ${cell("out")}` : isList(at) ? "" : "not run";
-  const macs = /^[-0]$/.test(cell("MACs")) ? "" : cell("MACs").replace(/(?<=\d)$/, " ") + "MACs";
-  const params = { 0: "", 1: "1 param" }[cell("params")] ?? `${cell("params")} params`;
+  const macs = cell("MACs") && cell("MACs").replace(/(?<=\d)$/, " ") + "MACs";
+  const params = { "": "", 1: "1 param" }[cell("params")] ?? `${cell("params")} params`;
   const costs = [params, macs, Number(cell("calls")) > 1 ? `${cell("calls")} calls` : ""];
   return [
     linkTo({ kind: "module", at }, boxOfStage.has(path) ? path : path.slice(path.lastIndexOf(".") + 1)),

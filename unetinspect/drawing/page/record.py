@@ -6,19 +6,10 @@ from typing import Any
 
 from unetinspect.drawing.outline import Box, Outline, mark_text
 from unetinspect.drawing.page.markup import TIMES
-from unetinspect.drawing.page.tables import sum_shown, times
-from unetinspect.record import Module, Role, Skip, Stage, Trace
+from unetinspect.drawing.page.tables import typeset
+from unetinspect.record import Module, Skip, Stage, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size
-from unetinspect.views.skips import way_text
-
-ROLES: dict[Role, str] = {
-    "embed": "embedding",
-    "in": "way in",
-    "down": "way down",
-    "mid": "bottom of the U",
-    "up": "way up",
-    "out": "way out",
-}
+from unetinspect.views.words import ROLES, skip_sum, skip_way
 
 
 def page_record(outline: Outline) -> dict[str, Any]:
@@ -52,7 +43,7 @@ def _box(outline: Outline, box: Box) -> dict[str, Any]:
         "in": format_shape(box.in_shape),
         "out": format_shape(box.out_shape),
         "channels": box.channels,
-        "size": times(format_size(box.size)),
+        "size": typeset(format_size(box.size)),
         "params": [box.params, format_count(box.params), share(box.params, trace.totals.params)],
         "macs": None if box.macs is None else [box.macs, format_si(box.macs, "MACs"), share(box.macs, trace.totals.macs)],
         "macs_by_kind": _by_kind(box.stages),
@@ -82,12 +73,12 @@ def _skip(outline: Outline, skip: Skip) -> dict[str, Any]:
         "from": outline.box_of(skip.source_stage).name,
         "to": outline.box_of(skip.target_stage).name,
         "shape": format_shape(skip.shape),
-        "way": way_text(skip),
+        "way": skip_way(skip),
         "hidden": skip.hidden_channels,
         "skip": skip.skip_channels,
         "concat": skip.concat_channels,
         "out": skip.out_channels,
-        "sum": sum_shown(skip),
+        "sum": typeset(skip_sum(skip)),
         "adds_up": skip.adds_up,
         "shortcut": skip.shortcut,
         "concat_in": skip.concat_in,

@@ -8,6 +8,7 @@ from unetinspect.drawing.place.columns import Columns
 from unetinspect.drawing.scene import PlacedSkip, Point, Rect, Text
 from unetinspect.drawing.text_width import text_width
 from unetinspect.record import Skip
+from unetinspect.views.words import skip_label
 
 LABEL_SIZE = 10.0
 _BEFORE, _AFTER, _ABOVE, _HEAD = 6.0, 8.0, 4.0, 14.0
@@ -31,21 +32,13 @@ def place_skips(outline: Outline, places: Columns, ports: dict[str, Ports]) -> l
     return placed
 
 
-def label_of(skip: Skip) -> str:
-    """Write what a skip carries: its channels, and what happened to it on its way; the sum that it is itself is no such thing."""
-    own = set(skip.sources)
-    changed = [change for change in skip.changes if change.kind not in ("cast", "reshape")]
-    changes = dict.fromkeys(change.kind for change in changed if change.kind != "sum" or not set(change.with_) <= own)
-    return " ".join([str(skip.skip_channels), *(f"({kind})" for kind in changes)])
-
-
 def _edge(rect: Rect, y: float, *, right: bool) -> Point:
     return (rect.right if right else rect.x), y
 
 
 def _curve(skip: Skip, start: Point, end: Point, places: Columns, *, again: bool) -> PlacedSkip:
     """Return the curve of a skip; one that leaves a second time carries its label at its other end, as the first holds its place."""
-    room = text_width(label_of(skip), LABEL_SIZE) + _BEFORE + _AFTER
+    room = text_width(skip_label(skip), LABEL_SIZE) + _BEFORE + _AFTER
     out = 1 if start[0] < sum(places.inner) / 2 else -1
     into = 1 if end[0] < sum(places.inner) / 2 else -1
     near, far = places.inner if out == 1 else places.inner[::-1]
@@ -53,7 +46,9 @@ def _curve(skip: Skip, start: Point, end: Point, places: Columns, *, again: bool
     bend_start = near + out * room, start[1]
     bend_end = last + into * (room if again or into == out else _HEAD), end[1]
     if again:
-        label = Text(last + into * _HEAD, end[1] - _ABOVE, label_of(skip), "channels", LABEL_SIZE, anchor="start" if into == 1 else "end")
+        label = Text(last + into * _HEAD, end[1] - _ABOVE, skip_label(skip), "channels", LABEL_SIZE, anchor="start" if into == 1 else "end")
     else:
-        label = Text(near + out * _BEFORE, start[1] - _ABOVE, label_of(skip), "channels", LABEL_SIZE, anchor="start" if out == 1 else "end")
+        label = Text(
+            near + out * _BEFORE, start[1] - _ABOVE, skip_label(skip), "channels", LABEL_SIZE, anchor="start" if out == 1 else "end"
+        )
     return PlacedSkip(skip, start, bend_start, bend_end, end, label)

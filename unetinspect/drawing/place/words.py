@@ -12,11 +12,11 @@ from unetinspect.drawing.outline import Box, Outline
 from unetinspect.drawing.place.boxes import fill
 from unetinspect.drawing.place.columns import MARGIN, spread_of
 from unetinspect.drawing.place.contents import BADGE_SIZE, NOTE_SIZE, PAD_X, content_of, typeset
-from unetinspect.drawing.place.skips import label_of
 from unetinspect.drawing.scene import Badge, Given, PlacedBox, Point, Rect, Text
 from unetinspect.drawing.text_width import TIMES, shortened, text_width, wrapped
 from unetinspect.record import InputInfo
 from unetinspect.units import format_shape, format_size, visible
+from unetinspect.views.words import skip_label
 
 _TITLE_SIZE, _HEADING, _CHIP_GAP, _CHIP_HEIGHT, _LEGEND_GAP, _SAMPLE = 17.0, 84.0, 8.0, 22.0, 22.0, 30.0
 _KINDS = "self cross joint temporal pooling"
@@ -134,7 +134,7 @@ def _legend(words: Words, outline: Outline, width: float, *, entered: bool) -> N
     """Place samples with what they mean, and what the sizes of boxes mean."""
     items: list[tuple[str, str]] = [("flow", "hidden states and their shape")] if entered else []
     if outline.trace.skips:
-        changed = any("(" in label_of(skip) for skip in outline.trace.skips)
+        changed = any("(" in skip_label(skip) for skip in outline.trace.skips)
         way = " and what changed it on its way" if changed else ""
         items.append(("skip", f"a skip, its channels{way}; hidden + skip → out where it is concatenated"))
     kinds = sorted({mark.kind for box in outline.boxes for mark in box.marks}, key=lambda kind: (_KINDS.find(kind), kind))

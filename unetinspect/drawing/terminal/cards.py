@@ -10,19 +10,10 @@ from msgspec import Struct
 
 from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Layer, Outline, Side, mark_text
-from unetinspect.drawing.words import (
-    Link,
-    below,
-    channels_text,
-    links_of,
-    mark_texts,
-    place_text,
-    shown,
-    step_text,
-    way_text,
-)
+from unetinspect.drawing.words import Link, below, channels_text, links_of, mark_texts, shown, way_text
 from unetinspect.terminal import cells
 from unetinspect.units import format_shape
+from unetinspect.views.words import place_text, step_text
 
 
 class Row(Struct, frozen=True):

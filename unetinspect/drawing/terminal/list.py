@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from unetinspect.drawing.forms import Level
 from unetinspect.drawing.outline import Box, Layer, Outline, mark_text
 from unetinspect.drawing.terminal.canvas import fold
-from unetinspect.drawing.words import Link, below, links_of, shown, step_text, way_text, words_of
+from unetinspect.drawing.words import Link, below, links_of, shown, way_text, words_of
 from unetinspect.terminal import paint
+from unetinspect.views.words import step_text
 
 
 def list_lines(outline: Outline, level: Level, width: int, *, unicode: bool, color: bool) -> list[str]:

@@ -1,14 +1,72 @@
-"""What a device took for a pass: its time and memory, whole and stage by stage."""
+"""What a pass costs: estimated at each size of a sweep, or measured on a device, whole and stage by stage."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import Struct
 
-from unetinspect.record.sections import Role
+from unetinspect.record.run import Excerpt, Run, Shape
+from unetinspect.record.sections import Attention, MacsByKind, Role, Stage, Totals
 
 AttentionMode = Literal["sdpa", "math", "slicing"]
+
+
+class LargestMap(Excerpt, frozen=True, kw_only=True):
+    """The attention map that takes, or would take, the most bytes; of equals, the first.
+
+    Attributes:
+        shape: (batch * heads, query_tokens, key_tokens).
+        bytes: Its bytes.
+    """
+
+    fields_of: ClassVar = (Attention,)
+
+    path: str
+    shape: tuple[int, int, int]
+    bytes: int
+    materialised: bool
+
+
+class SweepPoint(Excerpt, frozen=True, kw_only=True):
+    """One size and batch of a sweep: what the pass cost, or why it failed.
+
+    Attributes:
+        image_size: (height, width) in pixels; None where no VAE factor is known, for a signal, or if the pass failed before.
+        sample_size: (height, width) of `sample`, (length,) of a signal; None where the size asked for gives none.
+        forward_batch: The batch of the pass; None where it failed.
+        cfg: Whether classifier-free guidance doubled the batch; None where it failed.
+        device: Where it ran, or was to run.
+        tokens: Query tokens of the largest attention map; None where nothing attends.
+        largest_map: The largest attention map.
+        output_shape: What was returned: some UNets return another size than that of their sample.
+        error: Why it failed, in one sentence.
+        hint: What would run instead.
+    """
+
+    fields_of: ClassVar = (Run, Totals)
+
+    image_size: Shape | None
+    sample_size: Shape | None
+    batch: int
+    forward_batch: int | None = None
+    cfg: bool | None = None
+    frames: int | None = None
+    device: str
+    dtype: str
+    freeu: tuple[float, float, float, float] | None = None
+    plugged: str | None = None
+    weight_bytes: int | None = None
+    tokens: int | None = None
+    macs: int | None = None
+    macs_by_kind: MacsByKind | None = None
+    flops: int | None = None
+    peak_activation_bytes: int | None = None
+    peak_activation_bytes_with_maps: int | None = None
+    largest_map: LargestMap | None = None
+    output_shape: Shape | None = None
+    error: str | None = None
+    hint: str | None = None
 
 
 class Spread(Struct, frozen=True, kw_only=True):
@@ -25,22 +83,20 @@ class Spread(Struct, frozen=True, kw_only=True):
     high: float
 
 
-class StageProfile(Struct, frozen=True, kw_only=True):
+class StageProfile(Excerpt, frozen=True, kw_only=True):
     """One stage, measured. Bytes are None where the device counts none.
 
     Attributes:
-        name: "down_blocks.0", "mid_block", "time_embedding".
-        role: Where it stands in the U.
-        class_name: Its class.
         ms: Its time in one pass, of all its calls together.
         share: Of the sum of all stages' medians, from 0 to 1.
-        macs: Multiply-accumulates of everything that ran in it.
         tflops: `2 * macs` over the median, in 10^12 per second.
         matrix_share: `tflops` over the rate of a large matrix product.
         allocated_bytes: What lived at its end of what the pass had made.
         peak_bytes: The most that lived at once while it ran, of what the pass had made.
         activation_bytes: The estimate of `peak_bytes`, from the trace; None where attention is not sdpa.
     """
+
+    fields_of: ClassVar = (Stage,)
 
     name: str
     role: Role
@@ -55,13 +111,11 @@ class StageProfile(Struct, frozen=True, kw_only=True):
     activation_bytes: int | None
 
 
-class Profile(Struct, frozen=True, kw_only=True):
+class Profile(Excerpt, frozen=True, kw_only=True):
     """A pass, measured on a device, with random weights. Bytes are None where the device counts none.
 
     Attributes:
-        device: "cuda:0".
         device_name: What the device calls itself.
-        dtype: The dtype of the weights and of the floating-point inputs.
         attention: How attention ran: torch's fused kernels, its math attention, or diffusers' attention slicing.
         compiled: Whether each stage was compiled.
         channels_last: Whether weights and inputs had their channels last in memory.
@@ -73,12 +127,9 @@ class Profile(Struct, frozen=True, kw_only=True):
         hooked_forward_ms: The pass with the hooks that time the stages.
         stages_sum_ms: The sum of the stages in one pass, the median of the repeats.
         hooks_cost_ms: What the hooks add: the median of the hooked pass less that of the pass without hooks.
-        macs: Multiply-accumulates of the pass.
-        flops: `2 * macs`.
         tflops: `flops` over the median of `forward_ms`, in 10^12 per second.
         matrix_tflops: What a large matrix product in this dtype reached on this device just before.
         matrix_share: `tflops / matrix_tflops`.
-        weight_bytes: What the parameters take.
         input_bytes: What the inputs take.
         allocated_bytes: What was allocated before the pass: weights, buffers, inputs, workspaces that torch keeps.
         peak_allocated_bytes: The most that was allocated at once during a pass without hooks, beyond `allocated_bytes`.
@@ -89,6 +140,8 @@ class Profile(Struct, frozen=True, kw_only=True):
         estimate_error: `estimated_peak_bytes / peak_allocated_bytes - 1`.
         stages: In execution order.
     """
+
+    fields_of: ClassVar = (Run, Totals)
 
     device: str
     device_name: str
