@@ -17,13 +17,12 @@ from tests.checkpoints import built_shapes, header_of, write_checkpoint
 from tests.kinds_other import AUDIO
 from tests.test_imports import imported_after
 from tests.tiny import CONDITION, PLAIN
-from unetinspect.api import loaded_trace
 from unetinspect.errors import ConfigError
 from unetinspect.record import Source, Trace
 from unetinspect.run.cache import RecordCache, Recorder
 from unetinspect.run.resolve import class_keys, config_class, resolve_config
 from unetinspect.source import read_model
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel, loaded_trace
 from unetinspect.unets.request import Request, make_request
 
 ON_META = Request(device="meta")

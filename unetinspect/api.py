@@ -10,6 +10,7 @@ from unetinspect.errors import UsageError
 from unetinspect.record import Source, Trace
 from unetinspect.run.cache import Recorder, open_cache
 from unetinspect.source import LoadedModel, read_model
+from unetinspect.source.loaded import loaded_trace
 from unetinspect.unets.request import make_request
 
 if TYPE_CHECKING:
@@ -112,18 +113,6 @@ def _is_live(model: Any) -> bool:
             hint="pass a catalog name, a path, a hub ID, a config dict, a module or a Trace",
         )
     return True
-
-
-def loaded_trace(record: Trace) -> LoadedModel:
-    """Take a record as a model to trace again: its config as it was given, its VAE factor, its name."""
-    return LoadedModel(
-        name=record.model.name,
-        config=record.model.given_config,
-        source=record.model.source,
-        vae_scale_factor=record.run.vae_scale_factor,
-        medium=record.run.medium,
-        vae_scale_from=record.run.vae_scale_from,
-    )
 
 
 def _trace_live(module: Any, request: Any, overrides: Mapping[str, Any], plugged: LoadedModel | None) -> Trace:

@@ -18,6 +18,7 @@ from unetinspect.record import Envelope, Fit, ModelInfo, SweepPoint, Trace
 from unetinspect.run.cache import RecordCache, Recorder, open_cache
 from unetinspect.run.sweep import sweep
 from unetinspect.source import LoadedModel, read_model
+from unetinspect.source.loaded import loaded_trace
 from unetinspect.source.parse import parse_value
 from unetinspect.streams import OutputError, print_error
 from unetinspect.unets.request import Request, make_request, parse_counts, parse_sizes
@@ -239,7 +240,7 @@ def trace_found(places: Sequence[str], output: Output, take: Callable[[str, Trac
         SourceError: There is no such folder, or no UNet config in it.
         ConfigError: None of the configs can be traced.
     """
-    from unetinspect.source.search import find_models
+    from unetinspect.source.local import find_models
 
     models = dict(found for place in places for found in find_models(place, output.note))
     kept = open_cache(wanted=cache)
@@ -336,8 +337,6 @@ def to_trace_again(model: LoadedModel) -> LoadedModel:
     """Take a saved trace as its config; what else was read stays as it is."""
     if model.trace is None:
         return model
-    from unetinspect.api import loaded_trace
-
     return loaded_trace(model.trace)
 
 
