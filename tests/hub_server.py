@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from unetinspect.errors import UnetInspectError
+from unetinspect.errors import SourceError, UnetInspectError
 from unetinspect.source import LoadedModel, read_model
 from unetinspect.source.loaded import LoadedWeights
 from unetinspect.source.read import read_weights
@@ -71,9 +71,9 @@ class HubServer:
         sent: Bytes of files that went out.
     """
 
-    def __init__(self, repositories: dict[str, Repository] | None = None, *, mode: str = "ok") -> None:
-        self.repositories = repositories or {}
-        self.mode = mode
+    def __init__(self, repositories: dict[str, Repository]) -> None:
+        self.repositories = repositories
+        self.mode = "ok"
         self.renamed: dict[str, str] = {}
         self.cdn: HubServer | None = None
         self.sent = 0
@@ -111,6 +111,8 @@ class HubUser:
         from huggingface_hub import constants
 
         self.server, self.home, self._patch = server, home, patch
+        for name in [name for name in os.environ if "proxy" in name.lower()]:
+            patch.delenv(name)
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
         patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
@@ -136,9 +138,9 @@ class HubUser:
         assert TOKEN not in repr(read)
         return read
 
-    def refusal(self, model: str, *, header: bool = False, **options: Any) -> tuple[str, str]:
+    def refusal(self, model: str, *, kind: type[UnetInspectError] = SourceError, header: bool = False, **options: Any) -> tuple[str, str]:
         """Return the sentence and the hint that reading ends in; nothing that the error came from has the token."""
-        with pytest.raises(UnetInspectError) as caught:
+        with pytest.raises(kind) as caught:
             (self.header if header else self.read)(model, **options)
         chain: list[BaseException] = [caught.value]
         for error in chain:

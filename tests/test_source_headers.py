@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from tests.checkpoints import built_shapes
 from tests.hub_server import COMMIT, TOKEN, HubServer, HubUser, Repository, as_json, safetensors
-from tests.tiny import CONDITION
 from unetinspect.errors import SourceError, UnetInspectError
 from unetinspect.source.local import weights_at
 from unetinspect.source.pipeline import find_weights, shard_names
@@ -162,28 +161,21 @@ def test_damaged_on_the_hub(hub):
     assert hub.refusal(f"hf://acme/sd/{WEIGHTS}", header=True)[0] == said
 
 
-def test_index_and_config_on_the_hub(hub):
-    """An index brings its files as one; the config beside a checkpoint in diffusers' layout is its own."""
-    blocks = ("down_blocks.0.resnets.0.conv1.weight", "mid_block.resnets.0.conv1.weight", "up_blocks.0.resnets.0.conv1.weight")
-    parts = [TENSORS, dict.fromkeys((*blocks, "conv_out.weight", "time_embedding.linear_1.weight"), ("F16", [32, 32, 3, 3]))]
-    index = {name: f"a-{number}.safetensors" for number, part in enumerate(parts) for name in part}
-    files, sizes = {f"unet/{INDEX}": as_json({"weight_map": index}), "unet/config.json": as_json(UNET)}, {}
-    for number, part in enumerate(parts):
-        files[f"unet/a-{number}.safetensors"], sizes[f"unet/a-{number}.safetensors"] = safetensors(part)
-    hub.server.repositories["acme/parts"] = Repository(files, sizes=sizes)
+def test_index_and_config_on_the_hub(hub, monkeypatch):
+    """An index brings its files as one; the config beside a checkpoint in diffusers' layout is its own, and a damaged one is a note."""
+    files, sizes = {f"unet/{INDEX}": as_json({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})}, {}
+    for name, shard in (("a", "unet/1.safetensors"), ("b", "unet/2.safetensors")):
+        files[shard], sizes[shard] = safetensors({name: ("F16", [3])})
+    hub.server.repositories["acme/parts"] = Repository({**files, "unet/config.json": as_json(UNET)}, sizes=sizes)
+    known = replace(hub.header(f"hf://acme/parts/unet/{INDEX}").checkpoint, layout="diffusers", config={"inferred": True})
+    monkeypatch.setattr("unetinspect.checkpoint.identify.identify", lambda header: known)
     model = hub.read(f"hf://acme/parts/unet/{INDEX}")
-    assert (tensors_of(model.weights.header), model.weights.header.files) == (parts[0] | parts[1], 2)
-    assert (model.name, model.source.location, model.config) == (INDEX, f"acme/parts/unet/{INDEX}", UNET)
-
-
-def test_damaged_config_beside_is_a_note(hub):
-    """A checkpoint whose config cannot be read is read by its header, and a note says so."""
-    tensors = {name: ("F16", list(shape)) for name, shape in built_shapes(CONDITION).items()}
-    hub.server.repositories["acme/sd"] = repository(tensors)
-    hub.server.repositories["acme/sd"].files["unet/config.json"] = b"[]"
-    model = hub.read(f"hf://acme/sd/{WEIGHTS}")
-    assert model.config["block_out_channels"] == CONDITION["block_out_channels"]
-    said = "could not read the config beside the weights: unet/config.json of acme/sd contains a list"
+    assert (tensors_of(model.weights.header), model.weights.header.files) == ({"a": ("F16", [3]), "b": ("F16", [3])}, 2)
+    assert (model.name, model.source.location, model.config, model.notes) == (INDEX, f"acme/parts/unet/{INDEX}", UNET, ())
+    hub.server.repositories["acme/bad"] = Repository({**files, "unet/config.json": b"[]"}, sizes=sizes)
+    model = hub.read(f"hf://acme/bad/unet/{INDEX}")
+    assert model.config == {"inferred": True}
+    said = "could not read the config beside the weights: unet/config.json of acme/bad contains a list"
     assert (model.notes[0].partition(";")[0], model.notes[1]) == (said, "config inferred from tensor names and shapes")
 
 

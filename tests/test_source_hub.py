@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.hub_server import COMMIT, TOKEN, HubServer, HubUser, Repository, as_json, pipeline
+from unetinspect.errors import ConfigError, SourceError, UsageError
 from unetinspect.record import Source
 from unetinspect.source import LoadedModel
 
@@ -232,7 +233,7 @@ def test_revision_that_is_gone_has_no_copy(hub):
 def test_illegal_token_and_misspelt_id(hub):
     """A token that cannot be in a header is refused before any request; a misspelt ID of the catalog is corrected."""
     illegal = "invalid --token: it is empty or contains an illegal character"
-    assert hub.refusal("acme/sd", token=f"{TOKEN}\nX-Other: 1") == (illegal, "paste it whole: hf_...")
+    assert hub.refusal("acme/sd", kind=UsageError, token=f"{TOKEN}\nX-Other: 1") == (illegal, "paste it whole: hf_...")
     assert hub.server.seen() == []
     assert hub.refusal("stable-diffusion-v1-5/stable-diffusion-v15")[1].partition("; the catalog has ")[2].startswith(SD15)
 
@@ -268,7 +269,7 @@ def test_damaged_and_huge_configs(hub):
     assert (found.config, found.vae_scale_factor) == (UNET, None)
     said = "vae/config.json of acme/sd contains a list; a config is a mapping of keys to values"
     assert found.notes == (f"VAE scale factor unknown: {said}",)
-    assert hub.refusal("acme/sd", subfolder="vae")[0] == said
+    assert hub.refusal("acme/sd", kind=ConfigError, subfolder="vae")[0] == said
     assert not any("vae" in file.parts for file in hub.kept())
     hub.server.seen()
     files["big/config.json"] = b" " * (8 * 1024**2 + 1)
@@ -281,7 +282,7 @@ def test_names_that_lead_out_of_the_cache(hub, tmp_path, headers):
     """What a server calls a commit becomes a folder of the cache, so one that leads out of it is refused; an ETag does not."""
     hub.server.repositories["acme/sd"].refusal = (200, {"ETag": '"abc"', "X-Repo-Commit": COMMIT} | headers)
     said = " is not a model hub" if "X-Repo-Commit" in headers else "unet/config.json of acme/sd is empty"
-    assert hub.refusal("acme/sd")[0].endswith(said)
+    assert hub.refusal("acme/sd", kind=SourceError if "X-Repo-Commit" in headers else ConfigError)[0].endswith(said)
     assert not list(tmp_path.rglob("*outside*"))
 
 

@@ -9,51 +9,42 @@ from hypothesis import strategies as st
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.source.hub_id import HubId, clean_folder, is_repo_id, parse_hub_id, with_options
 
+# By address: the revision, the folder and the file that are meant.
 PLACES = {
-    "org/name": (None, None),
-    "hf://org/name": (None, None),
-    "hf://models/org/name/": (None, None),
-    "hf://org/name/unet": (None, "unet"),
-    "hf://org/name@fp16": ("fp16", None),
-    "hf://org/name@fp16/unet/config.json": ("fp16", "unet"),
-    "hf://org/name@refs/pr/3/unet": ("refs/pr/3", "unet"),
-    "hf://org/name@refs%2Fpr%2F3/unet": ("refs/pr/3", "unet"),
-    "hf://org/name/config.json": (None, ""),
-    "https://huggingface.co/org/name/": (None, None),
-    "https://huggingface.co/org/name.git": (None, None),
-    "https://huggingface.co/org/name/discussions/4": (None, None),
-    "https://huggingface.co/org/name/tree/main": ("main", None),
-    "https://huggingface.co/org/name/tree/main/unet?show=1#L2": ("main", "unet"),
-    "https://huggingface.co/org/name/blob/main/unet/config.json": ("main", "unet"),
-    "https://huggingface.co/org/name/resolve/v1.0/config.json": ("v1.0", ""),
-    "https://huggingface.co/org/name/raw/main/model_index.json": ("main", None),
-    "https://huggingface.co/org/name/tree/refs%2Fpr%2F3/unet": ("refs/pr/3", "unet"),
-    "https://huggingface.co/org/name/tree/feature%2Fx/my%20unet": ("feature/x", "my unet"),
-    "https://HuggingFace.co/org/name": (None, None),
-    "huggingface.co/org/name/tree/main/prior": ("main", "prior"),
-    "hf.co/org/name": (None, None),
+    "org/name": (None, None, None),
+    "hf://org/name": (None, None, None),
+    "hf://models/org/name/": (None, None, None),
+    "hf://org/name/unet": (None, "unet", None),
+    "hf://org/name@fp16": ("fp16", None, None),
+    "hf://org/name@fp16/unet/config.json": ("fp16", "unet", None),
+    "hf://org/name@refs/pr/3/unet": ("refs/pr/3", "unet", None),
+    "hf://org/name@refs%2Fpr%2F3/unet": ("refs/pr/3", "unet", None),
+    "hf://org/name/config.json": (None, "", None),
+    "hf://org/name/unet/model.safetensors": (None, None, "unet/model.safetensors"),
+    "hf://org/name@refs/pr/3/model.safetensors": ("refs/pr/3", None, "model.safetensors"),
+    "hf://org/name/unet/model.safetensors.index.json": (None, None, "unet/model.safetensors.index.json"),
+    "https://huggingface.co/org/name/": (None, None, None),
+    "https://huggingface.co/org/name.git": (None, None, None),
+    "https://huggingface.co/org/name/discussions/4": (None, None, None),
+    "https://huggingface.co/org/name/tree/main": ("main", None, None),
+    "https://huggingface.co/org/name/tree/main/unet?show=1#L2": ("main", "unet", None),
+    "https://huggingface.co/org/name/blob/main/unet/config.json": ("main", "unet", None),
+    "https://huggingface.co/org/name/resolve/v1.0/config.json": ("v1.0", "", None),
+    "https://huggingface.co/org/name/raw/main/model_index.json": ("main", None, None),
+    "https://huggingface.co/org/name/tree/refs%2Fpr%2F3/unet": ("refs/pr/3", "unet", None),
+    "https://huggingface.co/org/name/tree/feature%2Fx/my%20unet": ("feature/x", "my unet", None),
+    "https://huggingface.co/org/name/resolve/v1/unet/model.SAFETENSORS?download=true": ("v1", None, "unet/model.SAFETENSORS"),
+    "https://HuggingFace.co/org/name": (None, None, None),
+    "huggingface.co/org/name/tree/main/prior": ("main", "prior", None),
+    "hf.co/org/name": (None, None, None),
 }
 
 
 @pytest.mark.parametrize(("text", "place"), PLACES.items(), ids=PLACES)
 def test_addresses_of_a_model(text, place):
-    """Each way to write a place on the hub says the repository, the revision and the folder that are meant."""
-    assert parse_hub_id(text) == HubId(repo_id="org/name", revision=place[0], folder=place[1])
-
-
-FILES = {
-    "hf://org/name/unet/model.safetensors": (None, "unet/model.safetensors"),
-    "hf://org/name@refs/pr/3/model.safetensors": ("refs/pr/3", "model.safetensors"),
-    "https://huggingface.co/org/name/blob/main/v1-5-pruned-emaonly.safetensors": ("main", "v1-5-pruned-emaonly.safetensors"),
-    "https://huggingface.co/org/name/resolve/v1/unet/model.SAFETENSORS?download=true": ("v1", "unet/model.SAFETENSORS"),
-    "hf://org/name/unet/model.safetensors.index.json": (None, "unet/model.safetensors.index.json"),
-}
-
-
-@pytest.mark.parametrize(("text", "place"), FILES.items(), ids=FILES)
-def test_addresses_of_weights(text, place):
-    """A file of weights, or the index of several, is meant itself, and no folder is."""
-    assert parse_hub_id(text) == HubId(repo_id="org/name", revision=place[0], file=place[1])
+    """Each way to write a place on the hub says the repository, and the revision, folder or file that is meant."""
+    revision, folder, file = place
+    assert parse_hub_id(text) == HubId(repo_id="org/name", revision=revision, folder=folder, file=file)
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:8080", "https://mirror.example/hf/", "https://mirror.example"])

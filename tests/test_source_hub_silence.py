@@ -123,29 +123,17 @@ def test_endpoints_that_are_wrong(hub):
 @pytest.mark.parametrize(
     ("variable", "value", "why", "hint"),
     [
-        (
-            "SSL_CERT_FILE",
-            "/nowhere/certificate.pem",
-            "names a file that cannot be read",
-            f"unset it or name an existing certificate, or {CATALOG}",
-        ),
-        (
-            "ALL_PROXY",
-            "gopher://127.0.0.1:1",
-            "names an unsupported kind of proxy",
-            f"use one that starts with http:// or unset ALL_PROXY, or {CATALOG}",
-        ),
+        ("SSL_CERT_FILE", "/nowhere/certificate.pem", "names a file that cannot be read", "unset it or name an existing certificate"),
+        ("ALL_PROXY", "gopher://x", "names an unsupported kind of proxy", "use one that starts with http:// or unset ALL_PROXY"),
     ],
 )
 def test_settings_that_no_connection_can_be_made_with(hub, monkeypatch, variable, value, why, hint):
     """Settings that the HTTP library cannot use are named."""
     from huggingface_hub import close_session
 
-    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, value)
     close_session()  # the next one reads its settings
-    assert hub.refusal("acme/sd") == (f"could not fetch acme/sd: {variable} {why}", hint)
+    assert hub.refusal("acme/sd") == (f"could not fetch acme/sd: {variable} {why}", f"{hint}, or {CATALOG}")
     close_session()
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.tiny import traced
-from unetinspect.errors import ConfigError, SourceError, UnetInspectError, UsageError
+from unetinspect.errors import SourceError, UnetInspectError, UsageError
 from unetinspect.record import Source
 from unetinspect.source import LoadedModel, read_model
 from unetinspect.source.pipeline import NoUnetError
@@ -240,99 +240,70 @@ def test_catalog_takes_no_place(here):
     )
 
 
-def test_unknown_name(here):
-    """A name that nothing has is answered with the nearest one."""
-    kind, message, hint = refusal("sdlx")
-    assert (kind, message) == (SourceError, "no model called 'sdlx'")
-    assert str(hint).startswith("did you mean sdxl")
-    assert str(hint).endswith("? `unetinspect models` lists the names; else give a path or a hub ID, org/name")
-
-
 A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
 A_PATH = "check the path; `unetinspect models` lists the names that need none"
-WITHOUT_ALIASES = "write them out without `&` and `*`"
+NO_COMMENTS = "fix it there; JSON allows no comments and no trailing comma (YAML does: name the file .yaml)"
+NO_ALIASES = "write them out without `&` and `*`"
 NESTED = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9)]
-# What is in the file, or None; and the error.
-MISTAKES: dict[str, tuple[Any, type[UnetInspectError], str, str]] = {
-    "": (None, SourceError, "MODEL is empty", "give a path, a hub ID or a name that `unetinspect models` lists"),
-    "no/config.json": (None, SourceError, "there is no file or folder 'no/config.json'", A_PATH),
-    "org/name/unet/x.safetensors": (
-        None,
-        SourceError,
-        "there is no file or folder 'org/name/unet/x.safetensors'",
-        "for a file of a hub repository: hf://org/name/unet/x.safetensors",
-    ),
-    '{"sample_size": 8}': (
-        None,
-        SourceError,
-        "MODEL is a config itself: pass it as a file or on standard input",
-        "echo '{...}' | unetinspect trace -",
-    ),
-    "w.gguf": (
-        "",
-        SourceError,
-        "w.gguf is not a supported weights file: only .safetensors is read",
-        "give the .safetensors file of the same weights, or their config.json",
-    ),
-    "empty.json": (" \n", ConfigError, "empty.json is empty", A_CONFIG),
-    "list.json": ([1], ConfigError, "list.json contains a list; a config is a mapping of keys to values", A_CONFIG),
-    "text.yaml": ("just words", ConfigError, "text.yaml contains a string; a config is a mapping of keys to values", A_CONFIG),
-    "cut.json": (
-        '{\n"sample_size": ',
-        ConfigError,
-        "cut.json is not valid JSON: Expecting value at line 2, column 16",
-        "fix it there; JSON allows no comments and no trailing comma (YAML does: name the file .yaml)",
-    ),
-    "cut.yaml": ("a: [1\n", ConfigError, "cut.yaml is not valid YAML: did not find expected ',' or ']' at line 2, column 1", A_CONFIG),
-    "tag.yaml": (
-        "a: !!python/object/apply:pathlib.Path.touch [pwned]",
-        ConfigError,
-        "tag.yaml is not valid YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:pathlib.P",
-        A_CONFIG,
-    ),
-    "utf16.json": (
-        b"\xff\xfe{\x00}\x00",
-        SourceError,
-        "utf16.json is not UTF-8 text: byte 0 is 0xff",
-        "save it as UTF-8 (PowerShell's `>` writes UTF-16), or give the config.json of a UNet",
-    ),
-    "big.json": (" " * (8 * 1024**2 + 1), SourceError, "big.json is bigger than 8 MB, too big for a config", A_CONFIG),
-    "long.json": ('{"a": ' + "9" * 5000 + "}", ConfigError, "long.json contains a number that cannot be read: ", A_CONFIG),
-    "long.yaml": ("a: 0x" + "f" * 5000, ConfigError, "long.yaml contains a number of more than a thousand digits", A_CONFIG),
-    "deep.json": ("[" * 100_000, ConfigError, "deep.json is nested too deeply to be a config", A_CONFIG),
-    "deep.yaml": ("a: " + "[" * 100_000, ConfigError, "deep.yaml is nested too deeply to be a config", A_CONFIG),
-    "bomb.yaml": (
-        "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x, x]", *NESTED]),
-        ConfigError,
-        "bomb.yaml contains aliases that expand to a million values",
-        WITHOUT_ALIASES,
-    ),
-    "loop.yaml": ("a: &a [*a]", ConfigError, "loop.yaml contains aliases that expand to a million values", WITHOUT_ALIASES),
-    "index.json": (
-        INDEX,
-        SourceError,
-        "index.json is a pipeline's model_index.json: it lists components and has no config",
-        "give its folder, or the config.json in its unet folder",
-    ),
+BOMB = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x, x]", *NESTED])
+TOUCH = "python/object/apply:pathlib.Path.touch"
+# By the name of the file: what is in it, the exit code, what is said of it, and the hint.
+BAD_FILES = {
+    "w.gguf": ("", 3, "is not a supported weights file: only .safetensors is read", "give the .safetensors file of the same weights, or "),
+    "empty.json": (" \n", 2, "is empty", A_CONFIG),
+    "list.json": ("[1]", 2, "contains a list; a config is a mapping of keys to values", A_CONFIG),
+    "text.yaml": ("just words", 2, "contains a string; a config is a mapping of keys to values", A_CONFIG),
+    "cut.json": ('{\n"sample_size": ', 2, "is not valid JSON: Expecting value at line 2, column 16", NO_COMMENTS),
+    "cut.yaml": ("a: [1\n", 2, "is not valid YAML: did not find expected ',' or ']' at line 2, column 1", A_CONFIG),
+    "tag.yaml": (f"a: !!{TOUCH} [pwned]", 2, "is not valid YAML: could not determine a constructor for the tag ", A_CONFIG),
+    "utf16.json": (b"\xff\xfe{\x00}\x00", 3, "is not UTF-8 text: byte 0 is 0xff", "save it as UTF-8 (PowerShell's `>` writes UTF-16), or "),
+    "big.json": (" " * (8 * 1024**2 + 1), 3, "is bigger than 8 MB, too big for a config", A_CONFIG),
+    "long.json": ('{"a": ' + "9" * 5000 + "}", 2, "contains a number that cannot be read: ", A_CONFIG),
+    "long.yaml": ("a: 0x" + "f" * 5000, 2, "contains a number of more than a thousand digits", A_CONFIG),
+    "deep.json": ("[" * 100_000, 2, "is nested too deeply to be a config", A_CONFIG),
+    "deep.yaml": ("a: " + "[" * 100_000, 2, "is nested too deeply to be a config", A_CONFIG),
+    "bomb.yaml": (BOMB, 2, "contains aliases that expand to a million values", NO_ALIASES),
+    "loop.yaml": ("a: &a [*a]", 2, "contains aliases that expand to a million values", NO_ALIASES),
+    "index.json": (json.dumps(INDEX), 3, "is a pipeline's model_index.json: it lists components and has no config", "give its folder, or "),
     "models.json": (
-        {"schema": "unetinspect.models/1", "models": []},
-        SourceError,
-        "models.json is a list printed by this program, not a model",
+        '{"schema": "unetinspect.models/1"}',
+        3,
+        "is a list printed by this program, not a model",
         "name one of the models in it",
     ),
 }
 
 
-@pytest.mark.parametrize(("model", "content", "kind", "message", "hint"), [(name, *said) for name, said in MISTAKES.items()], ids=MISTAKES)
-def test_mistakes(here, model, content, kind, message, hint):
-    """What is not a model says in one sentence what it is, with what to give instead; nothing in it runs."""
-    if isinstance(content, bytes):
-        (here / model).write_bytes(content)
-    elif content is not None:
-        write(here, {model: content})
-    found = refusal(model)
-    assert (found[0], found[1].startswith(message), found[2]) == (kind, True, hint)
+@pytest.mark.parametrize(("name", "content", "code", "said", "hint"), [(name, *rest) for name, rest in BAD_FILES.items()], ids=BAD_FILES)
+def test_files_that_are_not_models(here, name, content, code, said, hint):
+    """What is not a model says in one sentence what it is, with what to give instead; nothing in it is executed."""
+    (here / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    kind, message, found = refusal(name)
+    assert kind.exit_code == code
+    assert message.startswith(f"{name} {said}")
+    assert str(found).startswith(hint)
     assert not (here / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message", "hint"),
+    [
+        ("", "MODEL is empty", "give a path, a hub ID or a name that `unetinspect models` lists"),
+        ("no/config.json", "there is no file or folder 'no/config.json'", A_PATH),
+        (
+            "a/b/unet/x.safetensors",
+            "there is no file or folder 'a/b/unet/x.safetensors'",
+            "for a file of a hub repository: hf://a/b/unet/x.",
+        ),
+        ('{"a": 8}', "MODEL is a config itself: pass it as a file or on standard input", "echo '{...}' | unetinspect trace -"),
+        ("sdlx", "no model called 'sdlx'", "did you mean sdxl"),
+    ],
+)
+def test_names_of_nothing(here, model, message, hint):
+    """What names nothing says why, with the nearest name or what to type."""
+    kind, found, said = refusal(model)
+    assert (kind, found) == (SourceError, message)
+    assert str(said).startswith(hint)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")

@@ -26,6 +26,7 @@ from unetinspect.source.hub_errors import CutOffError, HubError, NoAnswerError, 
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, is_repo_id
 from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file, refuse_big
 from unetinspect.source.place import Place, read_header
+from unetinspect.streams import reason
 
 # Seconds. The socket's timeout bounds one read of one address, and a name may have eight of them: the others bound an answer.
 _SOCKET_TIMEOUT = 2.5
@@ -173,7 +174,7 @@ class HubRepository(Place):
         try:
             _keep_file(self.name, path, raw, revision=self.commit or self._revision, commit=found.commit)
         except OSError as error:
-            self._unwritten = (error.strerror or type(error).__name__).lower()
+            self._unwritten = reason(error)
         return config
 
     def _fetch_header(self, path: str, found: _Found, what: str) -> Header:
