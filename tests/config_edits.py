@@ -21,7 +21,7 @@ from unetinspect.record import Source
 from unetinspect.run.build import make_inputs, quiet_diffusers
 from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import diffusers_class, resolve_config
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 
 Config = dict[str, Any]

@@ -1,24 +1,31 @@
-"""A model hub on 127.0.0.1.
+"""A model hub on 127.0.0.1, and a user whose client reads from it.
 
-The server speaks as much of the hub's protocol as its client asks for, and remembers what was asked.
+The server speaks as much of the hub's protocol as the client asks for, and remembers what was asked.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-import socket
 import struct
 import threading
 import time
 from dataclasses import dataclass, field
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import prod
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote
+
+import pytest
+
+from unetinspect.errors import SourceError, UnetInspectError
+from unetinspect.source import LoadedModel, read_model
+from unetinspect.source.loaded import LoadedWeights
+from unetinspect.source.read import read_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_verysecretverysecret"
@@ -54,27 +61,25 @@ class Asked:
 class HubServer:
     """A hub with the repositories that it is given; `mode` is how it behaves.
 
-    "ok", "500" and "429" (every answer is that error, with `headers`), "hang" (no answer), "trickle" (a byte of the answer now and
-    then), "hang on get" and "500 on get" (only the metadata is answered), "page" (something that is no hub), "bare 404" (no word on
-    what is missing), "hang in body", "cut in body" and "trickle in body" (after the first bytes of a file), "whole" (ranges are not
-    known), "elsewhere" (each file is at an address of its own on the same host).
+    "ok", "hang" (no answer), "trickle" (a byte of the answer now and then), "500 on get" (only the metadata is answered), "page"
+    (it is not a hub), "bare 404" (no word on what is missing), "hang in body" and "cut in body" (after half of a file), "whole"
+    (ranges are not supported), "elsewhere" (each file is at another address of the same host).
 
     Attributes:
         renamed: Repositories by the names that they had before.
-        cdn: The server that has the .safetensors files, where it is not this one.
+        cdn: The server that has the .safetensors files, if it is not this one.
         sent: Bytes of files that went out.
     """
 
-    def __init__(self, repositories: dict[str, Repository] | None = None, *, mode: str = "ok") -> None:
-        self.repositories = repositories or {}
-        self.mode = mode
-        self.headers: dict[str, str] = {}
+    def __init__(self, repositories: dict[str, Repository]) -> None:
+        self.repositories = repositories
+        self.mode = "ok"
         self.renamed: dict[str, str] = {}
         self.cdn: HubServer | None = None
         self.sent = 0
         self.requests: list[Asked] = []
         self.closing = threading.Event()
-        self._http = _listening()
+        self._http = _Server(("127.0.0.1", 0), _Handler)
         self._http.daemon_threads = True
         self._http.hub = self
 
@@ -90,7 +95,7 @@ class HubServer:
     @property
     def address(self) -> str:
         """What to set HF_ENDPOINT to."""
-        return address_of(int(self._http.server_address[1]))
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def seen(self) -> list[str]:
         """Return the requests so far as "HEAD main unet/config.json", and forget them."""
@@ -99,24 +104,59 @@ class HubServer:
         return lines
 
 
-def address_of(port: int) -> str:
-    """Return the address of a server on this machine."""
-    return f"http://127.0.0.1:{port}"
+class HubUser:
+    """A user of a server, with an empty home for the client's cache, in this process."""
 
+    def __init__(self, server: HubServer, home: Path, patch: pytest.MonkeyPatch) -> None:
+        from huggingface_hub import constants
 
-@cache
-def shared_port() -> int:
-    """Return the port that one server after the other listens on, so that a client need not be imported anew for each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+        self.server, self.home, self._patch = server, home, patch
+        for name in [name for name in os.environ if "proxy" in name.lower()]:
+            patch.delenv(name)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        self.use_endpoint(server.address)
 
+    def use_endpoint(self, address: str) -> None:
+        """Set HF_ENDPOINT, as the client has it that was imported with it."""
+        from huggingface_hub import constants
 
-def _listening() -> _Server:
-    try:
-        return _Server(("127.0.0.1", shared_port()), _Handler)
-    except OSError:  # another server of this test, or another program, has it
-        return _Server(("127.0.0.1", 0), _Handler)
+        self._patch.setenv("HF_ENDPOINT", address)
+        self._patch.setattr(constants, "ENDPOINT", address)
+        self._patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+
+    def read(self, model: str, **options: Any) -> LoadedModel:
+        """Read MODEL."""
+        read = read_model(model, **options)
+        assert TOKEN not in repr(read)
+        return read
+
+    def header(self, name: str, **options: Any) -> LoadedWeights:
+        """Read the header of weights."""
+        read = read_weights(name, **options)
+        assert TOKEN not in repr(read)
+        return read
+
+    def refusal(self, model: str, *, kind: type[UnetInspectError] = SourceError, header: bool = False, **options: Any) -> tuple[str, str]:
+        """Return the sentence and the hint that reading ends in; nothing that the error came from has the token."""
+        with pytest.raises(kind) as caught:
+            (self.header if header else self.read)(model, **options)
+        chain: list[BaseException] = [caught.value]
+        for error in chain:
+            chain += filter(None, (error.__cause__, error.__context__))
+        assert not any(TOKEN in f"{error} {vars(error)}" or hasattr(error, "request") for error in chain)
+        return caught.value.message, str(caught.value.hint)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of another process of this user."""
+        other = ("hf_", "huggingface", "ssl_cert")
+        kept = {name: value for name, value in os.environ.items() if not name.lower().startswith(other) and "proxy" not in name.lower()}
+        return kept | {"HF_ENDPOINT": self.server.address, "HF_HOME": str(self.home)}
+
+    def kept(self) -> list[Path]:
+        """List the whole and the partial files in the cache."""
+        return [file for file in self.home.rglob("*") if file.is_file()]
 
 
 def pipeline(unet: dict[str, Any], vae: dict[str, Any] | None = None) -> dict[str, bytes]:
@@ -181,13 +221,13 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path)
         if "/resolve/" in path or "/api/models/" in path:
             self.hub.requests.append(Asked(self.command, path, self.headers.get("authorization"), self.headers.get("range")))
-        if self.hub.mode in ("hang", f"hang on {self.command.lower()}"):
+        if self.hub.mode == "hang":
             self.hub.closing.wait(30)
             self.close_connection = True
         elif self.hub.mode == "trickle":
             self._trickle(b"HTTP/1.1 200 OK\r\n" + b"X-Slow: slow\r\n" * 10)
-        elif self.hub.mode in ("500", "429", f"500 on {self.command.lower()}"):
-            self._send(int(self.hub.mode[:3]), self.hub.headers)
+        elif self.hub.mode == "500 on get" and self.command == "GET":
+            self._send(500)
         elif self.hub.mode == "page":
             self._send(200, body=b"<html>Sign in to the guest network</html>")
         elif path.startswith("/api/models/"):
@@ -262,15 +302,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        mode = self.hub.mode
-        if mode.endswith("in body") and "/resolve/" in self.path:
-            half = start[first : first + (end - first) // 2]
-            self._write(half)
+        if self.hub.mode.endswith("in body") and "/resolve/" in self.path:
+            self._write(start[first : first + (end - first) // 2])
             self.close_connection = True
-            if mode == "hang in body":
+            if self.hub.mode == "hang in body":
                 self.hub.closing.wait(30)
-            elif mode == "trickle in body":
-                self._trickle(start[len(half) : end])
             return
         self._write(start[first:end])
         for position in range(max(first, len(start)), end, _CHUNK):

@@ -24,7 +24,7 @@ from unetinspect.record import Checkpoint, Source
 from unetinspect.run import cache
 from unetinspect.run.cache import RecordCache, Recorder, open_cache
 from unetinspect.run.resolve import resolve_config
-from unetinspect.source.base import LoadedModel, LoadedWeights
+from unetinspect.source.loaded import LoadedModel, LoadedWeights
 from unetinspect.unets.request import Request
 
 MODEL = LoadedModel(name="tiny", config=CONDITION, source=Source(kind="dict", location="tiny"))

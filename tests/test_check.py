@@ -22,7 +22,7 @@ from unetinspect.check.model import check_model
 from unetinspect.errors import ConfigError, Problem, UsageError
 from unetinspect.record import Source
 from unetinspect.run.cache import Recorder
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import make_request
 from unetinspect.views.checks import check_table
 

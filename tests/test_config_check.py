@@ -21,7 +21,7 @@ from unetinspect.errors import Problem
 from unetinspect.record import Source
 from unetinspect.record.check import Finding
 from unetinspect.run.resolve import class_keys, resolve_config
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import supported_classes
 from unetinspect.unets.request import make_request
 

@@ -14,7 +14,7 @@ from unetinspect.check.config import find_in_config
 from unetinspect.check.effects import Probes
 from unetinspect.record import Source
 from unetinspect.run.resolve import class_keys, resolve_config
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import make_request
 
 Config = dict[str, Any]

@@ -22,7 +22,7 @@ from unetinspect.record import Source, Trace
 from unetinspect.run.cache import RecordCache, Recorder
 from unetinspect.run.resolve import class_keys, config_class, resolve_config
 from unetinspect.source import read_model
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request, make_request
 
 ON_META = Request(device="meta")

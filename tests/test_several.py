@@ -15,7 +15,7 @@ import pytest
 
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, KINDS, PLAIN, condition, traced
-from unetinspect.source import search
+from unetinspect.source import local
 
 ON_META = ("--device", "meta")
 BAD = condition(norm_num_groups=7)
@@ -208,11 +208,11 @@ def test_globs_files_and_several_folders(cli: Any) -> None:
 @pytest.mark.usefixtures("runs")
 def test_a_search_ends_and_says_where(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders that lie too deep and files beyond a number are not searched, and that is said."""
-    monkeypatch.setattr(search, "MAX_DEPTH", 1)
+    monkeypatch.setattr(local, "MAX_DEPTH", 1)
     paths, err = found_in(cli, "runs")
     assert "runs/one/unet/config.json" not in paths
     assert "note: not searched: folders deeper than 1 level (in 3 folders, such as runs/" in err
-    monkeypatch.setattr(search, "MAX_FILES", 3)
+    monkeypatch.setattr(local, "MAX_FILES", 3)
     assert "note: runs has more than 3 files: the rest was not searched" in found_in(cli, "runs")[1]
 
 

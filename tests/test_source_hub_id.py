@@ -9,52 +9,42 @@ from hypothesis import strategies as st
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.source.hub_id import HubId, clean_folder, is_repo_id, parse_hub_id, with_options
 
+# By address: the revision, the folder and the file that are meant.
 PLACES = {
-    "org/name": (None, None),
-    "hf://org/name": (None, None),
-    "hf://models/org/name": (None, None),
-    "hf://org/name/": (None, None),
-    "hf://org/name/unet": (None, "unet"),
-    "hf://org/name@fp16": ("fp16", None),
-    "hf://org/name@fp16/unet/config.json": ("fp16", "unet"),
-    "hf://org/name@refs/pr/3/unet": ("refs/pr/3", "unet"),
-    "hf://org/name@refs%2Fpr%2F3/unet": ("refs/pr/3", "unet"),
-    "hf://org/name/config.json": (None, ""),
-    "https://huggingface.co/org/name": (None, None),
-    "https://huggingface.co/org/name/": (None, None),
-    "https://huggingface.co/org/name.git": (None, None),
-    "https://huggingface.co/org/name/discussions/4": (None, None),
-    "https://huggingface.co/org/name/tree/main": ("main", None),
-    "https://huggingface.co/org/name/tree/main/unet?show=1#L2": ("main", "unet"),
-    "https://huggingface.co/org/name/blob/main/unet/config.json": ("main", "unet"),
-    "https://huggingface.co/org/name/resolve/v1.0/config.json": ("v1.0", ""),
-    "https://huggingface.co/org/name/raw/main/model_index.json": ("main", None),
-    "https://huggingface.co/org/name/tree/refs%2Fpr%2F3/unet": ("refs/pr/3", "unet"),
-    "https://HuggingFace.co/org/name": (None, None),
-    "huggingface.co/org/name/tree/main/prior": ("main", "prior"),
-    "hf.co/org/name": (None, None),
+    "org/name": (None, None, None),
+    "hf://org/name": (None, None, None),
+    "hf://models/org/name/": (None, None, None),
+    "hf://org/name/unet": (None, "unet", None),
+    "hf://org/name@fp16": ("fp16", None, None),
+    "hf://org/name@fp16/unet/config.json": ("fp16", "unet", None),
+    "hf://org/name@refs/pr/3/unet": ("refs/pr/3", "unet", None),
+    "hf://org/name@refs%2Fpr%2F3/unet": ("refs/pr/3", "unet", None),
+    "hf://org/name/config.json": (None, "", None),
+    "hf://org/name/unet/model.safetensors": (None, None, "unet/model.safetensors"),
+    "hf://org/name@refs/pr/3/model.safetensors": ("refs/pr/3", None, "model.safetensors"),
+    "hf://org/name/unet/model.safetensors.index.json": (None, None, "unet/model.safetensors.index.json"),
+    "https://huggingface.co/org/name/": (None, None, None),
+    "https://huggingface.co/org/name.git": (None, None, None),
+    "https://huggingface.co/org/name/discussions/4": (None, None, None),
+    "https://huggingface.co/org/name/tree/main": ("main", None, None),
+    "https://huggingface.co/org/name/tree/main/unet?show=1#L2": ("main", "unet", None),
+    "https://huggingface.co/org/name/blob/main/unet/config.json": ("main", "unet", None),
+    "https://huggingface.co/org/name/resolve/v1.0/config.json": ("v1.0", "", None),
+    "https://huggingface.co/org/name/raw/main/model_index.json": ("main", None, None),
+    "https://huggingface.co/org/name/tree/refs%2Fpr%2F3/unet": ("refs/pr/3", "unet", None),
+    "https://huggingface.co/org/name/tree/feature%2Fx/my%20unet": ("feature/x", "my unet", None),
+    "https://huggingface.co/org/name/resolve/v1/unet/model.SAFETENSORS?download=true": ("v1", None, "unet/model.SAFETENSORS"),
+    "https://HuggingFace.co/org/name": (None, None, None),
+    "huggingface.co/org/name/tree/main/prior": ("main", "prior", None),
+    "hf.co/org/name": (None, None, None),
 }
 
 
 @pytest.mark.parametrize(("text", "place"), PLACES.items(), ids=PLACES)
 def test_addresses_of_a_model(text, place):
-    """Each way to write a place on the hub says the repository, the revision and the folder that are meant."""
-    assert parse_hub_id(text) == HubId(repo_id="org/name", revision=place[0], folder=place[1])
-
-
-FILES = {
-    "hf://org/name/unet/model.safetensors": (None, "unet/model.safetensors"),
-    "hf://org/name@refs/pr/3/model.safetensors": ("refs/pr/3", "model.safetensors"),
-    "https://huggingface.co/org/name/blob/main/v1-5-pruned-emaonly.safetensors": ("main", "v1-5-pruned-emaonly.safetensors"),
-    "https://huggingface.co/org/name/resolve/v1/unet/model.SAFETENSORS?download=true": ("v1", "unet/model.SAFETENSORS"),
-    "hf://org/name/unet/model.safetensors.index.json": (None, "unet/model.safetensors.index.json"),
-}
-
-
-@pytest.mark.parametrize(("text", "place"), FILES.items(), ids=FILES)
-def test_addresses_of_weights(text, place):
-    """A file of weights, or the index of several, is meant itself, and no folder is."""
-    assert parse_hub_id(text) == HubId(repo_id="org/name", revision=place[0], file=place[1])
+    """Each way to write a place on the hub says the repository, and the revision, folder or file that is meant."""
+    revision, folder, file = place
+    assert parse_hub_id(text) == HubId(repo_id="org/name", revision=revision, folder=folder, file=file)
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:8080", "https://mirror.example/hf/", "https://mirror.example"])
@@ -65,11 +55,12 @@ def test_pages_of_a_mirror(endpoint):
 
 
 @pytest.mark.parametrize("text", ["sdxl", "sd 15", "no-such-name", "name.with.dots"])
-def test_bare_names_are_no_ids(text):
+def test_bare_names_are_not_ids(text):
     """What has no slash names no repository."""
     assert parse_hub_id(text) is None
 
 
+A_MODEL = "write org/name, hf://org/name/unet or hf://org/name@revision/unet, or paste the address of a model's page"
 REFUSED = {
     "a/b/c": ("there is no file or folder 'a/b/c', and it is not a hub ID either", "for a folder of a hub repository: a/b --subfolder c"),
     "org/na me": (
@@ -77,13 +68,10 @@ REFUSED = {
         "a hub ID is org/name, as in stable-diffusion-v1-5/stable-diffusion-v1-5",
     ),
     "https://huggingface.co/datasets/org/name": (
-        "this is a page of the hub's datasets, not of a model",
-        "give the page of a model: https://huggingface.co/org/name",
+        "'https://huggingface.co/datasets/org/name' is one of the hub's datasets, not a model",
+        A_MODEL,
     ),
-    "https://huggingface.co/org": (
-        "'https://huggingface.co/org' is not the page of a model",
-        "give the page of a model: https://huggingface.co/org/name",
-    ),
+    "https://huggingface.co/org": ("'https://huggingface.co/org' is not the address of a model", A_MODEL),
     "https://user:secret@example.com/org/name": (
         "example.com is not the model hub",
         "pages of https://huggingface.co are read; for a mirror set HF_ENDPOINT; else give the path of a saved config.json",
@@ -96,16 +84,8 @@ REFUSED = {
         "'sd-v1-4.ckpt' is a pickle; pickles can execute code, so they are never opened",
         "give the .safetensors of the same repository",
     ),
-    "hf://org/name/unet/diffusion_pytorch_model.bin": (
-        "'unet/diffusion_pytorch_model.bin' is a pickle; pickles can execute code, so they are never opened",
-        "give the .safetensors of the same repository",
-    ),
-    "a/b/unet/model.safetensors": (
-        "there is no file or folder 'a/b/unet/model.safetensors', and it is not a hub ID either",
-        "for a file of a hub repository: hf://a/b/unet/model.safetensors",
-    ),
-    "hf://spaces/org/name": ("'hf://spaces/org/name' is of the hub's spaces, not a model", "write hf://org/name@revision/path"),
-    "hf://org": ("'hf://org' is not an address of a model", "write hf://org/name, hf://org/name/unet or hf://org/name@revision/unet"),
+    "hf://spaces/org/name": ("'hf://spaces/org/name' is one of the hub's spaces, not a model", A_MODEL),
+    "hf://org": ("'hf://org' is not the address of a model", A_MODEL),
     "hf://org/name@../x": (
         "invalid revision in 'hf://org/name@../x'",
         "give a branch, a tag or a commit: hf://org/name@main/unet",
@@ -114,21 +94,21 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("text", "said"), REFUSED.items(), ids=REFUSED)
-def test_what_is_no_model_on_the_hub(text, said):
-    """What looks like an address and is none of a model says why, and what to write."""
+def test_what_is_not_a_model_on_the_hub(text, said):
+    """What looks like the address of a model and is not says why, and what to write."""
     with pytest.raises(SourceError) as caught:
         parse_hub_id(text)
     assert (caught.value.message, caught.value.hint) == said
 
 
 def test_options_complete_an_address():
-    """--revision and --subfolder say what MODEL left open, and may repeat what it says."""
+    """--revision and --subfolder add what MODEL left open, and may repeat it."""
     place = HubId(repo_id="org/name", revision="main")
     assert with_options(place, revision="main", subfolder="/unet/") == HubId(repo_id="org/name", revision="main", folder="unet")
 
 
 def test_a_file_has_no_subfolder():
-    """--revision goes with a file of weights; --subfolder does not, for the file says where it lies."""
+    """--revision goes with a file of weights; --subfolder does not, since the file has a folder."""
     place = HubId(repo_id="org/name", file="unet/model.safetensors")
     assert with_options(place, revision="v1", subfolder=None) == HubId(repo_id="org/name", revision="v1", file="unet/model.safetensors")
     with pytest.raises(UsageError) as caught:
@@ -159,7 +139,7 @@ ADDRESSES = st.builds(
 
 @given(st.one_of(st.text(), ADDRESSES))
 def test_any_text_is_read_or_refused(text):
-    """No text ends in what a user would take for a bug, and what is accepted stays inside a repository."""
+    """No text ends in an error of Python's, and what is accepted stays inside a repository."""
     try:
         found = parse_hub_id(text)
     except (SourceError, UsageError):

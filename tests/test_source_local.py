@@ -1,4 +1,4 @@
-"""Reading from this machine: files, folders, standard input, the catalog; and what is none of them."""
+"""Reading from this machine: files, folders, standard input, the catalog; and what is not a model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.tiny import traced
 from unetinspect.errors import SourceError, UnetInspectError, UsageError
-from unetinspect.record import AttentionCounts, ModelInfo, Run, SkipCounts, Source, TensorInfo, Totals, Trace
+from unetinspect.record import Source
 from unetinspect.source import LoadedModel, read_model
 from unetinspect.source.pipeline import NoUnetError
 
@@ -44,36 +45,6 @@ def refusal(model, **options) -> tuple[type[UnetInspectError], str, str | None]:
     return type(caught.value), caught.value.message, caught.value.hint
 
 
-def saved_trace() -> Trace:
-    """Return the smallest whole record."""
-    return Trace(
-        model=ModelInfo(
-            name="acme/sd", class_name="UNet2DConditionModel", params=1, source=Source(kind="hub", location="acme/sd"), config=UNET
-        ),
-        run=Run(
-            device="meta",
-            dtype="float32",
-            batch=1,
-            cfg=False,
-            cfg_reason="",
-            forward_batch=1,
-            image_size=(32, 32),
-            sample_size=(8, 8),
-            sample_size_from="",
-            vae_scale_factor=4,
-            vae_scale_from="vqvae/config.json",
-            inputs=(),
-            versions={},
-        ),
-        output=TensorInfo(shape=(1, 3, 8, 8), dtype="float32"),
-        totals=Totals(params=1, weight_bytes=4, attention=AttentionCounts(), skips=SkipCounts(produced=0, consumed=0)),
-        stages=(),
-        skips=(),
-        attentions=(),
-        modules=(),
-    )
-
-
 @pytest.mark.parametrize("name", ["my.json", "my.yaml", "my.yml", "my-config", "./my.json"])
 def test_config_files(here, name):
     """A config file is read as JSON or YAML, by its name or, without one that says, by its first character."""
@@ -84,23 +55,14 @@ def test_config_files(here, name):
 
 def test_path_objects_are_paths(here):
     """A `Path` is read as a path, and never as a name or an ID."""
-    write(here, {"a.json": UNET})
+    (here / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(UNET).encode())  # with the mark that some editors put first
     assert read_model(here / "a.json").config == UNET
-    kind, message, _ = refusal(here / "sd15")
-    assert (kind, message) == (SourceError, f"there is no file or folder '{here / 'sd15'}'")
+    assert refusal(here / "sd15")[:2] == (SourceError, f"there is no file or folder '{here / 'sd15'}'")
 
 
-def test_byte_order_mark_is_no_error(here):
-    """Editors that put a mark before UTF-8 are forgiven."""
-    (here / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(UNET).encode())
-    assert read_model("a.json").config == UNET
-
-
-@pytest.mark.parametrize(
-    "text", [json.dumps(UNET), yaml.safe_dump(UNET), "\n  " + json.dumps(UNET, indent=2)], ids=["json", "yaml", "indented"]
-)
+@pytest.mark.parametrize("text", [yaml.safe_dump(UNET), "\n  " + json.dumps(UNET, indent=2)], ids=["yaml", "indented json"])
 def test_standard_input(text):
-    """`-` reads a config from standard input, of a text stream or of a binary one below it."""
+    """`-` reads a config from standard input, from a text stream or from the binary one below it."""
     expected = LoadedModel(name="stdin", config=UNET, source=Source(kind="stdin", location="-"))
     assert read_model("-", stdin=io.StringIO(text)) == expected
     assert read_model("-", stdin=io.TextIOWrapper(io.BytesIO(text.encode()), encoding="ascii")) == expected
@@ -114,62 +76,42 @@ def test_named_pipe(here):
     assert read_model("pipe").config == UNET
 
 
-@pytest.mark.parametrize(
-    ("files", "model", "name", "source", "vae"),
-    [
-        ({"sd/unet/config.json": UNET, "sd/vae/config.json": VAE}, "sd", "sd", ("folder", "unet"), (8, "vae/config.json")),
-        ({"sd/unet/config.json": UNET, "sd/vae/config.json": VAE}, "sd/unet", "sd", ("folder", None), (8, "vae/config.json")),
-        ({"sd/unet/config.json": UNET, "sd/vae/config.json": VAE}, "sd/unet/config.json", "sd", ("file", None), (8, "vae/config.json")),
-        (
-            {"sd/unet/config.json": UNET, "sd/vqvae/config.json": {"block_out_channels": [1, 2, 3]}},
-            "sd",
-            "sd",
-            ("folder", "unet"),
-            (4, "vqvae/config.json"),
-        ),
-        ({"sd/unet/config.json": UNET}, "sd", "sd", ("folder", "unet"), (None, "")),
-        ({"my/config.json": UNET}, "my", "my", ("folder", None), (None, "")),
-        ({"my/config.json": UNET}, "my/config.json", "my", ("file", None), (None, "")),
-        (
-            {"k/model_index.json": {"_class_name": "P", "prior": ["diffusers", "UNet2DModel"]}, "k/prior/config.json": UNET},
-            "k",
-            "k",
-            ("folder", "prior"),
-            (None, ""),
-        ),
-        (
-            {"sd/model_index.json": INDEX, "sd/unet/config.json": UNET, "sd/vae/config.json": VAE},
-            "sd/model_index.json",
-            "sd",
-            ("folder", "unet"),
-            (8, "vae/config.json"),
-        ),
-        (
-            {"sd/unet/config.json": UNET, "sd/vae/config.json": {"_class_name": "AutoencoderTiny", "encoder_block_out_channels": [64] * 4}},
-            "sd",
-            "sd",
-            ("folder", "unet"),
-            (8, "vae/config.json"),
-        ),
-    ],
-    ids=[
-        "pipeline",
-        "its unet folder",
-        "its unet config",
-        "vq model",
-        "no vae",
-        "bare unet",
-        "its config",
-        "other component",
-        "index",
-        "tiny vae",
-    ],
-)
-def test_folders(here, files, model, name, source, vae):
+SD = {"sd/unet/config.json": UNET, "sd/vae/config.json": VAE}
+FOLDERS = {
+    "pipeline": (SD, "sd", ("folder", "unet"), (8, "vae/config.json")),
+    "its unet folder": (SD, "sd/unet", ("folder", None), (8, "vae/config.json")),
+    "its unet config": (SD, "sd/unet/config.json", ("file", None), (8, "vae/config.json")),
+    "index": ({**SD, "sd/model_index.json": INDEX}, "sd/model_index.json", ("folder", "unet"), (8, "vae/config.json")),
+    "vq model": (
+        {"sd/unet/config.json": UNET, "sd/vqvae/config.json": {"block_out_channels": [1, 2, 3]}},
+        "sd",
+        ("folder", "unet"),
+        (4, "vqvae/config.json"),
+    ),
+    "tiny vae": (
+        {**SD, "sd/vae/config.json": {"_class_name": "AutoencoderTiny", "encoder_block_out_channels": [64] * 4}},
+        "sd",
+        ("folder", "unet"),
+        (8, "vae/config.json"),
+    ),
+    "no vae": ({"sd/unet/config.json": UNET}, "sd", ("folder", "unet"), (None, "")),
+    "bare unet": ({"sd/config.json": UNET}, "sd", ("folder", None), (None, "")),
+    "its config": ({"sd/config.json": UNET}, "sd/config.json", ("file", None), (None, "")),
+    "other component": (
+        {"sd/model_index.json": {"_class_name": "P", "prior": ["diffusers", "UNet2DModel"]}, "sd/prior/config.json": UNET},
+        "sd",
+        ("folder", "prior"),
+        (None, ""),
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "model", "source", "vae"), FOLDERS.values(), ids=FOLDERS)
+def test_folders(here, files, model, source, vae):
     """A pipeline, a component of one and a folder with a UNet are read, with the factor of the pipeline's VAE."""
     write(here, files)
     found = read_model(model)
-    assert (found.name, found.config) == (name, UNET)
+    assert (found.name, found.config) == ("sd", UNET)
     assert (found.source.kind, found.source.subfolder) == source
     assert (found.vae_scale_factor, found.vae_scale_from) == vae
     assert found.notes == ()
@@ -234,47 +176,34 @@ def test_folders_without_a_unet(here, files, message):
 
 def test_saved_trace(here):
     """A saved trace is read whole from a file or standard input, with its own name, config and VAE factor."""
-    record = saved_trace()
+    record = traced("conditioned")
     write(here, {"t.json": record.to_json()})
     found = read_model("t.json")
     assert found == LoadedModel(
-        name="acme/sd",
-        config=UNET,
+        name=record.model.name,
+        config=record.model.given_config,
         source=Source(kind="trace", location="t.json"),
-        vae_scale_factor=4,
-        vae_scale_from="vqvae/config.json",
-        medium="image",
+        vae_scale_factor=record.run.vae_scale_factor,
+        vae_scale_from=record.run.vae_scale_from,
+        medium=record.run.medium,
         trace=record,
     )
     assert read_model("-", stdin=io.StringIO(record.to_json())).trace == record
+    whole = json.loads(record.to_json())
+    del whole["totals"]
+    write(here, {"t.json": whole})
+    assert "totals" in refusal("t.json")[1]
 
 
 @pytest.mark.parametrize("kept", [("schema", "model", "run"), ("model",)])
 def test_json_of_another_command(here, kept):
-    """The JSON of a command that shows a part of the record is the config that it holds, without what was filled in."""
-    whole = json.loads(saved_trace().to_json())
-    whole["model"]["config_defaults"] = ["sample_size"]
+    """The JSON of a command that shows a part of the record is its config, without the keys that were filled in."""
+    model = {"class_name": "UNet2DModel", "source": {}, "config": {"act_fn": "silu", "sample_size": 8}, "config_defaults": ["act_fn"]}
+    whole = {"schema": "unetinspect.trace/1", "model": model, "run": {}}
     write(here, {"s.json": {name: whole[name] for name in kept}})
     found = read_model("s.json")
     assert (found.trace, found.source) == (None, Source(kind="file", location="s.json"))
-    assert found.config == {
-        **{key: value for key, value in UNET.items() if key != "sample_size"},
-        "_class_name": whole["model"]["class_name"],
-    }
-
-
-def test_json_of_the_catalog_is_no_model(here):
-    """What `models --json` prints names many models, and is none."""
-    write(here, {"m.json": {"schema": "unetinspect.models/1", "models": []}})
-    assert refusal("m.json") == (SourceError, "m.json is a list printed by this program, not a model", "name one of the models in it")
-
-
-def test_damaged_trace(here):
-    """A trace with a section missing says which."""
-    whole = json.loads(saved_trace().to_json())
-    del whole["totals"]
-    write(here, {"t.json": whole})
-    assert "totals" in refusal("t.json")[1]
+    assert found.config == {"_class_name": "UNet2DModel", "sample_size": 8}
 
 
 def test_file_of_the_catalogs_form(here):
@@ -311,17 +240,75 @@ def test_catalog_takes_no_place(here):
     )
 
 
-def test_unknown_name(here):
-    """A name that nothing has is answered with the nearest one."""
-    kind, message, hint = refusal("sdlx")
-    assert (kind, message) == (SourceError, "no model called 'sdlx'")
-    assert str(hint).startswith("did you mean sdxl")
-    assert str(hint).endswith("? `unetinspect models` lists the names; else give a path or a hub ID, org/name")
+A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
+A_PATH = "check the path; `unetinspect models` lists the names that need none"
+NO_COMMENTS = "fix it there; JSON allows no comments and no trailing comma (YAML does: name the file .yaml)"
+NO_ALIASES = "write them out without `&` and `*`"
+NESTED = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9)]
+BOMB = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x, x]", *NESTED])
+TOUCH = "python/object/apply:pathlib.Path.touch"
+# By the name of the file: what is in it, the exit code, what is said of it, and the hint.
+BAD_FILES = {
+    "w.gguf": ("", 3, "is not a supported weights file: only .safetensors is read", "give the .safetensors file of the same weights, or "),
+    "empty.json": (" \n", 2, "is empty", A_CONFIG),
+    "list.json": ("[1]", 2, "contains a list; a config is a mapping of keys to values", A_CONFIG),
+    "text.yaml": ("just words", 2, "contains a string; a config is a mapping of keys to values", A_CONFIG),
+    "cut.json": ('{\n"sample_size": ', 2, "is not valid JSON: Expecting value at line 2, column 16", NO_COMMENTS),
+    "cut.yaml": ("a: [1\n", 2, "is not valid YAML: did not find expected ',' or ']' at line 2, column 1", A_CONFIG),
+    "tag.yaml": (f"a: !!{TOUCH} [pwned]", 2, "is not valid YAML: could not determine a constructor for the tag ", A_CONFIG),
+    "utf16.json": (b"\xff\xfe{\x00}\x00", 3, "is not UTF-8 text: byte 0 is 0xff", "save it as UTF-8 (PowerShell's `>` writes UTF-16), or "),
+    "big.json": (" " * (8 * 1024**2 + 1), 3, "is bigger than 8 MB, too big for a config", A_CONFIG),
+    "long.json": ('{"a": ' + "9" * 5000 + "}", 2, "contains a number that cannot be read: ", A_CONFIG),
+    "long.yaml": ("a: 0x" + "f" * 5000, 2, "contains a number of more than a thousand digits", A_CONFIG),
+    "deep.json": ("[" * 100_000, 2, "is nested too deeply to be a config", A_CONFIG),
+    "deep.yaml": ("a: " + "[" * 100_000, 2, "is nested too deeply to be a config", A_CONFIG),
+    "bomb.yaml": (BOMB, 2, "contains aliases that expand to a million values", NO_ALIASES),
+    "loop.yaml": ("a: &a [*a]", 2, "contains aliases that expand to a million values", NO_ALIASES),
+    "index.json": (json.dumps(INDEX), 3, "is a pipeline's model_index.json: it lists components and has no config", "give its folder, or "),
+    "models.json": (
+        '{"schema": "unetinspect.models/1"}',
+        3,
+        "is a list printed by this program, not a model",
+        "name one of the models in it",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "code", "said", "hint"), [(name, *rest) for name, rest in BAD_FILES.items()], ids=BAD_FILES)
+def test_files_that_are_not_models(here, name, content, code, said, hint):
+    """What is not a model says in one sentence what it is, with what to give instead; nothing in it is executed."""
+    (here / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    kind, message, found = refusal(name)
+    assert kind.exit_code == code
+    assert message.startswith(f"{name} {said}")
+    assert str(found).startswith(hint)
+    assert not (here / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message", "hint"),
+    [
+        ("", "MODEL is empty", "give a path, a hub ID or a name that `unetinspect models` lists"),
+        ("no/config.json", "there is no file or folder 'no/config.json'", A_PATH),
+        (
+            "a/b/unet/x.safetensors",
+            "there is no file or folder 'a/b/unet/x.safetensors'",
+            "for a file of a hub repository: hf://a/b/unet/x.",
+        ),
+        ('{"a": 8}', "MODEL is a config itself: pass it as a file or on standard input", "echo '{...}' | unetinspect trace -"),
+        ("sdlx", "no model called 'sdlx'", "did you mean sdxl"),
+    ],
+)
+def test_names_of_nothing(here, model, message, hint):
+    """What names nothing says why, with the nearest name or what to type."""
+    kind, found, said = refusal(model)
+    assert (kind, found) == (SourceError, message)
+    assert str(said).startswith(hint)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
 def test_file_that_may_not_be_read(here):
-    """A file that is closed to the user is told as that."""
+    """A file without permission is a sentence."""
     write(here, {"a.json": UNET})
     (here / "a.json").chmod(0)
     assert refusal("a.json") == (SourceError, "a.json cannot be read: Permission denied", "check that you may read it")

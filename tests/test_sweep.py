@@ -22,7 +22,7 @@ from unetinspect.run.build import build_unet
 from unetinspect.run.cache import RecordCache, Recorder
 from unetinspect.run.sweep import sweep
 from unetinspect.run.tracer import Tracer
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request, make_request
 
 ON_META = Request(device="meta")

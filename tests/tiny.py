@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from unetinspect import Trace, trace
 from unetinspect.run.cache import RecordCache, code_state, record_key
 from unetinspect.run.resolve import ResolvedConfig
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 
 Config = dict[str, Any]

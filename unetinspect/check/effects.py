@@ -20,7 +20,7 @@ from unetinspect.observe.tensors import tensors_in
 from unetinspect.run.build import collector_paused, construct, make_inputs, named_tensors, quiet_diffusers
 from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import ResolvedConfig
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 
 # Seconds of this process: what else the machine does must not decide what is found.

@@ -20,7 +20,7 @@ from unetinspect.run.cache import Recorder
 from unetinspect.run.config_types import wrong_types
 from unetinspect.run.failures import SizeError
 from unetinspect.run.resolve import ResolvedConfig, class_keys, diffusers_class
-from unetinspect.source.base import LoadedWeights
+from unetinspect.source.loaded import LoadedWeights
 from unetinspect.unets.request import Request, make_request
 from unetinspect.unets.sizes import UnevenSizeError, returned_size, written_size
 

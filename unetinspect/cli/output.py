@@ -17,7 +17,7 @@ from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
 from unetinspect.files import write_file
 from unetinspect.record import to_json
-from unetinspect.source.weight_files import is_pickle, is_weights
+from unetinspect.source.place import is_pickle, is_weights
 from unetinspect.streams import print_answer, print_aside
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words

@@ -239,7 +239,7 @@ def trace_found(places: Sequence[str], output: Output, take: Callable[[str, Trac
         SourceError: There is no such folder, or no UNet config in it.
         ConfigError: None of the configs can be traced.
     """
-    from unetinspect.source.search import find_models
+    from unetinspect.source.local import find_models
 
     models = dict(found for place in places for found in find_models(place, output.note))
     kept = open_cache(wanted=cache)

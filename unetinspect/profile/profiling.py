@@ -22,7 +22,7 @@ from unetinspect.run.build import build_unet, first_line, make_inputs, named_ten
 from unetinspect.run.freeu import freeu
 from unetinspect.run.resolve import diffusers_class, resolve_config
 from unetinspect.run.tracer import trace_model
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import InputSpec
 from unetinspect.unets.request import Request
 from unetinspect.units import format_size

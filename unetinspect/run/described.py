@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from unetinspect.record import ModelInfo, Trace
 from unetinspect.run.resolve import ResolvedConfig
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 
 

@@ -25,7 +25,7 @@ from unetinspect.record import Source
 from unetinspect.run.build import first_line, pick_device
 from unetinspect.run.fresh import FreshCopy, is_pag, without_offloading
 from unetinspect.run.resolve import ResolvedConfig
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import InputSpec, supported_classes
 
 _IMAGE_PATCHES = 257  # of CLIP ViT-H/14 at 224 px: 16 x 16 patches and one for the whole

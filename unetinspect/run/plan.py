@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from unetinspect.errors import ConfigError, UnetInspectError, UsageError
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import Builder, InputSpec, Plan, builder_for
 from unetinspect.unets.request import Request
 from unetinspect.unets.sizes import Sizes, VaeScale, decide_cfg, decide_sizes

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from unetinspect.errors import ForwardError, UsageError
 from unetinspect.record import LargestMap, Run, Shape, SweepPoint, Trace
 from unetinspect.run.cache import Recorder
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request, Size
 
 

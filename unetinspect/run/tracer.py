@@ -34,7 +34,7 @@ from unetinspect.run.plan import InputsError, Work, plan_work
 from unetinspect.run.ports import make_ports
 from unetinspect.run.resolve import ResolvedConfig, resolve_config
 from unetinspect.run.trial import Trial
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import InputSpec
 from unetinspect.unets.request import Request
 from unetinspect.units import format_size

@@ -33,7 +33,7 @@ from unetinspect.run.likely import (
 )
 from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import config_class, resolve_config
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 from unetinspect.units import format_value, joined
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unetinspect.source.base import LoadedModel
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.source.read import read_model
 
 __all__ = ["LoadedModel", "read_model"]

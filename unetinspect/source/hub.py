@@ -1,7 +1,7 @@
 """One repository of the model hub: its files, from the hub or from the cache that the hub's client keeps on this machine.
 
-Not through `hf_hub_download`: it asks for the metadata a second time, retries for 23 to 86 s where the hub fails, fetches a file of
-any size, leaves a part of it in the cache when it is interrupted, and fails where the cache is read-only.
+Not through `hf_hub_download`: it asks for the metadata a second time, retries for 23 to 86 s if the hub fails, fetches a file of
+any size, leaves a part of it in the cache when it is interrupted, and fails if the cache is read-only.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ from unetinspect.source.hub_errors import CutOffError, HubError, NoAnswerError, 
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, is_repo_id
 from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file, refuse_big
 from unetinspect.source.place import Place, read_header
+from unetinspect.streams import reason
 
 # Seconds. The socket's timeout bounds one read of one address, and a name may have eight of them: the others bound an answer.
 _SOCKET_TIMEOUT = 2.5
 _HEAD_SECONDS = 3.0
 # A file is often on another host than the hub, which makes two answers.
 _GET_SECONDS = 4.0
-# These bound a hub that goes on sending, very slowly: one config, and the headers of all files of an index.
+# These bound a hub that sends very slowly: one config, and the headers of all files of an index.
 _CONFIG_SECONDS = 10.0
 _HEADERS_SECONDS = 30.0
-# What the hub's own client asks for first: the header of SD 1.5's UNet has 83 kB.
+# As the hub's own client does; the header of SD 1.5's UNet has 83 kB.
 _FIRST_BYTES = 100_000
 
 _COMMIT = re.compile(r"[0-9A-Za-z]{1,64}")
-# Where a hub keeps a file of a repository; the second is where it sends on to for small ones.
+# The address of a file of a repository; the hub redirects small files to the second.
 _NAME = re.compile(r"/(?:([^/]+/[^/]+)/resolve|api/resolve-cache/models/([^/]+/[^/]+))/")
 
 _T = TypeVar("_T")
 
 
 class _Found(NamedTuple):
-    """What the hub says of a file: the commit that it was asked at, and the file's bytes where it says them."""
+    """A file on the hub: the commit of the revision, and the file's size in bytes if the hub gave one."""
 
     commit: str
     size: int | None
@@ -55,12 +56,12 @@ class _Found(NamedTuple):
 class HubRepository(Place):
     """The files of one repository at one revision, all at the commit that the first was read at.
 
-    Once the hub has failed to answer, it is not asked again: what is left comes from the cache. Where the hub's answer is that
-    there can be no file at all, a final `HubError` says why.
+    Once the hub has failed to answer, it is not asked again: the rest comes from the cache. A final `HubError` is one that the
+    cache cannot help with.
 
     Raises:
         SourceError: HF_ENDPOINT cannot be asked.
-        UsageError: The token cannot be one.
+        UsageError: The token is not valid.
     """
 
     is_local = False
@@ -69,7 +70,7 @@ class HubRepository(Place):
         check_endpoint(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
         from huggingface_hub import constants
 
-        # The client would quote an illegal header, token and all.
+        # The client would quote an illegal header, with the token.
         if token is not None and not (token.isascii() and token.isprintable() and token and " " not in token):
             raise UsageError("invalid --token: it is empty or contains an illegal character", hint="paste it whole: hf_...")
         self.name = place.repo_id
@@ -115,7 +116,7 @@ class HubRepository(Place):
         if self._listing is None:
             try:
                 self._listing = self._ask(listed, seconds=_GET_SECONDS)
-            except Exception:  # whatever a mirror answers: only a hint depends on it
+            except Exception:  # only a hint depends on it
                 self._listing = []
         return [path for path in self._listing if dirname(path) == folder and path.isprintable()]
 
@@ -145,7 +146,7 @@ class HubRepository(Place):
     def _get(self, path: str, from_file: Callable[[Path], _T], from_hub: Callable[[_Found], _T]) -> _T | None:
         revision = self.commit or self._revision
         copy = _cached_file(self.name, path, revision)
-        # What a commit holds does not change: a copy of it needs no question.
+        # The files of a commit never change: a copy needs no request.
         if self._failure is None and (copy is None or _commit_of(copy) != revision):
             try:
                 found = self._ask(lambda: self._metadata(path, revision), seconds=_HEAD_SECONDS)
@@ -173,12 +174,12 @@ class HubRepository(Place):
         try:
             _keep_file(self.name, path, raw, revision=self.commit or self._revision, commit=found.commit)
         except OSError as error:
-            self._unwritten = (error.strerror or type(error).__name__).lower()
+            self._unwritten = reason(error)
         return config
 
     def _fetch_header(self, path: str, found: _Found, what: str) -> Header:
         def fetch(first: int, count: int) -> bytes:
-            # But time for one answer.
+            # Always with time for one answer.
             return self._fetch(path, found, first=first, count=count, seconds=max(self._deadline - time.monotonic(), 1.0))
 
         raw = fetch(0, _FIRST_BYTES)
@@ -188,11 +189,11 @@ class HubRepository(Place):
         return parse_header(raw[PREFIX_BYTES:end], what=what, file_bytes=found.size)
 
     def _fetch(self, path: str, found: _Found, *, first: int = 0, count: int, seconds: float) -> bytes:
-        """Return up to `count` bytes of a file from byte `first` on. No more is read, also where the server sends the whole file."""
+        """Return up to `count` bytes of a file from byte `first` on. No more is read, even if the server sends the whole file."""
         if found.size is not None and first >= found.size:
             return b""
         response = self._ask(lambda: self._open(path, found.commit, f"bytes={first}-{first + count - 1}"), seconds=_GET_SECONDS)
-        # Where the answer begins in the file: at its start, from a server that does not know ranges.
+        # A server that does not support ranges sends the file from its start.
         begin = re.match(r"bytes (\d{1,18})-", response.headers.get("content-range", ""))
         skipped = first - (int(begin[1]) if begin else 0)
         if skipped < 0:
@@ -207,7 +208,7 @@ class HubRepository(Place):
                 return wait_for(call, seconds=seconds)
         except _failures() as error:
             failure = self._explained(error)
-        # Raised out here: the client's error has the request in it, and so the token, and must not hang on ours as its context.
+        # Raised out here: the client's error contains the request, and so the token; it must not become the context of ours.
         raise failure
 
     def _explained(self, error: BaseException) -> HubError:
@@ -224,7 +225,7 @@ class HubRepository(Place):
             found = get_hf_file_metadata(url, token=False, headers=_headers_with(self._token), timeout=_SOCKET_TIMEOUT)
         except HfHubHTTPError as error:
             self._is_hub |= not {"x-error-code", "x-repo-commit"}.isdisjoint(error.response.headers)
-            # A bare 404, without the header that says what is missing: a mirror's, or that of a proxy in between.
+            # A mirror or a proxy answers 404 without the header that says what is missing.
             is_bare = type(error) is HfHubHTTPError and error.response.status_code == 404
             if is_bare or isinstance(error, RemoteEntryNotFoundError):
                 return None
@@ -243,11 +244,11 @@ class HubRepository(Place):
         client = get_session()
         url = hf_hub_url(self.name, path, revision=commit)
         request = client.build_request("GET", url, headers={**_headers_with(self._token), "Range": part}, timeout=_SOCKET_TIMEOUT)
-        # A redirect to another host goes without the token: the HTTP library drops it there.
+        # The HTTP library drops the token in a redirect to another host.
         response = client.send(request, stream=True, follow_redirects=True)
         for answer in (*response.history, response):
             self._note_name(str(answer.url))
-        if response.is_error:  # not left to the client's own check, which reads an error's body to its end, however long that is
+        if response.is_error:  # the client's own check would read the body of an error to its end
             response.close()
             raise HfHubHTTPError("", response=response)
         return response
@@ -262,12 +263,12 @@ class HubRepository(Place):
 
 
 def _cached_file(repo_id: str, path: str, revision: str) -> Path | None:
-    """Return the copy of a file at a revision in the hub's cache on this machine; None where there is none."""
+    """Return the copy of a file at a revision in the hub's cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
         file = try_to_load_from_cache(repo_id, path, revision=revision)
-    except (OSError, ValueError):  # a folder that may not be listed, a name that none could have
+    except (OSError, ValueError):  # a folder that may not be listed, an invalid name
         return None
     return Path(file) if isinstance(file, str) else None
 
@@ -278,15 +279,15 @@ def _commit_of(file: Path) -> str:
 
 
 def _keep_file(repo_id: str, path: str, raw: bytes, *, revision: str, commit: str) -> None:
-    """Keep a file that was fetched whole where the client keeps it on a file system without links: not in blobs/, with a link to it.
+    """Keep a file as the client does on a file system without links: not in blobs/ with a link to it.
 
-    Nobody ever sees a half of it, and another run may do the same at the same time.
+    Nobody ever sees half a file, and two runs may write it at the same time.
     """
     from huggingface_hub import constants
 
     root = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
     files = {root / "snapshots" / commit / path: raw}
-    # Last: a branch is of use only when there is something at its commit.
+    # Last: a branch must not name a commit without files.
     if revision != commit:
         files[root / "refs" / revision] = commit.encode()
     for file, content in files.items():
@@ -297,42 +298,42 @@ def _keep_file(repo_id: str, path: str, raw: bytes, *, revision: str, commit: st
 def wait_for(call: Callable[[], _T], *, seconds: float) -> _T:
     """Return what `call` returns, or raise what it raises.
 
-    In a thread of its own, so that nothing the system does can hold up the deadline or Ctrl-C, not even the search for an address.
+    It runs in its own thread, so that nothing delays the deadline or Ctrl-C, not even the system's search for an address.
 
     Raises:
-        NoAnswerError: It took longer than `seconds`; the thread is left to end on its own.
+        NoAnswerError: It took longer than `seconds`; the thread ends on its own.
     """
     outcome: Future[_T] = Future()
 
     def run() -> None:
         try:
             outcome.set_result(call())
-        except BaseException as error:  # carried to the thread that asked
+        except BaseException as error:  # raised again in the thread that waits
             outcome.set_exception(error)
 
     Thread(target=run, daemon=True).start()
     try:
         return outcome.result(seconds)
     except TimeoutError:
-        if outcome.done():  # it is the call's own
+        if outcome.done():  # the call's own
             raise
-    raise NoAnswerError(f"no answer within {seconds:g} s")
+    raise NoAnswerError(f"within {seconds:g} s")
 
 
 def _headers_with(token: str | None) -> dict[str, str]:
-    """Return what to send with a request; to be called in the thread that asks: finding a token may mean to renew it over the network."""
+    """Return what to send with a request; called in the thread that asks, since a token may be renewed over the network."""
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, and not marked so
 
     try:
         headers = build_hf_headers(token=token)
     except OSError:  # a file of tokens that may not be read
         headers = build_hf_headers(token=False)
-    # Not compressed, so that sizes are those of the file.
+    # Not compressed, so that sizes are the file's.
     return {**headers, "Accept-Encoding": "identity"}
 
 
 def read_body(response: Any, end: int, *, is_known: bool, seconds: float) -> bytes:
-    """Return a body up to byte `end`; `is_known`: it has as many.
+    """Return a body up to byte `end`, or all of a shorter one unless `end` `is_known` to be in it.
 
     Raises:
         CutOffError: It ended before, the server fell silent, or it took longer than `seconds`.
@@ -358,9 +359,9 @@ def read_body(response: Any, end: int, *, is_known: bool, seconds: float) -> byt
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return what asking may raise that is the network's or the settings' fault, and no bug.
+    """Return the exceptions that are the network's or the settings' fault, not bugs.
 
-    The client's HTTP library is httpx in huggingface_hub 1, httpx2 in 2; it says ImportError or ValueError of a proxy that it cannot use.
+    The client's HTTP library is httpx in huggingface_hub 1, httpx2 in 2; it raises ImportError or ValueError for an unsupported proxy.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -371,13 +372,13 @@ def _failures() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def _quiet_client() -> Iterator[None]:
-    """Keep the client's warnings off stderr, where our notes say what matters, and its questions on the side out of our deadlines."""
+    """Keep the client's warnings off stderr, and its requests for other things out of our deadlines."""
     from huggingface_hub import constants
 
     logger = logging.getLogger("huggingface_hub")
     level, has_no_telemetry = logger.level, constants.HF_HUB_DISABLE_TELEMETRY
     logger.setLevel(logging.ERROR)
-    # With it the client first asks the hub which agents there are, for up to 3 s.
+    # With telemetry the client first asks the hub for a list of agents, for up to 3 s.
     constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         yield

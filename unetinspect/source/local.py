@@ -1,22 +1,36 @@
-"""Models on this machine: config files, folders, checkpoints, saved traces, standard input."""
+"""Models on this machine: config files, folders, checkpoints, saved traces, standard input, and every UNet config under a folder."""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from msgspec.structs import replace
 
-from unetinspect.errors import SourceError, UsageError
+from unetinspect.errors import SourceError, UnetInspectError, UsageError
 from unetinspect.record import Source, Trace
-from unetinspect.source.base import LoadedModel
-from unetinspect.source.checkpoint import model_of, refuse_weights, weights_at
 from unetinspect.source.hub_id import clean_folder
+from unetinspect.source.loaded import LoadedModel, LoadedWeights
 from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file
-from unetinspect.source.pipeline import find_model, pipeline_classes
-from unetinspect.source.place import Folder
-from unetinspect.source.weight_files import is_weights
+from unetinspect.source.pipeline import find_model, pipeline_classes, weights_in
+from unetinspect.source.place import Folder, is_pickle, is_weights, pickle_error
+from unetinspect.streams import reason
+from unetinspect.unets.registry import supported_classes
+from unetinspect.units import plural
+
+_UNREAD = (".gguf", ".onnx", ".msgpack", ".h5")
+_CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
+_CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
+_GLOB = re.compile(r"[*?\[]")
+_A_GLOB = "give a folder, or a glob in quotes: --from 'runs/*/unet'"
+# A folder of runs and the hub's cache have less of each: with more, it is a whole disk.
+MAX_DEPTH = 12
+MAX_FILES = 200_000
 
 
 def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
@@ -24,14 +38,14 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
     if path.is_dir():
         return _read_folder(path, subfolder)
     if subfolder is not None:
-        raise UsageError(f"--subfolder does not apply to a file: {path}", hint="leave it out, or give the folder that holds the file")
+        raise UsageError(f"--subfolder does not apply to a file: {path}", hint="leave it out, or give the folder of the file")
     if is_weights(path.name):
         weights, beside = weights_at(path), path.parent / "config.json"
-        return model_of(weights, read_path(beside) if weights.checkpoint.layout == "diffusers" and beside.is_file() else None)
-    refuse_weights(path)
+        return weights.as_model(read_path(beside) if weights.checkpoint.layout == "diffusers" and beside.is_file() else None)
+    _refuse_weights(path)
     if path.name == "model_index.json":
         return _read_folder(path.parent, None)
-    text, source = read_file(path), Source(kind="file", location=str(path))
+    text, source, name = read_file(path), Source(kind="file", location=str(path)), _name_of(path)
     is_yaml = {".json": False, ".yaml": True, ".yml": True}.get(path.suffix.lower())
     mapping = parse_mapping(text, what=str(path), is_yaml=is_yaml)
     found = _more_than_a_config(mapping, text, source, what=str(path))
@@ -39,12 +53,12 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
         return found
     root, component = _pipeline_of(path.parent) if path.name == "config.json" else (path.parent, None)
     if component is not None:
-        return replace(find_model(Folder(root), component), name=_name_of(path), source=source)
-    return LoadedModel(name=_name_of(path), config=mapping, source=source)
+        return replace(find_model(Folder(root), component), name=name, source=source)
+    return LoadedModel(name=name, config=mapping, source=source)
 
 
 def read_stdin(stdin: TextIO | None) -> LoadedModel:
-    """Read a config or a saved trace from standard input, or from `stdin` where it is given."""
+    """Read a config or a saved trace from standard input, or from `stdin`."""
     stream, what = stdin or sys.stdin, "standard input"
     binary = getattr(stream, "buffer", None)
     text = decode(stream.read().encode("utf-8", "surrogatepass") if binary is None else binary.read(MAX_BYTES + 1), what=what)
@@ -52,8 +66,25 @@ def read_stdin(stdin: TextIO | None) -> LoadedModel:
     return _more_than_a_config(mapping, text, source, what=what) or LoadedModel(name="stdin", config=mapping, source=source)
 
 
+def weights_at(path: Path) -> LoadedWeights:
+    """Read the header of a checkpoint."""
+    _refuse_weights(path)
+    return weights_in(Folder(path.parent), path.name)
+
+
+def _refuse_weights(path: Path) -> None:
+    """Refuse a file of weights in a format that is not read."""
+    if not path.name.lower().endswith(_UNREAD) and not is_pickle(path.name):
+        return
+    beside = [other for other in (path.with_suffix(".safetensors"), path.parent / "config.json") if other.is_file()]
+    hint = f"give {beside[0]}" if beside else "give the .safetensors file of the same weights, or their config.json"
+    if is_pickle(path.name):
+        raise pickle_error(str(path), hint=hint)
+    raise SourceError(f"{path} is not a supported weights file: only .safetensors is read", hint=hint)
+
+
 def _more_than_a_config(mapping: dict[str, Any], text: str, source: Source, *, what: str) -> LoadedModel | None:
-    """Return the model in a saved trace, in JSON that a command printed, or in a file of the catalog's form; None: it is a config."""
+    """Return the model in a saved trace, in the JSON of a command, or in a file of the catalog's form; None: it is a config."""
     schema, model, config = mapping.get("schema"), mapping.get("model"), mapping.get("config")
     if isinstance(schema, str) and schema.startswith("unetinspect."):
         if schema.startswith("unetinspect.trace/"):
@@ -63,15 +94,15 @@ def _more_than_a_config(mapping: dict[str, Any], text: str, source: Source, *, w
         elif not (schema.startswith("unetinspect.checkpoint/") and isinstance(config, dict)):
             raise SourceError(f"{what} is a list printed by this program, not a model", hint="name one of the models in it")
     if isinstance(model, dict) and {"class_name", "source", "config"} <= model.keys() and isinstance(model["config"], dict):
-        # Keys that diffusers had filled in are left out, so that they are filled in anew.
+        # Without the keys that diffusers filled in: they are filled in again.
         defaults = model.get("config_defaults")
-        filled_in = {str(key) for key in defaults} if isinstance(defaults, list) else set()
+        filled_in = set(map(str, defaults)) if isinstance(defaults, list) else set()
         given = {key: value for key, value in model["config"].items() if key not in filled_in} | {"_class_name": model["class_name"]}
         return LoadedModel(name=str(model.get("name") or model["class_name"]), config=given, source=source)
     if "pipeline" in str(mapping.get("_class_name", "")).lower() and pipeline_classes(mapping):
         raise SourceError(
             f"{what} is a pipeline's model_index.json: it lists components and has no config",
-            hint="give the folder that it lies in, or the config.json in its unet folder",
+            hint="give its folder, or the config.json in its unet folder",
         )
     if not isinstance(config, dict) or "_class_name" in mapping or "_class_name" not in config:
         return None
@@ -89,8 +120,8 @@ def _more_than_a_config(mapping: dict[str, Any], text: str, source: Source, *, w
 def _read_folder(folder: Path, subfolder: str | None) -> LoadedModel:
     wanted = None if subfolder is None else clean_folder(subfolder)
     if wanted and not (folder / wanted).is_dir():
-        held = sorted(file.parent.name for file in folder.glob("*/config.json"))
-        raise SourceError(f"{folder} has no folder {wanted!r}", hint=f"folders with a config: {', '.join(held)}" if held else None)
+        others = sorted(file.parent.name for file in folder.glob("*/config.json"))
+        raise SourceError(f"{folder} has no folder {wanted!r}", hint=f"folders with a config: {', '.join(others)}" if others else None)
     root, component = _pipeline_of(folder) if wanted is None else (folder, None)
     found = find_model(Folder(root), component or wanted)
     inside = None if component else found.source.subfolder
@@ -107,8 +138,75 @@ def _pipeline_of(folder: Path) -> tuple[Path, str | None]:
 
 
 def _name_of(path: Path) -> str:
-    """Return what tells a config from others: a file called config.json is known by its folder's name."""
+    """Return the name that distinguishes a config from others: for a config.json, its folder's name."""
     if path.name != "config.json":
         return path.name
     folder = path.absolute().parent
     return (folder.parent.name if folder.name == "unet" else folder.name) or str(path)
+
+
+def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, LoadedModel]]:
+    """Read every UNet config under a folder, or under whatever a glob matches; returns each with its path, sorted by it.
+
+    A config is a JSON or YAML file with a `_class_name` that can be traced; other files are skipped. Links to folders and
+    hidden folders are not followed, nor are folders more than `MAX_DEPTH` levels down. `note` receives what cannot be read.
+
+    Raises:
+        SourceError: There is no such folder, or no UNet config in it.
+    """
+    try:
+        paths = sorted(set(_candidates(place, note)))
+    except (OSError, ValueError) as error:  # a glob such as "a**b", or with a name that is too long
+        raise SourceError(f"cannot search {place}: {error}", hint=_A_GLOB) from None
+    found = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                names = _CLASS_NAME.findall(file.read(MAX_BYTES))
+            # Most configs are of other models, and need not be parsed.
+            if any(name.decode() in supported_classes() for name in names):
+                model = read_path(path)
+                found += [(str(path), model)] if model.config.get("_class_name") in supported_classes() else []
+        except OSError as error:
+            note(f"{path} cannot be read: {reason(error)}")
+        except UnetInspectError as error:
+            note(error.message)
+    if not found:
+        raise SourceError(f"found no UNet config in {place}", hint="a config is a JSON or YAML file with the _class_name of a UNet")
+    return found
+
+
+def _candidates(place: str, note: Callable[[str], None]) -> Iterator[Path]:
+    if not place:  # a variable of the shell that is not set; as a path it would be the current folder
+        raise SourceError("--from needs a folder", hint="for the current folder: --from .")
+    whole = Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home
+    if os.path.exists(whole):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
+        matches = iter([whole])
+    elif _GLOB.search(place):
+        fixed = next(index for index, part in enumerate(whole.parts) if _GLOB.search(part))
+        matches = Path(*whole.parts[:fixed]).glob(str(Path(*whole.parts[fixed:])))  # `**` follows no links
+    else:
+        raise SourceError(f"there is no file or folder {place}", hint=_A_GLOB)
+    for path in islice(matches, MAX_FILES):
+        if path.is_dir():
+            yield from _in_folder(path, note)
+        elif path.is_file():
+            yield path
+
+
+def _in_folder(top: Path, note: Callable[[str], None]) -> Iterator[Path]:
+    seen, too_deep = 0, []
+    for folder, folders, files in os.walk(top, onerror=lambda error: note(f"{error.filename} cannot be read: {reason(error)}")):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if len(Path(folder).parts) - len(top.parts) == MAX_DEPTH and folders:
+            too_deep.append(folder)
+            folders.clear()
+        seen += len(files)
+        if seen > MAX_FILES:
+            note(f"{top} has more than {MAX_FILES:,} files: the rest was not searched")
+            break
+        paths = (Path(folder, name) for name in files if _CONFIG.fullmatch(name))
+        yield from (path for path in paths if path.is_file())  # not a pipe, which would be waited for
+    if too_deep:
+        where = f"in {plural(len(too_deep), 'folder')}, such as {too_deep[0]}"
+        note(f"not searched: folders deeper than {plural(MAX_DEPTH, 'level')} ({where})")

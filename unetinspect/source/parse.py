@@ -1,4 +1,4 @@
-"""Bytes -> text -> a mapping or a value. Data only: nothing that is read can run."""
+"""Bytes -> text -> a mapping or a value. Data only: nothing that is read is executed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_BYTES = 8 * 1024 * 1024
 
 _MAX_NODES = 1_000_000
 _MAX_DEPTH = 100
-# Python writes no number of more than 4,300 digits, and YAML reads them where they are written in hexadecimal.
+# Python writes at most 4,300 digits, but YAML reads longer numbers in hexadecimal.
 _MAX_BITS = 4096
 _A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
 
@@ -35,7 +35,7 @@ def decode(raw: bytes, *, what: str) -> str:
 
 
 def read_file(path: Path, *, what: str = "") -> str:
-    """Read a file as `decode` does, and no more of it than that takes."""
+    """Read and decode a file of at most `MAX_BYTES`."""
     try:
         with path.open("rb") as stream:
             return decode(stream.read(MAX_BYTES + 1), what=what or str(path))
@@ -44,7 +44,7 @@ def read_file(path: Path, *, what: str = "") -> str:
 
 
 def refuse_big(size: int | None, *, what: str) -> None:
-    """Refuse a size in bytes, where it is known, that is more than `MAX_BYTES`."""
+    """Refuse more than `MAX_BYTES`; None: the size is unknown."""
     if size is not None and size > MAX_BYTES:
         raise SourceError(f"{what} is bigger than {MAX_BYTES // 1024**2} MB, too big for a config", hint=_A_CONFIG)
 
@@ -69,7 +69,9 @@ def parse_mapping(text: str, *, what: str, is_yaml: bool | None = None) -> dict[
     except RecursionError:
         raise ConfigError(f"{what} is nested too deeply to be a config", hint=_A_CONFIG) from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{what} contains {_kind_of(value)}; a config is a mapping of keys to values", hint=_A_CONFIG)
+        names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "nothing"}
+        kind = names.get(type(value), f"a {type(value).__name__}")
+        raise ConfigError(f"{what} contains {kind}; a config is a mapping of keys to values", hint=_A_CONFIG)
     return {str(key): inner for key, inner in value.items()}
 
 
@@ -80,7 +82,7 @@ def parse_value(text: str, *, what: str, hint: str) -> Any:
         UsageError: It cannot be read, or is nested too deeply.
     """
     try:
-        with suppress(ConfigError):  # first, as YAML takes 1e-05 for a word
+        with suppress(ConfigError):  # first, because YAML reads 1e-05 as a string
             return _load_json(text, what)
         return _load_yaml(text, what)
     except (ConfigError, RecursionError):
@@ -88,7 +90,7 @@ def parse_value(text: str, *, what: str, hint: str) -> Any:
 
 
 def _load_json(text: str, what: str) -> Any:
-    import json  # here, as yaml below: a name of the catalog needs neither
+    import json  # here, as yaml below: a catalog name needs neither
 
     try:
         return json.loads(text)
@@ -119,7 +121,7 @@ def _load_yaml(text: str, what: str) -> Any:
 
 
 def _refuse_deep(events: Iterator[Any]) -> None:
-    # libyaml's composer recurses in C: a text of a hundred thousand brackets would end the process.
+    # libyaml's composer recurses in C: a hundred thousand brackets would crash the process.
     depth = 0
     for event in events:
         name = type(event).__name__
@@ -129,7 +131,7 @@ def _refuse_deep(events: Iterator[Any]) -> None:
 
 
 def _refuse_bomb(value: Any, what: str) -> None:
-    # YAML's aliases make a short text into a value that is endless when it is written out.
+    # YAML's aliases turn a short text into a value that is endless when written out.
     pending, seen = [value], 0
     while pending:
         seen += 1
@@ -146,8 +148,3 @@ def _refuse_bomb(value: Any, what: str) -> None:
 
 def _first_clause(error: Exception) -> str:
     return " ".join(str(error).split(";")[0].split())
-
-
-def _kind_of(value: Any) -> str:
-    names = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number", type(None): "nothing"}
-    return names.get(type(value), f"a {type(value).__name__}")

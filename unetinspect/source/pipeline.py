@@ -1,4 +1,4 @@
-"""Which files of a pipeline hold the UNet and the VAE: the same search in a folder and in a hub repository."""
+"""Which files of a pipeline have the UNet's config, its weights and the VAE's config: one search for a folder and for a hub repository."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ from collections.abc import Iterator, Mapping
 from posixpath import basename, dirname, join
 from typing import Any
 
+from unetinspect.checkpoint.header import Header, merge_headers
 from unetinspect.errors import SourceError, UnetInspectError
 from unetinspect.record import Source
-from unetinspect.source.base import LoadedModel
-from unetinspect.source.place import Place
-from unetinspect.source.weight_files import INDEX_SUFFIX, is_weights
+from unetinspect.source.loaded import LoadedModel, LoadedWeights
+from unetinspect.source.place import INDEX_SUFFIX, Place, is_pickle, is_weights, pickle_error
 from unetinspect.unets.registry import supported_classes
 
 _OTHER_VAE_NAMES = ("vqvae", "movq")
 _VAE_WIDTHS = ("block_out_channels", "encoder_block_out_channels", "down_block_out_channels")
 _UNET_KEYS = {"block_out_channels", "down_block_types", "up_block_types"}
-# Every diffusion pipeline has these; naming them would not tell what stands in the UNet's place.
+# Every diffusion pipeline has these; naming them would not tell what it has instead of a UNet.
 _NO_DENOISERS = ("Scheduler", "Autoencoder", "VQ", "SafetyChecker", "Adapter", "Processor")
+_WEIGHT_NAMES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    f"diffusion_pytorch_model{INDEX_SUFFIX}",
+)
+_ROOT_WEIGHT_NAMES = (*_WEIGHT_NAMES, "model.safetensors")
+_MAX_SHARDS = 200
 
 
 class NoUnetError(SourceError):
-    """Raised when a pipeline was read and holds no UNet that can be traced."""
+    """Raised when a pipeline was read and has no UNet that can be traced."""
 
 
 def find_model(place: Place, folder: str | None) -> LoadedModel:
@@ -39,7 +46,7 @@ def find_model(place: Place, folder: str | None) -> LoadedModel:
     config = place.read(join(folder, "config.json")) or {}
     if "_class_name" not in config and folder:
         index = place.read(join(dirname(folder), "model_index.json")) or {}
-        class_name = _class_in(index, basename(folder))
+        class_name = pipeline_classes(index).get(basename(folder))
         config = config if class_name is None else {"_class_name": class_name, **config}
     factor, read_from = None, ""
     try:
@@ -58,19 +65,102 @@ def find_model(place: Place, folder: str | None) -> LoadedModel:
 
 
 def pipeline_classes(index: Mapping[str, Any]) -> dict[str, str]:
-    """Return the class of each component that a model_index.json names, those left out of the pipeline not.
+    """Return the class of each component in a model_index.json, without those that the pipeline leaves out.
 
     >>> pipeline_classes({"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "vae": [None, None]})
     {'unet': 'UNet2DModel'}
     """
-    return {name: class_name for name in index if (class_name := _class_in(index, name)) is not None}
+    return {name: value[1] for name, value in index.items() if isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)}
 
 
-def _class_in(index: Mapping[str, Any], name: str) -> str | None:
-    match index.get(name):
-        case [_, str(class_name)]:
-            return class_name
-    return None
+def weights_in(place: Place, path: str) -> LoadedWeights:
+    """Read the header of a safetensors file, or those of all files of an index as one; it is an error if there is no such file."""
+    found = _weights(place, path)
+    if found is None:
+        raise place.missing(path)
+    return found
+
+
+def find_weights(place: Place, folder: str | None) -> LoadedWeights:
+    """Read the header of the UNet's weights in `folder`; None: in "unet" or at the root, "": the root is the UNet's own folder.
+
+    Raises:
+        SourceError: There are none under diffusers' names; the hint names what there is instead.
+    """
+    paths = [join("unet" if folder is None else folder, name) for name in (_ROOT_WEIGHT_NAMES if folder == "" else _WEIGHT_NAMES)]
+    paths += _ROOT_WEIGHT_NAMES if folder is None else ()
+    found = next((weights for path in paths if (weights := _weights(place, path)) is not None), None)
+    if found is not None:
+        return found
+    if (doubt := place.doubt(paths[0])) is not None:
+        raise doubt
+    where = place.title(folder) if folder else place.name
+    folders = dict.fromkeys(map(dirname, paths))
+    checkpoints = [file for inside in folders for file in _checkpoints(place, inside)]
+    pickle = next((file for inside in folders for file in place.files(inside) if is_pickle(file)), None)
+    if pickle is not None and not checkpoints:
+        raise pickle_error(f"{where} has no weights but {pickle}, which")
+    hint = f"name the file: {_listed(checkpoints or [place.address('FILE.safetensors')])}"
+    raise SourceError(f"{where} has no weights under diffusers' names for a UNet", hint=hint)
+
+
+def _weights(place: Place, path: str) -> LoadedWeights | None:
+    from unetinspect.checkpoint.identify import identify  # here: slow to import, and only a checkpoint needs it
+
+    header = _index_header(place, path) if path.lower().endswith(INDEX_SUFFIX) else place.header(path)
+    if header is None:
+        return None
+    source = Source(kind="file" if place.is_local else "hub", location=header.name, revision=place.commit)
+    return LoadedWeights(header=header, checkpoint=identify(header), source=source, notes=place.notes(without="the config"))
+
+
+def _index_header(place: Place, path: str) -> Header | None:
+    index, what = place.read(path), place.title(path)
+    if index is None:
+        return None
+    headers = []
+    for name in shard_names(index, what=what):
+        shard = join(dirname(path), name)
+        header = place.header(shard)
+        if header is None:
+            raise place.doubt(shard) or SourceError(f"there is no file {name} of {what}", hint="download all files of the index")
+        headers.append(header)
+    return merge_headers(headers, name=what)
+
+
+def shard_names(index: Mapping[str, Any], *, what: str) -> list[str]:
+    """Return the files that an index lists, each by its name in the index's own folder.
+
+    Raises:
+        SourceError: It is not an index, or lists too many files or one in another folder.
+    """
+    mapping = index.get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        raise SourceError(
+            f"{what} is not a weights index: it has no weight_map", hint="give the .safetensors.index.json, or one .safetensors"
+        )
+    names = sorted({str(name) for name in mapping.values()})
+    one_file = "give one .safetensors file"
+    if len(names) > _MAX_SHARDS:
+        raise SourceError(f"{what} lists {len(names)} files, more than {_MAX_SHARDS}", hint=one_file)
+    for name in names:
+        if any(mark in name for mark in ("/", "\\", ":", "\0")) or name in (".", "..", "") or len(name) > 255:
+            raise SourceError(f"{what} lists {name[:80]!r}, which is not in its own folder", hint=one_file)
+        if is_pickle(name):
+            raise pickle_error(f"{name[:80]!r}, which {what} lists,")
+        if not name.endswith(".safetensors"):
+            raise SourceError(f"{what} lists {name[:80]!r}, which is not a .safetensors file", hint=one_file)
+    return names
+
+
+def _checkpoints(place: Place, folder: str) -> list[str]:
+    """Return what to type for each checkpoint in a folder, indexes first."""
+    files = sorted(filter(is_weights, place.files(folder)), key=lambda path: (not path.endswith(INDEX_SUFFIX), path))
+    return [place.address(file) for file in files]
+
+
+def _listed(files: list[str]) -> str:
+    return files[0] if len(files) == 1 else f"{files[0]} (and {len(files) - 1} more)"
 
 
 def _search(place: Place, root: str) -> tuple[str, list[str]]:
@@ -87,19 +177,12 @@ def _search(place: Place, root: str) -> tuple[str, list[str]]:
         return join(root, found), [name for name in unets if name != found]
     if own is not None and "_class_name" not in own and own.keys() & _UNET_KEYS:
         return root, []
-    raise place.doubt() or _no_unet(place, root, own, index)
-
-
-def _no_unet(place: Place, root: str, own: Mapping[str, Any] | None, index: Mapping[str, Any] | None) -> NoUnetError:
-    """Return the error that says what there is in place of a UNet, with the checkpoints that can be read instead."""
-    files = sorted(filter(is_weights, place.files(root)), key=lambda path: (not path.endswith(INDEX_SUFFIX), path))
-    if len(files) == 1:
-        hint = f"it has a checkpoint, whose header is read: {place.address(files[0])}"
-    elif files:
-        hint = f"it has checkpoints, which are read by their headers: {place.address(files[0])} (and {len(files) - 1} more)"
-    else:
-        hint = f"UNets of these classes can be traced: {', '.join(supported_classes())}; `unetinspect models` lists published ones"
-    return NoUnetError(f"no UNet here: {_what_is_there(f'{place.name}/{root}' if root else place.name, own, index)}", hint=hint)
+    if (doubt := place.doubt()) is not None:
+        raise doubt
+    hint = f"UNets of these classes can be traced: {', '.join(supported_classes())}; `unetinspect models` lists published ones"
+    if checkpoints := _checkpoints(place, root):
+        hint = f"to read the header of a checkpoint: {_listed(checkpoints)}"
+    raise NoUnetError(f"no UNet here: {_what_is_there(place.title(root) if root else place.name, own, index)}", hint=hint)
 
 
 def _what_is_there(where: str, own: Mapping[str, Any] | None, index: Mapping[str, Any] | None) -> str:
@@ -119,13 +202,13 @@ def _what_is_there(where: str, own: Mapping[str, Any] | None, index: Mapping[str
 
 
 def _vaes(place: Place, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the VAE's config, with its path in the pipeline, from where it may lie, most likely first."""
+    """Yield the VAE's config, with its path in the pipeline, from each place it may be in, most likely first."""
     if (config := place.read(join(root, "vae/config.json"))) is not None:
         yield "vae/config.json", config
-    # Asked late: a repository with a vae/config.json is known without its index.
+    # Asked late: a repository with a vae/config.json needs no index.
     index = place.read(join(root, "model_index.json"))
     for name in _OTHER_VAE_NAMES:
-        is_likely = place.is_local if index is None else _class_in(index, name) is not None
+        is_likely = place.is_local if index is None else name in pipeline_classes(index)
         if is_likely and (config := place.read(join(root, name, "config.json"))) is not None:
             yield f"{name}/config.json", config
 
@@ -133,5 +216,5 @@ def _vaes(place: Place, root: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _factor_of(vae: Mapping[str, Any]) -> int | None:
     """Return the pixels per sample cell: each level of a VAE but the first halves the sides."""
     widths: list[Any] = next((vae[key] for key in _VAE_WIDTHS if isinstance(vae.get(key), list)), [])
-    # More levels than this no image has; the power must stay a number that can be shown.
+    # No image has more levels than this; the power must stay a number that can be shown.
     return 2 ** (len(widths) - 1) if 1 <= len(widths) <= 16 else None

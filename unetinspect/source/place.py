@@ -1,4 +1,4 @@
-"""Where the files of a model are: the same questions to a folder on this machine and to a repository of the hub."""
+"""Where the files of a model are: a folder on this machine and a repository of the hub answer the same questions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,41 @@ from unetinspect.checkpoint.header import PREFIX_BYTES, Header, header_length, p
 from unetinspect.errors import SourceError
 from unetinspect.source.parse import parse_mapping, read_file
 
+INDEX_SUFFIX = ".safetensors.index.json"
+
+# What torch writes, in a zip or not. Reading one runs the code in it.
+_PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle")
 _SPECIAL_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+
+
+def is_weights(path: str) -> bool:
+    """Return whether a path ends as that of a safetensors file, or of an index of several.
+
+    >>> is_weights("unet/x.safetensors"), is_weights("x.safetensors.index.json"), is_weights("x.ckpt")
+    (True, True, False)
+    """
+    return path.lower().endswith((".safetensors", INDEX_SUFFIX))
+
+
+def is_pickle(path: str) -> bool:
+    """Return whether a path ends as that of a pickle."""
+    return path.lower().endswith(_PICKLES)
+
+
+def pickle_error(what: str, *, hint: str = "give the .safetensors of the same model") -> SourceError:
+    """Return why a pickle is not opened."""
+    return SourceError(f"{what} is a pickle; pickles can execute code, so they are never opened", hint=hint)
 
 
 class Place(ABC):
     """A place that has the files of a model. Paths in it are relative, with forward slashes.
 
-    A file that cannot be read, or is not what it should be, is a `SourceError` or a `ConfigError` of every method that reads one.
+    A method that reads a file raises `SourceError` or `ConfigError` if the file cannot be read or is damaged.
 
     Attributes:
         name: What to call it in errors: a folder's path, a hub ID.
         is_local: Whether asking for a file that may be absent costs nothing.
-        commit: The commit that its files are read at; None where it has none.
+        commit: The commit that its files are read at, if it has commits.
     """
 
     name: str
@@ -33,15 +56,15 @@ class Place(ABC):
 
     @abstractmethod
     def read(self, path: str) -> dict[str, Any] | None:
-        """Return the config at `path`; None where there is none."""
+        """Return the config at `path`; None: there is no such file."""
 
     @abstractmethod
     def header(self, path: str) -> Header | None:
-        """Return the header of the safetensors file at `path`; None where there is none."""
+        """Return the header of the safetensors file at `path`; None: there is no such file."""
 
     @abstractmethod
     def files(self, folder: str) -> list[str]:
-        """List the files directly in a folder; none where they cannot be listed."""
+        """List the files directly in a folder; empty if they cannot be listed."""
 
     def title(self, path: str) -> str:
         """Return what to call a file in errors."""
@@ -52,15 +75,15 @@ class Place(ABC):
         return self.title(path)
 
     def doubt(self, path: str = "") -> SourceError | None:
-        """Return why it is not known whether there is such a file, or place; None where that is known."""
+        """Return why it is unknown whether the place, or a file in it, exists; None: that is known."""
         return None
 
     def missing(self, path: str) -> SourceError:
-        """Return the error that a file that was named is not there."""
+        """Return the error for a file that does not exist."""
         return SourceError(f"there is no file {self.title(path)}", hint="check the path")
 
     def notes(self, *, without: str) -> tuple[str, ...]:
-        """Return what to tell the user about the reading so far, where it was done `without` something."""
+        """Return what to say about the reading so far, which had to do `without` something."""
         return ()
 
 
@@ -83,7 +106,7 @@ class Folder(Place):
     def files(self, folder: str) -> list[str]:
         try:
             return sorted(join(folder, file.name) for file in (self._folder / folder).iterdir() if file.is_file())
-        except OSError:  # it is not there, or may not be listed
+        except OSError:
             return []
 
     def title(self, path: str) -> str:
@@ -100,9 +123,9 @@ def read_header(file: Path, *, what: str) -> Header | None:
     """
     try:
         _refuse_special(file.stat().st_mode, what)
-        # Not blocking: between the look and the opening it may have become a pipe, which waits for a writer.
+        # Not blocking: since the check it may have become a pipe, which waits for a writer.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        with open(os.open(file, flags), "rb") as stream:  # noqa: PTH123  a descriptor, no path
+        with open(os.open(file, flags), "rb") as stream:  # noqa: PTH123  a descriptor, not a path
             status = os.fstat(stream.fileno())
             _refuse_special(status.st_mode, what)
             length = header_length(stream.read(PREFIX_BYTES), what=what, file_bytes=status.st_size)
@@ -110,7 +133,7 @@ def read_header(file: Path, *, what: str) -> Header | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "its name cannot be one"
+        why = getattr(error, "strerror", None) or "invalid file name"
         raise SourceError(f"{what} cannot be read: {why.lower()}", hint="check that you may read it") from None
     if len(raw) < length:
         raise SourceError(f"{what} became shorter while it was read", hint="wait until it is written")

@@ -1,25 +1,28 @@
-"""The order in which what the user typed is tried: stdin, a path, the catalog, the hub; and what stands in for a hub that says no."""
+"""What MODEL names, in the order in which it is tried: stdin, a path, the catalog, the hub; and what is used if the hub fails."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
+from posixpath import dirname, join
 from typing import TYPE_CHECKING, TextIO
 
 from msgspec.structs import replace
 
 from unetinspect.catalog import Entry, HubLocation, find_entry, find_hub_id, load_catalog, nearest_entries
-from unetinspect.errors import SourceError, UsageError
+from unetinspect.errors import SourceError, UnetInspectError, UsageError
 from unetinspect.record import Source
-from unetinspect.source.base import LoadedModel, LoadedWeights
-from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, file_on_hub, looks_like_path, parse_hub_id, short, with_options
+from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, is_repo_id, looks_like_path, parse_hub_id, short, with_options
+from unetinspect.source.loaded import LoadedModel, LoadedWeights
+from unetinspect.source.place import is_weights
 
 if TYPE_CHECKING:
     from unetinspect.source.hub import HubRepository
 
 _CONFIG_NAMES = ("config.json", "unet/config.json", "model_index.json")
-# IDs share long words ("stable-diffusion"), so they must be closer than names to be worth a guess.
+# IDs share long words ("stable-diffusion"), so a guess must be closer than for names.
 _CLOSE_ID = 0.75
 
 
@@ -37,36 +40,35 @@ def read_model(
     Raises:
         SourceError: It names nothing that can be read.
         ConfigError: What it names is not a config.
-        UsageError: An option does not go with it.
+        UsageError: An option does not apply to it.
     """
-    text = os.fspath(model)
+    text, is_path = os.fspath(model), not isinstance(model, str)
     if not text:
         raise SourceError("MODEL is empty", hint="give a path, a hub ID or a name that `unetinspect models` lists")
     if model == "-":
-        from unetinspect.source.local import read_stdin  # here, as below: a name of the catalog need not wait for it
+        from unetinspect.source.local import read_stdin  # here, as below: a catalog name does not need it
 
         _refuse_options("standard input", revision=revision, subfolder=subfolder)
         return read_stdin(stdin)
-    entry = _entry(text) if isinstance(model, str) else None
-    path = _existing(text)
-    if path is not None:
+
+    def has_model(path: Path) -> bool:
+        return subfolder is not None or not path.is_dir() or any((path / name).is_file() for name in _CONFIG_NAMES)
+
+    found = _find(text, is_path=is_path, is_model=has_model)
+    if isinstance(found, Path):
         from unetinspect.source.local import read_path
 
-        # A folder without a model does not hide a catalog name or a hub ID.
-        could_be_other = isinstance(model, str) and not looks_like_path(text) and (entry is not None or text.count("/") == 1)
-        has_model = subfolder is not None or not path.is_dir() or any((path / name).is_file() for name in _CONFIG_NAMES)
-        if has_model or not could_be_other:
-            _refuse_options(f"{path} on this machine", revision=revision)
-            found = read_path(path, subfolder=subfolder)
-            notes = (f"read {path} on this machine, not the catalog's {entry.name}",) if entry else ()
-            return replace(found, notes=(*notes, *found.notes))
-    if entry is not None:
-        published = entry.hub[0] if entry.hub else None
-        _refuse_options(f"the bundled {entry.name}", revision=revision, subfolder=subfolder, published=published)
-        return _bundled(entry, published)
-    place = with_options(_place(text, is_path=not isinstance(model, str)), revision=revision, subfolder=subfolder)
+        _refuse_options(f"{found} on this machine", revision=revision)
+        read = read_path(found, subfolder=subfolder)
+        entry = None if is_path else _entry(text)
+        return replace(read, notes=(f"read {found} on this machine, not the catalog's {entry.name}", *read.notes)) if entry else read
+    if isinstance(found, Entry):
+        published = found.hub[0] if found.hub else None
+        _refuse_options(f"the bundled {found.name}", revision=revision, subfolder=subfolder, published=published)
+        return _bundled(found, published)
     from unetinspect.source.hub import HubRepository
 
+    place = with_options(found, revision=revision, subfolder=subfolder)
     repository = HubRepository(place, token=token, is_offline=offline)
     return _model_on_hub(repository, place) if place.file is None else _checkpoint_on_hub(repository, place.file)
 
@@ -79,66 +81,57 @@ def read_weights(
     token: str | None = None,
     offline: bool = False,
 ) -> LoadedWeights:
-    """Read the header of the checkpoint that `name` names: a file, a folder that holds one, a catalog name, a place on the hub.
+    """Read the header of the checkpoint that `name` names: a file, a folder that has one, a catalog name, a place on the hub.
 
     Raises:
         SourceError: It names no checkpoint that can be read.
-        UsageError: An option does not go with it.
+        UsageError: An option does not apply to it.
     """
     if name in ("", "-"):
         raise SourceError("a checkpoint is read from a file or from the hub", hint="give a .safetensors file, a folder or a hub ID")
-    from unetinspect.source.checkpoint import find_weights, weights_at, weights_in
+    from unetinspect.source.pipeline import find_weights, weights_in
 
-    path = _existing(name)
-    if path is not None:
-        _refuse_options(f"{path} on this machine", revision=revision)
-        if path.is_dir():
-            from unetinspect.source.place import Folder
+    found = _find(name)
+    if isinstance(found, Path):
+        from unetinspect.source.local import weights_at
+        from unetinspect.source.place import Folder
 
-            return find_weights(Folder(path), subfolder)
-        _refuse_options(f"a file: {path}", subfolder=subfolder)
-        return weights_at(path)
-    entry = _entry(name)
-    if entry is not None:  # stands for where its model is published
-        location = next((location for location in entry.hub if location.gone is None), None)
+        _refuse_options(f"{found} on this machine", revision=revision)
+        if found.is_dir():
+            return find_weights(Folder(found), subfolder)
+        _refuse_options(f"a file: {found}", subfolder=subfolder)
+        return weights_at(found)
+    if isinstance(found, Entry):
+        location = next((location for location in found.hub if location.gone is None), None)
         if location is None:
-            raise SourceError(f"the catalog knows no weights of {entry.name} on the hub", hint="give a .safetensors file")
-        place = HubId(repo_id=location.id, folder=location.subfolder or "")
-    else:
-        place = _place(name)
-    place = with_options(place, revision=revision, subfolder=subfolder)
+            raise SourceError(f"the catalog knows no weights of {found.name} on the hub", hint="give a .safetensors file")
+        found = HubId(repo_id=location.id, folder=location.subfolder or "")
     from unetinspect.source.hub import HubRepository
 
+    place = with_options(found, revision=revision, subfolder=subfolder)
     repository = HubRepository(place, token=token, is_offline=offline)
     return find_weights(repository, place.folder) if place.file is None else weights_in(repository, place.file)
 
 
-def _entry(text: str) -> Entry | None:
-    """Return the catalog's entry of that name; a path does not cost the reading of the catalog."""
-    return None if "/" in text or looks_like_path(text) else find_entry(text)
+def _find(text: str, *, is_path: bool = False, is_model: Callable[[Path], bool] = lambda path: True) -> Path | Entry | HubId:
+    """Return what was typed: an existing path, an entry of the catalog, or a place on the hub.
 
-
-def _existing(text: str) -> Path | None:
-    """Return a text as a path where it is one: "~" is the home."""
+    A path that is not a model by `is_model` does not hide a catalog name or a hub ID.
+    """
     path = Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises where there is no home
-    return path if os.path.exists(path) else None  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
-
-
-def _refuse_options(where: str, *, revision: str | None = None, subfolder: str | None = None, published: HubLocation | None = None) -> None:
-    """Refuse the options that have nothing to say where MODEL was found; the hint names the place where it is `published`."""
-    for option, value in (("--revision", revision), ("--subfolder", subfolder)):
-        if value is not None:
-            hint = f"leave it out, or name the hub's own: {published.id} {option} {value}" if published else "leave it out"
-            raise UsageError(f"{option} does not apply to {where}", hint=hint)
-
-
-def _place(text: str, *, is_path: bool = False) -> HubId:
-    """Return what was typed as a place on the hub; what cannot be one is nothing else either."""
+    entry = None if is_path else _entry(text)
+    if os.path.exists(path):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
+        could_be_other = not is_path and not looks_like_path(text) and (entry is not None or text.count("/") == 1)
+        if not could_be_other or is_model(path):
+            return path
+    if entry is not None:
+        return entry
     if is_path or looks_like_path(text):
-        on_hub = file_on_hub(text)
-        hint = (
-            f"for a file of a hub repository: {on_hub}" if on_hub else "check the path; `unetinspect models` lists the names that need none"
-        )
+        org, name, *inside = [*text.split("/"), "", ""]
+        file = "/".join(filter(None, inside))
+        hint = "check the path; `unetinspect models` lists the names that need none"
+        if is_weights(file) and is_repo_id(f"{org}/{name}"):
+            hint = f"for a file of a hub repository: hf://{org}/{name}/{file}"
         raise SourceError(f"there is no file or folder {short(text)}", hint=hint)
     if text.lstrip().startswith("{"):
         raise SourceError("MODEL is a config itself: pass it as a file or on standard input", hint="echo '{...}' | unetinspect trace -")
@@ -149,6 +142,19 @@ def _place(text: str, *, is_path: bool = False) -> HubId:
     meant = f"did you mean {', '.join(close)}? " if close else ""
     hint = f"{meant}`unetinspect models` lists the names; else give a path or a hub ID, org/name"
     raise SourceError(f"no model called {short(text)}", hint=hint)
+
+
+def _entry(text: str) -> Entry | None:
+    """Return the catalog's entry of that name; for a path the catalog is not read."""
+    return None if "/" in text or looks_like_path(text) else find_entry(text)
+
+
+def _refuse_options(where: str, *, revision: str | None = None, subfolder: str | None = None, published: HubLocation | None = None) -> None:
+    """Refuse options that do not apply `where` MODEL was found; the hint names the place where it is `published`."""
+    for option, value in (("--revision", revision), ("--subfolder", subfolder)):
+        if value is not None:
+            hint = f"leave it out, or name the hub's own: {published.id} {option} {value}" if published else "leave it out"
+            raise UsageError(f"{option} does not apply to {where}", hint=hint)
 
 
 def _bundled(entry: Entry, location: HubLocation | None, *notes: str) -> LoadedModel:
@@ -177,18 +183,21 @@ def _model_on_hub(repository: HubRepository, place: HubId) -> LoadedModel:
         if close:
             error.hint = f"{error.hint}; the catalog has {', '.join(close)}"
         raise
-    if model.vae_scale_factor is not None:
-        return model
     known = find_hub_id(place.repo_id, model.source.subfolder or "")
     return model.with_vae_of(known[0] if known else None)
 
 
 def _checkpoint_on_hub(repository: HubRepository, file: str) -> LoadedModel:
-    from unetinspect.source.checkpoint import config_beside, model_of, weights_in
+    from unetinspect.source.pipeline import weights_in
 
     weights = weights_in(repository, file)
     if weights.checkpoint.layout != "diffusers":
-        return model_of(weights)
-    config, notes = config_beside(repository, file)
-    weights = replace(weights, notes=notes)
-    return model_of(weights, None if config is None else LoadedModel(name=repository.name, config=config, source=weights.source))
+        return weights.as_model()
+    config, unread = None, list[str]()
+    try:
+        config = repository.read(join(dirname(file), "config.json"))
+    except UnetInspectError as error:
+        unread = [f"could not read the config beside the weights: {error.message}"]
+    weights = replace(weights, notes=(*repository.notes(without="the config beside the weights"), *unread))
+    beside = None if config is None else LoadedModel(name=repository.name, config=config, source=weights.source)
+    return weights.as_model(beside)

@@ -1,0 +1,94 @@
+"""What reading a model gives: a config, where it was found, and what is known of its VAE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from unetinspect.catalog import Entry, load_catalog
+from unetinspect.checkpoint.header import Header
+from unetinspect.errors import SourceError
+from unetinspect.record import Checkpoint, Medium, Source, Trace
+
+
+class LoadedWeights(Struct, frozen=True, kw_only=True):
+    """A checkpoint whose header was read.
+
+    Attributes:
+        header: Its tensors.
+        checkpoint: What it is.
+        source: Where it was found.
+        notes: What to say on stderr.
+    """
+
+    header: Header
+    checkpoint: Checkpoint
+    source: Source
+    notes: tuple[str, ...] = ()
+
+    def as_model(self, beside: LoadedModel | None = None) -> LoadedModel:
+        """Return the model: with the config found `beside` the file, or else the one inferred from the header.
+
+        Raises:
+            SourceError: It contains no UNet, or one whose config cannot be inferred.
+        """
+        found, name = self.checkpoint, self.source.location.rpartition("/")[2]
+        if beside is not None:
+            model = replace(beside, name=name, source=self.source, notes=(*self.notes, *beside.notes), weights=self)
+        elif found.config is not None:
+            notes = (*self.notes, "config inferred from tensor names and shapes", *found.untold[:1])
+            model = LoadedModel(name=name, config=found.config, source=self.source, notes=notes, weights=self)
+        else:
+            raise SourceError(
+                f"cannot infer a UNet's config from the header of {self.source.location}: {found.summary}",
+                hint="`unetinspect identify` says why; a config.json beside it is read, or give the config itself",
+            )
+        return model.with_vae_of(load_catalog().get(found.models[0]) if found.models else None)
+
+
+class LoadedModel(Struct, frozen=True, kw_only=True):
+    """A model that was read, before anything is built.
+
+    Attributes:
+        name: What to call it in headers.
+        config: The UNet's config as it was found, `_class_name` included.
+        source: Where it was found.
+        vae_scale_factor: Pixels per sample cell along one side; None: unknown.
+        vae_scale_from: Where the factor was read ("vae/config.json", "catalog"); "": unknown.
+        medium: What the pixels form; None: the class alone decides it.
+        notes: What to say on stderr: a fallback, a copy from the cache.
+        trace: The saved record, if MODEL was one; `config` is its config.
+        weights: The checkpoint, if MODEL was one; `config` is inferred from it or was found beside it.
+    """
+
+    name: str
+    config: dict[str, Any]
+    source: Source
+    vae_scale_factor: int | float | None = None
+    vae_scale_from: str = ""
+    medium: Medium | None = None
+    notes: tuple[str, ...] = ()
+    trace: Trace | None = None
+    weights: LoadedWeights | None = None
+
+    @classmethod
+    def from_trace(cls, trace: Trace) -> LoadedModel:
+        """Return a record's model, to trace it again: its config as it was given, its name, its VAE scale factor."""
+        model, run = trace.model, trace.run
+        return cls(
+            name=model.name,
+            config=model.given_config,
+            source=model.source,
+            vae_scale_factor=run.vae_scale_factor,
+            vae_scale_from=run.vae_scale_from,
+            medium=run.medium,
+        )
+
+    def with_vae_of(self, entry: Entry | None) -> LoadedModel:
+        """Return the model with the catalog's VAE scale factor, unless its own files have one."""
+        if entry is None or self.vae_scale_factor is not None:
+            return self
+        factor = entry.vae_scale_factor
+        return replace(self, vae_scale_factor=factor, vae_scale_from="" if factor is None else "catalog", medium=entry.medium)
