@@ -124,9 +124,9 @@ CUT = "..."
 
 
 def cut(output: str, shown: str) -> str:
-    """Leave out of an output what a page leaves out of it: each line that is shown stands for the next one that is most like it.
+    r"""Leave out of an output what a page leaves out of it: each line that is shown stands for the next one that is most like it.
 
-    >>> print(cut("a 1\\nb 2\\nc 3\\nd 4", "a 1\\n...\\nc 5"))
+    >>> print(cut("a 1\nb 2\nc 3\nd 4", "a 1\n...\nc 5"))
     a 1
     ...
     c 3
