@@ -14,7 +14,7 @@ _LONGEST = 60
 
 
 def checkpoint_table(checkpoint: Checkpoint) -> Table:
-    """Show the summary first, then a row for each model in the file, then the evidence and what no header tells."""
+    """Show the summary, a row for each model in the file, the evidence, and what is not in the header."""
     return Table(
         columns=(
             Column("part", lambda part: _NAMES.get(part.name, part.name.replace("_", " "))),
@@ -50,8 +50,8 @@ def _above(checkpoint: Checkpoint) -> Iterator[str]:
 
 def _below(checkpoint: Checkpoint) -> Iterator[str]:
     yield from _listed("evidence:", checkpoint.evidence)
-    yield from _listed("not told by the header:", checkpoint.untold)
-    # Those that say what it is stand under the evidence; of the rest, the start of some.
+    yield from _listed("not in the header (assumed):", checkpoint.untold)
+    # What says what the file is, is in the evidence; here is the start of the rest.
     shown = list(checkpoint.metadata.items())[:_SHOWN_METADATA]
     left = len(checkpoint.metadata) - len(shown)
     lines = [f"{_short(key)}: {_short(value)}" for key, value in shown]
