@@ -2,7 +2,7 @@
 
 `original_unet` writes the names and shapes of CompVis' and SGM's `UNetModel` from its constructor's arguments, as the published
 code builds it: https://github.com/Stability-AI/generative-models/blob/main/sgm/modules/diffusionmodules/openaimodel.py.
-It shares nothing with `unetinspect.checkpoint.original`, which goes the other way.
+It shares nothing with `unetinspect.checkpoint.original_layout`.
 """
 
 from __future__ import annotations

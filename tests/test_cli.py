@@ -103,9 +103,7 @@ def test_a_filter_that_leaves_nothing_says_what_there_is(cli: Any, tiny: str) ->
     """An empty answer names the kinds, the numbers of query tokens and the stages that there are."""
     out = cli("attn", tiny, "--tokens-at", "64")[1]
 
-    assert (
-        "no layer matches; this UNet has self, cross attention with 64, 256 query tokens in down_blocks.0, mid_block, up_blocks.1" in out
-    )
+    assert "no layer matches; this UNet has self, cross attention with 64, 256 query tokens in down_blocks.0, mid_block, up_blocks.1" in out
 
 
 def test_ctrl_c_ends_with_a_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """Every command that README and docs show is run, and what they show is what it prints.
 
 A block of ```console holds commands after "$ " and their output; a line of `...` alone marks where lines are left out.
-`--update-golden` writes the outputs anew. A pipe into `jq` runs the real jq language. A block of ```python is run, and so are its doctest-like `>>>` lines.
+`--update-golden` writes the outputs anew. A pipe into `jq` runs the real jq language. A block of ```python is run, and so are
+its doctest-like `>>>` lines.
 """
 
 from __future__ import annotations

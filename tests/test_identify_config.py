@@ -1,4 +1,4 @@
-"""Configs that are found from names and shapes build the same names and shapes again, to the last key."""
+"""Configs that are inferred from names and shapes build the same names and shapes again, to the last key."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from hypothesis import strategies as st
 from tests.checkpoints import ORIGINALS, Shapes, built_shapes, catalog_shapes, header_of, original_unet, specs
 from tests.tiny import KINDS, condition, plain
 from unetinspect.catalog import load_catalog
-from unetinspect.checkpoint.config_keys import DEFAULTS
-from unetinspect.checkpoint.identify import identify, unet_names
-from unetinspect.checkpoint.infer import infer_config
-from unetinspect.checkpoint.match import structure_of
+from unetinspect.checkpoint.config_keys import INFERRED, defaults_of
+from unetinspect.checkpoint.identify import identify
+from unetinspect.checkpoint.infer import infer_config, structure_of, tensors_in_diffusers_layout
 
-TWO_D = [name for name, entry in load_catalog().items() if entry.class_name in DEFAULTS]
-OTHERS = [name for name in load_catalog() if name not in TWO_D]
+TWO_D = [name for name, entry in load_catalog().items() if entry.class_name in INFERRED]
 # One model for each structure: others have the same names and shapes.
 STRUCTURES = list({repr((load_catalog()[name].params, structure_of(load_catalog()[name].config))): name for name in TWO_D}.values())
 
@@ -35,85 +33,61 @@ def inferred(shapes: Shapes, *, catalog: bool = True) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_the_config_of_a_published_unet_is_found_without_the_catalog(name: str) -> None:
-    """What is found from names and shapes alone builds the same keys and shapes, and says the structure of the published config."""
+def test_the_config_of_a_published_unet_is_inferred(name: str) -> None:
+    """Without the catalog it builds the same tensors; with it, all models like it are found, and the first gives the other keys."""
     shapes = catalog_shapes(name)
     config = inferred(shapes, catalog=False)
+    found = infer_config(specs(shapes), "diffusers")
+    first = load_catalog()[found.models[0]]
+    defaults = defaults_of(first.class_name)
 
     assert built_shapes(config) == shapes
-    assert structure_of(config) == structure_of(load_catalog()[name].config)
+    assert structure_of(config) == structure_of(first.config)
+    of_this_size = [each for each in TWO_D if load_catalog()[each].params == first.params]
+    assert set(found.models) == {each for each in of_this_size if catalog_shapes(each) == shapes}
+    assert {**defaults, **(found.config or {})} == {key: {**defaults, **first.config}[key] for key in ("_class_name", *defaults)}
 
 
-@pytest.mark.parametrize("name", TWO_D)
-def test_a_published_unet_is_found_in_the_catalog(name: str) -> None:
-    """It is among the models with its structure, and the first of them lends the keys that no header tells."""
-    found = infer_config(specs(catalog_shapes(name)), "diffusers")
-    first = load_catalog()[found.models[0]]
-
-    assert name in found.models
-    assert found.config is not None
-    for key, default in DEFAULTS[first.class_name].items():
-        assert listed(found.config.get(key, default)) == listed(first.config.get(key, default)), key
-
-
-def listed(value: Any) -> Any:
-    """Return a tuple as a list: defaults are tuples, what YAML holds are lists."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", [name for name in load_catalog() if name not in TWO_D])
 def test_unets_of_other_classes_are_found_by_class_and_size(name: str) -> None:
     """Video, audio and aMUSEd UNets and ControlNets: the class by their names, the config by their number of parameters."""
     entry = load_catalog()[name]
     found = identify(header_of(catalog_shapes(name)))
 
-    assert (found.class_name, found.family) == (entry.class_name, entry.family)
-    assert found.models == (name,)
-    assert found.config == entry.config
+    assert (found.class_name, found.family, found.models, found.config) == (entry.class_name, entry.family, (name,), entry.config)
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_the_original_layout_leads_to_the_same_unet(name: str) -> None:
     """An independent generator, diffusers' own converter, the built model and the names given here: all say the same tensors."""
     header = header_of(original_unet(ORIGINALS[name]), prefix="model.diffusion_model.")
-    names = unet_names(header)
-    config = identify(header).config
-    assert names is not None
-    assert config is not None
+    found = identify(header)
+    config, entry = found.config or {}, load_catalog()[name]
     tensors = {key: torch.empty(tensor.shape, device="meta") for key, tensor in header.tensors.items()}
     converted = convert_ldm_unet_checkpoint(tensors, {"layers_per_block": 2, **config})
+    named = tensors_in_diffusers_layout(specs(original_unet(ORIGINALS[name])), "original")
 
-    assert {new: header.tensors[old].shape for new, old in names.items()} == catalog_shapes(name)
+    assert {new: tensor.shape for new, tensor in named.items()} == catalog_shapes(name)
     assert {key: tuple(tensor.shape) for key, tensor in converted.items()} == catalog_shapes(name)
     assert built_shapes(config) == catalog_shapes(name)
+    assert (found.models[0], found.family, found.params) == (name, entry.family, entry.params)
 
 
-# Without a resnet, which is what a level's channels are read from, nothing is found: that config is left out.
+# Without a resnet, from which a level's channels are read, nothing is inferred: that config is left out.
 SMALL = {
-    **{name: config for name, config in KINDS.items() if config["_class_name"] in DEFAULTS and name != "no-layers"},
+    **{name: config for name, config in KINDS.items() if config["_class_name"] in INFERRED and name != "no-layers"},
     "a list of widths": condition(
         cross_attention_dim=[24, 48], down_block_types=["CrossAttnDownBlock2D"] * 2, up_block_types=["CrossAttnUpBlock2D"] * 2
     ),
-    "layers of their own": condition(layers_per_block=[1, 3]),
-    "a small mid block": condition(mid_block_type="UNetMidBlock2D"),
-    "no attention": condition(down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2, mid_block_type="UNetMidBlock2D"),
     "guidance": condition(time_cond_proj_dim=256, time_embedding_dim=80),
     "fourier": condition(time_embedding_type="fourier"),
-    "classes": condition(num_class_embeds=7),
     "a projection": condition(class_embed_type="projection", projection_class_embeddings_input_dim=40),
     "a simple projection": condition(
         class_embed_type="simple_projection", projection_class_embeddings_input_dim=40, class_embeddings_concat=True
     ),
     "a time as class": condition(class_embed_type="timestep"),
-    "text and sizes": condition(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=64),
-    "a pooled text": condition(addition_embed_type="text", encoder_hid_dim=64, addition_embed_type_num_heads=8),
-    "images": condition(addition_embed_type="image", encoder_hid_dim=40, encoder_hid_dim_type="image_proj"),
     "images and text": condition(addition_embed_type="text_image", encoder_hid_dim=40, encoder_hid_dim_type="text_image_proj"),
-    "an image and a hint": condition(addition_embed_type="image_hint", encoder_hid_dim=40, encoder_hid_dim_type="image_proj"),
-    "gligen": condition(attention_type="gated"),
-    "gligen with images": condition(attention_type="gated-text-image"),
     "kernels": condition(conv_in_kernel=1, conv_out_kernel=5),
-    "wide times": condition(resnet_time_scale_shift="scale_shift"),
     "depths that mirror": condition(
         down_block_types=["CrossAttnDownBlock2D"] * 2, up_block_types=["CrossAttnUpBlock2D"] * 2, transformer_layers_per_block=[1, 2]
     ),
@@ -141,13 +115,15 @@ def test_each_thing_that_a_config_can_ask_for_is_found(name: str) -> None:
 def small_configs(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a small conditioned UNet of two or three levels."""
     levels = draw(st.integers(2, 3))
-    crossing = draw(st.lists(st.booleans(), min_size=levels, max_size=levels))
+    each: dict[str, Any] = {"min_size": levels, "max_size": levels}
+    crossing = draw(st.lists(st.booleans(), **each))
+    counts = st.integers(1, 2) | st.lists(st.integers(1, 2), **each)
     return condition(
-        block_out_channels=draw(st.lists(st.sampled_from([16, 32, 48]), min_size=levels, max_size=levels)),
+        block_out_channels=draw(st.lists(st.sampled_from([16, 32, 48]), **each)),
         down_block_types=["CrossAttnDownBlock2D" if crosses else "DownBlock2D" for crosses in crossing],
         up_block_types=["CrossAttnUpBlock2D" if crosses else "UpBlock2D" for crosses in reversed(crossing)],
-        layers_per_block=draw(st.one_of(st.integers(1, 2), st.lists(st.integers(1, 2), min_size=levels, max_size=levels))),
-        transformer_layers_per_block=draw(st.one_of(st.integers(1, 2), st.lists(st.integers(1, 2), min_size=levels, max_size=levels))),
+        layers_per_block=draw(counts),
+        transformer_layers_per_block=draw(counts),
         mid_block_type=draw(st.sampled_from(["UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None])),
         cross_attention_dim=draw(st.sampled_from([16, 24, 40])),
         only_cross_attention=draw(st.booleans()),
@@ -188,31 +164,17 @@ def test_any_small_unet_in_the_original_layout_is_found(data: st.DataObject) -> 
         num_res_blocks=data.draw(st.integers(1, 3)),
         in_channels=data.draw(st.integers(1, 9)),
     )
-    header = header_of(original_unet(model))
-    names, config = unet_names(header), identify(header).config
+    named = tensors_in_diffusers_layout(specs(original_unet(model)), "original")
+    config = identify(header_of(original_unet(model))).config
 
-    assert names is not None
     assert config is not None
-    assert built_shapes(config) == {new: header.tensors[old].shape for new, old in names.items()}
+    assert built_shapes(config) == {new: tensor.shape for new, tensor in named.items()}
 
 
-@pytest.mark.parametrize("class_name", DEFAULTS)
+@pytest.mark.parametrize("class_name", INFERRED)
 def test_defaults_are_those_of_diffusers(class_name: str) -> None:
-    """Every key of the constructor, with its default."""
+    """Every key of the constructor, in its order, with its default."""
     parameters = list(inspect.signature(getattr(diffusers, class_name).__init__).parameters.values())[1:]
+    defaults = {each.name: list(each.default) if isinstance(each.default, tuple) else each.default for each in parameters}
 
-    assert DEFAULTS[class_name] == {parameter.name: parameter.default for parameter in parameters}
-
-
-def test_attention_layers_of_before_are_read_by_their_old_names() -> None:
-    """Files of 2022 call them query, key, value and proj_attn."""
-    shapes = catalog_shapes("ddpm-cifar10-32")
-    new = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    old = {
-        name.replace(word, new[word]): shape
-        for name, shape in shapes.items()
-        for word in [next((w for w in new if f".{w}." in name), "to_q")]
-    }
-
-    assert old.keys() != shapes.keys()
-    assert infer_config(specs(old), "diffusers").models == ("ddpm-cifar10-32",)
+    assert list(defaults_of(class_name).items()) == list(defaults.items())

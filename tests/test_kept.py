@@ -157,7 +157,7 @@ def test_a_checkpoint_is_held_against_the_unet_whatever_is_kept(kept: RecordCach
     verified = Recorder(kept, good).record(ON_META)
 
     assert len(verified.run.notes) == len(plain.run.notes) + 1
-    assert "good.safetensors are those of this UNet" in verified.run.notes[-1]
+    assert "good.safetensors match this UNet in name and shape" in verified.run.notes[-1]
     assert_taken_as_if_fresh(kept, good)
     assert "were not held against the UNet" in Recorder(kept, good, {"norm_eps": 1e-5}).record(ON_META).run.notes[-1]
     for _ in range(2):

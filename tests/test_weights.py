@@ -1,32 +1,39 @@
-"""A checkpoint against a UNet: every tensor that differs is told once, by its cause."""
+"""A checkpoint against a UNet: every tensor that differs is counted once, under its cause; in both layouts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from diffusers.loaders.single_file_utils import convert_stable_cascade_unet_single_file_to_diffusers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.checkpoints import built_shapes
-from tests.tiny import CONDITION, PLAIN, Config, condition
+from tests.checkpoints import ORIGINALS, Original, header_of, original_unet
+from tests.tiny import CONDITION, PLAIN, Config, condition, traced_once
 from unetinspect.catalog import load_catalog
 from unetinspect.check.weights import WeightsReport, compare_weights, tensor_shapes, verify_weights
-from unetinspect.checkpoint.header import Header, TensorSpec
 from unetinspect.checkpoint.identify import identify
+from unetinspect.checkpoint.original_layout import diffusers_tensors
 from unetinspect.errors import ConfigError
+from unetinspect.naming import names_of
 from unetinspect.record import Shape
 from unetinspect.record.check import Finding
-from unetinspect.record.checkpoint import Checkpoint, CheckpointPart
+from unetinspect.record.checkpoint import Checkpoint
 from unetinspect.run.build import build_unet
 from unetinspect.run.resolve import resolve_config
 
 Shapes = dict[str, Shape]
+CONTROLNET = {
+    **{key: value for key, value in CONDITION.items() if key not in ("_class_name", "sample_size", "up_block_types", "out_channels")},
+    "_class_name": "ControlNetModel",
+}
 
 
 def built(config: Config) -> tuple[nn.Module, Config]:
@@ -45,38 +52,20 @@ def shapes_of(config: Config) -> Shapes:
     return tensor_shapes(built(config)[0])
 
 
-def header_of(tensors: Mapping[str, Shape]) -> Header:
-    """Return the header of a file with these tensors."""
-    return Header(name="file.safetensors", tensors={name: TensorSpec(shape, "F16") for name, shape in tensors.items()})
-
-
-def told(config: Config | None = None, class_name: str | None = None, prefix: str = "", **fields: Any) -> Checkpoint:
-    """Return what a header is said to be, of the config that it was made of."""
-    whole = None if config is None else {"_class_name": config["_class_name"], **built(config)[1]}
-    part = CheckpointPart(name="unet", prefix=prefix, tensors=0, params=0, bytes_by_dtype={})
-    values: dict[str, Any] = {
-        "name": "file.safetensors",
-        "files": 1,
-        "bytes": 0,
-        "tensors": 0,
-        "params": 0,
-        "content": "unet",
-        "layout": "diffusers",
-        "class_name": config["_class_name"] if config else class_name,
-        "family": None,
-        "models": (),
-        "summary": "",
-        "evidence": (),
-        "parts": (part,),
-        "config": whole,
-    }
+def described(config: Config | None = None, class_name: str | None = None, **fields: Any) -> Checkpoint:
+    """Return what a header is said to be, of the config that it was made from."""
+    values: dict[str, Any] = dict.fromkeys(("files", "bytes", "tensors", "params"), 0) | dict.fromkeys(("models", "evidence", "parts"), ())
+    values |= {"name": "some.safetensors", "content": "unet", "layout": "diffusers", "family": None, "summary": ""}
+    values["class_name"] = config["_class_name"] if config else class_name
+    values["config"] = config and {"_class_name": config["_class_name"], **built(config)[1]}
     return Checkpoint(**(values | fields))
 
 
-def against(config: Config, tensors: Mapping[str, Shape], checkpoint: Checkpoint) -> WeightsReport:
-    """Compare tensors with a config's UNet, and check what must hold of every comparison."""
+def against(config: Config, tensors: Mapping[str, Shape], checkpoint: Checkpoint | None = None) -> WeightsReport:
+    """Compare tensors with a config's UNet, as what they are identified or described as, and check what must hold of every comparison."""
     unet, values = built(config)
-    report = compare_weights(unet, values, header_of(tensors), checkpoint)
+    header = header_of(tensors)
+    report = compare_weights(unet, values, header, checkpoint or identify(header))
     check = report.check
 
     assert check.missing + check.unexpected + check.mismatched == sum(finding.count or 0 for finding in report.findings)
@@ -92,21 +81,14 @@ def only(report: WeightsReport) -> Finding:
     return finding
 
 
+def keys_of(report: WeightsReport) -> set[str]:
+    """Return the config keys, or the modules, that the findings name."""
+    return {key for finding in report.findings for key in finding.where}
+
+
 def catalog(name: str) -> Config:
     """Return a bundled config."""
     return load_catalog()[name].config
-
-
-def test_a_checkpoint_of_the_same_config_fits() -> None:
-    """Every tensor is matched, nothing is found, and the note says so."""
-    tensors = shapes_of(CONDITION)
-    report = against(CONDITION, tensors, told(CONDITION, models=("sd15",)))
-
-    assert report.findings == ()
-    assert len(tensors) == report.check.matched == report.check.tensors
-    assert report.check.fits == ()
-    note = verify_weights(*built(CONDITION), header_of(tensors), told(CONDITION))
-    assert f"{len(tensors)} tensors of file.safetensors are those of this UNet, name for name and shape for shape" == note
 
 
 CHANGES: Config = {
@@ -134,9 +116,9 @@ def test_findings_name_the_keys_that_differ(keys: list[str], swap: bool) -> None
     """Whatever keys differ, the findings name these, no others, and each tensor that differs counts for one of them."""
     sides = [CONDITION, condition(**{key: CHANGES[key] for key in keys})]
     here, there = reversed(sides) if swap else sides
-    report = against(here, shapes_of(there), told(there))
+    report = against(here, shapes_of(there), described(there))
 
-    assert set(keys) == {key for finding in report.findings for key in finding.where}
+    assert keys_of(report) == set(keys)
     assert report.check.missing + report.check.unexpected + report.check.mismatched > 0
 
 
@@ -144,7 +126,7 @@ def test_findings_name_the_keys_that_differ(keys: list[str], swap: bool) -> None
 def test_what_differs_is_what_torch_refuses_to_load(key: str) -> None:
     """`load_state_dict` reports the same tensors missing, unexpected and of another size."""
     there = shapes_of(condition(**{key: CHANGES[key]}))
-    check = against(CONDITION, there, told()).check
+    check = against(CONDITION, there, described()).check
     state = {name: torch.empty(shape, device="meta") for name, shape in there.items()}
     with pytest.raises(RuntimeError) as refused:
         built(CONDITION)[0].load_state_dict(state, strict=True)
@@ -155,10 +137,10 @@ def test_what_differs_is_what_torch_refuses_to_load(key: str) -> None:
     assert check.mismatched == sum("size mismatch for" in line for line in lines)
 
 
-def test_without_a_config_the_keys_that_one_tensor_tells_are_found() -> None:
-    """Where nothing is told of the file's config, widths are read off the tensors themselves."""
+def test_without_a_config_the_keys_that_one_tensor_shows_are_found() -> None:
+    """Widths are read off the tensors themselves."""
     there = condition(in_channels=9, cross_attention_dim=32, time_cond_proj_dim=12)
-    report = against(CONDITION, shapes_of(there), told(class_name="UNet2DConditionModel"))
+    report = against(CONDITION, shapes_of(there), described(class_name="UNet2DConditionModel"))
 
     # Text is read by 4 attentions, 1 on the way down, 1 in the middle and 2 on the way up: as keys and as values.
     assert {finding.where: finding.count for finding in report.findings} == {
@@ -168,93 +150,86 @@ def test_without_a_config_the_keys_that_one_tensor_tells_are_found() -> None:
     }
 
 
+def test_a_key_that_the_file_has_at_its_default_is_a_cause_too() -> None:
+    """A config that is inferred leaves defaults out: the UNet may have something else there."""
+    here = condition(use_linear_projection=True, addition_embed_type="text", addition_embed_type_num_heads=2)
+
+    assert keys_of(against(here, shapes_of(CONDITION))) == {"use_linear_projection", "addition_embed_type"}
+
+
 def test_stable_diffusion_2_against_1() -> None:
-    """Two keys differ, told with both values; the model that the file does fit is verified."""
-    linear = " (proj_in and proj_out are (C, C) in the file and (C, C, 1, 1) here)"
-    report = against(catalog("sd15"), shapes_of(catalog("sd21")), told(catalog("sd21"), models=("sd21", "sd21-base", "sd15")))
+    """Two keys differ, each shown with both values; the models that the file does fit are verified."""
+    report = against(catalog("sd15"), shapes_of(catalog("sd21")), described(catalog("sd21"), models=("sd21", "sd21-base", "sd15")))
+    example = report.findings[0].examples[0]
 
     assert [finding.what for finding in report.findings] == [
         "32 tensors: cross_attention_dim 1024, expected 768",
-        "32 tensors: use_linear_projection true, expected false" + linear,
+        "32 tensors: use_linear_projection true, expected false (proj_in and proj_out are (C, C) in the file, expected (C, C, 1, 1))",
     ]
-    assert report.findings[0].kind == "mismatched"
-    assert report.findings[0].advice == "`--set cross_attention_dim=1024` says what the file has"
-    example = report.findings[0].examples[0]
-    assert (
-        example.name,
-        example.original_name,
-        example.found,
-        example.expected,
-    ) == ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", None, (320, 1024), (320, 768))
+    assert (report.findings[0].kind, report.findings[0].advice) == ("mismatched", "to match the file, use `--set cross_attention_dim=1024`")
+    assert (example.name, example.original_name) == ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", None)
+    assert (example.found, example.expected) == ((320, 1024), (320, 768))
     assert report.check.fits == ("sd21", "sd21-base")
 
 
-def test_an_inpainting_checkpoint_is_told_by_its_channels() -> None:
-    """Nine channels in are a latent, a mask and the masked image's latent."""
-    report = against(catalog("sd15"), shapes_of(catalog("sd15-inpaint")), told(catalog("sd15-inpaint")))
+def test_sdxl_against_stable_diffusion_2() -> None:
+    """Blocks, of which there are fewer, text width and the added embedding are three causes; no tensor is left without one."""
+    report = against(catalog("sd21"), shapes_of(catalog("sdxl")))
 
-    assert only(report).what == (
-        "1 tensor: in_channels 9, expected 4 (an inpainting checkpoint: latent 4 + mask 1 + latent of the masked image 4)"
-    )
-
-
-def test_sdxl_against_stable_diffusion_1() -> None:
-    """Blocks, text width, projections and the added embedding are four causes; no tensor is left without one."""
-    report = against(catalog("sd15"), shapes_of(catalog("sdxl")), told(catalog("sdxl")))
-
-    assert {
+    assert {finding.where for finding in report.findings} == {
         ("block_out_channels", "down_block_types", "up_block_types", "transformer_layers_per_block"),
         ("cross_attention_dim",),
-        ("use_linear_projection",),
         ("addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim"),
-    } == {finding.where for finding in report.findings}
+    }
 
 
-def test_another_class_is_one_finding() -> None:
-    """A checkpoint of another class is told as that, not by the keys of this one."""
-    finding = only(against(CONDITION, shapes_of(PLAIN), told(PLAIN)))
+def test_an_inpainting_checkpoint_and_another_class_are_each_one_finding() -> None:
+    """Nine input channels are a latent, a mask and the masked image; a class is not explained by the keys of another."""
+    inpainting = only(against(condition(), shapes_of(condition(in_channels=9))))
+    other = only(against(CONDITION, shapes_of(PLAIN)))
 
-    assert finding.where == ("_class_name",)
-    assert finding.what.endswith(" tensors: the file is of a UNet2DModel, and this UNet is a UNet2DConditionModel")
+    assert inpainting.what == "1 tensor: in_channels 9, expected 4 (inpainting: latent 4 + mask 1 + masked image 4)"
+    assert (other.where, other.what.partition(": ")[2]) == (("_class_name",), "class UNet2DModel, expected UNet2DConditionModel")
 
 
 EXTRA = {
-    "an IP-Adapter's": "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k_ip.weight",
-    "a LoRA's": "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight",
-    "motion modules, as AnimateDiff adds to a UNet": "down_blocks.0.motion_modules.0.proj_in.weight",
+    "IP-Adapter": "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k_ip.weight",
+    "LoRA": "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight",
+    "AnimateDiff's motion modules": "down_blocks.0.motion_modules.0.proj_in.weight",
 }
 
 
 @pytest.mark.parametrize("what", EXTRA)
-def test_tensors_of_what_is_put_into_a_unet_are_told_as_that(what: str) -> None:
-    """They are told apart, with what loads them, and do not hide a config key that differs as well."""
+def test_tensors_of_what_is_loaded_into_a_unet_are_a_finding_of_their_own(what: str) -> None:
+    """With what loads them; they do not hide a config key that differs as well."""
     there = condition(in_channels=9)
-    report = against(CONDITION, shapes_of(there) | {EXTRA[what]: (4, 4)}, told(there))
+    report = against(CONDITION, shapes_of(there) | {EXTRA[what]: (4, 4)}, described(there))
     finding = next(finding for finding in report.findings if finding.kind == "unexpected")
 
     assert (finding.count, f"({what})" in finding.what, finding.advice is not None) == (1, True, True)
-    assert {("in_channels",), finding.where} == {finding.where for finding in report.findings}
+    assert {finding.where for finding in report.findings} == {("in_channels",), finding.where}
 
 
-def test_a_module_that_is_missing_is_told_by_its_own_name_with_stars() -> None:
-    """What is missing as a whole is told as a whole, once for all blocks."""
+def test_a_module_that_is_missing_is_named_once_with_stars() -> None:
+    """What is missing as a whole is named as a whole, once for all blocks."""
     tensors = {name: shape for name, shape in shapes_of(CONDITION).items() if ".attn2." not in name}
-    finding = only(against(CONDITION, tensors, told(CONDITION)))
+    finding = only(against(CONDITION, tensors, described(CONDITION)))
 
-    assert finding.kind == "missing"
-    assert {f"{stage}.attentions.*.transformer_blocks.*.attn2" for stage in ("down_blocks.*", "mid_block", "up_blocks.*")} == set(
-        finding.where
-    )
-    assert finding.count == len(shapes_of(CONDITION)) - len(tensors)
+    assert (finding.kind, finding.count) == ("missing", len(shapes_of(CONDITION)) - len(tensors))
+    assert set(finding.where) == {
+        f"{stage}.attentions.*.transformer_blocks.*.attn2" for stage in ("down_blocks.*", "mid_block", "up_blocks.*")
+    }
 
 
-@pytest.mark.parametrize("content", ["lora", "vae", "text_encoder", "transformer", "ip_adapter", "textual_inversion", "unknown"])
-def test_what_is_no_unet_is_told_in_one_sentence(content: Any) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"), {"lora": "a LoRA", "vae": "a VAE", "transformer": "a diffusion transformer", "unknown": "a file"}.items()
+)
+def test_what_is_not_a_unet_is_said_in_one_sentence(content: Any, words: str) -> None:
     """Nothing matches, and one finding says what the file is instead."""
-    report = against(CONDITION, {"lora_unet_x.lora_up.weight": (4, 4)}, told(content=content, layout=None))
+    report = against(CONDITION, {"lora_unet_x.lora_up.weight": (4, 4)}, described(content=content, layout=None))
 
     assert report.check.matched == report.check.tensors == 0
-    assert ", and no UNet: all" in only(report).what
+    assert only(report).what == f"{words} (1 tensor), not a UNet: all {len(shapes_of(CONDITION))} tensors of this UNet are missing"
 
 
 def test_old_names_of_attention_layers_are_those_of_today() -> None:
@@ -263,52 +238,143 @@ def test_old_names_of_attention_layers_are_those_of_today() -> None:
     tensors = shapes_of(PLAIN)
     for new, name in old.items():
         tensors = {tensor.replace(f".{new}.", f".{name}."): shape for tensor, shape in tensors.items()}
+    renamed: dict[str, Any] = {name: name for name in tensors}
+    built(PLAIN)[0]._fix_state_dict_keys_on_load(renamed)  # type: ignore[operator]
 
-    assert against(PLAIN, tensors, told(PLAIN)).findings == ()
+    assert {new: tensor.name for new, tensor in diffusers_tensors(tensors, "diffusers").items()} == renamed
     tensors["mid_block.attentions.0.query.weight"] = (2, 2)
-    (example,) = only(against(PLAIN, tensors, told(PLAIN))).examples
+    (example,) = only(against(PLAIN, tensors)).examples
     assert (example.name, example.original_name) == ("mid_block.attentions.0.to_q.weight", "mid_block.attentions.0.query.weight")
 
 
-def test_other_models_in_the_file_are_left_alone() -> None:
-    """Only the UNet's tensors are compared; what lies beside it is not unexpected."""
-    tensors: Shapes = {f"unet.{name}": shape for name, shape in shapes_of(CONDITION).items()}
-    beside: Shapes = {"vae.decoder.conv_in.weight": (4, 4, 3, 3), "betas": (1000,)}
-    report = against(CONDITION, tensors | beside, told(CONDITION, prefix="unet.", content="pipeline"))
-
-    assert report.findings == ()
-    assert report.check.tensors == len(tensors)
-
-
 def test_a_checkpoint_that_does_not_fit_is_refused_with_all_that_differs() -> None:
-    """`verify_weights` raises, and its problems are the findings' sentences."""
+    """`verify_weights` raises, and its problems are the findings' sentences; of one that fits it says so."""
     there = condition(in_channels=9, out_channels=8)
+    header = header_of(shapes_of(there))
     with pytest.raises(ConfigError) as raised:
-        verify_weights(*built(CONDITION), header_of(shapes_of(there)), told(there))
+        verify_weights(*built(CONDITION), header, identify(header))
 
-    assert "file.safetensors does not fit the UNet2DConditionModel" in raised.value.message
-    assert {"1 tensor: in_channels 9, expected 4", "2 tensors: out_channels 8, expected 4"} == {
-        problem.partition(" (")[0] for problem in raised.value.problems
+    assert raised.value.message.startswith("some.safetensors does not fit the UNet2DConditionModel of its config: 3 tensors differ")
+    assert {problem.partition(" (")[0] for problem in raised.value.problems} == {
+        "1 tensor: in_channels 9, expected 4",
+        "2 tensors: out_channels 8, expected 4",
     }
+    note = verify_weights(*built(there), header, identify(header))
+    assert note == f"all {len(header.tensors)} tensors of some.safetensors match this UNet in name and shape"
 
 
-def test_names_that_nobody_gave_end_in_a_few_findings() -> None:
-    """Thousands of foreign names, and one of a million parts, are told in few sentences and in little time."""
+def test_hostile_names_give_a_few_findings() -> None:
+    """Thousands of foreign names, one of a million parts, an endless row of blocks: few sentences, in little time."""
     names = [*(f"x{number}.y.weight" for number in range(3000)), "a." * 500_000, "b" * 1_000_000]
-    tensors: Shapes = dict.fromkeys(names, (1,))
-    report = against(CONDITION, shapes_of(CONDITION) | tensors, told(CONDITION))
+    report = against(CONDITION, shapes_of(CONDITION) | dict.fromkeys(names, (1,)), described(CONDITION))
+    blocks = {f"model.diffusion_model.input_blocks.{number}.0.in_layers.0.weight": (1,) for number in range(1000)}
 
     assert len(report.findings) <= 8
     assert all(len(finding.what) < 1000 for finding in report.findings)
+    assert against(CONDITION, blocks, described(CONDITION, layout="original")).check.unexpected > 990
 
 
-def test_a_key_that_the_file_has_at_its_default_is_a_cause_too() -> None:
-    """A config found from a header leaves defaults out: the UNet may have something else there."""
-    checkpoint_header = header_of(built_shapes(CONDITION))
-    here = condition(use_linear_projection=True, addition_embed_type="text", addition_embed_type_num_heads=2)
-    resolved = resolve_config(here)
-    unet = build_unet(resolved, device=torch.device("meta"), dtype=torch.float32, name="here")
-    report = compare_weights(unet, resolved.values, checkpoint_header, identify(checkpoint_header))
+# The original code's UNet of the small config.
+SMALL = Original(32, (1, 2), (1, 0), 24, 1, num_res_blocks=1)
+TEXT_TIME = condition(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=80)
 
-    assert {key for finding in report.findings for key in finding.where} == {"use_linear_projection", "addition_embed_type"}
-    assert sum(finding.count or 0 for finding in report.findings) == report.check.missing + report.check.mismatched
+
+@pytest.mark.parametrize(
+    ("config", "model", "prefix"),
+    [
+        (CONDITION, SMALL, "model.diffusion_model."),
+        (condition(layers_per_block=2), replace(SMALL, num_res_blocks=2), ""),
+        (condition(num_class_embeds=10), replace(SMALL, num_classes=10), "diffusion_model."),
+        (TEXT_TIME, replace(SMALL, adm_in_channels=80), ""),
+        (condition(class_embed_type="timestep"), replace(SMALL, adm_in_channels=32), "model.diffusion_model."),
+    ],
+    ids=["conditioned", "two-layers", "classes", "text-time", "class-timestep"],
+)
+def test_an_original_checkpoint_fits_to_the_last_tensor(config: Config, model: Original, prefix: str) -> None:
+    """Whatever prefix its names have: all tensors are those of the UNet, also next to other models."""
+    tensors = original_unet(model, prefix)
+    beside: Shapes = {"first_stage_model.decoder.conv_in.weight": (4, 4, 3, 3)} | ({"betas": (1000,)} if prefix else {})
+    report = against(config, tensors | beside, described(config, layout="original", content="pipeline"))
+
+    assert report.findings == ()
+    assert report.check.matched == report.check.tensors == len(tensors)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "keys"),
+    [
+        (CONDITION, replace(SMALL, num_res_blocks=2), {"layers_per_block"}),
+        (condition(layers_per_block=[1, 2]), SMALL, {"layers_per_block"}),
+        (TEXT_TIME, SMALL, {"addition_embed_type"}),
+        (condition(class_embed_type="timestep"), SMALL, {"class_embed_type"}),
+        (CONDITION, replace(SMALL, linear=True, context_dim=32), {"use_linear_projection", "cross_attention_dim"}),
+    ],
+    ids=["more-layers", "a-list-of-layers", "added-embedding", "class-embedding", "two-keys"],
+)
+def test_an_original_checkpoint_of_another_config_is_explained_by_keys(here: Config, there: Original, keys: set[str]) -> None:
+    """The names follow from the file alone, and its config from them."""
+    assert keys_of(against(here, original_unet(there, "model.diffusion_model."))) == keys
+
+
+def test_an_example_has_both_names_and_tensors_without_one_keep_their_own() -> None:
+    """Nothing of the UNet's part of the file is lost."""
+    tensors = original_unet(replace(SMALL, in_channels=9), "model.diffusion_model.")
+    extra = {"model.diffusion_model.input_hint_block.1.weight": (16, 3, 3, 3)}
+    findings = against(CONDITION, tensors | extra).findings
+
+    assert {finding.what for finding in findings} == {
+        "1 tensor is unexpected: input_hint_block (ControlNet)",
+        "1 tensor: in_channels 9, expected 4 (inpainting: latent 4 + mask 1 + masked image 4)",
+    }
+    assert {(example.name, example.original_name) for finding in findings for example in finding.examples} == {
+        ("conv_in.weight", "model.diffusion_model.input_blocks.0.0.weight"),
+        ("input_hint_block.1.weight", "model.diffusion_model.input_hint_block.1.weight"),
+    }
+
+
+def test_a_controlnet_and_its_unet_in_one_file_are_kept_apart() -> None:
+    """What is compared is what the file is said to be; a ControlNet alone fits too."""
+    names = names_of(traced_once(CONTROLNET))
+    controlnet = {str(name.comfyui): name.shape or () for name in names if name.kind == "tensor"}
+    tensors = original_unet(SMALL, "model.diffusion_model.") | controlnet
+
+    for config, content in ((CONDITION, "unet"), (CONTROLNET, "controlnet")):
+        report = against(config, tensors, described(config, content=content, layout="original"))
+        assert (report.findings, report.check.matched) == ((), len(shapes_of(config)))
+    alone = {name.removeprefix("control_model."): shape for name, shape in controlnet.items()}
+    assert against(CONTROLNET, alone).findings == ()
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd21-unclip", "sdxl"])
+def test_the_config_of_a_header_builds_the_unet_of_its_tensors(name: str) -> None:
+    """From the published code's names and shapes to a config, to a UNet, and back: every tensor is there."""
+    header = header_of(original_unet(ORIGINALS[name]), prefix="model.diffusion_model.")
+    checkpoint = identify(header)
+    assert checkpoint.config is not None
+
+    assert verify_weights(*built(checkpoint.config), header, checkpoint).startswith(f"all {len(header.tensors)} tensors")
+
+
+def test_a_cascade_checkpoint_has_queries_keys_and_values_in_one_tensor() -> None:
+    """It is split as diffusers' converter splits it; each piece is matched, and the file has fewer tensors than the UNet."""
+    config = catalog("stable-cascade-decoder")
+    fused: dict[str, list[Any]] = {}
+    for name, shape in shapes_of(config).items():
+        to, _, kind = name.rpartition(".")
+        if to.endswith((".to_q", ".to_k", ".to_v")):
+            fused.setdefault(f"{to[:-5]}.attn.in_proj_{kind}", []).append(shape)
+        elif to.endswith(".to_out.0"):
+            fused[f"{to[:-9]}.attn.out_proj.{kind}"] = [shape]
+        else:
+            fused[name.replace("clip_txt_pooled_mapper", "clip_mapper")] = [shape]
+    tensors = {name: (sum(shape[0] for shape in shapes), *shapes[0][1:]) for name, shapes in fused.items()}
+    converted = convert_stable_cascade_unet_single_file_to_diffusers(
+        {name: torch.empty(shape, device="meta") for name, shape in tensors.items()}
+    )
+    report = against(config, tensors)
+
+    assert {name: tensor.shape for name, tensor in diffusers_tensors(tensors, "original").items()} == {
+        name: tuple(tensor.shape) for name, tensor in converted.items()
+    }
+    assert (report.findings, report.check.matched) == ((), len(shapes_of(config)))
+    assert len(tensors) < report.check.matched

@@ -1,78 +1,39 @@
-"""What diffusers takes for keys that a config leaves out, for the two classes whose configs are found from names and shapes."""
+"""The config keys of the two classes whose configs are inferred from names and shapes, as diffusers' source has them."""
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-_BOTH: dict[str, Any] = {
-    "center_input_sample": False,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "layers_per_block": 2,
-    "downsample_padding": 1,
-    "mid_block_scale_factor": 1,
-    "dropout": 0.0,
-    "act_fn": "silu",
-    "norm_num_groups": 32,
-    "norm_eps": 1e-5,
-    "attention_head_dim": 8,
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "resnet_time_scale_shift": "default",
-    "time_embedding_type": "positional",
-    "time_embedding_dim": None,
-}
-_CONDITION: dict[str, Any] = {
-    "sample_size": None,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    "block_out_channels": (320, 640, 1280, 1280),
-    **_BOTH,
-    "only_cross_attention": False,
-    "cross_attention_dim": 1280,
-    "transformer_layers_per_block": 1,
-    "reverse_transformer_layers_per_block": None,
-    "encoder_hid_dim": None,
-    "encoder_hid_dim_type": None,
-    "num_attention_heads": None,
-    "dual_cross_attention": False,
-    "use_linear_projection": False,
-    "addition_embed_type": None,
-    "addition_time_embed_dim": None,
-    "upcast_attention": False,
-    "resnet_skip_time_act": False,
-    "resnet_out_scale_factor": 1.0,
-    "time_embedding_act_fn": None,
-    "timestep_post_act": None,
-    "time_cond_proj_dim": None,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "projection_class_embeddings_input_dim": None,
-    "attention_type": "default",
-    "class_embeddings_concat": False,
-    "mid_block_only_cross_attention": None,
-    "cross_attention_norm": None,
-    "addition_embed_type_num_heads": 64,
-}
-_PLAIN: dict[str, Any] = {
-    "sample_size": None,
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-    "mid_block_type": "UNetMidBlock2D",
-    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (224, 448, 672, 896),
-    **_BOTH,
-    "downsample_type": "conv",
-    "upsample_type": "conv",
-    "attn_norm_num_groups": None,
-    "add_attention": True,
-    "num_train_timesteps": None,
-}
+_SOURCES = {"UNet2DConditionModel": "unet_2d_condition.py", "UNet2DModel": "unet_2d.py"}
+INFERRED = tuple(_SOURCES)
+# Keys on which no tensor's name or shape depends. Heads depend on blocks: their list is as long.
+HEADS = ("attention_head_dim", "num_attention_heads")
+NOT_IN_TENSORS = frozenset(
+    (
+        *("sample_size", "center_input_sample", "flip_sin_to_cos", "freq_shift", "downsample_padding", "mid_block_scale_factor"),
+        *("dropout", "act_fn", "norm_eps", "upcast_attention", "resnet_skip_time_act", "resnet_out_scale_factor", "timestep_post_act"),
+    )
+)
 
-# By class: every key of its constructor, and what stands for it where a config leaves it out.
-DEFAULTS = MappingProxyType({"UNet2DConditionModel": _CONDITION, "UNet2DModel": _PLAIN})
+
+@cache
+def defaults_of(class_name: str | None) -> Mapping[str, Any]:
+    """Return every key of a class, in diffusers' order, with its default; nothing for a class whose configs are not inferred.
+
+    They are read off the source, since importing diffusers takes seconds.
+    """
+    spec = find_spec("diffusers") if class_name in _SOURCES else None
+    if class_name is None or spec is None or spec.origin is None:
+        return {}
+    module = ast.parse((Path(spec.origin).parent / "models" / "unets" / _SOURCES[class_name]).read_text(encoding="utf-8"))
+    found = next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    init = next(node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    values = map(ast.literal_eval, init.args.defaults)
+    names = (argument.arg for argument in init.args.args[1:])
+    return MappingProxyType({name: list(value) if isinstance(value, tuple) else value for name, value in zip(names, values, strict=True)})

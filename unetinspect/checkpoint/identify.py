@@ -1,17 +1,17 @@
-"""What a checkpoint is, by its header alone: its models, the UNet's class and config, the family, and why."""
+"""What a checkpoint is, by its header alone: its models, the UNet's class and config, the family, and what shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from unetinspect.checkpoint.adapters import Adapter, find_adapter
-from unetinspect.checkpoint.evidence import metadata_evidence, part_evidence, unet_evidence
+from unetinspect.checkpoint.adapters import Adapter, find_adapter, quoted
+from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, find_parts
 from unetinspect.checkpoint.header import Header, TensorSpec
-from unetinspect.checkpoint.infer import Inferred, count_params, diffusers_names, infer_config
-from unetinspect.checkpoint.layouts import Part, find_parts
+from unetinspect.checkpoint.infer import Inferred, count_params, infer_config, tensors_in_diffusers_layout
 from unetinspect.record import Checkpoint, CheckpointPart
 from unetinspect.record.checkpoint import Content
+from unetinspect.units import joined, plural
 
 _DTYPES = {
     "F64": "float64",
@@ -27,14 +27,6 @@ _DTYPES = {
     "BOOL": "bool",
 }
 _PART_WORDS = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "ema": "EMA weights", "controlnet": "ControlNet"}
-_CONTENT_WORDS: dict[Content, str] = {
-    "controlnet": "a ControlNet",
-    "t2i_adapter": "a T2I-Adapter",
-    "motion_adapter": "a motion adapter",
-    "vae": "a VAE",
-    "text_encoder": "a text encoder",
-    "transformer": "a diffusion transformer, and no UNet",
-}
 _TRANSFORMERS = {
     "FluxTransformer2DModel": "FLUX.1",
     "SD3Transformer2DModel": "Stable Diffusion 3",
@@ -42,163 +34,163 @@ _TRANSFORMERS = {
     "AuraFlowTransformer2DModel": "AuraFlow",
     "LTXVideoTransformer3DModel": "LTX-Video",
 }
-# What a file is called by, where it holds several; what comes later only goes with it.
+# A file is what it contains first of these; the others only go with it.
 _ORDER = ("unet", "transformer", "controlnet", "motion_adapter", "t2i_adapter", "vae", "text_encoder")
-# Those whose config would be of use here, and is not found.
-_WITHOUT_CONFIG = ("motion_adapter", "t2i_adapter")
-_PREDICTS = "whether it predicts the noise or the velocity is the scheduler's to know"
+_METADATA = ("modelspec.architecture", "modelspec.title", "modelspec.prediction_type", "ss_base_model_version", "ss_network_module")
+_LONGEST = 80
 
 
 def identify(header: Header) -> Checkpoint:
-    """Say what a checkpoint is, from the names and shapes of its tensors; never fails: what nothing is known of is "unknown"."""
-    adapter = find_adapter(header.tensors)
-    if adapter is not None:
-        return _adapter_record(header, adapter)
-    parts = find_parts(header.tensors)
-    main = next((part for kind in _ORDER for part in parts if part.name == kind), None)
-    if main is None:
-        return _unknown(header, parts)
-    if main.name in ("unet", "controlnet"):
-        return _unet_record(header, parts, main)
-    return _other_record(header, parts, main)
+    """Say what a checkpoint is, from the names and shapes of its tensors; never fails: what is not known is "unknown"."""
+    parts: Sequence[Part] = ()
+    if (adapter := find_adapter(header.tensors)) is not None:
+        found = _adapter_fields(header, adapter)
+    else:
+        parts = find_parts(header.tensors)
+        main = next((part for name in _ORDER for part in parts if part.name == name), None)
+        if main is None:
+            found = _unknown_fields(header)
+        else:
+            found = _unet_fields(header, parts, main) if main.name in ("unet", "controlnet") else _other_fields(main)
+            found["evidence"] += tuple(map(_part_evidence, (part for part in parts if part is not main and part.name != "other")))
+    rank = {name: index for index, name in enumerate((*_ORDER, "ema", "other"))}
+    records = [_part_record(part.name, part.prefix, part.tensors) for part in parts]
+    written = tuple(f"metadata {key}: {header.metadata[key][:_LONGEST]!r}" for key in _METADATA if key in header.metadata)
+    defaults: dict[str, Any] = {"layout": None, "class_name": None, "family": None, "models": ()}
+    defaults["parts"] = tuple(sorted(records, key=lambda part: rank.get(part.name, len(rank))))
+    return Checkpoint(
+        name=header.name,
+        files=header.files,
+        bytes=header.bytes,
+        tensors=len(header.tensors),
+        params=count_params(header.tensors),
+        metadata=header.metadata,
+        **(defaults | found | {"evidence": (*found["evidence"], *written)}),
+    )
 
 
-def unet_names(header: Header) -> dict[str, str] | None:
-    """Return the name of each tensor of the UNet in the file, by what diffusers calls it; None where there is no UNet.
-
-    Tensors that the original code alone has keep their names.
-    """
-    part = next((part for part in find_parts(header.tensors) if part.name == "unet"), None)
-    if part is None or find_adapter(header.tensors) is not None:
-        return None
-    return {new: part.prefix + old for new, old in diffusers_names(part.tensors, part.kind.layout).items()}
-
-
-def _unet_record(header: Header, parts: Sequence[Part], main: Part) -> Checkpoint:
+def _unet_fields(header: Header, parts: Sequence[Part], main: Part) -> dict[str, Any]:
     inferred = infer_config(main.tensors, main.kind.layout, main.kind.class_name)
+    untold = inferred.untold
+    if main.name == "unet" and (inferred.family or "").startswith("Stable Diffusion"):
+        shown = any("prediction_type" in key for key in header.metadata)
+        untold += () if shown else ("epsilon or v-prediction: a scheduler setting, not in the file",)
+    names = {part.name for part in parts}
     content: Content = "controlnet"
     if main.name == "unet":
-        content = "pipeline" if any(part.name in ("vae", "text_encoder") for part in parts) else "unet"
-    diffusion = (inferred.family or "").startswith("Stable Diffusion") and main.name == "unet"
-    told = any("prediction_type" in key for key in header.metadata)
-    return Checkpoint(
-        **_size(header),
-        content=content,
-        layout=main.kind.layout,
-        class_name=inferred.class_name,
-        family=inferred.family,
-        models=inferred.models,
-        summary=_unet_summary(parts, main, inferred, content),
-        parts=_part_records(parts),
-        evidence=(*unet_evidence(main, inferred), *map(part_evidence, _beside(parts, main)), *metadata_evidence(header)),
-        untold=(*inferred.untold, *((_PREDICTS,) if diffusion and not told else ())),
-        config=inferred.config,
-    )
-
-
-def _unet_summary(parts: Sequence[Part], main: Part, inferred: Inferred, content: Content) -> str:
-    layout, dtype = f"in the {main.kind.layout} layout", _dtype(main.tensors.values())
-    model = f", like {inferred.models[0]}" if inferred.models else ""
-    names = {part.name for part in parts}
-    if content == "pipeline":
-        whole = "a whole" if {"vae", "text_encoder"} <= names else "a"
-        words = _joined([_PART_WORDS[name] for name in _PART_WORDS if name in names])
-        return f"{whole} {inferred.family + ' ' if inferred.family else ''}checkpoint {layout}{model}: {words}, {dtype}"
-    if content == "controlnet":
-        return f"a ControlNet{f' ({inferred.class_name})' if inferred.class_name else ''} {layout}{model}, {dtype}"
-    what = f"the UNet of {inferred.family}" if inferred.family else "a UNet"
-    beside = (
-        f", with {_joined(sorted(_PART_WORDS[name] for name in names & {'ema', 'controlnet'}))}" if names & {"ema", "controlnet"} else ""
-    )
-    return f"{what}{f' ({inferred.class_name})' if inferred.class_name else ''} {layout}{model}{beside}, {dtype}"
-
-
-def _other_record(header: Header, parts: Sequence[Part], main: Part) -> Checkpoint:
-    content = main.kind.content if main.kind.content in _CONTENT_WORDS else _content_of(main)
-    family = _TRANSFORMERS.get(main.kind.class_name or "") if content == "transformer" else None
-    layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
-    class_name = f" ({main.kind.class_name})" if main.kind.class_name else ""
-    of_family = f" of {family}" if family else ""
-    what = f"a diffusion transformer{of_family}, and no UNet" if content == "transformer" else _CONTENT_WORDS[content]
-    like_a_unet = content in ("transformer", *_WITHOUT_CONFIG)
-    return Checkpoint(
-        **_size(header),
-        content=content,
-        layout=main.kind.layout,
-        class_name=main.kind.class_name if like_a_unet else None,
-        family=family,
-        models=(),
-        summary=f"{what}{class_name}{layout}, {_dtype(main.tensors.values())}",
-        parts=_part_records(parts),
-        evidence=(part_evidence(main), *map(part_evidence, _beside(parts, main)), *metadata_evidence(header)),
-        untold=("its config is not found from names and shapes: its config.json is needed",) if content in _WITHOUT_CONFIG else (),
-    )
-
-
-def _content_of(part: Part) -> Content:
-    return "vae" if part.name == "vae" else "text_encoder"
-
-
-def _adapter_record(header: Header, adapter: Adapter) -> Checkpoint:
-    groups: dict[str, dict[str, TensorSpec]] = {}
-    for name, part in adapter.parts.items():
-        groups.setdefault(part, {})[name] = header.tensors[name]
-    family = f" for {adapter.family}" if adapter.family else ""
-    words = _joined([_PART_WORDS.get(name, name).replace("_", " ") for name in groups])
-    where = f", of its {words}" if adapter.content == "lora" else ""
-    return Checkpoint(
-        **_size(header),
-        content=adapter.content,
-        layout=None,
-        class_name=None,
-        models=(),
-        family=adapter.family,
-        summary=f"{adapter.what}{family}{where}, {_dtype(header.tensors.values())}",
-        parts=tuple(_part_record(name, _common_prefix(tensors), tensors) for name, tensors in groups.items()),
-        evidence=(*adapter.evidence, *metadata_evidence(header)),
-        untold=adapter.untold,
-    )
-
-
-def _unknown(header: Header, parts: Sequence[Part]) -> Checkpoint:
-    if not header.tensors:
-        summary, evidence = "a file without a tensor", ["its header lists none"]
-    else:
-        names = ", ".join(repr(name[:80]) for name in list(header.tensors)[:3])
-        summary = f"nothing that is known here, {_dtype(header.tensors.values())}"
-        evidence = [f"its names do not tell what it is, whole as it stands; the first are {names}"]
-    return Checkpoint(
-        **_size(header),
-        content="unknown",
-        layout=None,
-        class_name=None,
-        models=(),
-        family=None,
-        summary=summary,
-        parts=_part_records(parts),
-        evidence=(*evidence, *metadata_evidence(header)),
-    )
-
-
-def _size(header: Header) -> dict[str, Any]:
+        content = "pipeline" if names & {"vae", "text_encoder"} else "unet"
     return {
-        "name": header.name,
-        "files": header.files,
-        "bytes": header.bytes,
-        "tensors": len(header.tensors),
-        "params": count_params(header.tensors),
-        "metadata": header.metadata,
+        "content": content,
+        "layout": main.kind.layout,
+        "class_name": inferred.class_name,
+        "family": inferred.family,
+        "models": inferred.models,
+        "summary": _unet_summary(names, main, inferred, content),
+        "evidence": tuple(_unet_evidence(main, inferred)),
+        "untold": untold,
+        "config": inferred.config,
     }
 
 
-def _beside(parts: Sequence[Part], main: Part) -> list[Part]:
-    return [part for part in parts if part is not main and part.name != "other"]
+def _unet_summary(names: set[str], main: Part, inferred: Inferred, content: Content) -> str:
+    layout, dtype = f"in the {main.kind.layout} layout", _dtype(main.tensors.values())
+    model = f", like {inferred.models[0]}" if inferred.models else ""
+    class_name = f" ({inferred.class_name})" if inferred.class_name else ""
+    if content == "pipeline":
+        whole = "a whole" if {"vae", "text_encoder"} <= names else "a"
+        words = joined(word for name, word in _PART_WORDS.items() if name in names)
+        return f"{whole} {inferred.family + ' ' if inferred.family else ''}checkpoint {layout}{model}: {words}, {dtype}"
+    if content == "controlnet":
+        return f"a ControlNet{class_name} {layout}{model}, {dtype}"
+    what = f"the UNet of {inferred.family}" if inferred.family else "a UNet"
+    beside = sorted(_PART_WORDS[name] for name in names & {"ema", "controlnet"})
+    return f"{what}{class_name} {layout}{model}{f', with {joined(beside)}' if beside else ''}, {dtype}"
 
 
-def _part_records(parts: Iterable[Part]) -> tuple[CheckpointPart, ...]:
-    rank = {name: index for index, name in enumerate((*_ORDER, "ema", "other"))}
-    ordered = sorted(parts, key=lambda part: rank.get(part.name, len(rank)))
-    return tuple(_part_record(part.name, part.prefix, part.tensors) for part in ordered)
+def _unet_evidence(part: Part, inferred: Inferred) -> Iterator[str]:
+    if part.kind.because:
+        yield _name_evidence(part, f"a {part.kind.class_name or 'UNet'}")
+    yield from _shape_evidence(part)
+    if inferred.models:
+        yield f"{count_params(part.tensors):,} parameters and the structure of {', '.join(inferred.models)} (catalog)"
+
+
+def _name_evidence(part: Part, what: str) -> str:
+    layout = {None: "", "diffusers": ", in diffusers' layout", "original": ", in the original layout (LDM, ComfyUI)"}[part.kind.layout]
+    return f"{part.prefix + (part.kind.because or '')!r} is a tensor of {what}{layout}"
+
+
+def _shape_evidence(part: Part) -> Iterator[str]:
+    """Quote the tensors whose shapes decide what fits the UNet."""
+    named = tensors_in_diffusers_layout(part.tensors, part.kind.layout)
+    text = next((name for name in named if name.endswith(".attn2.to_k.weight")), "")
+    projection = text.partition(".transformer_blocks.")[0] + ".proj_in.weight"
+    for name, axes, meaning in (
+        ("conv_in.weight", 4, "{1} input channels, {0} in the first block"),
+        (text, 2, "cross-attends to {1}-dim text embeddings"),
+        (projection, 4, "a convolution, as in Stable Diffusion 1"),
+        (projection, 2, "a linear layer, as in Stable Diffusion 2 and XL"),
+        ("add_embedding.linear_1.weight", 2, "{1} values are embedded and added to the time embedding"),
+        ("class_embedding.linear_1.weight", 2, "conditioned on class labels"),
+        ("class_embedding.weight", 2, "conditioned on class labels"),
+    ):
+        if name in named and len(named[name].shape) == axes:
+            old = named[name].name
+            yield f"{quoted(part.prefix + old, part.tensors[old])}: {meaning.format(*named[name].shape)}"
+
+
+def _part_evidence(part: Part) -> str:
+    words = {"vae": "the VAE", "text_encoder": "the text encoder", "ema": "EMA weights (a moving average of the UNet's)"}
+    if part.prefix and part.name in words:
+        return f"{plural(len(part.tensors), 'tensor')} with prefix {part.prefix!r}: {words[part.name]}"
+    if part.kind.because and part.kind.content in CONTENT_WORDS:
+        return _name_evidence(part, CONTENT_WORDS[part.kind.content])
+    return f"{plural(len(part.tensors), 'tensor')} with prefix {part.prefix!r}" if part.prefix else "no known names"
+
+
+def _other_fields(main: Part) -> dict[str, Any]:
+    content, class_name = main.kind.content, main.kind.class_name
+    if content not in CONTENT_WORDS:
+        content = "vae" if main.name == "vae" else "text_encoder"
+    family = _TRANSFORMERS.get(class_name or "") if content == "transformer" else None
+    what = f"{CONTENT_WORDS[content]}{f' of {family}' if family else ''}{', not a UNet' if content == 'transformer' else ''}"
+    layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
+    needs_config = content in ("motion_adapter", "t2i_adapter")
+    return {
+        "content": content,
+        "layout": main.kind.layout,
+        "class_name": class_name if needs_config or content == "transformer" else None,
+        "family": family,
+        "summary": f"{what}{f' ({class_name})' if class_name else ''}{layout}, {_dtype(main.tensors.values())}",
+        "evidence": (_part_evidence(main),),
+        "untold": ("cannot infer the config: use its config.json",) if needs_config else (),
+    }
+
+
+def _adapter_fields(header: Header, adapter: Adapter) -> dict[str, Any]:
+    groups: dict[str, dict[str, TensorSpec]] = {}
+    for name, part in adapter.parts.items():
+        groups.setdefault(part, {})[name] = header.tensors[name]
+    variant = f", {adapter.variant}" if adapter.variant else ""
+    family = f" for {adapter.family}" if adapter.family else ""
+    where = joined(_PART_WORDS.get(name, name) for name in groups)
+    return {
+        "content": adapter.content,
+        "family": adapter.family,
+        "summary": f"{CONTENT_WORDS[adapter.content]}{family}{f' ({where}{variant})' if adapter.content == 'lora' else ''}, "
+        f"{_dtype(header.tensors.values())}",
+        "parts": tuple(_part_record(name, _common_prefix(tensors), tensors) for name, tensors in groups.items()),
+        "evidence": adapter.evidence,
+        "untold": adapter.untold,
+    }
+
+
+def _unknown_fields(header: Header) -> dict[str, Any]:
+    if not header.tensors:
+        return {"content": "unknown", "summary": "a file without tensors", "evidence": ("no tensors in its header",)}
+    names = ", ".join(repr(name[:_LONGEST]) for name in list(header.tensors)[:3])
+    summary = f"unknown file type, {_dtype(header.tensors.values())}"
+    return {"content": "unknown", "summary": summary, "evidence": (f"no known names; the first are {names}",)}
 
 
 def _part_record(name: str, prefix: str, tensors: Mapping[str, TensorSpec]) -> CheckpointPart:
@@ -219,14 +211,10 @@ def _bytes_by_dtype(tensors: Iterable[TensorSpec]) -> dict[str, int]:
 
 
 def _dtype(tensors: Iterable[TensorSpec]) -> str:
-    """Say which dtypes take at least a hundredth of the bytes, as torch calls them."""
+    """Name the dtypes that take at least a hundredth of the bytes, as torch does."""
     sizes = _bytes_by_dtype(tensors)
     total = sum(sizes.values())
-    return _joined([_DTYPES.get(dtype, dtype) for dtype, size in sizes.items() if 100 * size >= total]) or "without a number"
-
-
-def _joined(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return joined([_DTYPES.get(dtype, dtype) for dtype, size in sizes.items() if 100 * size >= total] or ["no values"])
 
 
 def _common_prefix(names: Iterable[str]) -> str:

@@ -1,44 +1,38 @@
-"""The config of a UNet from the names and shapes of its tensors; what they do not tell is taken from the catalog or from convention."""
+"""The config of a UNet from the names and shapes of its tensors; what they do not show is that of a model in the catalog, or the usual."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import gcd
 from typing import Any
 
 from msgspec import Struct
 
 from unetinspect.catalog import Entry, load_catalog
-from unetinspect.checkpoint.config_keys import DEFAULTS
+from unetinspect.checkpoint.adapters import FAMILIES
+from unetinspect.checkpoint.affixes import NOT_PARAMETERS
+from unetinspect.checkpoint.config_from_shapes import Config, config_from_shapes
+from unetinspect.checkpoint.config_keys import INFERRED, defaults_of
 from unetinspect.checkpoint.header import TensorSpec
-from unetinspect.checkpoint.match import models_like, models_of_class
-from unetinspect.checkpoint.names import Names, UnclearError
-from unetinspect.checkpoint.original import modernized, original_to_diffusers
-from unetinspect.checkpoint.structure import UNetShape, read_structure
-from unetinspect.checkpoint.told import told_config
+from unetinspect.checkpoint.original_layout import FileTensor, diffusers_tensors
+from unetinspect.checkpoint.structure import Structure, TensorTree, UnclearError, read_structure
 from unetinspect.record.checkpoint import Layout
 
-Config = dict[str, Any]
-
-# What files hold beside the parameters: positions, the filters of 1D UNets, the scales of weights in 8 bits.
-_BESIDE = (
-    ".pe",
-    "down.kernel",
-    "up.kernel",
-    "position_ids",
-    ".scale_weight",
-    ".scale_input",
-    ".weight_scale",
-    ".input_scale",
-    "scaled_fp8",
-)
 # Written also where they have diffusers' default value: what a reader looks for in a config.
 _ALWAYS = (
     *("sample_size", "in_channels", "out_channels", "down_block_types", "mid_block_type", "up_block_types", "block_out_channels"),
     *("layers_per_block", "cross_attention_dim", "attention_head_dim", "norm_num_groups"),
 )
-_FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
-_NEEDS_CONFIG = "its config.json is needed"
+# The models that a structure is known by: of several with the same one they come first, the others in the catalog's order.
+_KNOWN_FIRST = ("sd15", "sd14", "sdxl", "sd21", "sd21-base", "sd15-inpaint", "instruct-pix2pix", "ddpm-cat-256", "audioldm-s-full-v2")
+# Keys of a structure that are compared as they are.
+_COMPARED = (
+    *("in_channels", "out_channels", "block_out_channels", "mid_block_type", "resnet_time_scale_shift", "time_embedding_type"),
+    *("time_cond_proj_dim", "conv_in_kernel", "conv_out_kernel", "encoder_hid_dim", "addition_embed_type", "num_class_embeds"),
+    *("projection_class_embeddings_input_dim", "attention_type", "class_embeddings_concat", "num_train_timesteps", "add_attention"),
+)
+# Keys in which models of one structure may differ.
+_DIFFERING = ("sample_size", "attention_head_dim", "upcast_attention", "class_embed_type", "norm_eps", "freq_shift", "act_fn")
 
 
 class Inferred(Struct, frozen=True, kw_only=True):
@@ -46,10 +40,10 @@ class Inferred(Struct, frozen=True, kw_only=True):
 
     Attributes:
         class_name: The diffusers class.
-        config: Its config; None where they do not tell it.
-        models: The models of the catalog that have its structure, the one that it is known by first.
-        family: What it belongs to, as the catalog calls it; None: it is like nothing there.
-        untold: What they do not tell, and what is taken in its place, a sentence each.
+        config: Its config; None where it cannot be inferred.
+        models: The models of the catalog with its structure, the best known first.
+        family: What it belongs to, as the catalog calls it; None: no model there is like it.
+        untold: What is assumed, since names and shapes do not show it, a sentence each.
     """
 
     class_name: str | None
@@ -67,155 +61,164 @@ def infer_config(
 ) -> Inferred:
     """Return the config of a UNet whose tensors have these names, any prefix taken off.
 
-    `class_name` is the diffusers class, where names have said it; None: whether it is a UNet2DModel or a UNet2DConditionModel
-    is seen here. `entries` are the models to compare with, None: those of the catalog.
+    `class_name` is the diffusers class, if names have shown it; None: it is either of the two whose configs are inferred.
+    `entries` are the models to compare with, None: those of the catalog.
     """
-    known = list(load_catalog().values()) if entries is None else list(entries)
+    known = load_catalog().values() if entries is None else entries
     params = count_params(tensors)
-    if class_name not in (None, *DEFAULTS):
-        return _matched_whole(models_of_class(known, class_name, params), class_name)
+    if class_name not in (None, *INFERRED):
+        return _by_size(_models_of_class(known, class_name, params), class_name)
     try:
-        names = Names({new: tensors[old].shape for new, old in diffusers_names(tensors, layout).items()})
-        unet = read_structure(names)
-        found = class_name or _class_of(unet, names)
-        told = {"_class_name": found, **told_config(names, unet, found)}
+        tree = TensorTree({name: tensor.shape for name, tensor in tensors_in_diffusers_layout(tensors, layout).items()})
+        unet = read_structure(tree)
+        found = class_name or _class_of(unet, tree)
+        config: Config = {"_class_name": found, **config_from_shapes(tree, unet, found)}
     except UnclearError as error:
-        return Inferred(class_name=class_name, config=None, untold=(f"no config is found from names and shapes, since {error}",))
-    matches = models_like(known, told, params)
-    if matches:
-        return _matched(matches, told)
-    return _by_convention(told, unet)
+        return Inferred(class_name=class_name, config=None, untold=(f"cannot infer the config: {error}",))
+    structure = structure_of(config)
+    matches = [entry for entry in _models_of_class(known, found, params) if structure_of(entry.config) == structure]
+    return _like(matches, found) if matches else _by_convention(config, unet)
 
 
 def count_params(tensors: Mapping[str, TensorSpec]) -> int:
-    """Count the numbers that are parameters: buffers, which files hold too, are none."""
-    return sum(tensor.elements for name, tensor in tensors.items() if not name.endswith(_BESIDE))
+    """Count the numbers that are parameters; files contain buffers too."""
+    return sum(tensor.elements for name, tensor in tensors.items() if not name.endswith(NOT_PARAMETERS))
 
 
-def diffusers_names(names: Mapping[str, TensorSpec], layout: Layout | None) -> dict[str, str]:
-    """Return the name that a tensor has in the file by the name that diffusers has for it."""
-    if layout == "original":
-        renamed = original_to_diffusers(names, added=_has_added_embedding(names))
-        return {new: old for old, new in renamed.items()}
-    return {modernized(name): name for name in names}
+def tensors_in_diffusers_layout(tensors: Mapping[str, TensorSpec], layout: Layout | None) -> dict[str, FileTensor]:
+    """Return the tensors of a UNet, any prefix taken off, by the names that diffusers has for them."""
+    return diffusers_tensors({name: tensor.shape for name, tensor in tensors.items()}, layout)
 
 
-def _has_added_embedding(tensors: Mapping[str, TensorSpec]) -> bool:
-    """Tell whether `label_emb` is that of SDXL: both it and the one of unCLIP are a pair of linear layers, the texts differ."""
-    widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith(".attn2.to_k.weight") and tensor.shape}
-    return bool(widths) and min(widths) > max(width for width, family in _FAMILIES.items() if family != "Stable Diffusion XL")
+def structure_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a config says of names and shapes, with diffusers' defaults filled in, and nothing else."""
+    full = {**defaults_of(config["_class_name"]), **config}
+    levels = len(full["block_out_channels"])
+    down, up = ([_block_kind(block) for block in full[key]] for key in ("down_block_types", "up_block_types"))
+    crossing = ["CrossAttn" in one + other for one, other in zip(down, reversed(up), strict=False)]
+    crossing[-1:] = [crossing[-1] or "CrossAttn" in str(full["mid_block_type"])] if crossing else []
+    structure = {key: full.get(key) for key in _COMPARED}
+    structure |= {"blocks": [_without_last(down), _without_last(up)], "layers": _per_level(full["layers_per_block"], levels)}
+    if any(crossing):
+        widths = _per_level(full["cross_attention_dim"], levels)
+        structure["widths"] = [width if crosses else None for width, crosses in zip(widths, crossing, strict=False)]
+        structure["linear"] = full["use_linear_projection"]
+    return structure
 
 
-def _class_of(unet: UNetShape, names: Names) -> str:
-    """Tell a conditioned UNet by what the other class does not have: text, guidance, layers by block, a mid block of one resnet."""
+def _block_kind(block_type: Any) -> str:
+    return str(block_type).removeprefix("UNetRes").replace("Downsample", "Down").replace("Upsample", "Up")
+
+
+def _without_last(blocks: list[str]) -> list[str]:
+    """Leave out the type of a last block without attention: only its sampler would show it, and it has none."""
+    return [*blocks[:-1], *(block if "Attn" in block else "last" for block in blocks[-1:])]
+
+
+def _per_level(value: Any, levels: int) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] * levels
+
+
+def _class_of(unet: Structure, tree: TensorTree) -> str:
+    """Tell the classes apart by what only UNet2DConditionModel has: text, guidance, layers by block, a mid block of one resnet."""
     by_block = len({block.layers for block in unet.down}) > 1
-    if any(attention.context for attention in unet.attentions) or "time_embedding.cond_proj.weight" in names or by_block:
-        return "UNet2DConditionModel"
-    return "UNet2DConditionModel" if unet.mid and unet.mid.layers == 1 else "UNet2DModel"
+    reads_text = any(attention.context for attention in unet.attentions)
+    small_mid = unet.mid is not None and unet.mid.layers == 1
+    is_conditioned = reads_text or "time_embedding.cond_proj.weight" in tree or by_block or small_mid
+    return "UNet2DConditionModel" if is_conditioned else "UNet2DModel"
 
 
-def _matched_whole(matches: list[Entry], class_name: str | None) -> Inferred:
-    """Take the config of a model of the same class and size, for classes whose configs names and shapes do not tell."""
+def _models_of_class(entries: Iterable[Entry], class_name: str | None, params: int) -> list[Entry]:
+    fitting = [entry for entry in entries if entry.class_name == class_name and entry.params == params]
+    rank = {name: index for index, name in enumerate(_KNOWN_FIRST)}
+    return sorted(fitting, key=lambda entry: rank.get(entry.name, len(rank)))  # a stable sort: ties keep the catalog's order
+
+
+def _by_size(matches: list[Entry], class_name: str | None) -> Inferred:
+    """Return the config of a model of the same class and size, for classes whose configs names and shapes do not show."""
     if not matches:
-        without = (f"the config of a {class_name} is not found from names and shapes: {_NEEDS_CONFIG}",)
-        return Inferred(class_name=class_name, config=None, untold=without)
+        return Inferred(class_name=class_name, config=None, untold=(f"cannot infer the config of {class_name}: use its config.json",))
     first = matches[0]
-    untold = f"the whole config is that of {first.name} in the catalog: it has the same class and as many parameters"
-    return Inferred(
-        class_name=class_name,
-        config=dict(first.config),
-        models=tuple(entry.name for entry in matches),
-        family=first.family,
-        untold=(untold, *_differences(matches)),
-    )
+    assumed = f"config: assumed, as in {first.name} of the catalog (same class and number of parameters)"
+    return _matched(matches, dict(first.config), assumed)
 
 
-def _matched(matches: list[Entry], told: Config) -> Inferred:
-    first, keys = matches[0], DEFAULTS[told["_class_name"]]
-    config = {"_class_name": told["_class_name"], **{key: value for key, value in first.config.items() if key in keys}}
-    filled = {**keys, **config}
-    taken = ", ".join(f"{key} {filled[key]!r}" for key in ("attention_head_dim", "sample_size", "norm_num_groups", "act_fn"))
-    return Inferred(
-        class_name=told["_class_name"],
-        config=_ordered(config, told["_class_name"]),
-        models=tuple(entry.name for entry in matches),
-        family=first.family,
-        untold=(f"{taken} are taken from {first.name} in the catalog: no name or shape tells them", *_differences(matches)),
-    )
+def _like(matches: list[Entry], class_name: str) -> Inferred:
+    first, defaults = matches[0], defaults_of(class_name)
+    filled = {**defaults, **first.config}
+    assumed = ", ".join(f"{key} {filled[key]!r}" for key in ("attention_head_dim", "sample_size", "norm_num_groups", "act_fn"))
+    return _matched(matches, _ordered(first.config, class_name), f"{assumed}: assumed, as in {first.name} of the catalog")
 
 
-def _differences(matches: list[Entry]) -> tuple[str, ...]:
-    """Say which other models fit as well, and in what their configs differ from the one that is taken."""
+def _matched(matches: list[Entry], config: Config, assumed: str) -> Inferred:
     first, *others = matches
-    if not others:
-        return ()
-    names = ", ".join(entry.name for entry in others)
-    keys = ("sample_size", "attention_head_dim", "upcast_attention", "class_embed_type", "norm_eps", "freq_shift", "act_fn")
-    differing = [key for key in keys if any(_value(entry, key) != _value(first, key) for entry in others)]
-    in_what = f"; their configs differ in {', '.join(differing)}" if differing else ", and nothing that counts differs in their configs"
-    return (f"the same structure is that of {names}{in_what}",)
+    untold = [assumed]
+    if others:
+        names = ", ".join(entry.name for entry in others)
+        differing = [key for key in _DIFFERING if any(_value(entry, key) != _value(first, key) for entry in others)]
+        differences = f"configs differ in {', '.join(differing)}" if differing else "configs differ in nothing that matters"
+        untold.append(f"same structure: {names} ({differences})")
+    models = tuple(entry.name for entry in matches)
+    return Inferred(class_name=first.class_name, config=config, models=models, family=first.family, untold=tuple(untold))
 
 
 def _value(entry: Entry, key: str) -> Any:
-    return {**DEFAULTS.get(entry.class_name, {}), **entry.config}.get(key)
+    return {**defaults_of(entry.class_name), **entry.config}.get(key)
 
 
-def _by_convention(told: Config, unet: UNetShape) -> Inferred:
-    """Take what models of its kind have for what names and shapes do not tell."""
-    class_name, channels = told["_class_name"], told["block_out_channels"]
-    groups = _most(32, channels)
-    usual = 128 if told.get("addition_embed_type") == "text_time" else 64
-    config = told | {"sample_size": max(usual, 2 ** len(channels)), "norm_num_groups": told.get("norm_num_groups", groups)}
-    if told.get("attn_norm_num_groups") is not None:
+def _by_convention(found: Config, unet: Structure) -> Inferred:
+    """Add what similar models have where names and shapes show nothing."""
+    class_name, channels = found["_class_name"], found["block_out_channels"]
+    groups, is_sdxl = _largest_divisor(32, channels), found.get("addition_embed_type") == "text_time"
+    heads, why = _heads(found, unet)
+    config = {
+        **found,
+        "sample_size": max(128 if is_sdxl else 64, 2 ** len(channels)),
+        "norm_num_groups": found.get("norm_num_groups", groups),
+        "attention_head_dim": heads,
+    }
+    untold = [f"attention_head_dim {heads!r}: assumed, {why}"]
+    if found.get("attn_norm_num_groups") is not None:
         config["attn_norm_num_groups"] = groups
-    heads, why = _heads(told, unet)
-    config["attention_head_dim"] = heads
-    untold = [f"attention_head_dim {heads!r} is {why}: no name or shape tells the number of heads"]
-    if told.get("addition_embed_type") == "text_time":
+    if is_sdxl:
         config["addition_time_embed_dim"] = 256
-        untold.append("addition_time_embed_dim 256 is what every Stable Diffusion XL has: no name or shape tells it")
-    if told.get("addition_embed_type") == "text":
-        config["addition_embed_type_num_heads"] = _most(64, [unet.down[0].channels])
-    rest = ", ".join(f"{key} {config[key]!r}" for key in ("sample_size", "norm_num_groups"))
-    untold.append(f"{rest} and act_fn 'silu' are what is usual: no name or shape tells them")
-    return Inferred(class_name=class_name, config=_ordered(config, class_name), family=_family(told, unet), untold=tuple(untold))
+        untold.append("addition_time_embed_dim 256: assumed, as in every Stable Diffusion XL")
+    if found.get("addition_embed_type") == "text":
+        config["addition_embed_type_num_heads"] = _largest_divisor(64, channels[:1])
+    usual = ", ".join(f"{key} {config[key]!r}" for key in ("sample_size", "norm_num_groups"))
+    untold.append(f"{usual}, act_fn 'silu': assumed, the usual values")
+    return Inferred(class_name=class_name, config=_ordered(config, class_name), family=_family(found, unet), untold=tuple(untold))
 
 
-def _family(told: Config, unet: UNetShape) -> str | None:
-    """Tell a relative of Stable Diffusion by the width of its text."""
-    width = told.get("cross_attention_dim")
-    kinds = {attention.kind for attention in unet.attentions}
-    if kinds != {"transformer"} or not isinstance(width, int):
+def _family(config: Config, unet: Structure) -> str | None:
+    """Return the family of a relative of Stable Diffusion, by the width of its text embeddings."""
+    width = config.get("cross_attention_dim")
+    if {attention.kind for attention in unet.attentions} != {"transformer"} or not isinstance(width, int):
         return None
-    return "Stable Diffusion XL" if told.get("addition_embed_type") == "text_time" else _FAMILIES.get(width)
+    return "Stable Diffusion XL" if config.get("addition_embed_type") == "text_time" else FAMILIES.get(width)
 
 
-def _heads(told: Config, unet: UNetShape) -> tuple[Any, str]:
-    """Return `attention_head_dim`, which is a number of heads for transformers and the channels of a head elsewhere; and why."""
-    channels, kinds = told["block_out_channels"], {attention.kind for attention in unet.attentions}
-    if told["_class_name"] == "UNet2DModel" or "transformer" not in kinds:
-        size = 8 if told["_class_name"] == "UNet2DModel" else 64
-        return _most(size, channels), "the channels of a head that are usual for such blocks"
-    if told["use_linear_projection"] or told["cross_attention_dim"] in (1024, 2048):
-        heads = [_most(max(count // 64, 1), [count]) for count in channels]
-        return heads, "a head for each 64 channels, as in Stable Diffusion 2 and XL"
-    return _most(8, channels), "as in Stable Diffusion 1"
+def _heads(config: Config, unet: Structure) -> tuple[Any, str]:
+    """Return `attention_head_dim`, the number of heads of transformers, and elsewhere the channels of a head; and why."""
+    channels = config["block_out_channels"]
+    if config["_class_name"] == "UNet2DModel":
+        return _largest_divisor(8, channels), "the usual channels of a head in such blocks"
+    if not any(attention.kind == "transformer" for attention in unet.attentions):
+        return _largest_divisor(64, channels), "the usual channels of a head in such blocks"
+    if config["use_linear_projection"] or config["cross_attention_dim"] in (1024, 2048):
+        heads = [_largest_divisor(max(count // 64, 1), [count]) for count in channels]
+        return heads, "one head per 64 channels, as in Stable Diffusion 2 and XL"
+    return _largest_divisor(8, channels), "as in Stable Diffusion 1"
 
 
-def _most(limit: int, channels: list[int]) -> int:
+def _largest_divisor(limit: int, channels: list[int]) -> int:
     """Return the largest number up to a limit that divides all of these."""
     common = gcd(*channels)
     return next(number for number in range(min(limit, common), 0, -1) if common % number == 0)
 
 
-def _ordered(config: Config, class_name: str) -> Config:
-    """Write keys in diffusers' order, those of its defaults left out but for the ones that a reader looks for."""
-    defaults = DEFAULTS[class_name]
-    kept = {
-        key: _plain(config[key]) for key in defaults if key in config and (key in _ALWAYS or _plain(config[key]) != _plain(defaults[key]))
-    }
+def _ordered(config: Mapping[str, Any], class_name: str) -> Config:
+    """Put keys in diffusers' order, and leave out those at their defaults, but for the ones that a reader looks for."""
+    defaults = defaults_of(class_name)
+    kept = {key: config[key] for key in defaults if key in config and (key in _ALWAYS or config[key] != defaults[key])}
     return {"_class_name": class_name, **kept}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -3,112 +3,156 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from unetinspect.naming.original import original_names, prefix_of, why_none
-from unetinspect.record import Module, Shape, Trace
+from unetinspect.checkpoint.original_layout import HINT_BLOCKS, Block, label_module, original_modules
+from unetinspect.record import Module, Trace
 from unetinspect.record.checkpoint import Name
 
 # Layers that a LoRA is made for; the second names are those of diffusers before 0.26.
 _KOHYA_LAYERS = ("Linear", "Conv2d", "LoRACompatibleLinear", "LoRACompatibleConv")
 _PEFT_LAYERS = (*_KOHYA_LAYERS, "Conv1d", "Conv3d")
-# The classes into which diffusers' pipelines load LoRAs under this prefix.
+# The classes into which diffusers' pipelines load LoRAs, whose keys start with this prefix.
 _PEFT_PREFIX = "unet."
 _PEFT_CLASSES = ("UNet2DConditionModel", "UNetMotionModel")
 # The classes without `attn_processors`: their layers have a processor each, and no key to set it by.
 _WITHOUT_PROCESSORS = ("StableCascadeUNet", "UNet1DModel", "UNet2DModel")
 _LISTS = ("ModuleList", "Sequential", "ModuleDict")
+# What names in the original layout start with in a whole checkpoint.
+_ORIGINAL_PREFIXES = {"UNet2DConditionModel": "model.diffusion_model.", "ControlNetModel": "control_model."}
+_ORIGINAL_BLOCKS = {
+    "down_blocks": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "mid_block": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"),
+    "up_blocks": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
+_TRANSFORMER = re.compile(r"(?:(?:down|up)_blocks\.[0-9]+|mid_block)\.attentions\.[0-9]+")
+# What a transformer of the original code consists of: diffusers kept these names.
+_IN_TRANSFORMER = re.compile(
+    r"\.(norm|proj_in|proj_out|transformer_blocks(\.[0-9]+(\.(norm[123]|attn[12](\.(to_[qkv]|to_out(\.0)?))?|ff(\.net(\.0(\.proj)?|\.2)?)?))?)?)"
+)
 _BLOCK = re.compile(r"(input_blocks|output_blocks)\.([0-9]+)\b|(middle_block)\b")
 
 
 def names_of(trace: Trace) -> tuple[Name, ...]:
     """Return all modules of a UNet, each followed by its own tensors, in the order of `named_modules()`."""
-    return tuple(_Naming(trace).names())
+    return tuple(_names(trace))
 
 
-class _Naming:
-    """What each tool's names are made of."""
+def _names(trace: Trace) -> Iterator[Name]:
+    class_name = trace.model.class_name
+    originals, processors, ip_adapter = _original_names(trace), _processor_layers(trace), _ip_adapter_layers(trace)
+    prefix = _ORIGINAL_PREFIXES.get(class_name, "")
+    merges = class_name == "UNet2DConditionModel"
+    for module in trace.modules:
+        path, original = module.path, originals.get(module.path)
+        block = _block_of(original) if original and merges else None
+        is_trained = module.class_name in _PEFT_LAYERS and class_name in _PEFT_CLASSES
+        has_kohya = original is not None and merges and module.class_name in _KOHYA_LAYERS
+        if path:
+            yield Name(
+                path=path,
+                kind="module",
+                class_name=module.class_name,
+                original=original,
+                comfyui=prefix + original if original else None,
+                block=block,
+                kohya="lora_unet_" + str(original if is_sdxl(trace) else path).replace(".", "_") if has_kohya else None,
+                peft=_PEFT_PREFIX + path if is_trained else None,
+                processor=f"{path}.processor" if path in processors else None,
+                ip_adapter=ip_adapter.get(path),
+            )
+        for own, shape in module.tensors.items():
+            yield Name(
+                path=f"{path}.{own}".lstrip("."),
+                kind="tensor",
+                class_name=module.class_name,
+                shape=shape,
+                original=f"{original}.{own}" if original else None,
+                comfyui=f"{prefix}{original}.{own}" if original else None,
+                block=block,
+            )
 
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
-        self._originals = original_names(trace)
-        self._prefix = prefix_of(trace) if self._originals else ""
-        self._merges = trace.model.class_name == "UNet2DConditionModel"
-        self._as_original = is_sdxl(trace)
-        self._processors = processor_layers(trace)
-        self._ip_adapter = ip_adapter_layers(trace)
 
-    def names(self) -> Iterator[Name]:
-        for module in self._trace.modules:
-            if module.path:
-                yield self._module(module)
-            for own, shape in module.tensors.items():
-                yield self._tensor(module, own, shape)
+def _original_names(trace: Trace) -> dict[str, str]:
+    """Return the original name of each module that has parameters, by its path; nothing where the original code has no such UNet."""
+    if _why_not_original(trace) is not None:
+        return {}
+    classes = {module.path: module.class_name for module in trace.modules}
+    names = original_modules(_blocks(classes, "down"), _blocks(classes, "up"), _label(classes))
+    hint = "controlnet_cond_embedding"
+    if sum(path.startswith(f"{hint}.blocks.") for path in classes) != HINT_BLOCKS:
+        names = {path: name for path, name in names.items() if not path.startswith(hint)}
+    found = {}
+    for module in trace.modules:
+        transformer = _TRANSFORMER.match(module.path)
+        if transformer and _IN_TRANSFORMER.fullmatch(module.path, transformer.end()):
+            name: str | None = names[transformer[0]] + module.path[transformer.end() :]
+        else:
+            name = names.get(module.path)
+        if name and module.params:
+            found[module.path] = name
+    return found
 
-    def _module(self, module: Module) -> Name:
-        path = module.path
-        original = self._originals.get(path)
-        trained = module.class_name in _PEFT_LAYERS and self._trace.model.class_name in _PEFT_CLASSES
-        return Name(
-            path=path,
-            kind="module",
-            class_name=module.class_name,
-            original=original,
-            comfyui=self._in_checkpoint(original),
-            block=self._block(original),
-            kohya=self._kohya(module, original),
-            peft=_PEFT_PREFIX + path if trained else None,
-            processor=f"{path}.processor" if path in self._processors else None,
-            ip_adapter=self._ip_adapter.get(path),
-        )
 
-    def _tensor(self, module: Module, own: str, shape: Shape) -> Name:
-        original = self._originals.get(module.path)
-        original = f"{original}.{own}" if original else None
-        return Name(
-            path=f"{module.path}.{own}" if module.path else own,
-            kind="tensor",
-            class_name=module.class_name,
-            shape=shape,
-            original=original,
-            comfyui=self._in_checkpoint(original),
-            block=self._block(original),
-        )
+def _blocks(classes: Mapping[str, str], way: str) -> list[Block]:
+    blocks: list[Block] = []
+    while (path := f"{way}_blocks.{len(blocks)}") in classes:
+        transformers: list[bool] = []
+        while f"{path}.resnets.{len(transformers)}" in classes:
+            transformers.append(f"{path}.attentions.{len(transformers)}" in classes)
+        blocks.append(Block(transformers, sampler=f"{path}.{way}samplers.0" in classes))
+    return blocks
 
-    def _in_checkpoint(self, original: str | None) -> str | None:
-        return self._prefix + original if original else None
 
-    def _block(self, original: str | None) -> str | None:
-        return block_of(original) if original and self._merges else None
+def _label(classes: Mapping[str, str]) -> dict[str, str]:
+    """Return what the original code calls `label_emb`: one of two embeddings, which only diffusers has side by side."""
+    added, of_class = classes.get("add_embedding"), classes.get("class_embedding")
+    if added == "TimestepEmbedding" and of_class is None:
+        return label_module("add_embedding", is_table=False)
+    if added is None and of_class in ("TimestepEmbedding", "Embedding"):
+        return label_module("class_embedding", is_table=of_class == "Embedding")
+    return {}
 
-    def _kohya(self, module: Module, original: str | None) -> str | None:
-        if original is None or not self._merges or module.class_name not in _KOHYA_LAYERS:
-            return None
-        return "lora_unet_" + (original if self._as_original else module.path).replace(".", "_")
+
+def _why_not_original(trace: Trace) -> str | None:
+    """Say why nothing of this UNet has a name in the original layout; None: most of it has one."""
+    class_name = trace.model.class_name
+    if class_name not in _ORIGINAL_PREFIXES:
+        return f"known for {' and '.join(_ORIGINAL_PREFIXES)}, not for {class_name}"
+    classes = {module.path: module.class_name for module in trace.modules}
+    for path, found in classes.items():
+        top, _, rest = path.partition(".")
+        is_block = top in _ORIGINAL_BLOCKS and (rest.isdigit() or path == "mid_block")
+        if is_block and found not in _ORIGINAL_BLOCKS[top]:
+            return f"the original code has no block like {path} ({found})"
+        if found == "DualTransformer2DModel":
+            return f"the original code has one transformer where {path} has two"
+    kind = classes.get("class_embedding", "Embedding")
+    return None if kind in ("Embedding", "TimestepEmbedding") else f"the original code has no class embedding like this one ({kind})"
 
 
 def is_sdxl(trace: Trace) -> bool:
-    """Tell whether kohya-ss trains such a UNet in the original layout, as it does SDXL: it embeds text and time together."""
+    """Say whether kohya-ss trains such a UNet in the original layout, as it does SDXL: it embeds text and time together."""
     return trace.model.config.get("addition_embed_type") == "text_time"
 
 
-def processor_layers(trace: Trace) -> set[str]:
+def _processor_layers(trace: Trace) -> set[str]:
     """Return the attention layers that have a key in `unet.attn_processors`, of those that ran."""
     if trace.model.class_name in _WITHOUT_PROCESSORS:
         return set()
     return {layer.path for layer in trace.attentions if layer.index is not None}
 
 
-def ip_adapter_layers(trace: Trace) -> dict[str, int]:
+def _ip_adapter_layers(trace: Trace) -> dict[str, int]:
     """Return the number of each cross-attention layer in the keys of an IP-Adapter."""
     ports = (port for port in trace.ports if port.kind == "ip-adapter" and port.name.endswith(".to_k_ip"))
     return {port.joins: int(port.name.partition(".")[0]) for port in ports}
 
 
-def block_of(original: str) -> str | None:
-    """Return the block of merge-block-weighted that a module of the original layout lies in.
+def _block_of(original: str) -> str | None:
+    """Return the block of merge-block-weighted that a module of the original layout is in.
 
-    >>> block_of("input_blocks.4.1"), block_of("middle_block.1.norm"), block_of("output_blocks.11.0"), block_of("time_embed.0")
+    >>> _block_of("input_blocks.4.1"), _block_of("middle_block.1.norm"), _block_of("output_blocks.11.0"), _block_of("time_embed.0")
     ('IN04', 'M00', 'OUT11', None)
     """
     found = _BLOCK.match(original)
@@ -120,7 +164,7 @@ def block_of(original: str) -> str | None:
 def items_of(trace: Trace) -> tuple[str, ...]:
     """Return the paths of the modules that blocks are made of (resnets, transformers, samplers), and of those outside blocks.
 
-    They stand in the order of their first call; what never ran comes last.
+    They are in the order of their first call; what never ran comes last.
     """
     steps = {module.path: module.step for module in trace.modules if module.step is not None}
     children: dict[str, list[Module]] = {}
@@ -144,28 +188,25 @@ def absent(trace: Trace) -> dict[str, str]:
     """Say for each naming that has no name for anything of this UNet why, by the field of `Name`."""
     found: dict[str, str] = {}
     class_name = trace.model.class_name
-    reason = why_none(trace)
+    reason = _why_not_original(trace)
     if reason:
-        found["original"] = f"no name in the original layout: {reason}"
+        found["original"] = f"no original name: {reason}"
     if reason or class_name != "UNet2DConditionModel":
-        found["block"] = "no block of merge-block-weighted, which counts the blocks of Stable Diffusion's original layout"
-        found["kohya"] = "no LoRA key of kohya-ss, which trains Stable Diffusion's UNets"
+        found["block"] = "no block number: merge-block-weighted numbers the blocks of Stable Diffusion's original layout"
+        found["kohya"] = "no kohya-ss LoRA key: kohya-ss trains Stable Diffusion's UNets only"
     if class_name not in _PEFT_CLASSES:
-        found["peft"] = f"no LoRA key of diffusers, whose pipelines load LoRAs into {' and '.join(_PEFT_CLASSES)}"
-    if not processor_layers(trace):
+        found["peft"] = f"no PEFT LoRA key: diffusers' pipelines load LoRAs into {' and '.join(_PEFT_CLASSES)} only"
+    if not _processor_layers(trace):
         has_none = class_name in _WITHOUT_PROCESSORS
-        found["processor"] = f"no key of a processor: {class_name} has {'no attn_processors' if has_none else 'no attention here'}"
-    if not ip_adapter_layers(trace):
-        found["ip_adapter"] = "no number in an IP-Adapter's keys: this UNet has no cross-attention that diffusers loads one into"
+        found["processor"] = f"no processor key: {class_name} has {'no attn_processors' if has_none else 'no attention here'}"
+    if not _ip_adapter_layers(trace):
+        found["ip_adapter"] = "no IP-Adapter number: this UNet has no cross-attention that diffusers loads one into"
     return found
 
 
 def by_rule(trace: Trace) -> str | None:
-    """Say of a UNet that the original code cannot build by what rule it has names in its layout all the same; None: it can."""
+    """Say by what rule a UNet has original names that the original code cannot build; None: it can."""
     classes = {module.path: module.class_name for module in trace.modules}
-    if why_none(trace) is not None or "mid_block.attentions.0" in classes:
+    if _why_not_original(trace) is not None or "mid_block.attentions.0" in classes:
         return None
-    return (
-        "the original code always has a transformer in its middle block, and this UNet has none: its names follow the rule by which "
-        "ComfyUI reads such files"
-    )
+    return "original names: by ComfyUI's rule, since the original code has no UNet without a transformer in its middle block"

@@ -1,27 +1,17 @@
-"""What people type for a module or tensor, taken apart: prefixes and endings that tools put around a name. Knows no UNet."""
+"""What people type for a module or tensor: the prefixes and endings that tools put around a name. Knows no UNet."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-_PREFIXES = (
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "control_model.",
-    "controlnet.",
-    "base_model.model.",
-    "lora_unet_",
-    "lycoris_",
-    "unet.",
-    "model.",
-)
-# What a LoRA, LyCORIS or IP-Adapter has behind the name of a layer.
+from unetinspect.checkpoint.affixes import LORA_MATRIX, LORA_PREFIXES, PREFIXES, TEXT_ENCODER
+
+_PREFIXES = (*(prefix for prefix, part in PREFIXES if part in (None, "controlnet")), *LORA_PREFIXES)
+# What a LoRA, LyCORIS or IP-Adapter has after the name of a layer, besides a matrix.
 _ENDING = re.compile(
-    r"(?:(?:_lora|\.lora)\.(?:down|up)(?:\.weight)?"
-    r"|\.lora_(?:linear_layer\.)?(?:down|up|mid|A|B|magnitude_vector|embedding_A|embedding_B)(?:\.[^.]+)?(?:\.weight)?"
-    r"|\.(?:alpha|dora_scale|w_norm|b_norm|diff|diff_b|hada_\w+|lokr_\w+|oft_\w+|scalar|base_layer(?:\.\w+)?)"
-    r"|\.processor(?:\.to_[kv]_ip(?:\.[0-9]+)?(?:\.weight)?)?)$"
+    r"\.(?:alpha|w_norm|b_norm|diff|diff_b|hada_\w+|lokr_\w+|oft_\w+|scalar|base_layer(?:\.\w+)?)$"
+    r"|\.processor(?:\.to_[kv]_ip(?:\.[0-9]+)?(?:\.weight)?)?$"
 )
 # Old LoRAs of diffusers belong to the processor: "attn1.processor.to_q_lora.down.weight".
 _IN_PROCESSOR = re.compile(r"\.processor\.(?=to_(?:q|k|v|out)_lora\.)")
@@ -30,14 +20,16 @@ _BLOCK = re.compile(r"(?:(IN|OUT)(?:PUT)?(?:[ _-]?BLOCK)?[ _-]?([0-9]{1,2})|M(?:
 # An EMA copy in a checkpoint of the original code: its keys are written without their dots.
 _COPY = re.compile(r"(?:model_ema\.)?diffusion_model(?=.)")
 _IP_ADAPTER = re.compile(r"(?:ip_adapter\.([0-9]{1,4})|([0-9]{1,4})(?=\.to_[kv]_ip))(?:\.to_[kv]_ip(?:\.weight)?)?")
-_ELSEWHERE = re.compile(
-    r"(?P<text>lora_te[0-9]?_|text_encoder|cond_stage_model\.|conditioner\.)|(?P<vae>first_stage_model\.|vae\.)|(?P<image>image_proj\.)"
-    r"|(?P<copy>model_ema\.(?:decay|num_updates)$)"
-)
+_ELSEWHERE = {
+    "a text encoder": TEXT_ENCODER,
+    "the VAE": re.compile("|".join(re.escape(prefix) for prefix, part in PREFIXES if part == "vae")),
+    "an IP-Adapter's image projection": re.compile(r"image_proj\."),
+    "the EMA itself": re.compile(r"model_ema\.(?:decay|num_updates)$"),
+}
 
 
 def spellings(text: str) -> Iterator[str]:
-    """Yield a name as it was typed, then without what tools put before and behind it, the least taken off first.
+    """Yield a name as it was typed, then without what tools put before and after it, the longest first.
 
     >>> list(spellings("lora_unet_conv_in.alpha"))
     ['lora_unet_conv_in.alpha', 'lora_unet_conv_in', 'conv_in.alpha', 'conv_in']
@@ -48,22 +40,22 @@ def spellings(text: str) -> Iterator[str]:
         while name:
             seen.add(name)
             name = next((name[len(prefix) :] for prefix in _PREFIXES if name.startswith(prefix)), None)
-    # A tensor is what it says, a LoRA's key is its layer: so the longest first.
+    # The name of a tensor is longer than that of its layer, which a LoRA's key means.
     yield from sorted(seen, key=len, reverse=True)
 
 
 def without_ending(text: str) -> str:
-    """Take off what an adapter's file has behind the name of a layer.
+    """Take off what an adapter's file has after the name of a layer.
 
     >>> without_ending("mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.up.weight")
     'mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0'
     """
     inner = _IN_PROCESSOR.sub(".", text)
-    found = _ENDING.search(inner)
+    found = LORA_MATRIX.search(inner) or _ENDING.search(inner)
     if found is None:
         return inner
     name = inner[: found.start()]
-    return f"{name}.0" if name.endswith("to_out") and found[0].startswith(("_lora", ".lora.")) else name
+    return f"{name}.0" if name.endswith("to_out") and found[0].startswith(("_lora.", ".lora.")) else name
 
 
 def flat(name: str) -> str:
@@ -72,7 +64,7 @@ def flat(name: str) -> str:
 
 
 def without_dots(text: str) -> str | None:
-    """Return what a key of an EMA copy has of the original name, which has lost its dots; None: it is no such key.
+    """Return the original name in a key of an EMA copy, which has lost its dots; None: the key is another.
 
     >>> without_dots("model_ema.diffusion_modelinput_blocks00weight")
     'input_blocks00weight'
@@ -82,7 +74,7 @@ def without_dots(text: str) -> str | None:
 
 
 def block_number(text: str) -> str | None:
-    """Return the block that is meant, as merge-block-weighted writes it; None: it is no block's number.
+    """Return the block that is meant, as merge-block-weighted writes it; None: it is not a block's number.
 
     >>> [block_number(text) for text in ("in4", "IN04", "MID", "m00", "OUT 11", "input block 4", "mid_block")]
     ['IN04', 'IN04', 'M00', 'M00', 'OUT11', 'IN04', None]
@@ -94,7 +86,7 @@ def block_number(text: str) -> str | None:
 
 
 def ip_adapter_number(text: str) -> int | None:
-    """Return the number in a key of an IP-Adapter; None: it is no such key.
+    """Return the number in a key of an IP-Adapter; None: it is not such a key.
 
     >>> [ip_adapter_number(text) for text in ("3.to_k_ip.weight", "ip_adapter.31.to_v_ip.weight", "ip_adapter.3", "3")]
     [3, 31, 3, None]
@@ -104,10 +96,5 @@ def ip_adapter_number(text: str) -> int | None:
 
 
 def elsewhere(text: str) -> str | None:
-    """Say of which other model a name is by its prefix; None: it may be the UNet's."""
-    found = _ELSEWHERE.match(text)
-    if found is None:
-        return None
-    return {"text": "a text encoder", "vae": "the VAE", "image": "an IP-Adapter's image projection", "copy": "the EMA itself"}[
-        str(found.lastgroup)
-    ]
+    """Say which other model a name belongs to by its prefix; None: it may be the UNet's."""
+    return next((model for model, pattern in _ELSEWHERE.items() if pattern.match(text)), None)

@@ -1,4 +1,4 @@
-"""`names`: one module or tensor, and what each tool calls it."""
+"""`names`: a module or tensor, and what each tool calls it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMFYUI = "in a checkpoint"
 
 
 def names_table(trace: Trace, names: Sequence[Name], *, asked: str | None) -> Table:
-    """Show one name with all its other names, several as a table; of a block, its resnets, transformers and samplers.
+    """Show one module or tensor with all its names, several as a table; of a block, its resnets, transformers and samplers.
 
     `names` are those of `find_names`, or all; `asked` is the typed name, None: nothing was typed.
     """
@@ -37,7 +37,7 @@ def names_table(trace: Trace, names: Sequence[Name], *, asked: str | None) -> Ta
 
 
 def _shown(trace: Trace, names: Sequence[Name]) -> list[Name]:
-    """Return the items among several names, in the order in which they run; all of them where there is no item among them."""
+    """Return the items among several names, in the order in which they run; all of them if none is an item."""
     if len(names) == 1:
         return list(names)
     by_path = {name.path: name for name in names if name.kind == "module"}
@@ -57,7 +57,7 @@ def _columns(shown: Sequence[Name], inside: Mapping[str, str]) -> Iterator[Colum
 
 
 def _group(name: Name) -> str:
-    """Return the block that a resnet, transformer or sampler stands in: two parts of its path, one for the mid block."""
+    """Return the block that a resnet, transformer or sampler is in: two parts of its path, one for the mid block."""
     first, *rest = name.path.split(".")
     block = [first, rest[0]] if rest and rest[0].isdigit() else [first]
     return ".".join(block) if len(rest) > len(block) - 1 else ""
@@ -80,9 +80,9 @@ def _below(trace: Trace, shown: Sequence[Name], names: Sequence[Name], asked: st
     modules = sum(name.kind == "module" for name in names)
     within = plural(modules, "module") + " and " + plural(len(names) - modules, "tensor")
     what = "in all" if asked is None else f"in {asked}"
-    yield f"{within} {what}" + (": --json, --format csv list each with all its names" if len(shown) < len(names) else "")
+    yield f"{within} {what}" + ("; --json and --format csv list all of them" if len(shown) < len(names) else "")
     if asked is None:
-        yield f"`unetinspect names {trace.model.name} NAME` shows all names of one, found by any of them"
+        yield f"`unetinspect names {trace.model.name} NAME` lists all names of one"
     for field in ("original", "block", "ip_adapter"):
         if field in reasons and not any(getattr(name, field) is not None for name in shown):
             yield reasons[field]
@@ -131,7 +131,7 @@ def _holder(tensor: Name, everything: Sequence[Name]) -> Name | None:
 
 
 def _content(module: Name, everything: Sequence[Name]) -> Iterator[_Row]:
-    """Count the modules and tensors inside a module."""
+    """Count what is in a module that consists of others."""
     inside = [name for name in everything if name.path.startswith(f"{module.path}.")]
     count = sum(name.kind == "module" for name in inside)
     if count:
@@ -144,13 +144,14 @@ def _reasons(trace: Trace, name: Name, everything: Sequence[Name]) -> Iterator[s
     """Write why a naming has no name for it: no part of this UNet has one, or not this module."""
     reasons = absent(trace)
     if name.original is None:
-        yield reasons.get("original", f"no name in the original layout: {_why_not(trace, name, everything)}")
+        yield reasons.get("original", f"no original name: {_why_not(trace, name, everything)}")
     elif name.block is None:
-        yield reasons.get("block", "no block: merge and LoRA tools disagree on modules outside the three lists, or leave them out")
+        yield reasons.get("block", "no block number: tools disagree on modules outside input_blocks, middle_block and output_blocks")
     if name.original is not None and (rule := by_rule(trace)):
         yield rule
     if name.kohya is not None:
-        yield "kohya-ss suffixes: .lora_down.weight, .lora_up.weight, .alpha; PEFT suffixes: .lora_A.weight, .lora_B.weight"
+        yield "kohya-ss suffixes: .lora_down.weight, .lora_up.weight, .alpha"
+        yield "PEFT suffixes: .lora_A.weight, .lora_B.weight"
     elif name.kind == "module" and name.peft is None:
         yield reasons.get("peft", "no LoRA key: only Linear and Conv layers have one")
 
@@ -159,8 +160,8 @@ def _why_not(trace: Trace, name: Name, everything: Sequence[Name]) -> str:
     originals = [found.original for found in everything if found.original and found.path.startswith(f"{name.path}.")]
     places = list(dict.fromkeys(".".join(original.split(".")[:2]) for original in originals))
     if places:
-        return f"the original code has flat lists, where it is {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
+        return f"in the original's flat lists it is {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
     module = next((module for module in trace.modules if module.path == name.path), None)
     if module is not None and not module.params:
-        return "it has no parameters, so no checkpoint contains it"
+        return "it has no parameters, so it is in no checkpoint"
     return "the original code has no such layer"

@@ -1,0 +1,143 @@
+"""What models a checkpoint contains, by the names of its tensors: under which prefixes, in which layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from unetinspect.checkpoint.affixes import PREFIXES
+from unetinspect.checkpoint.header import TensorSpec
+from unetinspect.record.checkpoint import Content, Layout
+
+CONTENT_WORDS: dict[Content, str] = {
+    "controlnet": "a ControlNet",
+    "t2i_adapter": "a T2I-Adapter",
+    "motion_adapter": "a motion adapter (AnimateDiff)",
+    "ip_adapter": "an IP-Adapter",
+    "lora": "a LoRA",
+    "vae": "a VAE",
+    "text_encoder": "a text encoder",
+    "textual_inversion": "a textual inversion embedding",
+    "transformer": "a diffusion transformer",
+}
+
+_UNET = " conv_in conv_out down_blocks up_blocks time_embedding"
+_CONTROLNET = "controlnet_down_blocks|controlnet_cond_embedding"
+# What has tensors of which names: the content, the layout, the diffusers class, and what is in their names. `word` is what a name
+# starts with, up to a dot, `.word` what is anywhere between dots; `a|b` is one of them, `!a` none with it. The first row of which
+# all is there counts, and the tensor with its first word is quoted as evidence.
+_SIGNATURES: tuple[tuple[Content, Layout | None, str | None, str], ...] = (
+    ("controlnet", "original", "ControlNetModel", "input_hint_block zero_convs"),
+    ("unet", "diffusers", "UNetControlNetXSModel", "control_to_base_for_conv_in base_conv_in"),
+    ("controlnet", "diffusers", "ControlNetXSAdapter", "up_connections control_to_base_for_conv_in"),
+    ("controlnet", "diffusers", None, "controlnet_blocks|controlnet_single_blocks"),
+    ("controlnet", "diffusers", "ControlNetUnionModel", f"{_CONTROLNET} control_type_proj|control_add_embedding|task_embedding"),
+    ("controlnet", "diffusers", "SparseControlNetModel", f"{_CONTROLNET} .motion_modules"),
+    ("controlnet", "diffusers", "ControlNetModel", _CONTROLNET),
+    ("motion_adapter", "original", "MotionAdapter", ".motion_modules .temporal_transformer !conv_in"),
+    ("motion_adapter", "diffusers", "MotionAdapter", ".motion_modules !conv_in"),
+    ("t2i_adapter", "diffusers", "T2IAdapter", ".body adapter"),
+    ("unet", "original", "UNetSpatioTemporalConditionModel", "input_blocks output_blocks .time_stack|.time_mixer"),
+    ("unet", "original", "UNet3DConditionModel", "input_blocks output_blocks .temopral_conv"),  # spelled so in ModelScope's code
+    ("unet", "original", None, "input_blocks output_blocks"),
+    ("unet", "diffusers", "UNetMotionModel", f".motion_modules{_UNET}"),
+    ("unet", "diffusers", "I2VGenXLUNet", f".image_latents_proj_in{_UNET}"),
+    ("unet", "diffusers", "UNetSpatioTemporalConditionModel", f".temporal_transformer_blocks|.temporal_res_block{_UNET}"),
+    ("unet", "diffusers", "UNet3DConditionModel", f".temp_convs{_UNET}"),
+    ("unet", "diffusers", "Kandinsky3UNet", f".resnets_in{_UNET}"),
+    ("unet", "diffusers", "DreamLiteUNetModel", f".pointwise{_UNET}"),
+    # Several attention modules for each resnet, so more than one in a mid block of two resnets.
+    ("unet", "diffusers", "AudioLDM2UNet2DConditionModel", f"mid_block.attentions.1{_UNET}"),
+    ("unet", "diffusers", None, f"down_blocks{_UNET}"),
+    ("unet", "original", "StableCascadeUNet", ".in_proj_weight down_blocks up_blocks .channelwise"),
+    ("unet", "diffusers", "StableCascadeUNet", ".channelwise down_blocks up_blocks"),
+    ("unet", "diffusers", "UVit2DModel", "transformer_layers down_block up_block mlm_layer"),
+    ("unet", "diffusers", "UNet1DModel", "down_blocks mid_block time_mlp"),
+    ("unet", "diffusers", "UNet1DModel", "down_blocks mid_block time_proj !conv_in"),
+    ("transformer", "original", "FluxTransformer2DModel", "double_blocks single_blocks img_in vector_in"),
+    ("transformer", "original", None, "double_blocks"),
+    ("transformer", "original", "SD3Transformer2DModel", "joint_blocks"),
+    ("transformer", "original", "AuraFlowTransformer2DModel", "double_layers"),
+    ("transformer", "original", "LTXVideoTransformer3DModel", "patchify_proj"),
+    ("transformer", "diffusers", "FluxTransformer2DModel", "single_transformer_blocks x_embedder"),
+    ("transformer", "diffusers", "AuraFlowTransformer2DModel", "joint_transformer_blocks"),
+    ("transformer", "diffusers", "SD3Transformer2DModel", "context_embedder pos_embed"),
+    ("transformer", "diffusers", "PixArtTransformer2DModel", "caption_projection adaln_single pos_embed"),
+    ("transformer", "diffusers", None, "single_transformer_blocks|caption_projection|adaln_single|context_embedder|patch_embed"),
+    ("transformer", "diffusers", None, "transformer_blocks"),
+    ("transformer", "original", None, "cap_embedder|y_embedder|x_embedder|patch_embedding"),
+    ("vae", "diffusers", "AutoencoderKL", "decoder|encoder .down_blocks|.up_blocks .conv_in|quant_conv"),
+    ("vae", "original", None, "decoder|encoder .down|.up|.layers .conv_in|quant_conv"),
+    ("text_encoder", None, None, "text_model|.token_embedding|text_projection|shared|.embed_tokens"),
+    ("t2i_adapter", "original", "T2IAdapter", "body conv_in !conv_out"),
+)
+
+
+class Kind(Struct, frozen=True):
+    """What a group of names is.
+
+    Attributes:
+        content: What it contains.
+        layout: How its tensors are named, None: neither as in diffusers nor as in the original code.
+        class_name: The diffusers class, None where names do not show it.
+        because: The tensor that shows it, or None.
+    """
+
+    content: Content
+    layout: Layout | None = None
+    class_name: str | None = None
+    because: str | None = None
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """One of the models in a checkpoint.
+
+    Attributes:
+        name: What it is called in the record.
+        prefix: What the names of its tensors start with.
+        tensors: Its tensors, by their names without the prefix.
+        kind: What it is.
+    """
+
+    name: str
+    prefix: str
+    tensors: dict[str, TensorSpec]
+    kind: Kind
+
+
+def find_parts(tensors: Mapping[str, TensorSpec]) -> list[Part]:
+    """Sort tensors by prefix into the models that they belong to; those without a prefix are one model, or none."""
+    groups: dict[tuple[str, str | None], dict[str, TensorSpec]] = {}
+    for name, tensor in tensors.items():
+        prefix, part = next((row for row in PREFIXES if name.startswith(row[0])), ("", None))
+        groups.setdefault((prefix, part), {})[name[len(prefix) :]] = tensor
+    return [_part(prefix, part, group) for (prefix, part), group in groups.items()]
+
+
+def _part(prefix: str, name: str | None, tensors: dict[str, TensorSpec]) -> Part:
+    kind = kind_of(tensors)
+    if name == "controlnet" and kind.content != "controlnet":
+        kind = Kind("controlnet", "original")
+    by_names = kind.content if kind.content != "unknown" else "other"
+    return Part(name=name or by_names, prefix=prefix, tensors=tensors, kind=kind)
+
+
+def kind_of(names: Iterable[str]) -> Kind:
+    """Say what model has tensors of these names, without their prefix."""
+    words: dict[str, str] = {}
+    for name in names:
+        parts = name.split(".", 12)
+        for word in (parts[0], ".".join(parts[:3]), *(f".{part}" for part in parts)):
+            words.setdefault(word, name)
+    for content, layout, class_name, signature in _SIGNATURES:
+        terms = signature.split()
+        if all(_holds(term, words) for term in terms):
+            return Kind(content, layout, class_name, next(words[word] for word in terms[0].split("|") if word in words))
+    return Kind("unknown")
+
+
+def _holds(term: str, words: Mapping[str, str]) -> bool:
+    if term.startswith("!"):
+        return term[1:] not in words
+    return any(word in words for word in term.split("|"))

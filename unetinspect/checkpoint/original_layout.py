@@ -1,0 +1,196 @@
+"""The one map between the names of the original code (CompVis' LDM, Stability AI's SGM, ComfyUI) and those of diffusers.
+
+In the original, `input_blocks` and `output_blocks` are flat lists: a convolution first, then one item for each resnet, with its
+transformer if it has one. A downsampler is an item of its own, an upsampler the last part of one; each ends what diffusers calls a
+block. So the map of a UNet follows from its blocks, which can be read off the names of either side.
+Source: https://github.com/CompVis/stable-diffusion/blob/main/ldm/modules/diffusionmodules/openaimodel.py
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from unetinspect.record import Shape
+from unetinspect.record.checkpoint import Layout
+
+_RESNET = {
+    "": "",
+    ".norm1": ".in_layers.0",
+    ".conv1": ".in_layers.2",
+    ".time_emb_proj": ".emb_layers.1",
+    ".norm2": ".out_layers.0",
+    ".conv2": ".out_layers.3",
+    ".conv_shortcut": ".skip_connection",
+}
+HINT_BLOCKS = 6  # of the published ControlNets, whose code writes these layers down one by one
+_HINT = "controlnet_cond_embedding"
+_FIXED = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding": "time_embed",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block": "middle_block",
+    "mid_block.attentions.0": "middle_block.1",
+    **{f"mid_block.resnets.0{new}": f"middle_block.0{old}" for new, old in _RESNET.items()},
+    **{f"mid_block.resnets.1{new}": f"middle_block.2{old}" for new, old in _RESNET.items()},
+    "controlnet_down_blocks": "zero_convs",
+    "controlnet_mid_block": "middle_block_out.0",
+    _HINT: "input_hint_block",
+    f"{_HINT}.conv_in": "input_hint_block.0",
+    **{f"{_HINT}.blocks.{place}": f"input_hint_block.{2 * place + 2}" for place in range(HINT_BLOCKS)},
+    f"{_HINT}.conv_out": f"input_hint_block.{2 * HINT_BLOCKS + 2}",
+}
+# Stable Cascade's own code; queries, keys and values are one tensor there.
+_CASCADE = {"attn.out_proj.": "to_out.0.", "clip_mapper.": "clip_txt_pooled_mapper."}
+_CASCADE_QKV = "attn.in_proj_"
+# diffusers' own names of attention layers before it had the class `Attention`.
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_NAME = re.compile(r"(.*\.attentions\.[0-9]{1,4}\.)(query|key|value|proj_attn)(\.(?:weight|bias))", re.DOTALL)
+_ITEM = re.compile(r"(input_blocks|output_blocks)\.([0-9]{1,4})\.([0-9])\.(\w*)")
+_ORIGINAL = re.compile(r"(?:input_blocks|output_blocks|middle_block|time_embed|label_emb|out)[._]")
+_TEXT_OF_SD2 = 1024  # the width of its text embeddings, and of unCLIP's
+
+
+class Block(NamedTuple):
+    """A down or up block: whether each of its layers has a transformer, and whether a sampler follows them."""
+
+    transformers: Sequence[bool]
+    sampler: bool
+
+
+class FileTensor(NamedTuple):
+    """A tensor as a file has it.
+
+    Attributes:
+        name: Its name in the file.
+        shape: Its shape.
+        piece: Which piece of the file's tensor, where diffusers splits it into several.
+    """
+
+    name: str
+    shape: Shape
+    piece: int = 0
+
+
+def is_original(name: str) -> bool:
+    """Tell whether a name is of the original layout; dots may be underscores."""
+    return _ORIGINAL.match(name) is not None
+
+
+def original_modules(down: Iterable[Block], up: Iterable[Block], label: Mapping[str, str]) -> dict[str, str]:
+    """Return the original name of each module of a UNet or ControlNet with these blocks, by diffusers' name.
+
+    Parts of a transformer have the same names on both sides, so they are left out. `label` is what `label_module` returns.
+    """
+    names = {**_FIXED, **label}
+    index = 0
+    for level, block in enumerate(down):
+        new = f"down_blocks.{level}"
+        for layer, transformer in enumerate(block.transformers):
+            index += 1
+            names |= _layer(new, layer, f"input_blocks.{index}", transformer=transformer)
+        if block.sampler:
+            index += 1
+            names[f"{new}.downsamplers.0"] = f"input_blocks.{index}.0"
+            names[f"{new}.downsamplers.0.conv"] = f"input_blocks.{index}.0.op"
+    names |= {f"controlnet_down_blocks.{place}": f"zero_convs.{place}.0" for place in range(index + 1)}
+    index = -1
+    for level, block in enumerate(up):
+        new = f"up_blocks.{level}"
+        for layer, transformer in enumerate(block.transformers):
+            index += 1
+            names |= _layer(new, layer, f"output_blocks.{index}", transformer=transformer)
+        if block.sampler:
+            old = f"output_blocks.{index}.{2 if any(block.transformers[-1:]) else 1}"
+            names |= {f"{new}.upsamplers.0": old, f"{new}.upsamplers.0.conv": f"{old}.conv"}
+    return names
+
+
+def _layer(block: str, layer: int, old: str, *, transformer: bool) -> dict[str, str]:
+    names = {f"{block}.resnets.{layer}{new_part}": f"{old}.0{old_part}" for new_part, old_part in _RESNET.items()}
+    return names | ({f"{block}.attentions.{layer}": f"{old}.1"} if transformer else {})
+
+
+def label_module(name: str, *, is_table: bool) -> dict[str, str]:
+    """Return what `label_emb` is: the embedding of this name in diffusers, which is a table of classes or two linear layers."""
+    if is_table:
+        return {name: "label_emb"}
+    return {name: "label_emb.0", f"{name}.linear_1": "label_emb.0.0", f"{name}.linear_2": "label_emb.0.2"}
+
+
+def diffusers_tensors(
+    shapes: Mapping[str, Shape], layout: Layout | None, *, prefix: str = "", expected: Collection[str] = ()
+) -> dict[str, FileTensor]:
+    """Return the tensors of a file by the names that diffusers has for them; what has none keeps its own.
+
+    `shapes` are those of the file's tensors without their `prefix`; `expected` are the names in the UNet that the file is for, if known.
+    """
+    rename = _original_renamer(shapes, expected) if layout == "original" else _modernized
+    found: dict[str, FileTensor] = {}
+    for name, shape in shapes.items():
+        stem, fused, kind = name.rpartition(_CASCADE_QKV)
+        if fused and shape and layout == "original":
+            for piece, part in enumerate(("to_q", "to_k", "to_v")):
+                found[f"{stem}{part}.{kind}"] = FileTensor(prefix + name, (shape[0] // 3, *shape[1:]), piece)
+            continue
+        renamed = rename(name)
+        # A damaged file may have a tensor under both names: none is lost.
+        found[name if renamed in shapes else renamed] = FileTensor(prefix + name, shape)
+    return found
+
+
+def _modernized(name: str) -> str:
+    old = _OLD_NAME.fullmatch(name)
+    return f"{old[1]}{_OLD_ATTENTION[old[2]]}{old[3]}" if old else name
+
+
+def _original_renamer(shapes: Mapping[str, Shape], expected: Collection[str]) -> Callable[[str], str]:
+    modules = original_modules(_blocks(shapes, "input_blocks"), _blocks(shapes, "output_blocks"), _label(shapes, expected))
+    # What is in a container and is not known here keeps its name.
+    containers = {name[: dot.start()] for name in modules for dot in re.finditer(r"\.", name)}
+    names = {old: new for new, old in modules.items() if new not in containers}
+
+    def rename(name: str) -> str:
+        for old, new in _CASCADE.items():
+            name = name.replace(old, new)
+        parts = name.split(".", 5)
+        for count in range(min(len(parts), 5), 0, -1):
+            module = ".".join(parts[:count])
+            if module in names:
+                return names[module] + name[len(module) :]
+        return name
+
+    return rename
+
+
+def _blocks(names: Iterable[str], way: str) -> list[Block]:
+    """Read the blocks off a flat list: a sampler ends each."""
+    items: dict[int, dict[str, str]] = {}
+    for name in names:
+        found = _ITEM.match(name)
+        if found and found[1] == way:
+            items.setdefault(int(found[2]), {})[found[3]] = found[4]
+    transformers: list[bool] = []
+    blocks = []
+    for index in range(1 if way == "input_blocks" else 0, max(items, default=0) + 1):
+        parts = items.get(index, {})
+        if "op" not in parts.values():
+            transformers.append(parts.get("1", "conv") != "conv")
+        if {"op", "conv"} & set(parts.values()):
+            blocks.append(Block(transformers, sampler=True))
+            transformers = []
+    return [*blocks, Block(transformers, sampler=False)]
+
+
+def _label(shapes: Mapping[str, Shape], expected: Collection[str]) -> dict[str, str]:
+    """Return what `label_emb` is: SDXL adds what unCLIP has as a class, in two layers that are alike."""
+    if "label_emb.weight" in shapes:
+        return label_module("class_embedding", is_table=True)
+    known = [name for name in ("add_embedding", "class_embedding") if f"{name}.linear_1.weight" in expected]
+    widths = [shape[-1] for name, shape in shapes.items() if name.endswith(".attn2.to_k.weight") and shape]
+    is_sdxl = bool(widths) and min(widths) > _TEXT_OF_SD2
+    return label_module((known or ["add_embedding" if is_sdxl else "class_embedding"])[0], is_table=False)
