@@ -11,7 +11,7 @@ from unetinspect.catalog import load_catalog
 from unetinspect.errors import UsageError
 from unetinspect.explain import explain_error
 from unetinspect.record import ErrorExplanation, ErrorExplanations, to_json
-from unetinspect.views.errors import explanations_table
+from unetinspect.views.explanations import explanations_table
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
 from unetinspect.views.table import Table
 

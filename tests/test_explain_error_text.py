@@ -11,7 +11,7 @@ from tests.error_messages import IN_LOADING, MESSAGES, MISMATCH
 from unetinspect.errors import UsageError
 from unetinspect.explain import explain_error
 from unetinspect.record import ErrorExplanation, ErrorExplanations
-from unetinspect.views.errors import explanations_table
+from unetinspect.views.explanations import explanations_table
 from unetinspect.views.render import Screen, render_table
 
 

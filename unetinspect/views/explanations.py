@@ -1,4 +1,4 @@
-"""`explain-error`: what each error of a text means, in words."""
+"""`explain-error`: the meaning of each error in a text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unetinspect.views.table import Table
 
 
 def explanations_table(explanations: ErrorExplanations) -> Table:
-    """Show every explanation as paragraphs, the error raised last first; CSV and TSV have one record for each."""
+    """Show every explanation as paragraphs, the error that was raised last first; CSV and TSV have one record each."""
     found = explanations.explanations
     lines = [line for place, one in enumerate(found, 1) for line in (*_heading(place, len(found)), *_lines(one), "")]
     return Table(columns=(), rows=(), above=lines[:-1], records=found)
@@ -34,7 +34,7 @@ def _lines(one: ErrorExplanation) -> Iterator[str]:
         yield from ("", "In the catalog")
         yield from _models(one.models)
     if one.changes:
-        yield from ("", "What to change, the likeliest first")
+        yield from ("", "What to change, most likely first")
         yield from (f"  {place}. {change}" for place, change in enumerate(one.changes, 1))
 
 
@@ -43,7 +43,7 @@ def _value(value: int | Sequence[int]) -> str:
 
 
 def _models(models: Sequence[ModelMatch]) -> Iterator[str]:
-    """Yield the models under what they have in common: one line for a role, one for each set of places."""
+    """Yield the models by role, and by the places where they have it."""
     roles: dict[str, dict[tuple[str, ...], list[str]]] = {}
     for model in models:
         roles.setdefault(model.role, {}).setdefault(model.where, []).append(model.name)
