@@ -64,7 +64,12 @@ def test_a_cache_that_is_full_or_cannot_be_written_costs_no_answer(cli: Any, tmp
     config.write_text(json.dumps(PLAIN))
     tried: list[str] = []
     put = RecordCache.put
-    monkeypatch.setattr(RecordCache, "put", lambda self, key, record: (tried.append(key), put(self, key, record)))
+
+    def noted(self: RecordCache, key: str, record: Any) -> None:
+        tried.append(key)
+        put(self, key, record)
+
+    monkeypatch.setattr(RecordCache, "put", noted)
     for folder, room in ((config, nullcontext()), (records, no_room())):
         # The program itself would not look into the cache here, because diffusers was imported before.
         monkeypatch.setattr("unetinspect.cli.run.open_cache", lambda *, wanted, folder=folder: RecordCache(folder))

@@ -135,9 +135,9 @@ def test_where_stdout_is_not_utf_8_tables_are_ascii_and_json_stays_json(
 
     def printed(*arguments: str) -> bytes:
         with monkeypatch.context() as patch:
-            patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+            patch.setattr(sys, "stdout", io.TextIOWrapper(stdout := io.BytesIO(), encoding=encoding))
             assert cli(*arguments)[::2] == (0, "")
-            return sys.stdout.buffer.getvalue()  # type: ignore[attr-defined]
+            return stdout.getvalue()
 
     table = printed("skips", "saved.json")
     assert b"-----" in table
