@@ -33,7 +33,7 @@ _LIKELY: dict[str, tuple[str, ...]] = {
     "output": ("answer.txt", "no/such/folder", ".", "config.json"),
     "expect": ("attention.cross=16", "skips=12", "x=1", "=", "params>0"),
     "weights": ("config.json", "no.safetensors", "saved.json"),
-    "plugged": ("config.json", "controlnet-sd15-canny", "saved.json"),
+    "attached": ("config.json", "controlnet-sd15-canny", "saved.json"),
     "subfolder": ("unet", "..", "/", ""),
     "revision": ("main", "refs/pr/1", "../x"),
     "token": ("hf_secret",),

@@ -100,7 +100,8 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     from tests.tiny import SharedRecords, code_of_this_run, key_of_this_run
     from unetinspect.cli.main import main
 
-    monkeypatch.setattr("unetinspect.cli.run.open_cache", lambda *, wanted: SharedRecords() if wanted else None)
+    for module in ("run", "lookup"):
+        monkeypatch.setattr(f"unetinspect.cli.{module}.open_cache", lambda *, wanted=True: SharedRecords() if wanted else None)
     monkeypatch.setattr("unetinspect.run.cache.code_state", code_of_this_run)
     monkeypatch.setattr("unetinspect.run.cache.record_key", key_of_this_run)
 

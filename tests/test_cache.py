@@ -287,7 +287,7 @@ def test_cache_shows_and_clears(cli: Any, tmp_path: Path, monkeypatch: pytest.Mo
     size = (tmp_path / "key.json.gz").stat().st_size
 
     code, out, _ = cli("cache")
-    assert (code, out.splitlines()) == (0, [f"records are kept in {tmp_path}", f"1 record, {size / 1024:.3f} KiB of at most 64 MiB"])
+    assert (code, out.splitlines()) == (0, [f"folder: {tmp_path}", f"1 record, {size / 1024:.3f} KiB of at most 64 MiB"])
     assert json.loads(cli("cache", "info", "--json")[1])["records"] == 1
     assert json.loads(cli("cache", "clear", "--json")[1]) == {
         "folder": str(tmp_path),

@@ -261,7 +261,7 @@ def test_exit_codes(cli: Any) -> None:
     assert found[0] == 1
     assert "sample 18x18: FAILS" in found[1]
     assert (typo[0], typo[1], typo[2].splitlines()[0]) == (2, "", "error: --expect atention: the record has nothing of that name")
-    assert (no_pair[0], no_pair[2]) == (2, "error: --expect skips is no key=value\nhint: --expect attention.cross=16\n")
+    assert (no_pair[0], no_pair[2]) == (2, "error: --expect skips is not KEY=VALUE\nhint: --expect attention.cross=16\n")
 
 
 @pytest.mark.usefixtures("folder")

@@ -16,7 +16,7 @@ from tests.kinds_other import KINDS as DREAMLITE_KINDS
 from tests.tiny import KINDS, condition, plain, traced_once
 from unetinspect.check.config import ConfigReport, find_in_config
 from unetinspect.check.effects import Probes
-from unetinspect.cli.run import parse_overrides
+from unetinspect.cli.run import parse_pairs
 from unetinspect.errors import Problem
 from unetinspect.record import Source
 from unetinspect.record.check import Finding
@@ -103,7 +103,7 @@ def test_the_advice_on_a_mistake_can_be_typed(value: Any) -> None:
     option, first, *others = shlex.split(advice)
 
     assert (option, others) == ("--set", ["--set", "x=1"])
-    assert parse_overrides([first]) == {"act_fn": value}
+    assert parse_pairs([first], option="--set", example="") == {"act_fn": value}
 
 
 @pytest.mark.parametrize(

@@ -62,10 +62,10 @@ def test_what_a_key_of_the_config_changes(cli: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence", "hint"),
     [
-        (["sd15"], "diff compares two UNets, and is given one", "two sizes of one: `unetinspect diff sd15 --res 512,768`"),
-        (["sd15", "--res", "512"], "diff compares two UNets, and is given one", "`unetinspect diff sd15 sdxl`"),
-        (["sd15", "--res", "1,2,3"], "--res 1,2,3: diff looks at two UNets, and 3 values are given", "--res 1,2"),
-        (["-", "-"], "standard input can be read once, and A and B are both -", "save it to a file"),
+        (["sd15"], "diff needs two UNets", "two sizes of one: `unetinspect diff sd15 --res 512,768`"),
+        (["sd15", "--res", "512"], "diff needs two UNets", "`unetinspect diff sd15 sdxl`"),
+        (["sd15", "--res", "1,2,3"], "--res 1,2,3: expected at most two values, for A and B", "--res 1,2"),
+        (["-", "-"], "- (standard input) can be given only once", "save it to a file"),
         (["sd15", "sdlx"], "no model called 'sdlx'", "sdxl"),
         (["sd15", "--batch", "1,x"], "--batch: 'x' is not a comma-separated list", "--batch 1,2,4"),
     ],

@@ -61,10 +61,10 @@ def test_a_png_can_be_piped(saved: Path) -> None:
         (["-o", "unet"], "unet ends in no form at all", "a name ends in .svg"),
         (["-o", "unet.pdf"], "unet.pdf ends in .pdf, which is no form of a drawing", "did you mean unet.svg?"),
         (["-o", "unet.json"], "unet.json ends in .json, which is no form of a drawing", "--json has that. a name ends in"),
-        (["-o", "unet.svg", "--json"], "-o unet.svg names a drawing, and --format json is none", "give one of them"),
-        (["--as", "svg", "--json"], "--as svg and --format json contradict each other", "give one of them"),
-        (["--format", "csv"], "--format csv: a drawing is no table", "`unetinspect trace --format csv` is one"),
-        (["-o", "nowhere/unet.svg"], "cannot write to nowhere/unet.svg: No such file or directory", "a folder that can be written to"),
+        (["-o", "unet.svg", "--json"], "-o unet.svg and --format json cannot be used together", "use one of them"),
+        (["--as", "svg", "--json"], "--as svg and --format json cannot be used together", "use one of them"),
+        (["--format", "csv"], "draw has no csv form", "leave out --format csv"),
+        (["-o", "nowhere/unet.svg"], "cannot write to nowhere/unet.svg: no such file or directory", "a writable folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -112,7 +112,7 @@ def test_the_form_that_is_asked_for_counts(cli: Any, saved: Path) -> None:
     path = saved.with_suffix(".png")
     code, _, errors = cli("draw", str(saved), "--as", "svg", "-o", str(path))
 
-    assert (code, errors) == (0, f"note: {path} holds svg, as --as says, whatever it ends in\n")
+    assert (code, errors) == (0, f"note: --as overrides the file extension: {path} contains svg\n")
     assert path.read_bytes().startswith(BEGINS["svg"])
 
 

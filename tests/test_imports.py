@@ -8,17 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parent.parent / "unetinspect"
 HEAVY = ("torch", "diffusers", "huggingface_hub")
 # They take no seconds, but longer than all else that a light command does.
 SLOW = ("rich", "yaml")
+COMMANDS = tuple(f"unetinspect.cli.{name}" for name in ("compare", "inspect", "lookup", "measure"))
 # Left of the record, where torch and diffusers are at work.
 LEFT = ("check", "observe", "profile", "run")
-# The rooms of the package in the order in which data flows: each imports those before it, and none behind it.
+# The rooms of the package in the order in which data flows: each imports only those before it.
 ROOMS = (
-    *(("deferred_imports", "errors", "terminal", "units", "version"), ("files", "streams"), ("record",), ("catalog",), ("unets",)),
+    *(("deferred_imports", "errors", "terminal", "units", "version"), ("streams",), ("record",), ("catalog",), ("unets",)),
     *(("checkpoint",), ("source",), ("observe",), ("run",), ("check", "compare", "explain", "naming", "profile")),
     *(("views",), ("drawing",), ("api",), ("cli",), ("__init__",), ("__main__",)),
 )
@@ -26,73 +25,47 @@ ROOMS = (
 LAZY = {("record", "views"), ("record", "drawing"), ("run", "check")}
 
 
-def imported_after(code: str, names: tuple[str, ...] = HEAVY) -> set[str]:
-    """Run code in a fresh interpreter and return which of the modules it has imported."""
-    report = f"import sys\n{code}\nprint(*sorted(name for name in {names} if name in sys.modules), file=sys.stderr)"
+def imported_after(*steps: str) -> list[set[str]]:
+    """Run pieces of code one after another in a fresh interpreter; returns which of the modules are imported after each."""
+    report = f"print(*sorted({ {*HEAVY, *SLOW, *COMMANDS} } & sys.modules.keys()), file=sys.stderr)"
+    code = "\n".join(["import os, sys", "from contextlib import redirect_stderr", *(f"{step}\n{report}" for step in steps)])
     # Without `env` the child would also get what readline, where pytest has loaded it, has put beside Python's os.environ: COLUMNS.
-    ran = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ))
-    return set(ran.stderr.split())
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ))
+    return [set(line.split()) for line in ran.stderr.splitlines()]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["--version"],
-        ["trace", "--help"],
-        ["models"],
-        ["models", "--classes"],
-        ["schema"],
-        ["trace", "sdlx"],
-        ["trace", "--res", "x"],
-    ],
-    ids=" ".join,
-)
-def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
-    """Help, the catalog, the schema and mistakes are answered without torch, diffusers or the hub's client."""
-    quiet = "import os; from contextlib import redirect_stderr; from unetinspect.cli.main import main"
-
-    assert imported_after(f"{quiet}\nwith redirect_stderr(open(os.devnull, 'w')): main({arguments!r})") == set()
+def run(*commands: str) -> str:
+    """Return code that runs commands, whatever their exit codes."""
+    return f"for words in {commands}:\n    with redirect_stderr(open(os.devnull, 'w')): main(words.split())"
 
 
-def test_a_command_is_imported_when_it_is_named() -> None:
-    """The list of commands needs none of their modules, and a command none but its own."""
-    run = "from unetinspect.cli.main import main\n"
-    modules = ("unetinspect.cli.look", "unetinspect.cli.rest", "unetinspect.record", *SLOW)
+def test_light_commands_import_nothing_heavy_and_this_test_can_fail(tmp_path: Path) -> None:
+    """Help, the catalog, mistakes and every view of a saved trace do without torch, diffusers, the hub's client, Rich and YAML.
 
-    assert imported_after(f"{run}main(['--help'])", modules) == {"rich"}
-    assert imported_after(f"{run}main(['models'])", modules) == {"unetinspect.cli.rest", "unetinspect.record"}
-
-
-def test_a_saved_trace_is_shown_without_torch(tmp_path: Path) -> None:
-    """Right of the record nothing heavy is imported: each view of a saved trace does without, and draws without Rich."""
+    A command's module is imported when the command is named; `import unetinspect`, and even `unetinspect.trace`, cost nothing heavy.
+    """
     from tests.tiny import traced
 
     path = tmp_path / "saved.json"
     path.write_text(traced("conditioned").to_json())
-    commands = [
-        ["trace"],
-        ["skips"],
-        ["skips", "--explain"],
-        ["attn"],
-        ["tree"],
-        ["inputs"],
-        ["inputs", "--code"],
-        ["ports"],
-        ["config"],
-        ["names"],
-        ["draw"],
-        ["draw", "--as", "svg"],
+    lookup, looking = "unetinspect.cli.lookup", "unetinspect.cli.inspect"
+    views = ("trace", "skips", "skips --explain", "attn", "tree", "inputs", "inputs --code", "ports")
+    shown = [f"{view} {path}" for view in (*views, "config", "names", "draw", "draw --as svg")]
+
+    assert imported_after(
+        "import unetinspect",
+        "from unetinspect.cli.main import main",
+        run("--help", "--version"),
+        run("models"),
+        run("models --classes", "schema", "trace --help", "trace sdlx", "trace --res x"),
+        run(*shown),
+        "import unetinspect\nunetinspect.trace, unetinspect.Trace",
+        "import huggingface_hub",
+    ) == [
+        *(set(), set(), set(), {lookup}, {lookup, looking}),
+        *({lookup, looking, "unetinspect.cli.compare"},) * 2,
+        {lookup, looking, "unetinspect.cli.compare", "huggingface_hub"},
     ]
-    code = f"from unetinspect.cli.main import main\nfor command in {commands!r}: assert main([*command, {str(path)!r}]) == 0"
-
-    assert imported_after(code, (*HEAVY, *SLOW)) == set()
-
-
-def test_importing_the_package_is_light_and_this_test_can_fail() -> None:
-    """`import unetinspect` and even `unetinspect.trace` cost nothing heavy; importing the tracer does, and the hub's client is told."""
-    assert imported_after("import unetinspect; unetinspect.trace; unetinspect.Trace") == set()
-    assert imported_after("import huggingface_hub") == {"huggingface_hub"}
     assert {"torch", "diffusers"} <= set(runtime_imports(PACKAGE / "run" / "tracer.py"))
 
 
@@ -102,7 +75,7 @@ def test_views_and_records_never_import_torch_even_lazily() -> None:
         if path.relative_to(PACKAGE).parts[0] in LEFT:
             continue
         for name in runtime_imports(path):
-            allowed = path.name == "api.py" and name == "torch"  # to tell a module from what is none
+            allowed = path.name == "api.py" and name == "torch"  # to recognize a module
             assert allowed or name.partition(".")[0] not in ("torch", "diffusers"), f"{path} imports {name}"
 
 

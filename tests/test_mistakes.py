@@ -13,7 +13,7 @@ from tests.kinds_other import DREAMLITE
 from tests.kinds_plugs import adapter, controlnet, xs
 from tests.tiny import CONDITION, PLAIN, condition
 from unetinspect import ConfigError, ForwardError, UsageError, trace
-from unetinspect.cli.run import parse_overrides
+from unetinspect.cli.run import parse_pairs
 from unetinspect.unets import builder_for
 
 Config = dict[str, Any]
@@ -416,7 +416,7 @@ def test_options_are_read_as_they_are_written() -> None:
 
         option = split(Problem(("key",), "", {"key": value}).options)
         assert option[0] == "--set"
-        assert parse_overrides(option[1:]) == {"key": value}
+        assert parse_pairs(option[1:], option="--set", example="") == {"key": value}
 
 
 @pytest.mark.parametrize(("config", "edit"), RUNS, ids=_ids(RUNS))

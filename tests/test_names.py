@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unetinspect.record.names import Name
 
 from tests.tiny import traced
 from unetinspect.errors import UsageError
 from unetinspect.naming import NameIndex, absent, by_rule, find_names, items_of, names_of
+from unetinspect.record.checkpoint import Name
 from unetinspect.views.names import names_table
 from unetinspect.views.render import Screen, render_csv, render_table
 

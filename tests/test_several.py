@@ -109,7 +109,7 @@ def test_standard_input_is_one_of_them_at_most(cli: Any, monkeypatch: pytest.Mon
     assert cli("trace", "-", "plain.json", "-") == (
         2,
         "",
-        "error: standard input is given for 2 models, and can be read only once\nhint: save it to a file, and give that\n",
+        "error: - (standard input) can be given only once\nhint: save it to a file\n",
     )
     assert cli("trace", "plain.json", "-", *ON_META, "--json")[0] == 0
 
@@ -133,7 +133,7 @@ def test_notes_say_which_model_they_are_about(cli: Any) -> None:
         Path(run, "unet").mkdir(parents=True)
         Path(run, "unet", "config.json").write_text(json.dumps({**PLAIN, "decay": 0.9}))
         Path(f"{run}.json").write_text(json.dumps({**PLAIN, "decay": 0.9}))
-    note = "ignored, because UNet2DModel does not know them: decay"
+    note = "decay is not a key of UNet2DModel (remove it)"
 
     assert cli("trace", "a.json", "b.json", *ON_META)[2] == f"note: a.json: {note}\nnote: b.json: {note}\n"
     assert cli("trace", "a", "a/unet", *ON_META)[2] == f"note: a: {note}\nnote: a/unet: {note}\n"
@@ -223,7 +223,7 @@ def test_a_search_ends_and_says_where(cli: Any, monkeypatch: pytest.MonkeyPatch)
         (["--from", "empty"], 3, "found no UNet config in empty"),
         (["--from", "x*"], 3, "found no UNet config in x*"),
         (["--from", f"*/{'x' * 300}"], 3, f"found no UNet config in */{'x' * 300}"),
-        (["--from", ".", "--classes"], 2, "--from and --classes contradict each other"),
+        (["--from", ".", "--classes"], 2, "--from and --classes cannot be used together"),
         (["--from", ""], 3, "--from needs a folder"),
     ],
     ids=["no folder", "no config", "no match", "too long", "both", "nothing"],
@@ -263,7 +263,7 @@ def test_a_folder_of_which_nothing_can_be_traced_is_an_error(cli: Any) -> None:
     assert (code, out) == (2, "")
     assert err.startswith("note: bad/config.json: not traced: ")
     assert err.endswith(
-        "error: none of the UNet configs in bad can be traced\nhint: `unetinspect check bad/config.json` says what is wrong\n"
+        "error: none of the UNet configs in bad can be traced\nhint: `unetinspect check bad/config.json` shows what is wrong\n"
     )
 
 

@@ -1,8 +1,9 @@
-"""Streams as they are: closed, full, not UTF-8, no wider than 20 columns, ended by a signal. Nothing is lost, nothing half-written."""
+"""Streams as they are: closed, full, not UTF-8, a pipe without a reader, a terminal of 20 columns. Nothing is lost, no traceback."""
 
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -11,159 +12,152 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from time import sleep
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from tests.tiny import traced
-from unetinspect import Trace
-from unetinspect.errors import UsageError
+from tests.tiny import CONDITION, traced
+from unetinspect import Trace, __main__
 from unetinspect.run.cache import RecordCache
-from unetinspect.streams import forget_what_is_no_width, print_answer
+from unetinspect.streams import print_answer
 
 NAME = "caf\u00e9 \u6f22\u5b57 \U0001f600"
-FULL = "error: cannot write to standard output: no space left on device\nhint: -o FILE writes the answer into a file\n"
+Program = Callable[..., tuple[int, str]]
 
 
-def save_trace(folder: Path) -> Path:
-    """Save a trace, which is shown without torch, of a UNet whose name takes more than ASCII and more than Latin-1."""
+@pytest.fixture
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that commands run in, with a saved trace of a UNet whose name needs more than ASCII and more than Latin-1."""
     record = traced("plain-one-block")
-    path = folder / "saved.json"
+    path = tmp_path / "saved.json"
     path.write_text(replace(record, model=replace(record.model, name=NAME)).to_json(), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     return path
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    """A saved trace in a folder of its own."""
-    return save_trace(tmp_path)
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """Run the whole program in this process with another stdout; returns its exit code and stderr."""
+
+    def run(stdout: Any, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["unetinspect", *arguments])
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stdout)
+            code = __main__.run()
+            with suppress(OSError, ValueError):
+                stdout.close()
+        return code, capsys.readouterr().err
+
+    return run
 
 
-def run(
-    command: str, folder: Path, *, before: Callable[[], object] | None = None, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
     """Run a command line of the shell in a folder, in which `unetinspect` is this checkout's."""
-    return subprocess.run(
-        ["bash", "-c", command.replace("unetinspect", f"{sys.executable} -m unetinspect")],
-        capture_output=True,
-        timeout=120,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "UNETINSPECT_CACHE": str(folder / "records"), **(environment or {})},
-        preexec_fn=before,
-    )
+    words = ["bash", "-c", command.replace("unetinspect", f"{sys.executable} -m unetinspect")]
+    return subprocess.run(words, capture_output=True, timeout=120, check=False, cwd=folder, env=dict(os.environ))
 
 
 @pytest.mark.parametrize("command", ["models", "skips saved.json --json", "--help", "--version"])
-def test_a_full_disk_on_stdout_is_one_sentence(command: str, saved: Path) -> None:
-    """Whoever prints, and however much: no traceback, no complaint at exit, and no success."""
-    ran = run(f"unetinspect {command} > /dev/full", saved.parent)
+def test_a_stdout_that_cannot_be_written_to_is_one_sentence(command: str, saved: Path, program: Program) -> None:
+    """A full disk, a closed stdout, whoever prints: no traceback and no success; a reader that has closed its pipe is no error."""
+    error = "error: cannot write to standard output: {}\nhint: -o FILE writes the answer to a file\n"
+    reader, writer = os.pipe()
+    os.close(reader)
 
-    assert (ran.returncode, ran.stderr.decode()) == (2, FULL)
+    assert program(os.fdopen(os.open("/dev/full", os.O_WRONLY), "w"), *command.split()) == (2, error.format("no space left on device"))
+    assert program(os.fdopen(os.open(os.devnull, os.O_RDONLY), "w"), *command.split()) == (2, error.format("it is closed"))
+    assert program(os.fdopen(writer, "w"), *command.split()) == (0, "")
 
 
-def test_a_closed_stdout_is_told_and_no_file_gets_what_was_meant_for_it(saved: Path) -> None:
-    """Closed before the program begins: an answer has nowhere to go; into a file it goes all the same."""
-    ran = run("unetinspect models >&-", saved.parent)
-    assert (ran.returncode, ran.stderr.decode().splitlines()[0]) == (2, "error: cannot write to standard output: it is closed")
+def test_streams_closed_before_the_program_begins(saved: Path) -> None:
+    """Help has nowhere to go, an answer goes into its file all the same, and a closed stdin is empty."""
+    ran = run("unetinspect --help >&-", saved.parent)
+    assert (ran.returncode, ran.stderr.splitlines()[0]) == (2, b"error: cannot write to standard output: it is closed")
 
     ran = run("unetinspect skips saved.json -o out.txt >&- 2>&- <&-", saved.parent)
-    assert ran.returncode == 0
-    assert (saved.parent / "out.txt").read_text(encoding="utf-8").startswith(NAME)
+    assert (ran.returncode, Path("out.txt").read_text(encoding="utf-8").splitlines()[0].startswith(NAME)) == (0, True)
+
+    ran = run("unetinspect skips - <&-", saved.parent)
+    assert (ran.returncode, ran.stderr.startswith(b"error: standard input is empty")) == (2, True)
 
 
-@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
-def test_notes_and_errors_never_stand_in_the_way_of_the_answer(closed: str, saved: Path) -> None:
-    """Without a stderr the answer is the same, errors stay off stdout, and the exit code says what it always says."""
+def test_a_pipe_that_gets_enough_ends_quietly(saved: Path) -> None:
+    """In a real shell, where Python itself would complain at exit; usage names the program and not the way to it."""
+    ran = run("set -o pipefail; unetinspect trace --help | head -1", saved.parent)
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"Usage: unetinspect trace [OPTIONS] [MODEL]...\n", b"")
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_notes_and_errors_never_stop_the_answer(full: bool, saved: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a stderr the answer is the same, errors stay off stdout, and the exit code is the same."""
     record = Trace.from_json(saved.read_text(encoding="utf-8"))
     saved.write_text(replace(record, run=replace(record.run, notes=("a note",))).to_json(), encoding="utf-8")
-    answered, refused = (run(f"unetinspect skips {model} {closed}", saved.parent) for model in ("saved.json", "nothing"))
+    code, answer, err = cli("skips", "saved.json")
+    assert (code, err) == (0, "note: a note\n")
 
-    assert (answered.returncode, answered.stderr) == (0, b"")
-    assert answered.stdout.decode().startswith(NAME)
-    assert b"note" not in answered.stdout
-    assert (refused.returncode, refused.stdout, refused.stderr) == (3, b"", b"")
-
-
-def test_stdin_closed_is_an_empty_stdin(saved: Path) -> None:
-    """`-` then reads nothing, and says so."""
-    closed, empty = run("unetinspect skips - <&-", saved.parent), run("unetinspect skips - </dev/null", saved.parent)
-
-    assert closed.returncode == empty.returncode == 2
-    assert closed.stderr == empty.stderr
-    assert closed.stderr.startswith(b"error: standard input is empty")
+    with Path("/dev/full").open("wb", buffering=0) as raw, io.TextIOWrapper(raw, write_through=True) as broken:
+        monkeypatch.setattr(sys, "stderr", broken if full else None)
+        assert cli("skips", "saved.json")[:2] == (0, answer)
+        assert cli("skips", "nothing")[:2] == (3, "")
 
 
-def test_a_pipe_that_does_not_wait_loses_nothing(saved: Path) -> None:
+def test_a_pipe_that_does_not_wait_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its other end may have made it non-blocking: more than it has room for still comes out whole."""
     text = traced("sd15").to_json()
-    saved.write_text(text)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    program = subprocess.Popen(
-        [sys.executable, "-m", "unetinspect", "trace", str(saved), "--json"], stdout=writer, stderr=subprocess.PIPE, env=dict(os.environ)
-    )
-    os.close(writer)
-    with pytest.raises(subprocess.TimeoutExpired):  # full by now
-        program.wait(timeout=3)
-    with os.fdopen(reader, encoding="utf-8") as pipe:
-        assert pipe.read() == text + "\n"
-    assert program.communicate(timeout=60)[1] == b""
+
+    def read() -> str:
+        sleep(0.2)  # the pipe is full by now
+        with os.fdopen(reader, encoding="utf-8") as pipe:
+            return pipe.read()
+
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patch:
+        found = pool.submit(read)
+        with os.fdopen(writer, "w", encoding="utf-8") as stdout:
+            patch.setattr(sys, "stdout", stdout)
+            print_answer(text)
+        assert found.result(timeout=60) == text
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"PYTHONIOENCODING": "latin-1"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    ],
-    ids=["latin-1", "LC_ALL=C"],
-)
-def test_where_stdout_is_not_utf_8_tables_are_ascii_and_json_stays_json(environment: dict[str, str], saved: Path) -> None:
-    """Rules fall back, a name is escaped, JSON escapes as JSON does, in every view of a saved trace."""
-    table = run("unetinspect skips saved.json", saved.parent, environment=environment)
-    assert (table.returncode, table.stderr) == (0, b"")
-    assert b"-----" in table.stdout
-    name = NAME if environment.get("PYTHONIOENCODING") == "latin-1" else NAME.replace("\u00e9", "\\xe9")
-    assert table.stdout.splitlines()[0].decode("latin-1").startswith(name.replace("\u6f22\u5b57 \U0001f600", "\\u6f22\\u5b57 \\U0001f600"))
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_where_stdout_is_not_utf_8_tables_are_ascii_and_json_stays_json(
+    encoding: str, saved: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules fall back, a name is escaped as far as it must be, JSON escapes as JSON does, help and schema too."""
 
-    ran = run("unetinspect trace saved.json --json", saved.parent, environment=environment)
-    assert (ran.returncode, ran.stderr) == (0, b"")
-    assert json.loads(ran.stdout) == json.loads(saved.read_text(encoding="utf-8"))
-    assert ran.stdout.isascii()
+    def printed(*arguments: str) -> bytes:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", io.TextIOWrapper(stdout := io.BytesIO(), encoding=encoding))
+            assert cli(*arguments)[::2] == (0, "")
+            return stdout.getvalue()
 
-
-def test_the_schema_is_json_and_help_is_ascii_where_stdout_is(tmp_path: Path) -> None:
-    """It holds words that are not ASCII."""
-    plain, ascii_alone = run("unetinspect schema", tmp_path), run("unetinspect schema", tmp_path, environment={"PYTHONIOENCODING": "ascii"})
-
-    assert not plain.stdout.isascii()
-    assert ascii_alone.stdout.isascii()
-    assert json.loads(ascii_alone.stdout) == json.loads(plain.stdout)
-    ran = run("unetinspect trace --help", tmp_path, environment={"PYTHONIOENCODING": "ascii"})
-    assert (ran.returncode, ran.stderr) == (0, b"")
-    assert b"Usage: unetinspect trace" in ran.stdout
-    assert ran.stdout.isascii()
+    table = printed("skips", "saved.json")
+    assert b"-----" in table
+    assert table.startswith(NAME.encode(encoding, "backslashreplace"))
+    text = printed("trace", "saved.json", "--json")
+    assert (text.isascii(), json.loads(text)) == (True, json.loads(saved.read_text(encoding="utf-8")))
+    text, schema = printed("schema"), cli("schema")[1]
+    assert (text.isascii(), schema.isascii(), json.loads(text)) == (True, False, json.loads(schema))
+    assert printed("trace", "--help").isascii()
 
 
-def test_a_file_name_that_is_not_utf_8_is_read_written_and_shown(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_read_written_and_shown(saved: Path, cli: Any) -> None:
     """As bytes to the system, backslashed to people, in tables, in JSON and in errors."""
-    name, out = os.fsencode(tmp_path) + b"/b\xff.json", os.fsencode(tmp_path) + b"/o\xff.json"
-    with open(name, "w", encoding="utf-8") as file:  # noqa: PTH123 - bytes
-        file.write(traced("plain-one-block").to_json())
-    command = [sys.executable, "-m", "unetinspect"]
-    shown = subprocess.run([*command, "skips", name, "--json", "-o", out], capture_output=True, check=True, env=dict(os.environ))
-    assert (shown.stdout, shown.stderr) == (b"", b"")
-    with open(out, encoding="utf-8") as file:  # noqa: PTH123 - bytes
-        assert json.load(file)["model"]["class_name"] == "UNet2DModel"
+    name, out = os.fsdecode(b"b\xff.json"), os.fsdecode(b"o\xff.json")
+    saved.rename(name)
 
-    missing = subprocess.run([*command, "skips", b"no\xff.json"], capture_output=True, check=False, env=dict(os.environ))
-    assert missing.returncode == 3
-    assert missing.stderr.startswith(b"error: ")
-    assert b"no\\udcff.json" in missing.stderr
+    assert cli("skips", name, "--json", "-o", out) == (0, "", "")
+    assert json.loads(Path(out).read_text(encoding="utf-8"))["model"]["class_name"] == "UNet2DModel"
+    code, _, err = cli("skips", os.fsdecode(b"no\xff.json"))
+    assert (code, err.startswith("error: "), "no\\udcff.json" in err) == (3, True, True)
 
 
 def test_what_is_no_unicode_in_a_record_is_backslashed_in_its_json(tmp_path: Path) -> None:
@@ -179,52 +173,73 @@ def test_what_is_no_unicode_in_a_record_is_backslashed_in_its_json(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("columns", ["20", "1"])
 @pytest.mark.parametrize("command", ["trace", "skips", "skips --explain", "attn", "tree", "inputs", "ports", "config", "--help"])
-def test_few_columns_lose_no_value(command: str, columns: str, saved: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every view ends in an answer, and the sums of the skips stand there whole."""
-    monkeypatch.setenv("COLUMNS", columns)
-    code, out, _ = cli(*command.split(), *([] if command == "--help" else [str(saved)]))
-
-    assert code == 0
-    assert out
-    sums = [f"{skip.hidden_channels} + {skip.skip_channels}" for skip in traced("plain-one-block").skips]
-    assert command != "skips" or all(added in out for added in sums)
-
-
-@pytest.mark.parametrize("columns", ["0", "-5", "abc", "\u00b2", "", "9" * 30, "20.5", " "])
-@pytest.mark.parametrize("command", ["skips", "--help"])
-def test_columns_that_are_no_width_are_none(command: str, columns: str, saved: Path, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is that without COLUMNS."""
-    words = [command, *([] if command == "--help" else [str(saved)])]
+def test_columns_decide_the_width_and_few_of_them_lose_no_value(
+    command: str, saved: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One column is enough for an answer, the sums of the skips stand there whole, and what is no width is ignored."""
+    words = [*command.split(), *([] if command == "--help" else ["saved.json"])]
     without = cli(*words)
-    for name in ("COLUMNS", "LINES"):
-        monkeypatch.setenv(name, columns)
-    forget_what_is_no_width()
+    for columns in ("0", "-5", "abc", "\u00b2", "20.5"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert cli(*words) == without
+    monkeypatch.setenv("COLUMNS", "1")
+    code, out, _ = cli(*words)
+    sums = [f"{skip.hidden_channels} + {skip.skip_channels}" for skip in traced("plain-one-block").skips]
 
-    assert cli(*words) == without
+    assert (code, out != "") == (0, True)
+    assert command != "skips" or all(added in out for added in sums)
+    for width in (80, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert max(map(len, cli(*words)[1].splitlines())) <= width
 
 
 def test_a_dumb_terminal_of_20_columns_gets_no_escape_sequence(saved: Path) -> None:
-    """Its width counts, and nothing is coloured, moved or erased."""
+    """Its width counts, and nothing is colored, moved or erased."""
     terminal, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
-    environment = {**os.environ, "TERM": "dumb"}
-    program = subprocess.Popen([sys.executable, "-m", "unetinspect", "skips", str(saved)], stdout=side, stderr=side, env=environment)
+    command = [sys.executable, "-m", "unetinspect", "skips", str(saved)]
+    program = subprocess.Popen(command, stdout=side, stderr=side, env={**os.environ, "TERM": "dumb"})
     os.close(side)
-    said = b""
+    printed = b""
     with suppress(OSError):  # the terminal's other side is closed
         while part := os.read(terminal, 4096):
-            said += part
+            printed += part
     os.close(terminal)
 
     assert program.wait(timeout=60) == 0
-    assert b"\x1b" not in said
-    assert b"left out at 20 columns" in said
+    assert b"\x1b" not in printed
+    assert b"left out at 20 columns" in printed
 
 
-def test_a_sentence_names_what_is_wrong_with_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In Python, too, where a program has closed its own stdout."""
-    monkeypatch.setattr(sys, "stdout", None)
-    with pytest.raises(UsageError, match="cannot write to standard output: it is closed"):
-        print_answer("text")
+class Terminal(io.StringIO):
+    """A stream that calls itself a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "quiet", "term", "shown"),
+    [
+        (Terminal(), False, "xterm", True),
+        (Terminal(), True, "xterm", False),
+        (Terminal(), False, "dumb", False),
+        (io.StringIO(), False, "xterm", False),
+    ],
+)
+def test_progress_is_shown_on_a_terminal_and_erased(
+    stream: io.StringIO, quiet: bool, term: str, shown: bool, cli: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each step while it lasts, on stderr; stdout has the JSON alone. With -q, on a dumb terminal and into a pipe there is none."""
+    (tmp_path / "tiny.json").write_text(json.dumps(CONDITION))
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr("unetinspect.run.cache.sys", SimpleNamespace(modules={}))  # as in a process that has not imported torch
+    words = ["trace", str(tmp_path / "tiny.json"), "--device", "meta", "--json", "--no-cache", *(["-q"] if quiet else [])]
+    code, out, _ = cli(*words)
+    steps = stream.getvalue().split("\r\x1b[2K")
+
+    assert (code, json.loads(out)["schema"]) == (0, "unetinspect.trace/1")
+    assert (steps[0], steps[-1]) == ("", "")
+    assert ("importing torch and diffusers" in steps, "running tiny.json at sample 16x16 on meta" in steps) == (shown, shown)

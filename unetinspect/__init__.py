@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unetinspect.errors import ConfigError, ForwardError, SourceError, UnetInspectError, UsageError
 from unetinspect.version import __version__
 
 if TYPE_CHECKING:
     from unetinspect.api import trace
+    from unetinspect.errors import ConfigError, ForwardError, SourceError, UnetInspectError, UsageError
     from unetinspect.record import Trace
 
 __all__ = [
@@ -28,14 +28,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the two names that cost something only when they are asked for."""
-    if name == "trace":
-        from unetinspect.api import trace
+def __getattr__(name: str) -> object:
+    """Import a name when it is first used: the command line starts before anything else is imported."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return trace
-    if name == "Trace":
-        from unetinspect.record import Trace
-
-        return Trace
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = {"trace": "api", "Trace": "record"}.get(name, "errors")
+    return getattr(import_module(f"unetinspect.{module}"), name)

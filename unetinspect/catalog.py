@@ -1,7 +1,7 @@
 """The bundled catalog of published UNets, read without torch.
 
-The source is configs/*.yaml, one file per model. What is read is `catalog.jsonl`, one line per model, since reading YAML takes
-longer than all the rest of a command; `make catalog` writes it, and a test compares the two.
+The source is configs/*.yaml, one file per model. The program reads `catalog.jsonl`, one line per model, because reading YAML
+takes longer than all the rest of a command; `make catalog` writes it, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class HubLocation(Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: "org/name".
-        subfolder: The folder of the config, None: the root.
-        gone: What became of it, where it no longer answers.
+        subfolder: The folder of the config; None is the root.
+        gone: What happened to it, if it no longer exists.
     """
 
     id: str
@@ -34,7 +34,7 @@ class HubLocation(Struct, frozen=True, kw_only=True):
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """A number that somebody else published for the model, as they wrote it."""
+    """A number that was published for the model, as it was written."""
 
     figure: str
     value: str
@@ -45,19 +45,19 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One published UNet.
 
     Attributes:
-        name: What to type.
+        name: The name to type.
         aliases: Other names to type.
-        family: What it belongs to.
-        title: What it is, in a few words.
-        hub: Where it is published; the first is where it lives now.
-        vae_scale_factor: Pixels per sample cell along one side; 1 for a pixel UNet, null where there is nothing to scale.
-        medium: What the pixels make up, where it is another thing than for most UNets of the class.
-        read_from: Where the config was read.
-        confidence: "verbatim" as published, or "reconstructed" from code and siblings.
+        family: The family it belongs to.
+        title: A few words on what it is.
+        hub: Where it is published; the first is its current place.
+        vae_scale_factor: VAE scale factor; 1 for a pixel UNet, null if there is nothing to scale.
+        medium: What the pixels show, if not what they show for most UNets of the class.
+        read_from: Where the config was found.
+        confidence: "verbatim" as published, or "reconstructed" from code and similar models.
         params: Parameters, counted on the built UNet.
-        attention_layers: Attention layers, likewise.
-        published: What others print for it.
-        notes: What to know of the config.
+        attention_layers: Attention layers, counted likewise.
+        published: Published numbers.
+        notes: Remarks on the config.
         config: The config itself.
     """
 
@@ -90,15 +90,15 @@ def load_catalog() -> dict[str, Entry]:
 
 
 def find_entry(name: str) -> Entry | None:
-    """Return the entry of that name or alias, whatever its case, or None."""
+    """Return the entry with that name or alias, in any case, or None."""
     wanted = name.lower()
     return next((entry for entry in load_catalog().values() if wanted in map(str.lower, (entry.name, *entry.aliases))), None)
 
 
 def find_hub_id(repo_id: str, folder: str | None = None) -> tuple[Entry, HubLocation] | None:
-    """Return the entry that a hub ID belongs to and the location meant, or None.
+    """Return the entry that a hub ID belongs to, and its location there, or None.
 
-    `folder` is where in the repository the config must lie ("" is its root), since one may hold several UNets.
+    `folder` is the folder of the config ("" is the root), because a repository may contain several UNets; None is any.
     """
     for entry in load_catalog().values():
         for location in entry.hub:
@@ -108,6 +108,6 @@ def find_hub_id(repo_id: str, folder: str | None = None) -> tuple[Entry, HubLoca
 
 
 def nearest_entries(name: str) -> list[str]:
-    """Return the catalog names that look most like `name`, best first."""
+    """Return the catalog names that are most similar to `name`, best first."""
     names = {alias: entry.name for entry in load_catalog().values() for alias in (entry.name, *entry.aliases)}
     return list(dict.fromkeys(names[close] for close in nearest_names(name, names)))

@@ -1,12 +1,12 @@
-"""What can go wrong for a reason that the user can mend, and the exit code of each.
+"""The errors that a user can fix, and the exit code of each.
 
     UnetInspectError
     ├── UsageError     2  a bad argument, option or value
-    ├── ConfigError    2  a config that names no UNet, or one that cannot be built
+    ├── ConfigError    2  a config of an unknown class, or one that cannot be built
     ├── SourceError    3  the model could not be read: not found, gated, offline
     └── ForwardError   4  the forward pass failed
 
-Anything else that is raised is a bug, and keeps its traceback.
+Any other exception is a bug, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from shlex import quote
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-# What YAML takes for something else than a word.
+# Words that YAML does not read as strings.
 _JSON_WORDS = ("true", "false", "null", "True", "False", "None", "yes", "no", "on", "off", "y", "n")
 
 
 class UnetInspectError(Exception):
-    """Raised when the user's input cannot be answered; says what is wrong, and what to do instead.
+    """Raised when the user's input cannot be processed.
 
     Attributes:
-        message: One sentence on what is wrong with what was given.
+        message: One sentence on what is wrong.
         hint: What to type instead, or None.
-        exit_code: What the command line exits with.
+        exit_code: The exit code of the command line.
     """
 
     exit_code = 2
@@ -39,7 +39,7 @@ class UnetInspectError(Exception):
 
 
 class UsageError(UnetInspectError):
-    """Raised when an argument, an option or a value is not one that can be used."""
+    """Raised when an argument, an option or a value is invalid."""
 
 
 class Problem(NamedTuple):
@@ -48,7 +48,7 @@ class Problem(NamedTuple):
     Attributes:
         keys: The keys to blame.
         what: One sentence on what is wrong with them.
-        change: Values with which the UNet runs; empty: none were found.
+        change: Values with which the UNet runs; empty if none were found.
     """
 
     keys: tuple[str, ...]
@@ -62,7 +62,7 @@ class Problem(NamedTuple):
 
 
 def _written(value: Any) -> str:
-    """Write a value as `--set` reads it: JSON, and words that JSON does not know without quotes."""
+    """Write a value as `--set` reads it: JSON, but words without quotes."""
     import json  # here: few answers need it
 
     plain = isinstance(value, str) and value.isidentifier() and value not in _JSON_WORDS
@@ -74,7 +74,7 @@ class ConfigError(UnetInspectError):
 
     Attributes:
         mistakes: Every mistake that was found in the config.
-        problems: A sentence on each thing that is wrong.
+        problems: One sentence on each thing that is wrong.
     """
 
     def __init__(self, message: str, *, problems: Sequence[Problem | str] = (), hint: str | None = None) -> None:
@@ -84,7 +84,7 @@ class ConfigError(UnetInspectError):
 
 
 class SourceError(UnetInspectError):
-    """Raised when the model's config could not be read from where it was said to be."""
+    """Raised when the model could not be read."""
 
     exit_code = 3
 
@@ -96,7 +96,7 @@ class ForwardError(UnetInspectError):
 
 
 def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Return up to `count` of the `known` names that look most like `name`, best first.
+    """Return up to `count` of the `known` names, those most similar to `name`, best first.
 
     >>> nearest_names("sdlx", ["sd15", "sdxl", "ddpm-cat-256"], count=1)
     ['sdxl']

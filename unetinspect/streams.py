@@ -1,12 +1,18 @@
-"""Standard input, output and error as they are: closed, full, not UTF-8, a pipe whose reader has gone. Imports nothing heavy."""
+"""Where output goes: the standard streams, whether closed, full, not UTF-8 or a pipe without a reader, and files written whole.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,83 +20,113 @@ from unetinspect.errors import UsageError
 from unetinspect.units import visible
 
 INTERRUPTED = 130
-_DIGITS = 5  # of a width: what is longer is none
-_TO_A_FILE = "-o FILE writes the answer into a file"
 # The signal that ended the program, once there was one.
 _ended_by: list[int] = []
 
 
 class OutputError(UsageError):
-    """Raised when stdout takes nothing: it is closed, or the disk is full. Then no other answer can be given either."""
+    """Raised when stdout cannot be written to: it is closed, or the disk is full. No other answer can be printed either."""
 
 
 class ReaderGoneError(Exception):
-    """Raised when whoever read stdout has what it wanted (`| head`); no OSError, of which typer and rich would make an exit code of 1."""
+    """Raised when the reader of stdout has closed it (`| head`). Not an OSError, which Typer would turn into exit code 1."""
 
 
 def ready() -> None:
-    """Make the streams such that whatever is printed later cannot fail for its characters, nor land in another file.
+    """Prepare the standard streams: characters that cannot be encoded are escaped, and errors of stdout are ours.
 
-    Where one was closed before the program began, its number would go to the next file that is opened, and Python has no
-    object for it: errors printed there would come out on stdout.
+    A stream that was closed before the program began gets a descriptor, which the next opened file would get otherwise, and
+    an object, which Python does not make for it. Writing to such a stdout fails; writing to such a stderr does nothing.
     """
-    for number in range(3):
+    for number, name, mode, access in ((0, "stdin", "r", os.O_RDONLY), (1, "stdout", "w", os.O_RDONLY), (2, "stderr", "w", os.O_RDWR)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - open as long as the program runs
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - the same
-    _guard_stdout()
-    escape_characters()
-    forget_what_is_no_width()
-
-
-def _guard_stdout() -> None:
-    """Let every write to stdout that fails be an error of ours, whoever writes: help and version are printed by others."""
-    if sys.stdout is None:
-        return
-    for name in ("write", "flush"):
-        with suppress(AttributeError):  # a stream that takes no attributes
-            setattr(sys.stdout, name, _guarded(getattr(sys.stdout, name)))
+            os.open(os.devnull, access)  # gets the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - stays open
+    _escape_characters()
+    for method in ("write", "flush"):  # whoever prints: Typer prints the help
+        with suppress(AttributeError):  # a stream without settable attributes
+            setattr(sys.stdout, method, _guarded(getattr(sys.stdout, method)))
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*given: Any) -> Any:
         try:
             return method(*given)
-        except BrokenPipeError:
-            let_go_of_stdout()
-            raise ReaderGoneError from None
         except OSError as error:
-            raise stdout_failed(error) from None
+            with suppress(AttributeError, OSError):  # drop what is still buffered, or Python complains again at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise ReaderGoneError from None
+            raise _output_error("it is closed" if error.errno == errno.EBADF else reason(error)) from None
 
     return guarded
 
 
-def forget_what_is_no_width() -> None:
-    """Take COLUMNS and LINES out of the environment where rich would fail on them: 0, a superscript, thirty digits."""
-    for name in ("COLUMNS", "LINES"):
-        given = os.environ.get(name, "")
-        if given and not (given.isascii() and given.isdecimal() and int(given[:_DIGITS]) > 0 and len(given) <= _DIGITS):
-            del os.environ[name]
+def _output_error(why: str) -> OutputError:
+    return OutputError(f"cannot write to standard output: {why}", hint="-o FILE writes the answer to a file")
 
 
-def escape_characters() -> None:
-    """Let stdout show what it cannot encode as Python writes it, backslashed."""
+def _escape_characters() -> None:
+    """Let stdout write characters that its encoding does not have as Python escapes them."""
     with suppress(AttributeError):  # a stream that a test or another program put there; or none at all
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
+def print_answer(answer: str | bytes) -> None:
+    """Write an answer to stdout, all of it; bytes are written as they are.
+
+    Raises:
+        OutputError: Stdout is closed, or the disk is full.
+        ReaderGoneError: Its reader has closed it.
+    """
+    if sys.stdout is None:
+        raise _output_error("it is closed")
+    _escape_characters()
+    with suppress(AttributeError, OSError):
+        os.set_blocking(sys.stdout.fileno(), True)  # a pipe made non-blocking by its other end would lose what does not fit
+    flush = _guarded(sys.stdout.flush)
+    if isinstance(answer, str):
+        _guarded(sys.stdout.write)(answer)
+    else:
+        flush()
+        _guarded(sys.stdout.buffer.write)(answer)
+    flush()
+
+
+def print_aside(text: str, *, end: str = "\n") -> None:
+    """Print to stderr; a stderr that cannot be written to must not stop the answer."""
+    if sys.stderr is not None:  # print would take stdout for None
+        with suppress(OSError):
+            print(text, end=end, file=sys.stderr, flush=True)
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """Print what is wrong to stderr, and what to do instead."""
+    print_aside(f"error: {visible(message, keep_lines=True)}")
+    if hint:
+        print_aside(f"hint: {visible(hint)}")
+
+
+def reason(error: OSError) -> str:
+    """Return the system's message, as the end of a sentence.
+
+    >>> reason(OSError(28, "No space left on device"))
+    'no space left on device'
+    """
+    message = error.strerror or str(error)
+    return message[:1].lower() + message[1:]
+
+
 @contextmanager
 def ending_cleanly() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end what runs inside as Ctrl-C does, so that no half-written file stays behind."""
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that no half-written file is left."""
     caught = []
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
-        # `nohup` has it ignored, and so it stays.
+        # `nohup` ignores it, and so do we.
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             with suppress(ValueError):  # only the main thread can
                 signal.signal(number, _end)
@@ -108,59 +144,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def die_if_ended() -> None:
-    """Where a signal ended the program, die of it, so that whoever waits for the program sees that."""
+    """If a signal ended the program, die of it, so that the parent process sees that."""
     if _ended_by:
         signal.raise_signal(_ended_by.pop())
-
-
-def print_answer(answer: str | bytes) -> None:
-    """Write an answer to stdout, all of it; bytes are written as they are.
-
-    Raises:
-        OutputError: Stdout takes nothing: it is closed, or the disk is full.
-        ReaderGoneError: Its reader has gone.
-    """
-    if sys.stdout is None:
-        raise OutputError("cannot write to standard output: it is closed", hint=_TO_A_FILE)
-    escape_characters()
-    with suppress(AttributeError, OSError):
-        os.set_blocking(sys.stdout.fileno(), True)  # a pipe that its other end made non-blocking would lose what it has no room for
-    if isinstance(answer, str):
-        _guarded(sys.stdout.write)(answer)
-    else:
-        _guarded(sys.stdout.flush)()
-        _guarded(sys.stdout.buffer.write)(answer)
-    _guarded(sys.stdout.flush)()
-
-
-def finish() -> None:
-    """Write what is left for stdout. A reader that has gone is no failure.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    with suppress(ReaderGoneError):
-        if sys.stdout is not None:
-            sys.stdout.flush()
-
-
-def stdout_failed(error: OSError) -> OutputError:
-    """Return what to say of a write to stdout that failed; nothing more is written there."""
-    let_go_of_stdout()
-    return OutputError(f"cannot write to standard output: {reason(error)}", hint=_TO_A_FILE)
-
-
-def let_go_of_stdout() -> None:
-    """Send whatever is left for stdout nowhere; Python would complain once more when it closes the stream at exit."""
-    with suppress(AttributeError, OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def print_aside(line: str) -> None:
-    """Say something on stderr; where nothing can be said there, the answer is what counts."""
-    if sys.stderr is not None:  # print would take stdout for None
-        with suppress(OSError):
-            print(line, file=sys.stderr)
 
 
 def interrupted() -> int:
@@ -169,18 +155,68 @@ def interrupted() -> int:
     return INTERRUPTED
 
 
-def print_error(message: str, hint: str | None) -> None:
-    """Say on stderr what is wrong, and what to do instead."""
-    print_aside(f"error: {visible(message, keep_lines=True)}")
-    if hint:
-        print_aside(f"hint: {visible(hint)}")
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; an existing one keeps its permissions.
 
+    A device, a pipe, and the file that stdout already goes to are written into, never replaced: `/dev/null` stays a device.
 
-def reason(error: OSError) -> str:
-    """Return what the system says is wrong, as the end of a sentence.
-
-    >>> reason(OSError(28, "No space left on device"))
-    'no space left on device'
+    Raises:
+        OSError: It cannot be written; an existing file is unchanged.
     """
-    said = error.strerror or str(error)
-    return said[:1].lower() + said[1:]
+    try:
+        existing = path.stat()
+    except FileNotFoundError:
+        existing = None
+    if existing is not None:
+        stream = _stream_to(existing)
+        if stream is not None or not stat.S_ISREG(existing.st_mode):
+            with os.fdopen(os.open(path, os.O_WRONLY) if stream is None else os.dup(stream), "wb") as file:
+                file.write(content)
+            return
+    with replacing(path) as (handle, beside):
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)  # some disks report only now that they are full
+        if existing is not None and hasattr(os, "chown"):
+            with suppress(OSError):  # only root may give a file away; the group is often one's own
+                os.chown(beside, existing.st_uid, existing.st_gid)
+        beside.chmod(stat.S_IMODE(existing.st_mode) if existing is not None else 0o666 & ~_umask())
+
+
+@contextmanager
+def replacing(path: Path, *, suffix: str = "") -> Iterator[tuple[int, Path]]:
+    """Yield an open file beside `path`, as (descriptor, its path), that replaces `path` when the block has ended.
+
+    So nobody ever sees `path` half-written; if the block raises, `path` is unchanged and nothing is left beside it. The block
+    closes the descriptor. If `path` is a symbolic link, its target is replaced, and the link stays.
+
+    Raises:
+        OSError: The file cannot be created, or `path` cannot be replaced.
+    """
+    import tempfile  # here: it takes longer to import than `--version` takes to answer
+
+    target = Path(os.path.realpath(path))
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=suffix)
+    beside = Path(name)
+    try:
+        yield handle, beside
+        beside.replace(target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _stream_to(file: os.stat_result) -> int | None:
+    """Return the stream of this program that goes to a file, as it does for `/dev/stdout`."""
+    for stream in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(stream), file):
+                return stream
+    return None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

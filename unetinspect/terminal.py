@@ -1,11 +1,11 @@
-"""Text on a terminal: how many columns it takes, and its colours."""
+"""Text on a terminal: how many columns it takes, and its colors."""
 
 from __future__ import annotations
 
 from functools import cache
 from unicodedata import combining, east_asian_width
 
-# ANSI codes of a terminal's own 16 colours, so that its theme holds.
+# ANSI codes of a terminal's own 16 colors, so that its theme applies.
 _STYLES = {
     "": "",
     "left": "36",  # cyan
@@ -32,12 +32,12 @@ def cells(text: str) -> int:
 
 @cache
 def cells_of(char: str) -> int:
-    """Return how many columns a character takes: none where it stands on the one before, two in East Asian scripts."""
+    """Return how many columns a character takes: none if it combines with the one before, two in East Asian scripts."""
     return 1 if char.isascii() else 0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1
 
 
 def paint(text: str, style: str) -> str:
-    r"""Write a text in one of the styles.
+    r"""Color a text.
 
     >>> paint("down_blocks.0", "heading")
     '\x1b[1;36mdown_blocks.0\x1b[0m'

@@ -1,4 +1,4 @@
-"""Numbers and config values as people read them. Records hold integers; these words are made here only."""
+"""Numbers, config values and foreign text as people read them. Records hold integers; only this module adds units."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def format_count(count: int | None) -> str:
 
 
 def format_si(count: int | float | None, unit: str = "") -> str:
-    """Write a count with an SI prefix and its unit, to four digits: MACs and FLOPs are told in G and T.
+    """Write a count with an SI prefix and its unit, to four digits: MACs and FLOPs are shown in G and T.
 
     >>> [format_si(n, "MACs") for n in (640, 94_371_840, 803_273_441_280, 6_761_236_398_080)]
     ['640 MACs', '94.37 MMACs', '803.3 GMACs', '6.761 TMACs']
@@ -92,7 +92,7 @@ def joined(words: Iterable[Any]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Write a config value as JSON has it, cut where it is long.
+    """Write a config value as JSON, cut if it is long.
 
     >>> format_value(None), format_value("text_time"), format_value([1, 2])
     ('null', '"text_time"', '[1, 2]')
@@ -101,13 +101,13 @@ def format_value(value: Any) -> str:
 
     try:
         text = json.dumps(value, default=str)
-    except (ValueError, RecursionError):  # Python writes no number of thousands of digits
-        return "a value too long to be written"
+    except (ValueError, RecursionError):  # Python refuses to write thousands of digits
+        return "a value too long to print"
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 def visible(text: str, *, keep_lines: bool = False) -> str:
-    r"""Write control characters as Python writes them: text that others wrote must not move a terminal's cursor.
+    r"""Escape control characters as Python does: text that others wrote must not move a terminal's cursor.
 
     >>> visible("sd\x1b[31m15\n")
     'sd\\x1b[31m15\\n'

@@ -1,3 +1,3 @@
-"""The version, in a file of its own so that `--version` and the packaging read it at no cost."""
+"""The version, in a file of its own: the package and its packaging read it."""
 
 __version__ = "0.1.0"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from msgspec import structs
 
 from unetinspect.cli.options import DiffOptions, TraceOptions, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import traced, traced_pair
+from unetinspect.cli.run import Passes, read_named
 from unetinspect.drawing.forms import SUFFIXES, Form, Level, form_of
 from unetinspect.errors import SourceError, UsageError
-from unetinspect.record import Envelope
+from unetinspect.record import Envelope, Trace
+from unetinspect.unets.request import parse_counts
 
 _DIFFERENT = 1
 
@@ -21,17 +24,20 @@ _DIFFERENT = 1
 @takes(DiffOptions)
 def diff(
     options: DiffOptions,
-    other: Annotated[str | None, typer.Argument(metavar="B", help="Another; default: A at another size, or with --set-b.")] = None,
+    other: Annotated[str | None, typer.Argument(metavar="B", help="The other model [default: A, with another size or --set-b]")] = None,
     set_b: Annotated[
-        list[str] | None, typer.Option("--set-b", metavar="KEY=VALUE", help="Override a config key of B alone; may be repeated.")
+        list[str] | None, typer.Option("--set-b", metavar="KEY=VALUE", help="Override a config key of B only; may be given several times")
     ] = None,
 ) -> None:
-    """Example: unetinspect diff sd15 bk-sdm-tiny"""
+    """unetinspect diff sd15 bk-sdm-tiny
+    unetinspect diff sd15 --res 512,768
+    unetinspect diff mine.yaml --set-b attention_head_dim=64
+    """
     from unetinspect.compare import compare
     from unetinspect.views.diff import diff_csv, diff_markdown, diff_text
 
     output = Output(options)
-    found = compare(*traced_pair(options, output, other, set_b or []))
+    found = compare(*_traced_pair(options, output, other, set_b or []))
     output.show_forms(
         found,
         text=lambda screen: diff_text(found, screen),
@@ -42,20 +48,59 @@ def diff(
         raise typer.Exit(_DIFFERENT)
 
 
+def _traced_pair(options: DiffOptions, output: Output, other: str | None, overrides: Sequence[str]) -> tuple[Trace, Trace]:
+    """Return the traces of A and B; without B, those of A at two sizes, or with and without what `--set-b` overrides.
+
+    Raises:
+        UsageError: A and B are the same; an option has more than two values; both are standard input.
+    """
+    sizes = {name: _pair(getattr(options, name), option=f"--{name}") for name in ("res", "latent", "batch")}
+    if other is None and not overrides and all(one == two for one, two in sizes.values()):
+        hint = f"`unetinspect diff {options.model} sdxl`, or two sizes of one: `unetinspect diff {options.model} --res 512,768`"
+        raise UsageError("diff needs two UNets", hint=hint)
+    if options.model == "-" and other in (None, "-"):
+        raise UsageError("- (standard input) can be given only once", hint="save it to a file")
+    shared = {name: value for name, value in structs.asdict(options).items() if name not in sizes}
+
+    def side(place: int, **own: Any) -> TraceOptions:
+        size: dict[str, Any] = {name: pair[place] for name, pair in sizes.items()}
+        batch = parse_counts([size.pop("batch") or "1"], option="--batch")[0]
+        return TraceOptions(**{**shared, **size, **own, "batch": batch})
+
+    first = side(0)
+    second = side(1, model=other or options.model, overrides=[*(options.overrides or []), *overrides], attached=None)
+    one, two = Passes(first, output), Passes(second, output)
+    two.attached, two.cache = one.attached, one.cache
+    model, against = read_named(first, output, first.model), read_named(second, output, second.model)
+    return one.trace(model), two.trace(against)
+
+
+def _pair(given: str | None, *, option: str) -> tuple[str | None, str | None]:
+    values = (given or "").split(",")
+    if len(values) > 2:
+        raise UsageError(f"{option} {given}: expected at most two values, for A and B", hint=f"{option} {values[0]},{values[1]}")
+    return (values[0] or None, values[-1] or None)
+
+
 @takes(TraceOptions)
 def draw(
     options: TraceOptions,
-    level: Annotated[Level, typer.Option(help="A box a stage, or each of its layers too.")] = "stage",
+    level: Annotated[Level, typer.Option(metavar="LEVEL", help="stage (one box per stage) or layer (one row per layer)")] = "stage",
     form: Annotated[
-        Form | None, typer.Option("--as", help="The form of the drawing; default: what FILE ends in, else text.", show_default=False)
+        Form | None,
+        typer.Option("--as", metavar="FORM", help="svg, html, png, mmd, dot or txt [default: from FILE's extension, else txt]"),
     ] = None,
 ) -> None:
-    """Example: unetinspect draw sdxl -o sdxl.html"""
+    """unetinspect draw sd15
+    unetinspect draw sdxl --level layer -o sdxl.html
+    unetinspect draw sd15 --as mmd
+    """
     from unetinspect.drawing.drawing import Drawing
 
     output = Output(options)
     drawn_as = _form(output, form)
-    record = traced(options, output)
+    passes = Passes(options, output)
+    record = passes.trace(read_named(options, output, options.model))
     if output.format == "json":
         output.write_json(Envelope.of(record, stages=record.stages, skips=record.skips, attentions=record.attentions))
         return
@@ -64,53 +109,57 @@ def draw(
         screen = output.screen
         output.write(drawing.text(width=screen.width, unicode=screen.unicode, color=screen.color))
         return
-    # A file's form has an encoding of its own, whatever that of standard output is.
+    # These forms have their own encoding, whatever that of standard output is.
     drawn = f"```mermaid\n{drawing.mermaid()}```\n" if output.format == "md" else drawing.render(drawn_as)
     output.write(drawn if isinstance(drawn, bytes) else drawn.encode())
-
-
-@takes(TraceOptions)
-def names(
-    options: TraceOptions,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A module or tensor, as any of them calls it; default: all.")] = None,
-) -> None:
-    """Example: unetinspect names sd15 output_blocks.5.1"""
-    from unetinspect.naming import find_names, names_of
-    from unetinspect.views.names import names_table
-
-    output = Output(options)
-    try:
-        record = traced(options, output)
-    except SourceError as error:
-        if name is not None:
-            raise
-        # MODEL stands first, and may be left out elsewhere: here what stands alone is MODEL all the same.
-        raise SourceError(
-            error.message, hint=f"{error.hint or ''}; a name stands behind its MODEL: unetinspect names sd15 {options.model}".lstrip("; ")
-        ) from None
-    found = names_of(record) if name is None else find_names(record, name)
-    output.show(names_table(record, found, asked=name), Envelope.of(record, names=found))
 
 
 def _form(output: Output, asked: Form | None) -> Form:
     """Return the form to draw in.
 
     Raises:
-        UsageError: FILE ends in none, or in another than is asked for; the answer is to be no drawing; a PNG would go to a terminal.
+        UsageError: The options do not agree on a form, or a PNG would be printed to a terminal.
     """
-    if output.format in ("csv", "tsv"):
-        raise UsageError(f"--format {output.format}: a drawing is no table", hint=f"`unetinspect trace --format {output.format}` is one")
+    output.require("draw", "table", "json", "md")
+    suffix = Path(output.path).suffix.lower() if output.path is not None else ""
     if output.format != "table":
-        if asked is not None:
-            raise UsageError(f"--as {asked} and --format {output.format} contradict each other", hint="give one of them")
-        if output.path is not None and Path(output.path).suffix.lower() in SUFFIXES:
-            raise UsageError(f"-o {output.path} names a drawing, and --format {output.format} is none", hint="give one of them")
+        other = f"--as {asked}" if asked is not None else f"-o {output.path}" if suffix in SUFFIXES else None
+        if other is not None:
+            raise UsageError(f"{other} and --format {output.format} cannot be used together", hint="use one of them")
         return "txt"
     if asked is None:
         return "txt" if output.path is None else form_of(output.path)
     if asked == "png" and output.path is None and sys.stdout is not None and sys.stdout.isatty():
-        raise UsageError("a PNG is no text for a terminal", hint="-o FILE.png writes it into a file")
-    ending = SUFFIXES.get(Path(output.path).suffix.lower(), asked) if output.path is not None else asked
-    if ending != asked:
-        output.note(f"{output.path} holds {asked}, as --as says, whatever it ends in")
+        raise UsageError("cannot print a PNG to a terminal", hint="write it to a file: -o FILE.png")
+    if SUFFIXES.get(suffix, asked) != asked:
+        output.note(f"--as overrides the file extension: {output.path} contains {asked}")
     return asked
+
+
+@takes(TraceOptions)
+def names(
+    options: TraceOptions,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Module or tensor, by its name in any of these tools [default: all]"),
+    ] = None,
+) -> None:
+    """unetinspect names sd15 output_blocks.5.1
+    unetinspect names sdxl lora_unet_mid_block_attentions_0_proj_in
+    unetinspect names sd15 --format csv -o names.csv
+    """
+    from unetinspect.naming import find_names, names_of
+    from unetinspect.views.names import names_table
+
+    output = Output(options)
+    passes = Passes(options, output)
+    try:
+        model = read_named(options, output, options.model)
+    except SourceError as error:
+        if name is not None:
+            raise
+        hint = f"{error.hint or ''}; put MODEL first: unetinspect names sd15 {options.model}".lstrip("; ")
+        raise SourceError(error.message, hint=hint) from None
+    record = passes.trace(model)
+    found = names_of(record) if name is None else find_names(record, name)
+    output.show(names_table(record, found, asked=name), Envelope.of(record, names=found))

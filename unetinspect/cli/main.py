@@ -1,4 +1,4 @@
-"""The program: its commands, and the one place where an error becomes a sentence and an exit code."""
+"""The program: its commands, their help, and the one place where an error becomes a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -7,80 +7,119 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from unetinspect.errors import UnetInspectError, nearest_names
 from unetinspect.streams import INTERRUPTED, ReaderGoneError, interrupted, print_error
 from unetinspect.version import __version__
 
-# The base of Typer's own errors; Typer carries its own copy of Click, so the class is reached through a public one.
+# The base of Typer's own errors; Typer has its own copy of Click, so the class is reached through a public one.
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
-# (panel of the help, module) -> its commands, each with what help says of it; an example stands with the command itself.
-_PANELS = {
-    ("Look", "look"): {
-        "trace": "Stage by stage: shapes in and out, resnets, attention layers, params, MACs, memory; totals.",
-        "skips": "Every skip: produced by, consumed by, hidden + skip = concat -> out.",
-        "attn": "Every attention layer: self or cross, heads, Q, K, V, map shape; counts per block.",
-        "tree": "The module tree as print(unet) shows it, repeats folded, with observed shapes.",
-        "inputs": "What forward needs: argument, shape, dtype, the config key that asks for it.",
-        "ports": "What can be plugged in: ControlNet and T2I residuals, IP-Adapter tokens; --with MODEL: whether it fits.",
+# Group of the help -> its commands, each with its module and a line of help; examples are in the docstring of its function.
+_GROUPS = {
+    "Inspect": {
+        "trace": ("inspect", "Show the shapes, layers, MACs and memory of every stage"),
+        "skips": ("inspect", "List the skip connections: hidden + skip = concat"),
+        "attn": ("inspect", "List the attention layers: heads, Q, K, V and map shapes"),
+        "tree": ("inspect", "Show the module tree with observed shapes"),
+        "inputs": ("inspect", "Show the arguments of forward: shapes, dtypes, config keys"),
+        "ports": ("inspect", "Show where a ControlNet, T2I-Adapter or IP-Adapter attaches"),
     },
-    ("Measure", "measure"): {
-        "sweep": "The same UNet at many sizes and batches: MACs, memory, the largest map, and which sizes fail.",
-        "profile": "A CUDA device's time and memory per stage, beside what the trace estimates.",
+    "Measure": {
+        "sweep": ("measure", "Compare sizes and batches: MACs, memory, which fail"),
+        "profile": ("measure", "Measure time and memory per stage on a CUDA device"),
     },
-    ("Compare and draw", "compare"): {
-        "diff": "Two UNets side by side: config, stages, skips, attention, costs; exit 1 where they differ.",
-        "draw": "The U as a picture: in the terminal, or with -o as SVG, HTML, PNG, Mermaid or DOT.",
-        "names": "Every name of a module or tensor: diffusers, LDM and ComfyUI, block numbers, LoRA keys, IP-Adapter.",
+    "Compare and draw": {
+        "diff": ("compare", "Compare two UNets; exits 1 if they differ"),
+        "draw": ("compare", "Draw the U as text, SVG, HTML, PNG, Mermaid or DOT"),
+        "names": ("compare", "Translate names between diffusers, LDM, ComfyUI and LoRA"),
     },
-    ("Check", "checks"): {
-        "check": "What would go wrong: config mistakes, sizes, a checkpoint that does not fit; exit 1 where something would.",
-        "identify": "What a checkpoint is, from its header alone: family, class, layout, dtype, and what says so.",
-        "explain-error": "What a shape error means for a UNet, which models have its numbers, and what to change.",
+    "Check": {
+        "check": ("measure", "Find config errors and sizes that fail; exits 1 on findings"),
+        "identify": ("lookup", "Identify a checkpoint from its header"),
+        "explain-error": ("lookup", "Explain a shape error: what it means and what to change"),
     },
-    ("The rest", "rest"): {
-        "config": "The resolved config, with the defaults that diffusers fills in.",
-        "models": "The bundled catalog: name, params, what it is; --from: the UNets of a folder; --classes: the supported classes.",
-        "cache": "The cached records: where they are, how many; clear removes them.",
-        "schema": "JSON Schema of everything that --json prints.",
+    "Catalog and cache": {
+        "config": ("lookup", "Show a config with diffusers' defaults filled in"),
+        "models": ("lookup", "List the bundled UNets, or those of a folder"),
+        "cache": ("lookup", "Show or clear the cache of records"),
+        "schema": ("lookup", "Print the JSON Schema of --json output"),
     },
 }
-# name -> (panel, module, what help says of it)
-COMMANDS = {name: (*place, line) for place, commands in _PANELS.items() for name, line in commands.items()}
+COMMANDS = {name: command for commands in _GROUPS.values() for name, command in commands.items()}
+
+
+def _write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -> None:
+    """Write titled lists of names and texts, all texts in one column."""
+    width = max(len(name) for rows in sections.values() for name, _ in rows)
+    for title, rows in sections.items():
+        with formatter.section(title):
+            formatter.write_dl([(name.ljust(width), " ".join(text.split())) for name, text in rows], col_max=width)
+
+
+def _option_sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
+    """List the arguments and options of a command by the title that they are under."""
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(context):
+        name, text = parameter.get_help_record(context)
+        title = getattr(parameter, "rich_help_panel", None) or "Options"
+        if parameter.param_type_name == "argument":
+            name, title = parameter.metavar, "Arguments"
+        elif parameter.name == "help" and sections:
+            title = list(sections)[-1]
+        sections.setdefault(title, []).append((name, text.rstrip(".").replace("x>=", "at least ")))
+    return sections
+
+
+class _Command(TyperCommand):
+    """A command whose help is plain text, with its options in sections."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        _write_sections(formatter, _option_sections(self, ctx))
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Examples"):  # not wrapped, so that they can be copied
+            formatter.write("".join(f"  {line.strip()}\n" for line in (self.epilog or "").strip().splitlines()))
 
 
 class _Commands(TyperGroup):
-    """The group of commands: imports one's module when it is named, since to be listed it needs no more than its line."""
+    """The group of commands: a command's module is imported when the command is named."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        name, _, others = super().resolve_command(ctx, args)
-        return name, load_command(name or ""), others
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections = {title: [(name, line) for name, (_, line) in commands.items()] for title, commands in _GROUPS.items()}
+        _write_sections(formatter, {**sections, **_option_sections(self, ctx)})
 
 
 def load_command(name: str) -> Any:
-    """Return a command of `COMMANDS` with its options, as Typer makes it of its function."""
-    _, module, line = COMMANDS[name]
+    """Return a command of `COMMANDS` with its options, as Typer makes it from its function."""
+    module, line = COMMANDS[name]
     function = getattr(import_module(f"unetinspect.cli.{module}"), name.replace("-", "_"))
-    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    alone.command(name, help=f"{line}\n\n{function.__doc__}")(function)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, cls=_Command, help=line, epilog=function.__doc__)(function)
     return typer.main.get_command(alone)
 
 
 app = typer.Typer(
     name="unetinspect",
     cls=_Commands,
-    help="See how a diffusers UNet is built: every block's shapes, every skip connection, every attention layer. "
-    "One dummy forward pass, no weights, no GPU needed.",
-    epilog="Without MODEL: sd15. Try: unetinspect trace; unetinspect skips --res 128; unetinspect attn sdxl --json",
+    help="See how a diffusers UNet is built: shapes, skip connections and attention layers, from one forward pass "
+    "without weights or a GPU.",
+    epilog="Try `unetinspect trace sd15`, and `unetinspect COMMAND --help` for the options and examples of a command.",
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
 )
-for _name, (_panel, _, _line) in COMMANDS.items():  # to be listed; `_Commands` puts what runs in their place
-    app.command(_name, help=_line, rich_help_panel=_panel)(lambda: None)
 
 
 def _print_version(wanted: bool) -> None:
@@ -92,7 +131,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version")] = False,
 ) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -105,37 +144,42 @@ def main(arguments: list[str] | None = None) -> int:
         code = int(app(given, prog_name="unetinspect", standalone_mode=False) or 0)
         return interrupted() if code == INTERRUPTED else code
     except UnetInspectError as error:
-        return _fail(error.message, error.hint, error.exit_code)
+        print_error(error.message, error.hint)
+        return error.exit_code
     except _ClickError as error:
-        return _fail(_usage_message(error), _usage_hint(error, given), 2)
+        print_error(_usage_message(error), _usage_hint(error, given))
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         return interrupted()
     except ReaderGoneError:
         return 0
 
 
-def _fail(message: str, hint: str | None, code: int) -> int:
-    print_error(message, hint)
-    return code
-
-
 def _usage_message(error: Any) -> str:
-    """Return what Typer says is wrong, without the guesses that it adds: those go into the hint."""
+    """Return Typer's message in our form, without its guesses: the hint has them."""
     text: str = error.format_message()
     for guess in (" (Possible options:", " Did you mean"):
         text = text.partition(guess)[0]
-    return text.replace("Value error, ", "").rstrip(".")
+    text = text.replace("Got unexpected extra argument(s)", "unexpected argument").replace("Value error, ", "").rstrip(".")
+    return text[:1].lower() + text[1:]
 
 
 def _usage_hint(error: Any, given: list[str]) -> str:
     """Say what to type instead of an option or a command that does not exist."""
-    first = next((word for word in given if not word.startswith("-")), "")
-    if first in COMMANDS:
-        close = nearest_names(getattr(error, "option_name", None) or "", getattr(error, "possibilities", None) or (), count=1)
-        meant = f"did you mean {close[0]}? " if close else ""
-        return f"{meant}`unetinspect {first} --help` lists what it takes"
-    close = nearest_names(first, COMMANDS, count=1)
-    if close:
-        return f"did you mean `unetinspect {close[0]}`?"
-    meant = f"did you mean `unetinspect trace {first}`? " if first else ""
-    return f"{meant}the commands are {', '.join(COMMANDS)}"
+    option = getattr(error, "option_name", None) or ""
+    parameters = error.ctx.command.get_params(error.ctx) if option.startswith("--") else ()
+    known = [name[2:] for parameter in parameters for name in parameter.opts if name.startswith("--")]
+    close = [name for name in known if option[2:].startswith(name)] or nearest_names(option[2:], known, count=1)
+    meant = f"did you mean --{close[0]}? " if close else ""
+    command = next((word for word in given if word in COMMANDS), None)
+    if option and command and given[0].startswith("-"):
+        return f"put options after the command: unetinspect {command} {option}"
+    if given[0] in COMMANDS:
+        return f"{meant}`unetinspect {given[0]} --help` lists the options"
+    if not option:
+        from unetinspect.catalog import find_entry
+
+        is_model = find_entry(given[0]) is not None or {".", "/"} & {*given[0]}
+        close = nearest_names(given[0], COMMANDS, count=1) or ([f"trace {given[0]}"] if is_model else [])
+        meant = f"did you mean `unetinspect {close[0]}`? " if close else ""
+    return f"{meant}`unetinspect --help` lists the commands"

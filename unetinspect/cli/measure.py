@@ -1,64 +1,80 @@
-"""The commands that measure a UNet: sweep, profile."""
+"""The commands that run a UNet several times: sweep, profile, check."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
+from msgspec import UNSET
+from msgspec.structs import replace
 
-from unetinspect.cli.options import More, SweepOptions, TraceOptions, takes
+from unetinspect.cli.options import CheckOptions, Models, SweepOptions, TraceOptions, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import answer_models, note_pass, parse_overrides, read_named, read_plugged, request_of, sweeping, to_trace_again
-from unetinspect.record import SCHEMA, Envelope
+from unetinspect.cli.run import Passes, answer_models, note_pass, parse_pairs, read_named, request_of, to_trace_again
+from unetinspect.errors import UsageError
+from unetinspect.record import SCHEMA, Check, Envelope
+from unetinspect.run.cache import Recorder
 from unetinspect.source import LoadedModel
+from unetinspect.unets.request import make_request, parse_counts, parse_sizes
 
-_HOW = "How to run"
+_FOUND = 1
 
 
 @takes(SweepOptions)
-def sweep(options: SweepOptions, more: More = None) -> None:
-    """Example: unetinspect sweep sd15 --res 256,512,768,1024 --batch 1,2"""
+def sweep(options: SweepOptions, models: Models = None) -> None:
+    """unetinspect sweep sd15 --res 256,512,768x512
+    unetinspect sweep sdxl --res 1024 --batch 1,2,4 --dtype float16
+    unetinspect sweep sd15 bk-sdm-tiny --format csv
+    """
+    from unetinspect.run.sweep import sweep as run_sweep
     from unetinspect.views.costs import sweep_table
 
     output = Output(options)
-    run = sweeping(options, output)
+    res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
+    if res and latent:
+        make_request(res=res[0], latent=latent[0])  # which refuses both
+    batch = parse_counts(options.batch or ["1"], option="--batch")
+    passes = Passes(options, output)
 
     def answer(model: LoadedModel) -> int:
-        info, points, record = run(model)
+        with passes.recorder(model) as recorder:
+            points, record = run_sweep(recorder, passes.request, res=res, latent=latent, batch=batch, plugged=passes.attached)
+        if record is not None:
+            note_pass(record, recorder.model, output)
+        info = recorder.info if record is None else record.model
         output.show(sweep_table(info, points, record), Envelope(schema=SCHEMA, model=info, sweep=points))
         return 0
 
-    answer_models(options, more, output, answer)
+    answer_models(options, models or [], output, answer)
 
 
 @takes(TraceOptions)
 def profile(
     options: TraceOptions,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile each stage with torch.compile.", rich_help_panel=_HOW)] = False,
-    channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Weights and inputs with their channels last in memory.", rich_help_panel=_HOW)
-    ] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile each stage with torch.compile")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Use the channels_last memory format")] = False,
     attention: Annotated[
         Literal["sdpa", "math", "slicing"],
-        typer.Option(help="torch's fused attention, its math attention, or attention slicing.", rich_help_panel=_HOW),
+        typer.Option(metavar="NAME", help="sdpa (torch's fused attention), math (unfused) or slicing"),
     ] = "sdpa",
-    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Passes to time.", rich_help_panel=_HOW)] = 20,
-    warmup: Annotated[int, typer.Option(min=1, metavar="N", help="Passes to run before.", rich_help_panel=_HOW)] = 5,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Timed passes")] = 20,
+    warmup: Annotated[int, typer.Option(min=1, metavar="N", help="Passes before them")] = 5,
 ) -> None:
-    """Example: unetinspect profile sdxl --dtype float16 --compile"""
+    """unetinspect profile sd15 --res 768 --batch 2
+    unetinspect profile sdxl --dtype float16 --compile
+    """
     output = Output(options)
-    request = request_of(options)
-    overrides = parse_overrides(options.overrides or [])
+    device = request_of(options).device
     from unetinspect.profile.clock import cuda_device
     from unetinspect.views.costs import profile_table
 
-    cuda_device(request.device)  # before anything is read: without a device, nothing else matters
-    plugged = read_plugged(options, output)
+    cuda_device(device)  # before anything is read: without a device, nothing else matters
+    passes = Passes(options, output)
     read = read_named(options, output, options.model)
     model = to_trace_again(read)
     if read.trace is not None:
-        output.note("the config in the saved trace is profiled, with these options alone")
-    with output.progress() as say:  # not while passes are timed: what draws it takes time of the same processor
+        output.note("the saved trace's config is profiled, with these options only")
+    with output.progress() as say:  # not while passes are timed: showing it takes time of the same processor
         say("importing torch and diffusers")
         from unetinspect.profile.profiling import ProfileOptions, profile_model
     if compile:
@@ -66,6 +82,61 @@ def profile(
     how = ProfileOptions(
         compile=compile, channels_last=channels_last, attention=attention, repeats=repeats, warmup=warmup, force=options.force
     )
-    record, measured = profile_model(model, request, overrides, how, plugged)
+    record, measured = profile_model(model, passes.request, passes.overrides, how, passes.attached)
     note_pass(record, model, output)
     output.show(profile_table(record, measured), Envelope.of(record, stages=record.stages, profile=measured))
+
+
+@takes(CheckOptions)
+def check(
+    options: CheckOptions,
+    models: Models = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE|ID", help="Check a checkpoint against the UNet; only its header is read")
+    ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Expect a value in the record, e.g. skips=12; may be given several times"),
+    ] = None,
+) -> None:
+    """unetinspect check ddpm-cat-256 --res 100,256
+    unetinspect check mine.yaml --weights mine.safetensors
+    unetinspect check sd15 --expect skips=12 --expect attention.cross=16
+    """
+    from unetinspect.views.checks import check_table
+
+    output = Output(options)
+    res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
+    expected = parse_pairs(expect or [], option="--expect", example="attention.cross=16")
+    if options.attached:
+        raise UsageError("check does not support --with", hint=f"`unetinspect ports {options.model} --with {options.attached[0]}` does")
+    passes = Passes(options, output)
+    sized = [*(replace(passes.request, res=size) for size in res), *(replace(passes.request, latent=size) for size in latent)]
+    requests = sized or [passes.request]
+    given = None
+    if weights is not None:
+        from unetinspect.source.read import read_weights
+
+        given = read_weights(weights, token=options.token, offline=options.offline)
+        output.note(*given.notes)
+
+    def answer(model: LoadedModel) -> int:
+        own = given or model.weights  # a checkpoint as MODEL is compared with the UNet that its own header describes
+        model = replace(to_trace_again(model), weights=None)
+        with output.progress() as say:
+            recorder = Recorder(passes.cache, model, passes.overrides, force=options.force, say=say)
+
+            def run() -> Envelope:
+                say("importing torch and diffusers")
+                from unetinspect.check.model import check_model
+
+                return check_model(recorder, requests, weights=own, expected=expected)
+
+            found = recorder.answer(("check", requests, own, expected), run)
+        if found.run is not UNSET:
+            output.note(*(note for note in found.run.notes if note not in model.notes))
+        result = cast(Check, found.check)
+        output.show(check_table(found.model, result, with_meanings=not options.quiet), found)
+        return 0 if result.clean else _FOUND
+
+    answer_models(options, models or [], output, answer)

@@ -4,152 +4,133 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Annotated, Any, Literal
 
 import typer
 from msgspec import Struct
 
-_SIZE, _PLUGS, _RUN, _MODEL, _OUTPUT = "Size and batch", "Added to the pass", "Device", "Model", "Output"
+_size = partial(typer.Option, rich_help_panel="Size and batch")
+_attached = partial(typer.Option, rich_help_panel="Attachments")
+_run = partial(typer.Option, rich_help_panel="Device and cache")
+_source = partial(typer.Option, rich_help_panel="Model source")
+_output = partial(typer.Option, rich_help_panel="Output")
 
+_MODEL = "Catalog name, config file, folder, .safetensors file, saved trace, hub ID, or - for stdin"
+_BATCH = "Images per batch; CFG doubles it"
 
-More = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="MODEL", help="More models, answered one after another: one JSON document each; CSV gets a column model."),
-]
+# Of the commands that answer for several models: the first is also their `options.model`.
+Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=f"{_MODEL} [default: sd15]")]
 
 
 class OutputOptions(Struct, frozen=True, kw_only=True):
     """Where and how to print."""
 
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document: --format json.", rich_help_panel=_OUTPUT)] = False
+    json: Annotated[bool, _output("--json", help="Same as --format json")] = False
     format: Annotated[
         Literal["table", "json", "md", "csv", "tsv"] | None,
-        typer.Option(help="How to print; default: table.", rich_help_panel=_OUTPUT, show_default=False),
+        _output(metavar="FORMAT", help="Output format: table, json, md, csv or tsv [default: table]"),
     ] = None
-    no_truncate: Annotated[bool, typer.Option("--no-truncate", help="Never shorten module paths.", rich_help_panel=_OUTPUT)] = False
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead.", rich_help_panel=_OUTPUT)
-    ] = None
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes or hints on stderr.", rich_help_panel=_OUTPUT)] = False
+    output: Annotated[str | None, _output("--output", "-o", metavar="FILE", help="Write to FILE instead of standard output")] = None
+    no_truncate: Annotated[bool, _output("--no-truncate", help="Do not shorten module paths")] = False
+    quiet: Annotated[bool, _output("--quiet", "-q", help="Do not print notes and hints")] = False
 
 
 class SourceOptions(OutputOptions, frozen=True, kw_only=True):
     """Where to read from."""
 
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_MODEL)] = None
-    subfolder: Annotated[str | None, typer.Option(help="Folder that holds the config.", rich_help_panel=_MODEL)] = None
-    token: Annotated[str | None, typer.Option(help="Hub token; default: the one you logged in with.", rich_help_panel=_MODEL)] = None
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network: cache and catalog only.", rich_help_panel=_MODEL)] = (
-        False
-    )
+    revision: Annotated[str | None, _source(metavar="REV", help="Branch, tag or commit on the hub")] = None
+    subfolder: Annotated[str | None, _source(metavar="DIR", help="Folder that contains the config")] = None
+    token: Annotated[str | None, _source(metavar="TOKEN", help="Hub token [default: the stored login]")] = None
+    offline: Annotated[bool, _source("--offline", help="Do not use the network, only the hub cache and the catalog")] = False
 
 
 class ModelOptions(SourceOptions, frozen=True, kw_only=True):
-    """Which model, and where from."""
+    """Which model, and from where."""
 
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A catalog name, a config file, a folder, a .safetensors file, a saved trace, a hub ID, or - for stdin.", show_default=True
-        ),
-    ] = "sd15"
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)] = "sd15"
     overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; may be repeated.", rich_help_panel=_MODEL),
+        list[str] | None, _source("--set", metavar="KEY=VALUE", help="Override a config key; may be given several times")
     ] = None
 
 
 class PassOptions(ModelOptions, frozen=True, kw_only=True):
-    """How to run a forward pass, but for its size."""
+    """How to run a forward pass, except its size."""
 
-    cfg: Annotated[
-        bool | None,
-        typer.Option("--cfg/--no-cfg", help="Classifier-free guidance; default: where the UNet is conditioned.", rich_help_panel=_SIZE),
-    ] = None
-    tokens: Annotated[int | None, typer.Option(metavar="N", help="Tokens of encoder_hidden_states.", rich_help_panel=_SIZE)] = None
-    frames: Annotated[int | None, typer.Option(metavar="N", help="Frames of a video UNet.", rich_help_panel=_SIZE)] = None
-    vae_scale: Annotated[int | None, typer.Option(metavar="N", help="Pixels per sample cell along one side.", rich_help_panel=_SIZE)] = None
-    freeu: Annotated[
-        str | None, typer.Option(metavar="B1,B2,S1,S2", help="Switch FreeU on with these factors.", rich_help_panel=_PLUGS)
-    ] = None
-    plugged: Annotated[
+    cfg: Annotated[bool | None, _size("--cfg/--no-cfg", help="Classifier-free guidance [default: on for conditional models]")] = None
+    tokens: Annotated[int | None, _size(metavar="N", help="Tokens in encoder_hidden_states [default: what the model is used with]")] = None
+    frames: Annotated[int | None, _size(metavar="N", help="Frames of a video UNet [default: from the config]")] = None
+    vae_scale: Annotated[int | None, _size(metavar="N", help="VAE downscaling factor [default: from the model's files, or 8]")] = None
+    attached: Annotated[
         list[str] | None,
-        typer.Option("--with", metavar="MODEL", help="Plug a ControlNet or T2I-Adapter in; named as MODEL is.", rich_help_panel=_PLUGS),
+        _attached("--with", metavar="MODEL", help="Attach a ControlNet or T2I-Adapter (same forms as MODEL)"),
     ] = None
-    device: Annotated[str, typer.Option(help="auto, meta, cpu, cuda or cuda:N; auto is CUDA if there is one.", rich_help_panel=_RUN)] = (
-        "auto"
-    )
-    dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or float64; default: float32.", rich_help_panel=_RUN)] = None
-    no_cache: Annotated[
-        bool,
-        typer.Option("--no-cache", help="Trace afresh, and keep no record of it.", rich_help_panel=_RUN),
-    ] = False
-    force: Annotated[bool, typer.Option("--force", help="Lift the size limits.", rich_help_panel=_RUN)] = False
+    freeu: Annotated[str | None, _attached(metavar="B1,B2,S1,S2", help="Enable FreeU with these factors")] = None
+    device: Annotated[str, _run(metavar="DEVICE", help="auto, meta, cpu, cuda or cuda:N; auto is cuda if available, else meta")] = "auto"
+    dtype: Annotated[str | None, _run(metavar="DTYPE", help="float32, float16, bfloat16 or float64 [default: float32]")] = None
+    no_cache: Annotated[bool, _run("--no-cache", help="Ignore the cache")] = False
+    force: Annotated[bool, _run("--force", help="Lift the size limits")] = False
 
 
 class TraceOptions(PassOptions, frozen=True, kw_only=True):
     """How to run one forward pass."""
 
-    res: Annotated[str | None, typer.Option(metavar="N|HxW", help="Image size in pixels.", rich_help_panel=_SIZE)] = None
-    latent: Annotated[
-        str | None, typer.Option(metavar="N|HxW", help="Size of the sample itself; the length of a signal.", rich_help_panel=_SIZE)
-    ] = None
-    batch: Annotated[int, typer.Option(metavar="N", help="Images; CFG doubles it.", rich_help_panel=_SIZE)] = 1
+    res: Annotated[str | None, _size(metavar="N|HxW", help="Image size in pixels")] = None
+    latent: Annotated[str | None, _size(metavar="N|HxW", help="Size of the sample, or length of a signal [default: from the config]")] = (
+        None
+    )
+    batch: Annotated[int, _size(metavar="N", help=_BATCH)] = 1
 
 
 class CheckOptions(PassOptions, frozen=True, kw_only=True):
     """How to run forward passes at several sizes."""
 
-    res: Annotated[list[str] | None, typer.Option(metavar="N|HxW,...", help="Image sizes in pixels.", rich_help_panel=_SIZE)] = None
-    latent: Annotated[
-        list[str] | None, typer.Option(metavar="N|HxW,...", help="Sizes of the sample itself; default: its own.", rich_help_panel=_SIZE)
-    ] = None
-    batch: Annotated[int, typer.Option(metavar="N", help="Images; CFG doubles it.", rich_help_panel=_SIZE)] = 1
+    res: Annotated[list[str] | None, _size(metavar="N|HxW,...", help="Image sizes in pixels")] = None
+    latent: Annotated[list[str] | None, _size(metavar="N|HxW,...", help="Sample sizes [default: from the config]")] = None
+    batch: Annotated[int, _size(metavar="N", help=_BATCH)] = 1
 
 
 class SweepOptions(PassOptions, frozen=True, kw_only=True):
     """How to run forward passes at several sizes and batches."""
 
-    res: Annotated[list[str] | None, typer.Option(metavar="N|HxW,...", help="Image sizes in pixels.", rich_help_panel=_SIZE)] = None
-    latent: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="N|HxW,...", help="Sizes of the sample itself; default: half, once, 1.5 and 2 times its own.", rich_help_panel=_SIZE
-        ),
-    ] = None
-    batch: Annotated[
-        list[str] | None, typer.Option(metavar="N,...", help="Numbers of images, default 1; CFG doubles each.", rich_help_panel=_SIZE)
-    ] = None
+    res: Annotated[list[str] | None, _size(metavar="N|HxW,...", help="Image sizes in pixels")] = None
+    latent: Annotated[list[str] | None, _size(metavar="N|HxW,...", help="Sample sizes [default: 0.5, 1, 1.5 and 2 times the config's]")] = (
+        None
+    )
+    batch: Annotated[list[str] | None, _size(metavar="N,...", help=f"{_BATCH} [default: 1]")] = None
 
 
 class DiffOptions(PassOptions, frozen=True, kw_only=True):
     """How to run one forward pass of each of two UNets."""
 
-    model: Annotated[str, typer.Argument(metavar="A", help="Whatever MODEL may be elsewhere.", show_default=True)] = "sd15"
-    res: Annotated[
-        str | None, typer.Option(metavar="N|HxW[,...]", help="Image size in pixels; A,B: of each its own.", rich_help_panel=_SIZE)
-    ] = None
-    latent: Annotated[
-        str | None,
-        typer.Option(metavar="N|HxW[,...]", help="Size of the sample itself; A,B: of each its own.", rich_help_panel=_SIZE),
-    ] = None
-    batch: Annotated[str, typer.Option(metavar="N[,N]", help="Images; CFG doubles them.", rich_help_panel=_SIZE)] = "1"
+    model: Annotated[str, typer.Argument(metavar="A", help=_MODEL)] = "sd15"
+    res: Annotated[str | None, _size(metavar="N|HxW[,...]", help="Image size in pixels, or one each for A and B")] = None
+    latent: Annotated[str | None, _size(metavar="N|HxW[,...]", help="Sample size, or one each for A and B [default: from the config]")] = (
+        None
+    )
+    batch: Annotated[str, _size(metavar="N[,N]", help=f"{_BATCH}, or one each for A and B")] = "1"
 
 
 def takes(options: type[OutputOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the fields of `options` as command-line options; it receives them as one record, first."""
+    """Give a command the fields of `options` as command-line options; it receives them as one record, first.
+
+    A command with a parameter `models` gets all MODELs there, and the first as `options.model`.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
-        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        shared = _parameters(options)
+        several = any(parameter.name == "models" for parameter in own)
+        shared = [parameter for parameter in _parameters(options) if not (several and parameter.name == "model")]
 
         @wraps(command)
         def run(**given: Any) -> None:
             picked = {parameter.name: given.pop(parameter.name) for parameter in shared}
+            if several:
+                given["models"] = given["models"] or ["sd15"]
+                picked["model"] = given["models"][0]
             command(options(**picked), **given)
 
+        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         parameters = [*(p for p in shared if p.name == "model"), *own, *(p for p in shared if p.name != "model")]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -160,7 +141,7 @@ def takes(options: type[OutputOptions]) -> Callable[[Callable[..., None]], Calla
 
 @cache
 def _parameters(options: type[OutputOptions]) -> list[inspect.Parameter]:
-    """List the fields as parameters, those of the most special record first: help shows them in that order."""
+    """List the fields as parameters, those of the most specialized record first: the help shows them in that order."""
     hints: dict[str, Any] = {}
     for base in options.__mro__[:-2]:
         hints |= {name: hint for name, hint in inspect.get_annotations(base, eval_str=True).items() if name not in hints}

@@ -9,8 +9,8 @@ from typing import get_args
 from unetinspect.drawing.forms import Form, Level, form_of
 from unetinspect.drawing.outline import outline_of
 from unetinspect.errors import UsageError
-from unetinspect.files import write_file
 from unetinspect.record import Trace
+from unetinspect.streams import write_file
 
 
 class Drawing:

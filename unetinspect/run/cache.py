@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from unetinspect.files import replacing
 from unetinspect.record import Envelope, ModelInfo, NearSize, Trace
 from unetinspect.run.described import described, model_info
 from unetinspect.run.resolve import ConfigClass, ResolvedConfig, config_class, resolve_config
-from unetinspect.source.loaded import LoadedModel
+from unetinspect.source import LoadedModel
+from unetinspect.streams import replacing
 from unetinspect.unets.request import Request
 from unetinspect.version import __version__
 

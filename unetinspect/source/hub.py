@@ -21,12 +21,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from unetinspect.checkpoint.header import PREFIX_BYTES, Header, header_length, parse_header
 from unetinspect.errors import SourceError, UsageError
-from unetinspect.files import write_file
 from unetinspect.source.hub_errors import CutOffError, HubError, NoAnswerError, NotAHubError, explain, offline
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, is_repo_id
 from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file, refuse_big
 from unetinspect.source.place import Place, read_header
-from unetinspect.streams import reason
+from unetinspect.streams import reason, write_file
 
 # Seconds. The socket's timeout bounds one read of one address, and a name may have eight of them: the others bound an answer.
 _SOCKET_TIMEOUT = 2.5

@@ -12,12 +12,12 @@ from unetinspect.catalog import Entry, Figure, HubLocation
 from unetinspect.record import ModelInfo, Run, Shape, Trace
 from unetinspect.record.run import Excerpt
 from unetinspect.unets import Builder
-from unetinspect.units import format_bytes, format_count, format_si, format_size, plural
+from unetinspect.units import format_count, format_si, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
 if TYPE_CHECKING:
-    from unetinspect.run.cache import CacheInfo
+    pass
 
 # A page; a cell of megabytes would take minutes to lay out.
 _MOST_CHARACTERS = 4000
@@ -217,15 +217,3 @@ def _shortened(value: Any) -> str:
         return text
     length = f"{len(value)} entries" if isinstance(value, list) else f"{len(text)} characters of JSON"
     return f"{length} (--json shows them)"
-
-
-def cache_table(info: CacheInfo) -> Table:
-    """Show the state of the cache in a few lines."""
-    lines = [f"records are kept in {info.folder}"]
-    if info.removed is not None:
-        lines.append(f"removed: {plural(info.removed, 'record')}")
-    else:
-        lines.append(f"{plural(info.records, 'record')}, {format_bytes(info.bytes)} of at most {format_bytes(info.limit_bytes)}")
-    if not info.writable:
-        lines.append("the folder is not writable: nothing is kept (UNETINSPECT_CACHE sets another)")
-    return Table(columns=(), rows=(), above=lines, records=(info,))

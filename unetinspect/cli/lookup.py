@@ -1,0 +1,190 @@
+"""The commands that need no forward pass of a MODEL: identify, explain-error, config, models, cache, schema."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import typer
+from msgspec.structs import replace
+
+from unetinspect.cli.options import ModelOptions, OutputOptions, SourceOptions, takes
+from unetinspect.cli.output import Output
+from unetinspect.cli.run import parse_overrides, read_named, unknown_keys
+from unetinspect.errors import ConfigError, UnetInspectError, UsageError
+from unetinspect.record import SCHEMA, Envelope, Trace
+from unetinspect.run.cache import RecordCache, Recorder, open_cache
+from unetinspect.streams import reason
+from unetinspect.unets.request import make_request
+
+# Longer text is not an error message: the log of a whole training run is shorter.
+_MAX_TEXT = 16 * 1024 * 1024
+
+
+@takes(SourceOptions)
+def identify(
+    options: SourceOptions,
+    file: Annotated[str, typer.Argument(metavar="FILE|ID", help="A .safetensors file, its index, a folder or a hub ID")],
+) -> None:
+    """unetinspect identify v1-5-pruned-emaonly.safetensors
+    unetinspect identify stabilityai/stable-diffusion-xl-base-1.0 --subfolder unet
+    """
+    from unetinspect.source.read import read_weights
+    from unetinspect.views.checks import checkpoint_table
+
+    output = Output(options)
+    found = read_weights(file, revision=options.revision, subfolder=options.subfolder, token=options.token, offline=options.offline)
+    output.note(*found.notes)
+    output.show(checkpoint_table(found.checkpoint), found.checkpoint)
+
+
+@takes(OutputOptions)
+def explain_error(
+    options: OutputOptions,
+    text: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Error message or traceback [default: stdin]")] = None,
+) -> None:
+    """unetinspect explain-error 'mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)'
+    python train.py 2>&1 | unetinspect explain-error
+    """
+    from unetinspect.explain import explain_error as explain
+    from unetinspect.views.checks import explanations_table
+
+    output = Output(options)
+    message = " ".join(text or ())
+    if message in ("", "-"):
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("no error message given", hint="give its text, or pipe it: python train.py 2>&1 | unetinspect explain-error")
+        raw = getattr(sys.stdin, "buffer", None)
+        message = sys.stdin.read(_MAX_TEXT) if raw is None else raw.read(_MAX_TEXT).decode("utf-8", "replace")
+    explanations = explain(message)
+    output.show(explanations_table(explanations), explanations)
+
+
+@takes(ModelOptions)
+def config(options: ModelOptions) -> None:
+    """unetinspect config sd15
+    unetinspect config sdxl --json | jq .model.config.attention_head_dim
+    """
+    from unetinspect.catalog import find_entry
+    from unetinspect.views.models import config_table
+
+    output = Output(options)
+    overrides = parse_overrides(options)
+    read = read_named(options, output, options.model)
+    if read.trace is not None and not overrides:
+        model = read.trace.model
+    else:
+        with output.progress() as say:
+            recorder = Recorder(open_cache(), read, overrides, say=say)
+            model = recorder.info
+        output.note(*recorder.config.notes)
+    if output.format != "table":
+        output.note(*unknown_keys(model))
+    entry = find_entry(model.name) if model.source.kind == "catalog" else None
+    notes = [] if entry is None else [*entry.notes]
+    if entry is not None and entry.confidence != "verbatim":
+        notes.append("reconstructed from code and similar models, not a verbatim copy of the published config")
+    output.show(config_table(model, notes), Envelope(schema=SCHEMA, model=model))
+
+
+@takes(OutputOptions)
+def models(
+    options: OutputOptions,
+    classes: Annotated[bool, typer.Option("--classes", help="List the supported classes instead")] = False,
+    places: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="DIR|GLOB", help="List the UNets of a folder instead; may be given several times"),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Ignore the cache (with --from)")] = False,
+) -> None:
+    """unetinspect models
+    unetinspect models --from runs
+    unetinspect models --classes
+    """
+    from unetinspect.catalog import load_catalog
+    from unetinspect.unets import builder_for, supported_classes
+    from unetinspect.views import models as view
+
+    output = Output(options)
+    if places and classes:
+        raise UsageError("--from and --classes cannot be used together", hint="use one of them")
+    if places:
+        traced = _trace_found(places, output, cache=not no_cache)
+        found = sorted((view.found_model(*one) for one in traced), key=lambda row: (row.class_name, row.path))
+        output.show(view.found_table(found), view.FoundModels(models=tuple(found)))
+        return
+    entries = tuple(load_catalog().values())
+    if classes:
+        builders = [builder_for(name) for name in supported_classes()]
+        output.show(view.classes_table(builders, entries), view.list_classes(builders, entries))
+    else:
+        output.show(view.models_table(entries), view.list_models(entries))
+
+
+def _trace_found(places: Sequence[str], output: Output, *, cache: bool) -> list[tuple[str, Trace]]:
+    """Trace every UNet whose config is found in folders; returns the paths and traces. Those that fail are noted.
+
+    Raises:
+        SourceError: A folder does not exist, or contains no UNet config.
+        ConfigError: None of the configs can be traced.
+    """
+    from unetinspect.source.local import find_models
+
+    models = dict(found for place in places for found in find_models(place, output.note))
+    kept = open_cache(wanted=cache)
+    traced = []
+    for path, model in models.items():
+        with output.labeled(path):
+            output.note(*model.notes)
+        try:
+            with output.progress() as say:
+                traced.append((path, Recorder(kept, model, say=say).record(make_request())))
+        except UnetInspectError as error:
+            output.note(f"{path}: not traced: {' '.join(error.message.split())}")
+    if not traced:
+        hint = f"`unetinspect check {next(iter(models))}` shows what is wrong"
+        raise ConfigError(f"none of the UNet configs in {', '.join(places)} can be traced", hint=hint)
+    return traced
+
+
+@takes(OutputOptions)
+def cache(
+    options: OutputOptions,
+    action: Annotated[Literal["info", "clear"], typer.Argument(metavar="ACTION", help="info or clear")] = "info",
+) -> None:
+    """unetinspect cache
+    unetinspect cache clear
+    """
+    from unetinspect.units import format_bytes, plural
+    from unetinspect.views.table import Table
+
+    output = Output(options)
+    kept = RecordCache()
+    removed = None
+    if action == "clear":
+        try:
+            removed = kept.clear()
+        except OSError as error:
+            raise UsageError(f"cannot remove the records in {kept.folder}: {reason(error)}") from None
+    info = replace(kept.info(), removed=removed)
+    lines = [f"folder: {info.folder}"]
+    if removed is None:
+        lines.append(f"{plural(info.records, 'record')}, {format_bytes(info.bytes)} of at most {format_bytes(info.limit_bytes)}")
+    else:
+        lines.append(f"removed: {plural(removed, 'record')}")
+    if not info.writable:
+        lines.append("the folder is not writable, so nothing is cached (UNETINSPECT_CACHE names another)")
+    output.show(Table(columns=(), rows=(), above=lines, records=(info,)), info)
+
+
+@takes(OutputOptions)
+def schema(options: OutputOptions) -> None:
+    """unetinspect schema -o schema.json
+    unetinspect schema | jq .title
+    """
+    from unetinspect.views.schema import json_schema
+
+    output = Output(options)
+    output.require("schema", "table", "json")
+    output.write_json(json_schema())
