@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unetinspect.catalog import load_catalog
-from unetinspect.checkpoint.header import Header, TensorSpec
+from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.tiny import CONDITION, PLAIN, traced
 from unetinspect import Trace
-from unetinspect.checkpoint.header import Header
+from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.record import Checkpoint, Source
 from unetinspect.run import cache
 from unetinspect.run.cache import RecordCache, Recorder, open_cache

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.checkpoint_kinds import CLIP, FILES, KOHYA, VAE
 from tests.checkpoints import ORIGINALS, Shapes, elements, header_of, original_unet, write_checkpoint
 from unetinspect.catalog import load_catalog
-from unetinspect.checkpoint.header import PREFIX_BYTES, Header, TensorSpec, header_length, parse_header
 from unetinspect.checkpoint.identify import identify
+from unetinspect.checkpoint.safetensors_header import PREFIX_BYTES, Header, TensorSpec, header_length, parse_header
 from unetinspect.record import Checkpoint
 from unetinspect.views.checks import checkpoint_table
 from unetinspect.views.render import Screen, render_table

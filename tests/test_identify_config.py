@@ -18,7 +18,8 @@ from tests.tiny import KINDS, condition, plain
 from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.config_keys import INFERRED, defaults_of
 from unetinspect.checkpoint.identify import identify
-from unetinspect.checkpoint.infer import infer_config, structure_of, tensors_in_diffusers_layout
+from unetinspect.checkpoint.infer import infer_config, structure_of
+from unetinspect.checkpoint.original_layout import diffusers_tensors
 
 TWO_D = [name for name, entry in load_catalog().items() if entry.class_name in INFERRED]
 # One model for each structure: others have the same names and shapes.
@@ -65,7 +66,7 @@ def test_the_original_layout_leads_to_the_same_unet(name: str) -> None:
     config, entry = found.config or {}, load_catalog()[name]
     tensors = {key: torch.empty(tensor.shape, device="meta") for key, tensor in header.tensors.items()}
     converted = convert_ldm_unet_checkpoint(tensors, {"layers_per_block": 2, **config})
-    named = tensors_in_diffusers_layout(specs(original_unet(ORIGINALS[name])), "original")
+    named = diffusers_tensors(specs(original_unet(ORIGINALS[name])), "original")
 
     assert {new: tensor.shape for new, tensor in named.items()} == catalog_shapes(name)
     assert {key: tuple(tensor.shape) for key, tensor in converted.items()} == catalog_shapes(name)
@@ -164,7 +165,7 @@ def test_any_small_unet_in_the_original_layout_is_found(data: st.DataObject) -> 
         num_res_blocks=data.draw(st.integers(1, 3)),
         in_channels=data.draw(st.integers(1, 9)),
     )
-    named = tensors_in_diffusers_layout(specs(original_unet(model)), "original")
+    named = diffusers_tensors(specs(original_unet(model)), "original")
     config = identify(header_of(original_unet(model))).config
 
     assert config is not None

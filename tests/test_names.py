@@ -259,7 +259,7 @@ def test_one_name_is_a_list_of_all_its_names() -> None:
         ("sdxl", "mid_block.attentions.0", "IP-Adapter inside  121, 123 .. 139"),
         ("sd15", "conv_act", "no original name: it has no parameters, so it is in no checkpoint"),
         ("sd15", "conv_out", "no block number: tools disagree on modules outside input_blocks, middle_block and output_blocks"),
-        ("koala-700m", "middle_block.0", "original names: by ComfyUI's rule"),
+        ("koala-700m", "output_blocks.0.0", "original names: by ComfyUI's rule"),
         ("gligen", "position_net", "no original name: the original code has no such layer"),
         ("text-time", "add_embedding.linear_1.bias", "original         label_emb.0.0.bias"),
     ],

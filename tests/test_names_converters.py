@@ -86,7 +86,7 @@ def test_a_controlnet_goes_through_its_converter(model: str) -> None:
 def test_the_other_direction_undoes_it(model: str) -> None:
     """A file with these names gives back each path: also of UNets that no converter of diffusers reads."""
     names = tensors_of(traced(model))
-    found = diffusers_tensors({str(name.original): name.shape or () for name in names}, "original", prefix="model.")
+    found = diffusers_tensors(checkpoints.specs({str(name.original): name.shape or () for name in names}), "original", prefix="model.")
 
     assert {path: tensor.name for path, tensor in found.items()} == {name.path: f"model.{name.original}" for name in names}
 

@@ -149,9 +149,9 @@ def test_damaged_on_the_hub(hub):
     for body, said in [
         (start + bytes(size - len(start) - 1), "is cut off: its tensors end at byte "),
         (start[:20], "is cut off: its header has "),
-        (struct.pack("<Q", 1 << 62) + b"{}", "is no safetensors file: it says that its header has 4611686018427387904 bytes"),
-        (b"", "has 0 bytes, and is no safetensors file"),
-        (b"<!DOCTYPE html>" + bytes(99), "is no safetensors file: "),
+        (struct.pack("<Q", 1 << 62) + b"{}", "is not a safetensors file: its header would have 4611686018427387904 bytes"),
+        (b"", "is not a safetensors file: it has 0 bytes"),
+        (b"<!DOCTYPE html>" + bytes(99), "is not a safetensors file: "),
     ]:
         hub.server.repositories["acme/bad"] = Repository({"x.safetensors": body})
         assert hub.refusal("hf://acme/bad/x.safetensors", header=True)[0].startswith(f"acme/bad/x.safetensors {said}")
@@ -197,7 +197,7 @@ BAD_INDEXES = [
     ({"weight_map": {"a": "x.bin"}}, "is a pickle; pickles can execute code"),
     ({"weight_map": {str(n): f"{n}.safetensors" for n in range(201)}}, "lists 201 files, more than 200"),
     ({"weight_map": {"a": "gone.safetensors"}}, "there is no file gone.safetensors of "),
-    ({"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}, "two of its files hold the tensor 'conv_in.weight'"),
+    ({"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}, "two of its files contain the tensor 'conv_in.weight'"),
     *(({"weight_map": {"a": name}}, f"lists {name!r}, which is not in its own folder") for name in OUTSIDE),
 ]
 
@@ -271,9 +271,9 @@ def test_lengths_that_lie(tmp_path):
     """A length that no header has, or that is more than the file's, is refused before so much is read."""
     path = tmp_path / "x.safetensors"
     for length, said in [
-        (2**63, "says that its header has 9223372036854775808 bytes"),
-        (25_000_001, "says that its header has 25000001 bytes"),
-        (1000, "is cut off: its header has 1000 bytes, and the file only 2 for it"),
+        (2**63, "its header would have 9223372036854775808 bytes"),
+        (25_000_001, "its header would have 25000001 bytes"),
+        (1000, "is cut off: its header has 1000 bytes, but only 2 are left for it"),
     ]:
         path.write_bytes(struct.pack("<Q", length) + b"{}")
         assert said in refused(path)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.checkpoints import ORIGINALS, Original, header_of, original_unet
+from tests.checkpoints import ORIGINALS, Original, header_of, original_unet, specs
 from tests.tiny import CONDITION, PLAIN, Config, condition, traced_once
 from unetinspect.catalog import load_catalog
 from unetinspect.check.weights import WeightsReport, compare_weights, tensor_shapes, verify_weights
@@ -241,7 +241,7 @@ def test_old_names_of_attention_layers_are_those_of_today() -> None:
     renamed: dict[str, Any] = {name: name for name in tensors}
     built(PLAIN)[0]._fix_state_dict_keys_on_load(renamed)  # type: ignore[operator]
 
-    assert {new: tensor.name for new, tensor in diffusers_tensors(tensors, "diffusers").items()} == renamed
+    assert {new: tensor.name for new, tensor in diffusers_tensors(specs(tensors), "diffusers").items()} == renamed
     tensors["mid_block.attentions.0.query.weight"] = (2, 2)
     (example,) = only(against(PLAIN, tensors)).examples
     assert (example.name, example.original_name) == ("mid_block.attentions.0.to_q.weight", "mid_block.attentions.0.query.weight")
@@ -373,7 +373,7 @@ def test_a_cascade_checkpoint_has_queries_keys_and_values_in_one_tensor() -> Non
     )
     report = against(config, tensors)
 
-    assert {name: tensor.shape for name, tensor in diffusers_tensors(tensors, "original").items()} == {
+    assert {name: tensor.shape for name, tensor in diffusers_tensors(specs(tensors), "original").items()} == {
         name: tuple(tensor.shape) for name, tensor in converted.items()
     }
     assert (report.findings, report.check.matched) == ((), len(shapes_of(config)))

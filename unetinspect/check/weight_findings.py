@@ -144,15 +144,15 @@ def key_finding(changes: Mapping[str, Change], differences: Sequence[Difference]
     here = ", ".join(_value(change.expected) if single else f"{key} {_value(change.expected)}" for key, change in shown.items())
     notes = [note for key, change in shown.items() if (note := _meaning(key, change))]
     what = f"{plural(len(differences), 'tensor')}: {found}, expected {here}" + "".join(f" ({note})" for note in notes)
-    options = " ".join(f"--set {shlex.quote(f'{key}={_json(change.found)}')}" for key, change in changes.items())
-    return _finding(_main_kind(differences), what, differences, where=tuple(shown), advice=f"to match the file, use `{options}`")
+    options = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(change.found)}')}" for key, change in changes.items())
+    return _finding(what, differences, where=tuple(shown), advice=f"to match the file, use `{options}`")
 
 
 def class_finding(found: str, expected: str, differences: Sequence[Difference]) -> Finding:
     """Say that these tensors differ because the file is of another class."""
     what = f"{plural(len(differences), 'tensor')}: class {found}, expected {expected}"
     advice = f"to match the file, use `--set _class_name={found}`"
-    return _finding(_main_kind(differences), what, differences, where=("_class_name",), advice=advice)
+    return _finding(what, differences, where=("_class_name",), advice=advice)
 
 
 def content_finding(content: Content, tensors: int, missing: int) -> Finding:
@@ -239,7 +239,7 @@ def _group_finding(kind: Kind, group: Sequence[Placed]) -> Finding:
     else:
         what = f"{tensors} {'is' if one else 'are'} {kind}: {names}"
     what += f" ({extra.what})" if extra is not None else ""
-    return _finding(kind, what, differences, where=where, advice=extra.advice if extra is not None else None)
+    return _finding(what, differences, where=where, advice=extra.advice if extra is not None else None)
 
 
 def _shapes(group: Sequence[Difference]) -> str:
@@ -250,14 +250,11 @@ def _shapes(group: Sequence[Difference]) -> str:
     return f", {format_shape(found)} in the file, expected {format_shape(expected)}"
 
 
-def _finding(kind: Kind, what: str, group: Sequence[Difference], *, where: tuple[str, ...], advice: str | None) -> Finding:
+def _finding(what: str, group: Sequence[Difference], *, where: tuple[str, ...], advice: str | None) -> Finding:
+    counts = Counter(difference.kind for difference in group)
+    kind = max(KINDS, key=lambda kind: counts[kind])
     examples = tuple(difference.example() for difference in group[:EXAMPLES])
     return Finding(about="weights", kind=kind, what=what, where=where, advice=advice, count=len(group), examples=examples)
-
-
-def _main_kind(differences: Sequence[Difference]) -> Kind:
-    counts = Counter(difference.kind for difference in differences)
-    return max(KINDS, key=lambda kind: counts[kind])
 
 
 def _extra_of(name: str) -> Extra | None:
@@ -279,16 +276,12 @@ def _meaning(key: str, change: Change) -> str | None:
     return _MEANINGS.get(key)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
-
-
 def _value(value: Any) -> str:
     if value is None:
         return "none"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
-    return visible(value) if isinstance(value, str) else _json(value)
+    return visible(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _prefixes(name: str) -> list[str]:

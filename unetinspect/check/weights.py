@@ -27,8 +27,8 @@ from unetinspect.check.weight_findings import (
 from unetinspect.checkpoint.config_from_shapes import read_sides
 from unetinspect.checkpoint.config_keys import HEADS, NOT_IN_TENSORS, defaults_of
 from unetinspect.checkpoint.file_parts import find_parts
-from unetinspect.checkpoint.header import Header
 from unetinspect.checkpoint.original_layout import FileTensor, diffusers_tensors
+from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.errors import ConfigError, UnetInspectError
 from unetinspect.record import Shape
 from unetinspect.record.check import Finding, WeightsCheck
@@ -124,12 +124,12 @@ class _File:
         wanted = "controlnet" if checkpoint.content == "controlnet" else "unet"
         own = [part for part in parts if part.name == wanted] or [part for part in parts if part.name not in _OTHER_PARTS]
         self._prefix = own[0].prefix if own else ""
-        self.shapes = {name: tensor.shape for name, tensor in own[0].tensors.items()} if own else {}
+        self.tensors = own[0].tensors if own else {}
 
     def compare(self, unet: nn.Module) -> tuple[dict[str, FileTensor], Comparison]:
         """Return the file's tensors by the names that diffusers has for them, and how they differ from a UNet's."""
         expected = tensor_shapes(unet)
-        found = diffusers_tensors(self.shapes, self.checkpoint.layout, prefix=self._prefix, expected=expected)
+        found = diffusers_tensors(self.tensors, self.checkpoint.layout, prefix=self._prefix, expected=expected)
         differences = [
             Difference("missing" if name not in found else "mismatched", name, found.get(name), shape)
             for name, shape in expected.items()
@@ -161,7 +161,7 @@ def _explain(
         return None if differences is None else tuple(each for each in differences if each.identity not in apart)
 
     here, there = type(unet).__name__, file.checkpoint.class_name
-    tried = len(file.shapes) <= _MOST_TENSORS
+    tried = len(file.tensors) <= _MOST_TENSORS
     if tried and there not in (None, here):
         still = attempt({**(file.checkpoint.config or {}), "_class_name": there})
         solved, left = _split_solved(left, left if still is None else still)
@@ -187,7 +187,8 @@ def _find_causes(
 
     Keys are tried alone first, then with those that they belong to, at last all together; each that helps stays.
     """
-    pending = {key: value for key, value in known.items() if _differs(key, value, config)}
+    tried = {key: value for key, value in known.items() if key in config and key not in NOT_IN_TENSORS and not key.startswith("_")}
+    pending = {key: value for key, value in tried.items() if value != config[key]}
     applied, left, now = dict(config), differences, len(differences)
     causes: list[tuple[dict[str, Change], Differences]] = []
     progress = True
@@ -214,14 +215,6 @@ def _split_solved(differences: Differences, still: Differences) -> tuple[Differe
     known = {difference.identity for difference in still}
     solved = tuple(difference for difference in differences if difference.identity not in known)
     return solved, tuple(difference for difference in differences if difference.identity in known)
-
-
-def _differs(key: str, value: Any, config: Mapping[str, Any]) -> bool:
-    return not key.startswith("_") and key not in NOT_IN_TENSORS and key in config and _plain(value) != _plain(config[key])
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _groups(pending: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from unetinspect.checkpoint.affixes import LORA_EXTRAS, LORA_MATRIX, TEXT_ENCODER
-from unetinspect.checkpoint.header import TensorSpec
+from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.record.checkpoint import Content
 from unetinspect.units import format_shape, plural
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from unetinspect.checkpoint.affixes import PREFIXES
-from unetinspect.checkpoint.header import TensorSpec
+from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.record.checkpoint import Content, Layout
 
 CONTENT_WORDS: dict[Content, str] = {

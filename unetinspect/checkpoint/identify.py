@@ -7,8 +7,9 @@ from typing import Any
 
 from unetinspect.checkpoint.adapters import Adapter, find_adapter, quoted
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, find_parts
-from unetinspect.checkpoint.header import Header, TensorSpec
-from unetinspect.checkpoint.infer import Inferred, count_params, infer_config, tensors_in_diffusers_layout
+from unetinspect.checkpoint.infer import Inferred, count_params, infer_config
+from unetinspect.checkpoint.original_layout import diffusers_tensors
+from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
 from unetinspect.record import Checkpoint, CheckpointPart
 from unetinspect.record.checkpoint import Content
 from unetinspect.units import joined, plural
@@ -122,7 +123,7 @@ def _name_evidence(part: Part, what: str) -> str:
 
 def _shape_evidence(part: Part) -> Iterator[str]:
     """Quote the tensors whose shapes decide what fits the UNet."""
-    named = tensors_in_diffusers_layout(part.tensors, part.kind.layout)
+    named = diffusers_tensors(part.tensors, part.kind.layout)
     text = next((name for name in named if name.endswith(".attn2.to_k.weight")), "")
     projection = text.partition(".transformer_blocks.")[0] + ".proj_in.weight"
     for name, axes, meaning in (

@@ -13,8 +13,8 @@ from unetinspect.checkpoint.adapters import FAMILIES
 from unetinspect.checkpoint.affixes import NOT_PARAMETERS
 from unetinspect.checkpoint.config_from_shapes import Config, config_from_shapes
 from unetinspect.checkpoint.config_keys import INFERRED, defaults_of
-from unetinspect.checkpoint.header import TensorSpec
-from unetinspect.checkpoint.original_layout import FileTensor, diffusers_tensors
+from unetinspect.checkpoint.original_layout import diffusers_tensors
+from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.checkpoint.structure import Structure, TensorTree, UnclearError, read_structure
 from unetinspect.record.checkpoint import Layout
 
@@ -69,7 +69,7 @@ def infer_config(
     if class_name not in (None, *INFERRED):
         return _by_size(_models_of_class(known, class_name, params), class_name)
     try:
-        tree = TensorTree({name: tensor.shape for name, tensor in tensors_in_diffusers_layout(tensors, layout).items()})
+        tree = TensorTree({name: tensor.shape for name, tensor in diffusers_tensors(tensors, layout).items()})
         unet = read_structure(tree)
         found = class_name or _class_of(unet, tree)
         config: Config = {"_class_name": found, **config_from_shapes(tree, unet, found)}
@@ -83,11 +83,6 @@ def infer_config(
 def count_params(tensors: Mapping[str, TensorSpec]) -> int:
     """Count the numbers that are parameters; files contain buffers too."""
     return sum(tensor.elements for name, tensor in tensors.items() if not name.endswith(NOT_PARAMETERS))
-
-
-def tensors_in_diffusers_layout(tensors: Mapping[str, TensorSpec], layout: Layout | None) -> dict[str, FileTensor]:
-    """Return the tensors of a UNet, any prefix taken off, by the names that diffusers has for them."""
-    return diffusers_tensors({name: tensor.shape for name, tensor in tensors.items()}, layout)
 
 
 def structure_of(config: Mapping[str, Any]) -> dict[str, Any]:

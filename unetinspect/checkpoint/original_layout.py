@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.record import Shape
 from unetinspect.record.checkpoint import Layout
 
@@ -123,15 +124,15 @@ def label_module(name: str, *, is_table: bool) -> dict[str, str]:
 
 
 def diffusers_tensors(
-    shapes: Mapping[str, Shape], layout: Layout | None, *, prefix: str = "", expected: Collection[str] = ()
+    tensors: Mapping[str, TensorSpec], layout: Layout | None, *, prefix: str = "", expected: Collection[str] = ()
 ) -> dict[str, FileTensor]:
     """Return the tensors of a file by the names that diffusers has for them; what has none keeps its own.
 
-    `shapes` are those of the file's tensors without their `prefix`; `expected` are the names in the UNet that the file is for, if known.
+    `tensors` are named without their `prefix`; `expected` are the names in the UNet that the file is for, if known.
     """
-    rename = _original_renamer(shapes, expected) if layout == "original" else _modernized
+    rename = _original_renamer(tensors, expected) if layout == "original" else _modernized
     found: dict[str, FileTensor] = {}
-    for name, shape in shapes.items():
+    for name, (shape, _) in tensors.items():
         stem, fused, kind = name.rpartition(_CASCADE_QKV)
         if fused and shape and layout == "original":
             for piece, part in enumerate(("to_q", "to_k", "to_v")):
@@ -139,7 +140,7 @@ def diffusers_tensors(
             continue
         renamed = rename(name)
         # A damaged file may have a tensor under both names: none is lost.
-        found[name if renamed in shapes else renamed] = FileTensor(prefix + name, shape)
+        found[name if renamed in tensors else renamed] = FileTensor(prefix + name, shape)
     return found
 
 
@@ -148,8 +149,8 @@ def _modernized(name: str) -> str:
     return f"{old[1]}{_OLD_ATTENTION[old[2]]}{old[3]}" if old else name
 
 
-def _original_renamer(shapes: Mapping[str, Shape], expected: Collection[str]) -> Callable[[str], str]:
-    modules = original_modules(_blocks(shapes, "input_blocks"), _blocks(shapes, "output_blocks"), _label(shapes, expected))
+def _original_renamer(tensors: Mapping[str, TensorSpec], expected: Collection[str]) -> Callable[[str], str]:
+    modules = original_modules(_blocks(tensors, "input_blocks"), _blocks(tensors, "output_blocks"), _label(tensors, expected))
     # What is in a container and is not known here keeps its name.
     containers = {name[: dot.start()] for name in modules for dot in re.finditer(r"\.", name)}
     names = {old: new for new, old in modules.items() if new not in containers}
@@ -186,11 +187,11 @@ def _blocks(names: Iterable[str], way: str) -> list[Block]:
     return [*blocks, Block(transformers, sampler=False)]
 
 
-def _label(shapes: Mapping[str, Shape], expected: Collection[str]) -> dict[str, str]:
+def _label(tensors: Mapping[str, TensorSpec], expected: Collection[str]) -> dict[str, str]:
     """Return what `label_emb` is: SDXL adds what unCLIP has as a class, in two layers that are alike."""
-    if "label_emb.weight" in shapes:
+    if "label_emb.weight" in tensors:
         return label_module("class_embedding", is_table=True)
     known = [name for name in ("add_embedding", "class_embedding") if f"{name}.linear_1.weight" in expected]
-    widths = [shape[-1] for name, shape in shapes.items() if name.endswith(".attn2.to_k.weight") and shape]
+    widths = [shape[-1] for name, (shape, _) in tensors.items() if name.endswith(".attn2.to_k.weight") and shape]
     is_sdxl = bool(widths) and min(widths) > _TEXT_OF_SD2
     return label_module((known or ["add_embedding" if is_sdxl else "class_embedding"])[0], is_table=False)

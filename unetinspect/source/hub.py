@@ -19,7 +19,7 @@ from posixpath import dirname
 from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
-from unetinspect.checkpoint.header import PREFIX_BYTES, Header, header_length, parse_header
+from unetinspect.checkpoint.safetensors_header import PREFIX_BYTES, Header, header_length, parse_header
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.source.hub_errors import CutOffError, HubError, NoAnswerError, NotAHubError, explain, offline
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, check_endpoint, is_repo_id

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.catalog import Entry, load_catalog
-from unetinspect.checkpoint.header import Header
+from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.errors import SourceError
 from unetinspect.record import Checkpoint, Medium, Source, Trace
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from posixpath import basename, dirname, join
 from typing import Any
 
-from unetinspect.checkpoint.header import Header, merge_headers
+from unetinspect.checkpoint.safetensors_header import Header, merge_headers
 from unetinspect.errors import SourceError, UnetInspectError
 from unetinspect.record import Source
 from unetinspect.source.loaded import LoadedModel, LoadedWeights

@@ -9,7 +9,7 @@ from pathlib import Path
 from posixpath import join
 from typing import Any
 
-from unetinspect.checkpoint.header import PREFIX_BYTES, Header, header_length, parse_header
+from unetinspect.checkpoint.safetensors_header import PREFIX_BYTES, Header, header_length, parse_header
 from unetinspect.errors import SourceError
 from unetinspect.source.parse import parse_mapping, read_file
 

@@ -19,7 +19,7 @@ from unetinspect.errors import SourceError
 from unetinspect.record import Shape
 
 PREFIX_BYTES = 8
-# What the hub's own client takes; the header of a Stable Diffusion checkpoint with all its parts has 0.3 MB.
+# The limit of the hub's own client; the header of a Stable Diffusion checkpoint with all its parts has 0.3 MB.
 MAX_HEADER_BYTES = 25_000_000
 
 _BITS = {
@@ -31,7 +31,7 @@ _BITS = {
     "F4": 4,
 }
 _MAX_SIDE = 1 << 40
-_A_WHOLE_FILE = "download it again, and compare its size with the page that it is from"
+_DAMAGED = "download it again, and compare its size with that on its page"
 
 
 class TensorSpec(NamedTuple):
@@ -42,25 +42,25 @@ class TensorSpec(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of its values."""
         return prod(self.shape)
 
     @property
     def bytes(self) -> int | None:
-        """What it takes; None for a dtype that this version does not know."""
+        """Its size; None for a dtype that this version does not know."""
         bits = _BITS.get(self.dtype)
         return None if bits is None else -(-self.elements * bits // 8)
 
 
 class Header(Struct, frozen=True, kw_only=True):
-    """What a checkpoint holds, of one file or of all the files of an index.
+    """The tensors of a checkpoint, in one file or in all the files of an index.
 
     Attributes:
-        name: What to call it: a path, "org/name/unet/diffusion_pytorch_model.safetensors".
+        name: Its path, "org/name/unet/diffusion_pytorch_model.safetensors".
         tensors: Every tensor by its name, in the order of the header.
-        metadata: The texts that its writer put beside them.
-        bytes: What the tensors take.
-        files: How many files hold them.
+        metadata: The texts that its writer added.
+        bytes: The size of all tensors.
+        files: The number of files.
     """
 
     name: str
@@ -68,11 +68,6 @@ class Header(Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     bytes: int = 0
     files: int = 1
-
-    @property
-    def elements(self) -> int:
-        """How many numbers all tensors hold."""
-        return sum(tensor.elements for tensor in self.tensors.values())
 
 
 class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,39 +77,39 @@ class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def header_length(prefix: bytes, *, what: str, file_bytes: int | None) -> int:
-    """Return how long the header is, from the first 8 bytes of a file; `file_bytes` is the file's size, where it is known.
+    """Return how long the header is, from the first 8 bytes of a file; `file_bytes` is the file's size, if known.
 
     Raises:
-        SourceError: No header is that long, or the file is not.
+        SourceError: No header is that long, or the file is too short.
     """
     if len(prefix) < PREFIX_BYTES:
-        raise SourceError(f"{what} has {len(prefix)} bytes, and is no safetensors file", hint=_A_WHOLE_FILE)
+        raise SourceError(f"{what} is not a safetensors file: it has {len(prefix)} bytes", hint=_DAMAGED)
     (length,) = struct.unpack("<Q", prefix[:PREFIX_BYTES])
     if length > MAX_HEADER_BYTES or length < 2:
         raise SourceError(
-            f"{what} is no safetensors file: it says that its header has {length} bytes",
-            hint=_what_else(prefix) or _A_WHOLE_FILE,
+            f"{what} is not a safetensors file: its header would have {length} bytes",
+            hint=_what_else(prefix) or _DAMAGED,
         )
     if file_bytes is not None and PREFIX_BYTES + length > file_bytes:
         raise SourceError(
-            f"{what} is cut off: its header has {length} bytes, and the file only {max(file_bytes - PREFIX_BYTES, 0)} for it",
-            hint=_A_WHOLE_FILE,
+            f"{what} is cut off: its header has {length} bytes, but only {max(file_bytes - PREFIX_BYTES, 0)} are left for it",
+            hint=_DAMAGED,
         )
     return int(length)
 
 
 def parse_header(raw: bytes, *, what: str, file_bytes: int | None) -> Header:
-    """Parse a header, its 8 bytes of length left out, and check it against the size of the file, where that is known.
+    """Parse a header without its 8 bytes of length, and check it against the size of the file, if known.
 
     Raises:
-        SourceError: It is damaged, says of a tensor what cannot be, or promises more or less than the file holds.
+        SourceError: It is damaged, impossible, or not of a file of this size.
     """
     entries, metadata = _decode(raw, what)
     held = _check_offsets(entries, what)
     expected = PREFIX_BYTES + len(raw) + held
     if file_bytes is not None and file_bytes != expected:
-        rest = "is cut off" if file_bytes < expected else "has more than its header says"
-        raise SourceError(f"{what} {rest}: its tensors end at byte {expected}, and the file at {file_bytes}", hint=_A_WHOLE_FILE)
+        rest = "is cut off" if file_bytes < expected else "is longer than its header says"
+        raise SourceError(f"{what} {rest}: its tensors end at byte {expected}, the file at {file_bytes}", hint=_DAMAGED)
     tensors = {name: TensorSpec(entry.shape, entry.dtype) for name, entry in entries.items()}
     return Header(name=what, tensors=tensors, metadata=metadata, bytes=held)
 
@@ -123,14 +118,14 @@ def merge_headers(headers: Iterable[Header], *, name: str) -> Header:
     """Return the headers of several files as one, as a sharded checkpoint has them.
 
     Raises:
-        SourceError: Two files hold a tensor of the same name.
+        SourceError: Two files contain a tensor of the same name.
     """
     tensors: dict[str, TensorSpec] = {}
     size = files = 0
     for header in headers:
         twice = next((tensor for tensor in header.tensors if tensor in tensors), None)
         if twice is not None:
-            raise SourceError(f"{name}: two of its files hold the tensor {twice!r}", hint=_A_WHOLE_FILE)
+            raise SourceError(f"{name}: two of its files contain the tensor {twice!r}", hint=_DAMAGED)
         tensors |= header.tensors
         size += header.bytes
         files += header.files
@@ -143,7 +138,7 @@ def _decode(raw: bytes, what: str) -> tuple[dict[str, _Entry], dict[str, str]]:
         metadata = msgspec.json.decode(parts.pop("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str] | None)
         entries = {name: msgspec.json.decode(part, type=_Entry) for name, part in parts.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"the header of {what} is damaged: {str(error).partition(chr(10))[0]}", hint=_A_WHOLE_FILE) from None
+        raise SourceError(f"the header of {what} is damaged: {str(error).partition(chr(10))[0]}", hint=_DAMAGED) from None
     return entries, metadata or {}
 
 
@@ -157,18 +152,18 @@ def _check_offsets(entries: Mapping[str, _Entry], what: str) -> int:
         if wrong_shape or begin != position or end < begin or (size is not None and end - begin != size):
             raise SourceError(
                 f"the header of {what} is damaged: {name!r} of shape {list(entry.shape)} in {entry.dtype} cannot be bytes {begin} to {end}",
-                hint=_A_WHOLE_FILE,
+                hint=_DAMAGED,
             )
         position = end
     return position
 
 
 def _what_else(prefix: bytes) -> str | None:
-    """Say what a file is by its first bytes, where it is another kind that is often taken for this one."""
+    """Say what a file is by its first bytes, for types that are often mistaken for this one."""
     kinds = {b"PK\x03\x04": "a zip archive, as torch.save writes", b"\x80": "a pickle", b"GGUF": "a GGUF file"}
     found = next((kind for start, kind in kinds.items() if prefix.startswith(start)), None)
     if found is None and prefix.startswith(b"version "):
         found = "a Git LFS pointer: `git lfs pull` fetches the file itself"
     if found is None and prefix.lstrip().startswith((b"<!", b"<h", b"<H")):
-        found = "a web page: the address that it was downloaded from asked for a login"
-    return f"by its first bytes it is {found}" if found else None
+        found = "a web page: its address asked for a login"
+    return f"its first bytes are those of {found}" if found else None
