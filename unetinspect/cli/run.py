@@ -10,10 +10,9 @@ import typer
 from msgspec import UNSET, structs
 from msgspec.structs import replace
 
-from unetinspect.check.foreign_keys import FOREIGN_KEYS
 from unetinspect.cli.options import CheckOptions, DiffOptions, ModelOptions, PassOptions, SweepOptions, TraceOptions
 from unetinspect.cli.output import Output
-from unetinspect.errors import ConfigError, UnetInspectError, UsageError, nearest_names
+from unetinspect.errors import ConfigError, UnetInspectError, UsageError
 from unetinspect.record import Envelope, Fit, ModelInfo, SweepPoint, Trace
 from unetinspect.run.cache import RecordCache, Recorder, open_cache
 from unetinspect.run.sweep import sweep
@@ -21,6 +20,7 @@ from unetinspect.source import LoadedModel, read_model
 from unetinspect.source.parse import parse_value
 from unetinspect.streams import OutputError, print_error
 from unetinspect.unets.request import Request, make_request, parse_counts, parse_sizes
+from unetinspect.unets.unknown_keys import explain_key
 
 _LONGEST_SHOWN = 80
 _FAILED = 2  # exit codes from here on: nothing was answered
@@ -307,10 +307,8 @@ def ignored_keys(model: ModelInfo) -> list[str]:
     """Say which keys of the config the class does not know, with the nearest that it does."""
     if not model.config_ignored:
         return []
-    meant = {
-        key: [FOREIGN_KEYS[key].here] if key in FOREIGN_KEYS else nearest_names(key, model.config, count=1) for key in model.config_ignored
-    }
-    shown = [f"{key} (did you mean {near[0]}?)" if any(name in model.config for name in near) else key for key, near in meant.items()]
+    unknown = [explain_key(key, model.config) for key in model.config_ignored]
+    shown = [f"{each.key} (did you mean {each.meant}?)" if each.meant else each.key for each in unknown]
     return [f"ignored, because {model.class_name} does not know them: {', '.join(shown)}"]
 
 

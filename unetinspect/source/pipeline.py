@@ -11,7 +11,7 @@ from unetinspect.record import Source
 from unetinspect.source.base import LoadedModel
 from unetinspect.source.place import Place
 from unetinspect.source.weight_files import INDEX_SUFFIX, is_weights
-from unetinspect.unets.registry import supported_classes
+from unetinspect.unets import supported_classes
 
 _OTHER_VAE_NAMES = ("vqvae", "movq")
 _VAE_WIDTHS = ("block_out_channels", "encoder_block_out_channels", "down_block_out_channels")

@@ -13,7 +13,7 @@ from unetinspect.source.base import LoadedModel
 from unetinspect.source.local import read_path
 from unetinspect.source.parse import MAX_BYTES
 from unetinspect.streams import reason
-from unetinspect.unets.registry import supported_classes
+from unetinspect.unets import class_like, supported_classes
 from unetinspect.units import plural
 
 _CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
@@ -40,9 +40,12 @@ def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, Load
     found = []
     for path in paths:
         try:
-            if _names_a_unet(path):
+            names = _class_names(path)
+            if any(name in supported_classes() for name in names):
                 model = read_path(path)
                 found += [(str(path), model)] if model.config.get("_class_name") in supported_classes() else []
+            elif misspelled := [f"{name}: {like}" for name in names if (like := class_like(name)).endswith("?")]:
+                note(f"{path} names no UNet class: {misspelled[0]}")
         except OSError as error:
             note(f"{path} cannot be read: {reason(error)}")
         except UnetInspectError as error:
@@ -88,8 +91,7 @@ def _in_folder(top: Path, note: Callable[[str], None]) -> Iterator[Path]:
         note(f"not searched: folders deeper than {plural(MAX_DEPTH, 'level')} ({where})")
 
 
-def _names_a_unet(path: Path) -> bool:
-    """Tell whether a file names a class that can be traced: most configs are of other models, and need not be parsed."""
+def _class_names(path: Path) -> list[str]:
+    """List the classes that a file names: most configs are of other models, and need not be parsed."""
     with path.open("rb") as file:
-        names = _CLASS_NAME.findall(file.read(MAX_BYTES))
-    return any(name.decode() in supported_classes() for name in names)
+        return [name.decode() for name in dict.fromkeys(_CLASS_NAME.findall(file.read(MAX_BYTES)))]

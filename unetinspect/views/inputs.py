@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from unetinspect.record import InputInfo, OutputInfo, Run, Trace
-from unetinspect.unets.dotted import nest
+from unetinspect.unets.builder import nest
 from unetinspect.units import format_shape
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
