@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from random import Random
 from typing import Any, NamedTuple
@@ -27,8 +27,12 @@ from unetinspect.unets.request import Request
 Config = dict[str, Any]
 
 KINDS: dict[str, Config] = {**tiny.KINDS, **kinds_other.KINDS, **kinds_plugs.KINDS, **kinds_video.KINDS}
-# It is built into a UNet, whose keys are not its own.
-NOT_EDITED = ("MotionAdapter",)
+EDITED = tuple(kind for kind, config in KINDS.items() if config["_class_name"] != "MotionAdapter")  # it runs inside a UNet
+# One of each class, and the smallest of them.
+SMALL = (
+    *("conditioned", "plain", "unet1d-temporal", "kandinsky3-one-level", "cascade-prior", "uvit", "dreamlite", "audioldm2", "unet3d"),
+    *("i2vgen", "motion", "svd", "sparse-controlnet", "controlnet", "controlnet-xs", "t2i-adapter"),
+)
 WORDS = ("x", "silu", "text", "text_time", "image", "fourier", "projection", "scale_shift", "conv", "UNetMidBlock2D", "DownBlock2D", "5")
 
 
@@ -45,10 +49,9 @@ class Edit(NamedTuple):
         return {**KINDS[self.kind], self.key: self.value}
 
 
-def random_edits(count: int, seed: int) -> Iterator[Edit]:
+def random_edits(count: int, seed: int, kinds: Sequence[str]) -> Iterator[Edit]:
     """Yield edits: of a random kind, one of its class's keys, another value or a value of another type."""
     random = Random(seed)
-    kinds = [kind for kind, config in KINDS.items() if config["_class_name"] not in NOT_EDITED]
     for _ in range(count):
         kind = random.choice(kinds)
         values = resolve_config(KINDS[kind]).values
@@ -68,17 +71,17 @@ def _other_value(value: Any, random: Random) -> Any:
     return random.choice([other for other in near if repr(other) != repr(value)])
 
 
-def bare_runs(edit: Edit) -> bool:
-    """Build an edited config with diffusers on meta and run it: with the inputs of the config before, or else with those of the new one."""
-    class_name = edit.config["_class_name"]
+def bare_runs(kind: str, config: Config) -> bool:
+    """Build a changed config of a kind with diffusers on meta and run it: with the kind's own inputs, or else with those of the config."""
     try:
         with quiet_diffusers(), torch.device("meta"):
-            unet = diffusers_class(class_name)(**resolve_config(edit.config).values).to("meta").eval()
+            unet = diffusers_class(config["_class_name"])(**resolve_config(config).values).to("meta").eval()
     except Exception:  # whatever it raises, it is not built
         return False
     # A size that the config asks for is part of the question.
-    configs = [edit.config] if edit.key == "sample_size" and _is_size(edit.value) else [KINDS[edit.kind], edit.config]
-    return any(_runs(unet, config, _length(edit.kind)) for config in configs)
+    size = config.get("sample_size")
+    is_asked = size != KINDS[kind].get("sample_size") and _is_size(size)
+    return any(_runs(unet, inputs, _length(kind)) for inputs in ([config] if is_asked else [KINDS[kind], config]))
 
 
 @cache
@@ -120,12 +123,12 @@ def trace_runs(edit: Edit) -> bool:
     return True
 
 
-def compare(count: int, seed: int) -> tuple[Counter[str], list[tuple[Edit, bool]]]:
-    """Compare `trace` with bare diffusers; returns how many ran and were refused, and the edits of which they judge differently."""
+def compare(count: int, seed: int, kinds: Sequence[str] = EDITED) -> tuple[Counter[str], list[tuple[Edit, bool]]]:
+    """Compare `trace` with bare diffusers; returns how many edits ran and were refused, and those that the two judge differently."""
     counts: Counter[str] = Counter()
     different = []
-    for edit in random_edits(count, seed):
-        runs = bare_runs(edit)
+    for edit in random_edits(count, seed, kinds):
+        runs = bare_runs(edit.kind, edit.config)
         counts["runs" if runs else "raises"] += 1
         if trace_runs(edit) != runs:
             different.append((edit, runs))

@@ -1,4 +1,4 @@
-"""`check`: sizes that fail or come back as another, expectations; exit codes, JSON, and what a person reads."""
+"""`check`: sizes that fail or return another size, expectations; exit codes, JSON and tables."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from tests.kinds_other import UVIT
 from tests.kinds_plugs import adapter
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, condition, plain, traced
-from unetinspect.check.expectations import find_expected, unmet
-from unetinspect.check.model import check_model
+from unetinspect.check.model import check_model, find_expected
 from unetinspect.errors import ConfigError, Problem, UsageError
 from unetinspect.record import Source
 from unetinspect.run.cache import Recorder
@@ -54,22 +53,17 @@ def runs_on_cpu(config: dict[str, Any], size: tuple[int, int]) -> tuple[int, ...
         return None
 
 
-def test_a_size_that_runs_is_clean() -> None:
-    """Nothing is found, and the size comes back as it went in."""
-    found = checked(PLAIN, (16, 16)).check
+def test_every_size_is_checked() -> None:
+    """One answer for each size, in their order, also after one that fails; only those that fail are findings."""
+    found = checked(THREE_LEVELS, (16, 16), (18, 16), (8, 8)).check
 
-    assert (found.clean, found.findings) == (True, ())
-    assert [(size.runs, size.output_size) for size in found.sizes] == [(True, (16, 16))]
-
-
-def test_what_has_no_down_and_up_blocks_is_checked() -> None:
-    """A T2I-Adapter has no blocks whose layers could be counted."""
-    found = checked(adapter(), (64, 64)).check
-
-    assert (found.clean, found.meanings) == (True, ())
+    assert [(size.runs, size.output_size) for size in found.sizes] == [(True, (16, 16)), (False, None), (True, (8, 8))]
+    assert [finding.kind for finding in found.findings] == ["fails"]
+    assert checked(PLAIN, (16, 16)).check.clean
+    assert checked(adapter(), (64, 64)).check.clean  # without blocks whose layers could be counted
 
 
-def test_a_size_that_fails_is_told_with_place_shapes_and_neighbours() -> None:
+def test_a_size_that_fails_is_found_with_place_shapes_and_neighbors() -> None:
     """The module, the two shapes that met, why, and the nearest sizes in pixels and in the sample, which a CPU run confirms."""
     found = checked(THREE_LEVELS, (18, 16), vae_scale=8).check
     (size,) = found.sizes
@@ -100,7 +94,7 @@ def test_a_size_is_clean_where_a_cpu_run_says_so(size: tuple[int, int]) -> None:
         assert runs_on_cpu(THREE_LEVELS, (near.sample_size[0], near.sample_size[1])) == near.sample_size
 
 
-def test_a_size_that_comes_back_as_another_is_found() -> None:
+def test_a_size_that_returns_another_is_found() -> None:
     """aMUSEd's UNet returns an odd size rounded, and raises nothing: the CPU does the same."""
     config = {**UVIT, "downsample": True, "upsample": True}
     found = checked(config, (7, 9)).check
@@ -121,17 +115,10 @@ def test_a_size_that_comes_back_as_another_is_found() -> None:
     assert all(near.sample_size for near in size.nearest)
 
 
-def test_every_size_is_checked_also_after_one_that_fails() -> None:
-    """One answer for each size, in the order in which they were given; only those that fail are findings."""
-    found = checked(THREE_LEVELS, (16, 16), (18, 16), (8, 8)).check
-
-    assert [size.runs for size in found.sizes] == [True, False, True]
-    assert [finding.kind for finding in found.findings] == ["fails"]
-
-
-def test_a_config_that_cannot_be_built_is_told_whole_and_not_run() -> None:
-    """Every mistake is a finding of its own; no size is tried; an expectation cannot be checked."""
-    found = checked(condition(norm_num_groups=7, act_fn="sillu"), (16, 16), expected={"skips": 4})
+def test_a_config_that_cannot_be_built_is_explained_and_not_run() -> None:
+    """Every mistake is a finding of its own; no size is tried; an expectation cannot be checked; the table says so."""
+    found = checked(condition(norm_num_groups=7, act_fn="sillu", upcast_attn=1), (16, 16), expected={"skips": 4})
+    lines = check_table(found.model, found.check).above
 
     assert found.run is UNSET
     assert found.check.sizes == ()
@@ -139,6 +126,10 @@ def test_a_config_that_cannot_be_built_is_told_whole_and_not_run() -> None:
     assert [finding.what for finding in found.check.findings if finding.about == "expectation"] == [
         "skips: expected 4, not checked: no size ran"
     ]
+    assert "size:   not checked: the UNet does not run" in lines
+    assert "expect: skips 4: not checked" in lines
+    assert sum("(does not run): " in line for line in lines) == 2
+    assert list(lines[-2:]) == ["4 findings: config 3, expectations 1", "2 of them stop the UNet from running"]
 
 
 class RefusingRecorder(Recorder):
@@ -157,17 +148,6 @@ def refused(refusal: ConfigError) -> Any:
     recorder = RefusingRecorder(None, model)
     recorder.refusal = refusal
     return check_model(recorder, [make_request(device="meta")], expected={}).check
-
-
-def test_the_table_says_how_much_stops_the_unet_from_running() -> None:
-    """In its last lines, and at each finding; an expectation that nothing ran for is not said to be wrong."""
-    found = checked(condition(norm_num_groups=7, act_fn="sillu", upcast_attn=1), (16, 16), expected={"skips": 4})
-    lines = check_table(found.model, found.check).above
-
-    assert "size:   not checked: the UNet does not run" in lines
-    assert "expect: skips 4: not checked" in lines
-    assert sum("(does not run): " in line for line in lines) == 2
-    assert list(lines[-2:]) == ["4 findings: config 3, expectations 1", "2 of them stop the UNet from running"]
 
 
 def test_mistakes_become_findings_with_what_to_type() -> None:
@@ -189,7 +169,7 @@ def test_mistakes_become_findings_with_what_to_type() -> None:
     ]
 
 
-def test_a_refusal_of_which_no_key_is_to_blame_is_one_finding() -> None:
+def test_a_refusal_without_a_key_to_blame_is_one_finding() -> None:
     """Its hint is the advice."""
     (finding, _) = refused(ConfigError("diffusers cannot build it: out of range", hint="try another")).findings
 
@@ -229,11 +209,11 @@ def test_expectations_are_looked_up_in_the_record() -> None:
 
     assert [found.key for found in find_expected(record, expected) if not found.holds] == []
     assert all(cross > 0 and not found.holds for found in find_expected(record, {"attention.cross": cross + 1, "skips": 0, "cfg": 1}))
-    assert [found.holds for found in unmet({"skips": 1})] == [False]
+    assert [found.holds for found in find_expected(None, {"skips": 1})] == [False]
 
 
-def test_an_expectation_of_nothing_that_there_is_gets_the_nearest_names() -> None:
-    """A typing error is no finding: it is refused."""
+def test_an_expectation_of_an_unknown_name_gets_the_nearest_names() -> None:
+    """A typing error is not a finding: it is refused."""
     with pytest.raises(UsageError, match=r"--expect attention\.cros") as raised:
         find_expected(traced("conditioned"), {"attention.cros": 1})
 
@@ -279,7 +259,7 @@ def test_json_is_of_the_schema_and_says_what_the_table_says(cli: Any) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_a_size_that_the_vae_cannot_make_is_a_finding(cli: Any) -> None:
-    """A size in pixels that is no multiple of the VAE's factor, with those next to it that are."""
+    """A size in pixels that is not a multiple of the VAE factor, with the nearest that are."""
     code, text, _ = cli("check", "unet.json", "--device", "meta", "--vae-scale", "8", "--res", "100", "--json")
     (size,) = json.loads(text)["check"]["sizes"]
 

@@ -1,19 +1,21 @@
-"""What is found in a config, and what its keys are said to mean."""
+"""What is found in a config and what its keys are said to mean; and, by building and running, that this is so."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kinds_other import KINDS as DREAMLITE_KINDS
-from tests.tiny import KINDS, condition, plain, traced_once
+from tests.config_edits import KINDS as EDITED_KINDS
+from tests.config_effects import Seen, differs, seen
+from tests.tiny import condition, plain, traced_once
+from unetinspect.catalog import Entry, load_catalog
 from unetinspect.check.config import ConfigReport, find_in_config
 from unetinspect.check.effects import Probes
 from unetinspect.cli.run import parse_pairs
@@ -25,13 +27,71 @@ from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import supported_classes
 from unetinspect.unets.request import make_request
 
-CONFIGS = Path(__file__).parent.parent / "configs"
-SD15: dict[str, Any] = yaml.safe_load((CONFIGS / "sd15.yaml").read_text())["config"]
+Config = dict[str, Any]
+
+SD15 = load_catalog()["sd15"].config
+KINDS: dict[str, Config] = {
+    **EDITED_KINDS,
+    "unknown-classes": condition(class_embed_type="unknown", num_class_embeds=5),
+}
 
 
-def report_on(config: dict[str, Any], *mistakes: Problem, class_name: str = "UNet2DConditionModel", **more: Any) -> ConfigReport:
-    """Check a config as `check` does: defaults filled in, keys that the class does not know named."""
-    resolved = resolve_config({**config, "_class_name": class_name}, adapt=False)
+# Another value for keys that have no effect in some UNet, of a kind that diffusers could take.
+OTHER: Config = {
+    "act_fn": "gelu",
+    "add_attention": False,
+    "addition_embed_type": "unknown",
+    "addition_embed_type_num_heads": 2,
+    "addition_time_embed_dim": 6,
+    "attention_head_dim": 2,
+    "attention_type": "other",
+    "attn_norm_num_groups": 2,
+    "center_input_sample": True,
+    "class_embed_type": "other",
+    "conditioning_embedding_out_channels": [4, 8],
+    "cross_attention_dim": 20,
+    "cross_attention_norm": "layer_norm",
+    "downsample_each_block": True,
+    "downsample_padding": 0,
+    "downsample_type": "resnet",
+    "dual_cross_attention": True,
+    "encoder_hid_dim": 7,
+    "flip_sin_to_cos": False,
+    "freq_shift": 2,
+    "layers_per_block": 3,
+    "mid_block_only_cross_attention": True,
+    "mid_block_scale_factor": 2,
+    "mid_block_type": "unknown",
+    "norm_num_groups": 4,
+    "num_attention_heads": 1,
+    "num_class_embeds": 6,
+    "num_train_timesteps": 9,
+    "num_trans_head": 4,
+    "only_cross_attention": True,
+    "out_block_type": "other",
+    "projection_class_embeddings_input_dim": 88,
+    "resnet_out_scale_factor": 2.0,
+    "resnet_skip_time_act": True,
+    "resnet_time_scale_shift": "default",
+    "reverse_motion_num_attention_heads": 2,
+    "reverse_transformer_layers_per_block": [2, 2, 2, 2],
+    "temporal_transformer_layers_per_mid_block": 2,
+    "time_embedding_dim": 24,
+    "transformer_layers_per_block": 2,
+    "upcast_attention": True,
+    "upsample_type": "resnet",
+    "use_linear_projection": True,
+}
+# Kinds whose keys without effect are changed all at once.
+CHANGED = (
+    *("conditioned", "simple-cross-attention", "k-blocks", "unknown-classes", "plain-no-mid-block", "unet1d-audio", "dreamlite"),
+    *("motion-other-addition", "controlnet-heads", "controlnet-xs"),
+)
+
+
+def report_of(config: Config, *mistakes: Problem, **more: Any) -> ConfigReport:
+    """Check a config as `check` does: defaults filled in, unknown keys named."""
+    resolved = resolve_config({"_class_name": "UNet2DConditionModel", **config}, adapt=False)
     return find_in_config(resolved, config, classes=class_keys(), diffusers_version="0.42.1", mistakes=mistakes, **more)
 
 
@@ -41,38 +101,33 @@ def only_finding(report: ConfigReport) -> Finding:
     return finding
 
 
-def meanings_of(model: str | dict[str, Any]) -> dict[str, str]:
+def meanings_of(model: str | Config) -> dict[str, str]:
     """Return what each key is said to mean, with a pass of the model."""
     record = traced_once(model)
-    report = report_on(record.model.config, class_name=record.model.class_name, record=record)
+    report = report_of({**record.model.config, "_class_name": record.model.class_name}, record=record)
     return {meaning.key: meaning.meaning for meaning in report.meanings}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_published_configs_are_clean(path: Path) -> None:
-    """No config of the catalog holds an unknown, unread, old or wrong key."""
-    config = yaml.safe_load(path.read_text())["config"]
-
-    assert report_on(config, class_name=config["_class_name"]).findings == ()
+@pytest.mark.parametrize("entry", load_catalog().values(), ids=lambda entry: entry.name)
+def test_published_configs_are_clean(entry: Entry) -> None:
+    """No config of the catalog has an unknown, unread, deprecated or wrong key."""
+    assert report_of(entry.config).findings == ()
 
 
 @pytest.mark.parametrize(
     ("key", "said", "advice"),
     [
         ("num_res_blocks", ": the name of layers_per_block in the UNet of OpenAI and LDM", "remove it: layers_per_block is set too"),
-        ("context_dim", ": the name of cross_attention_dim in", "remove it: cross_attention_dim is set too"),
         ("transformer_depth", ": the name of transformer_layers_per_block in", "did you mean transformer_layers_per_block?"),
-        ("channel_mult", "channel_mult times model_channels is block_out_channels", "remove it"),
-        ("ch", ": a key of the original DDPM code", "remove it"),
+        ("ch", ": a key of the original DDPM code; block_out_channels has multiples of it", "remove it"),
         ("num_train_timesteps", ": a key of UNet2DModel", "remove it"),
-        ("scaling_factor", ": a key of the VAE", "remove it"),
         ("use_linear_projecton", "use_linear_projecton is not a key of UNet2DConditionModel", "did you mean use_linear_projection?"),
         ("zzz", "zzz is not a key of UNet2DConditionModel", "remove it"),
     ],
 )
-def test_an_unknown_key_is_said_to_be_what_it_is_elsewhere(key: str, said: str, advice: str) -> None:
+def test_an_unknown_key_is_explained(key: str, said: str, advice: str) -> None:
     """Each is a finding with its name, its origin where it is known, and what to do."""
-    found = only_finding(report_on({**SD15, key: 1}))
+    found = only_finding(report_of({**SD15, key: 1}))
 
     assert (found.kind, found.where, found.advice) == ("unknown", (key,), advice)
     assert said in found.what
@@ -85,7 +140,7 @@ def test_everything_is_found_at_once() -> None:
         Problem(("addition_embed_type", "encoder_hid_dim"), "addition_embed_type is image, which needs encoder_hid_dim"),
     )
     types = {"flip_sin_to_cos": 'flip_sin_to_cos is "yes": diffusers expects true or false', "in_channels": "named already"}
-    found = report_on({**SD15, "upblocks": 1, "sample_size": [64, 64, 64]}, *mistakes, wrong_types=types).findings
+    found = report_of({**SD15, "upblocks": 1, "sample_size": [64, 64, 64]}, *mistakes, wrong_types=types).findings
 
     assert [(finding.kind, finding.stops) for finding in found] == [
         *(("wrong", True), ("contradiction", True), ("unknown", False)),
@@ -99,7 +154,7 @@ def test_everything_is_found_at_once() -> None:
 @pytest.mark.parametrize("value", ["silu", None, True, [1, [2, "a b"]], 0.5, "it's"])
 def test_the_advice_on_a_mistake_can_be_typed(value: Any) -> None:
     """A shell and `--set` read the value back as it is."""
-    advice = str(only_finding(report_on(SD15, Problem(("act_fn",), "act_fn is wrong", {"act_fn": value, "x": 1}))).advice)
+    advice = str(only_finding(report_of(SD15, Problem(("act_fn",), "act_fn is wrong", {"act_fn": value, "x": 1}))).advice)
     option, first, *others = shlex.split(advice)
 
     assert (option, others) == ("--set", ["--set", "x=1"])
@@ -107,19 +162,17 @@ def test_the_advice_on_a_mistake_can_be_typed(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "class_name", "advice"),
+    ("config", "advice"),
     [
-        (condition(down_block_types=["UNetResCrossAttnDownBlock2D", "DownBlock2D"]), "UNet2DConditionModel", "use CrossAttnDownBlock2D"),
-        (DREAMLITE_KINDS["dreamlite-old-names"], "DreamLiteUNetModel", "use DreamLiteCrossAttnNoSelfAttnDownBlock2D, "),
+        (condition(down_block_types=["UNetResCrossAttnDownBlock2D", "DownBlock2D"]), "use CrossAttnDownBlock2D"),
+        (KINDS["dreamlite-old-names"], "use DreamLiteCrossAttnNoSelfAttnDownBlock2D, "),
     ],
     ids=["prefix", "dreamlite"],
 )
-def test_block_types_under_old_names_are_found(config: dict[str, Any], class_name: str, advice: str) -> None:
-    """What diffusers builds under another name, which it takes as well."""
-    record = traced_once(config)
-    model = LoadedModel(name="small", config=config, source=Source(kind="dict", location="small"))
-    same = Probes(model, resolve_config(config), make_request()).same
-    found = [each for each in report_on(config, class_name=class_name, record=record, same=same).findings if each.kind == "deprecated"]
+def test_block_types_under_old_names_are_found(config: Config, advice: str) -> None:
+    """What diffusers builds under another name, which it reads as well."""
+    report = report_of(config, record=traced_once(config), same=trials_of(config).same)
+    found = [finding for finding in report.findings if finding.kind == "deprecated"]
 
     assert found[0].where == ("down_block_types",)
     assert str(found[0].advice).startswith(advice)
@@ -129,22 +182,22 @@ def test_a_newer_version_is_named_only_where_a_key_is_unknown() -> None:
     """A config saved by a newer diffusers is clean by itself; an unknown key in it may be that version's."""
     newer = {**SD15, "_diffusers_version": "0.50.0"}
 
-    assert report_on(newer).findings == ()
-    found = only_finding(report_on({**newer, "attention_sinks": 4}))
+    assert report_of(newer).findings == ()
+    found = only_finding(report_of({**newer, "attention_sinks": 4}))
     assert found.what.endswith("in diffusers 0.42.1; the config is from diffusers 0.50.0")
     assert found.advice is not None
     assert found.advice.endswith("install diffusers 0.50.0")
-    assert "0.6.0" not in only_finding(report_on({**SD15, "attention_sinks": 4})).what
+    assert "0.6.0" not in only_finding(report_of({**SD15, "attention_sinks": 4})).what
 
 
 def test_keys_that_diffusers_own_tools_leave_behind_are_explained_and_no_findings() -> None:
     """EMAModel's keys and those of quantized weights do no harm; "power" alone is unknown."""
     left = {"decay": 0.9999, "optimization_step": 3, "power": 0.75, "quantization_config": {}}
-    report = report_on({**SD15, **left})
+    report = report_of({**SD15, **left})
 
     assert report.findings == ()
     assert set(left) <= {meaning.key for meaning in report.meanings}
-    assert only_finding(report_on({**SD15, "power": 0.75})).where == ("power",)
+    assert only_finding(report_of({**SD15, "power": 0.75})).where == ("power",)
 
 
 def test_defaults_and_nulls_are_not_tried() -> None:
@@ -156,14 +209,14 @@ def test_defaults_and_nulls_are_not_tried() -> None:
         tried.append(values)
         return True
 
-    assert report_on(defaults, same=same).findings == ()
+    assert report_of(defaults, same=same).findings == ()
     assert tried == []
 
 
 def test_what_another_key_stands_in_for_is_not_found_twice() -> None:
     """Of two keys that hold the same, each has no effect beside the other: one is found, since without both there is one."""
     config = {"num_attention_heads": 4, "attention_head_dim": 4}
-    report = report_on(config, same=lambda values: 4 in (values["num_attention_heads"], values["attention_head_dim"]))
+    report = report_of(config, same=lambda values: 4 in (values["num_attention_heads"], values["attention_head_dim"]))
 
     assert len(report.findings) == 1
 
@@ -196,6 +249,96 @@ def test_numbers_of_other_keys_are_those_of_the_pass() -> None:
     assert said["transformer_layers_per_block"].endswith("unused on the way down: entry 0")
 
 
+def trials_of(config: Config) -> Probes:
+    """Return what compares other configs with this one, as `check` does."""
+    model = LoadedModel(name="small", config=config, source=Source(kind="dict", location="small"))
+    return Probes(model, resolve_config(config), make_request(batch=2))
+
+
+@cache
+def without_effect(name: str) -> Config:
+    """Return the keys of the table that are said to have no effect in a kind, changed all at once, with their values there."""
+    trials, values = trials_of(KINDS[name]), resolve_config(KINDS[name]).values
+    found: Config = {}
+    for key, other in OTHER.items():
+        if key in values and values[key] != other and trials.same({**values, **found, key: other}):
+            found[key] = other
+    return found
+
+
+@cache
+def base_of(name: str) -> tuple[Seen, Seen]:
+    """Build and run a kind as it is, once."""
+    return seen(KINDS[name])
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_keys_that_are_said_to_have_no_effect_have_none(name: str) -> None:
+    """With all of them changed at once, diffusers builds the same modules and tensors, and computes the same to the last bit."""
+    unread = without_effect(name)
+
+    assert unread
+    assert seen({**KINDS[name], **unread}) == base_of(name)
+
+
+def test_keys_that_have_an_effect_are_not_said_to_have_none() -> None:
+    """Every key of the table that is said to have one changes what is built or computed, or is refused."""
+    config, unread = KINDS["conditioned"], without_effect("conditioned")
+    values = resolve_config(config).values
+    tried = {key: other for key, other in OTHER.items() if key in values and key not in unread and values[key] != other}
+
+    assert [key for key, other in tried.items() if not differs({**config, key: other}, base_of("conditioned"))] == []
+
+
+@pytest.mark.parametrize("name", ["conditioned", "unet1d-audio", "controlnet-heads"])
+def test_every_key_without_effect_is_found_where_it_is_given(name: str) -> None:
+    """A finding for each, which names the key and the value; those at their default are passed over."""
+    config = {**KINDS[name], **without_effect(name)}
+    defaults = class_keys()[config["_class_name"]]
+    findings = report_of(config, same=trials_of(config).same).findings
+    found = {finding.where[0]: finding for finding in findings if finding.kind in ("ignored", "unusual")}
+
+    assert set(found) >= {key for key, value in without_effect(name).items() if value != defaults[key]}
+    assert all(finding.what.startswith(key) and not finding.stops for key, finding in found.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("classes", "class_embed_type", "other"),  # null would read num_class_embeds
+        ("unet1d-audio", "out_block_type", "other"),  # null builds another last block
+    ],
+)
+def test_a_word_that_diffusers_does_not_know_is_found(name: str, key: str, value: str) -> None:
+    """Where it has an effect, and any other word the same."""
+    config = {**KINDS[name], key: value}
+    (finding,) = [finding for finding in report_of(config, same=trials_of(config).same).findings if finding.where == (key,)]
+
+    assert finding.kind == "unusual"
+    assert finding.what == f'{key} is "{value}": diffusers does not know this value, and runs with it'
+    assert seen({**config, key: "yet another"}) == seen(config)
+    assert seen(KINDS[name]) != seen(config)
+
+
+@pytest.mark.parametrize("name", ["conditioned", "simple-cross-attention", "per-block-lists", "plain", "no-mid-block"])
+def test_heads_and_resnets_are_said_as_they_are_traced(name: str) -> None:
+    """The heads and the channels of each block's attention, and the number of its resnets, are those of a real forward pass."""
+    record, said = traced_once(KINDS[name]), meanings_of(KINDS[name])
+    heads = re.findall(r"(\d+) heads? of (\d+) channels? in (.+?)(?=, \d|$)", said["attention_head_dim"])
+    by_block = {path: (int(number), int(width)) for number, width, paths in heads for path in re.findall(r"\w+_blocks?(?:\.\d+)?", paths)}
+    resnets = [module.path.rpartition(".resnets.")[0] for module in record.modules if re.search(r"\.resnets\.\d+$", module.path)]
+    counts = [[str(resnets.count(path)) for path in dict.fromkeys(resnets) if path.startswith(way)] for way in ("down", "up")]
+
+    assert by_block == {_block_of(each.path): (each.heads, each.head_dim) for each in record.attentions}
+    assert re.findall(r"((?:\d+ and )?\d+)(?: resnets?)? per", said["layers_per_block"]) == [
+        " and ".join(dict.fromkeys(numbers)) for numbers in counts
+    ]
+
+
+def _block_of(path: str) -> str:
+    return re.match(r"(?:down|up)_blocks\.\d+|mid_block", path)[0]  # type: ignore[index]  # every attention of these is in a block
+
+
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 _NAMES = st.sampled_from(
     ["DownBlock2D", "CrossAttnDownBlock2D", "UNetResUpBlock2D", "KUpBlock2D", "AttnUpBlock2D", "text_time", "projection"]
@@ -208,13 +351,12 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.data())
-@pytest.mark.parametrize("class_name", supported_classes())
-def test_whatever_the_values_every_class_gets_an_answer(class_name: str, data: st.DataObject) -> None:
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.sampled_from(supported_classes()))
+def test_whatever_the_values_every_class_gets_an_answer(data: st.DataObject, class_name: str) -> None:
     """Values of any type under real keys, and unknown keys beside them, end in findings that can be written down."""
     keys = st.sampled_from([*class_keys()[class_name], "_diffusers_version", "num_res_blocks", "decay", "optimization_step"])
     config = data.draw(st.dictionaries(keys | st.text(max_size=6), _VALUES, max_size=8))
-    report = report_on(config, Problem(("in_channels",), "in_channels is odd"), class_name=class_name, same=lambda values: True)
+    report = report_of({**config, "_class_name": class_name}, Problem(("in_channels",), "in_channels is odd"), same=lambda values: True)
 
     assert all(finding.about == "config" and finding.what for finding in report.findings)

@@ -1,8 +1,7 @@
-"""What `compare` says of published UNets: facts that others published, and both sides of every number."""
+"""What `compare` finds in published UNets: facts that others published, and both sides of every number."""
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from typing import Any
 
@@ -22,7 +21,7 @@ def diff_of(a: str, b: str) -> Diff:
 
 
 def stages_of(diff: Diff, change: str) -> list[str]:
-    """Name the stages of a change, in A where they stand there."""
+    """Name the stages of a change, as A does where it has them."""
     return [side.name for stage in diff.stages if stage.change == change and (side := stage.a or stage.b)]
 
 
@@ -37,7 +36,7 @@ def stage_of(diff: Diff, name: str) -> StageDiff:
 
 
 def copied_from(diff: Diff, path: str) -> str:
-    """Say which layer of A stands in the place of a layer of B, as the comparison has it: a stage's partner, a renamed layer."""
+    """Return the layer of A that corresponds to a layer of B in the comparison."""
     stages = {stage.b.name: stage.a.name for stage in diff.stages if stage.a and stage.b}
     layers = {layer.b.path: layer.a.path for stage in diff.stages for layer in stage.layers if layer.a and layer.b}
     stage = ".".join(path.split(".")[:2])
@@ -56,7 +55,7 @@ BK_DOWN = {f"down_blocks.{block}.{layer}.0": f"down_blocks.{block}.{layer}.0" fo
 
 @pytest.mark.parametrize(("student", "copied"), [("bk-sdm-small", BK_SMALL | BK_DOWN), ("bk-sdm-tiny", BK_TINY | BK_DOWN)])
 def test_layers_are_paired_as_the_authors_of_bk_sdm_copied_them(student: str, copied: dict[str, str]) -> None:
-    """Every layer of a student stands in the place of the teacher's layer that its authors took the weights of."""
+    """Every layer of a student corresponds to the teacher's layer whose weights its authors copied."""
     diff = diff_of("sd15", student)
 
     assert {path: copied_from(diff, path) for path in copied} == copied
@@ -75,15 +74,8 @@ def test_bk_sdm_tiny_lost_the_innermost_level() -> None:
     assert sorted(removed) == sorted([*pairs, "down_blocks.2.downsamplers.0"])
     assert stages_of(diff, "same") == ["time_proj", "time_embedding", "conv_in", "conv_norm_out", "conv_act", "conv_out"]
     assert diff.totals.params.difference == 323_384_964 - 859_520_964
-
-
-def test_bk_sdm_small_lost_the_middle_alone_and_a_pair_of_each_block() -> None:
-    """Four levels are left, without a mid block; each block has one resnet fewer."""
-    diff = diff_of("sd15", "bk-sdm-small")
-
-    assert stages_of(diff, "removed") == ["mid_block"]
-    assert sum(".resnets.1" in layer.a.path for layer in layers_of(diff, "removed") if layer.a) == 8
-    assert {key.key for key in diff.config} == {"layers_per_block", "mid_block_type"}
+    assert diff.totals.params.ratio == 323_384_964 / 859_520_964
+    assert msgspec.json.decode(to_json(diff), type=Diff) == diff
 
 
 def test_ssd_1b_lost_transformer_blocks_and_most_of_the_middle() -> None:
@@ -98,17 +90,6 @@ def test_ssd_1b_lost_transformer_blocks_and_most_of_the_middle() -> None:
     assert stage_of(diff, "mid_block").differs[0] == "class_name"
     assert diff.totals.transformer_blocks.difference == -(len(blocks) + 10)
     assert not [skip for skip in diff.skips if skip.change != "same"]
-
-
-def test_koala_700m_lost_the_middle_and_every_second_layer() -> None:
-    """KOALA-700M: no mid block, one layer fewer in each block, five of ten transformer blocks at the innermost level."""
-    diff = diff_of("sdxl", "koala-700m")
-    removed = {layer.a.path for layer in layers_of(diff, "removed") if layer.a}
-
-    assert stages_of(diff, "removed") == ["mid_block"]
-    assert {f"down_blocks.{block}.resnets.1" for block in range(3)} <= removed
-    assert {f"up_blocks.{block}.resnets.1" for block in range(3)} <= removed
-    assert {f"down_blocks.2.attentions.0.transformer_blocks.{block}" for block in range(5, 10)} <= removed
 
 
 def test_sd21_has_other_heads_text_and_projections() -> None:
@@ -151,7 +132,7 @@ def test_the_refiner_has_one_level_more() -> None:
 
 @pytest.mark.parametrize("other", ["svd-xt", "ddpm-cat-256"])
 def test_other_classes_are_paired_level_by_level(other: str) -> None:
-    """Blocks of other classes stand in each other's place where they work at the same level: from the outside, both ways."""
+    """Blocks of different classes correspond where they work at the same level."""
     a, b = traced("sd15"), traced(other)
     sizes = {"down": lambda stage: stage.in_shape, "up": lambda stage: stage.out_shape}
     for stage in compare(a, b).stages:
@@ -173,14 +154,7 @@ def test_the_same_model_under_another_name_is_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("model", "options"),
-    [
-        ("sd15", {"latent": 16}),
-        ("conditioned", {"latent": "24x40"}),
-        ("conditioned", {"latent": 13, "force": True}),
-        ("k-blocks", {"latent": 24}),
-        ("plain", {"latent": 2}),
-        ("plain", {"batch": 3}),
-    ],
+    [("sd15", {"latent": 16}), ("conditioned", {"latent": "13x40", "force": True}), ("plain", {"latent": 2}), ("plain", {"batch": 3})],
     ids=str,
 )
 def test_at_another_size_nothing_is_added_or_removed(model: str, options: dict[str, Any]) -> None:
@@ -197,8 +171,8 @@ def test_at_another_size_nothing_is_added_or_removed(model: str, options: dict[s
     assert diff.tensors.total == NameCounts(same=diff.tensors.total.same)
 
 
-def test_what_stands_where_does_not_depend_on_the_size() -> None:
-    """Levels are counted from the sample, so two UNets are paired alike whether both are traced at one size or not."""
+def test_pairs_do_not_depend_on_the_size() -> None:
+    """Levels are counted from the sample, so two UNets are paired alike at one size and at two."""
     small = compare(traced("sd15", latent=16), traced("bk-sdm-tiny"))
     pairs = [
         [(stage.a and stage.a.name, stage.b and stage.b.name) for stage in diff.stages] for diff in (small, diff_of("sd15", "bk-sdm-tiny"))
@@ -207,7 +181,7 @@ def test_what_stands_where_does_not_depend_on_the_size() -> None:
     assert pairs[0] == pairs[1]
 
 
-def test_a_dtype_and_freeu_are_told() -> None:
+def test_a_dtype_and_freeu_are_differences() -> None:
     """Another dtype halves the bytes; FreeU filters the two skips of each of two blocks; either makes the two differ, config or not."""
     half = compare(traced("sd15"), traced("sd15", dtype="float16"))
     freeu = compare(traced_once(condition()), traced_once(condition(), freeu=(1.1, 1.2, 0.9, 0.2)))
@@ -249,18 +223,3 @@ def test_a_key_that_has_no_effect_differs_all_the_same() -> None:
     assert (key.key, key.a, key.b, key.a_origin, key.b_origin) == ("norm_eps", 1e-05, 0.001, "default", "given")
     assert {layer.differs for layer in layers_of(diff, "changed")} == {("detail",)}
     assert diff.tensors.total.changed == diff.totals.params.difference == 0
-
-
-def test_json_is_data() -> None:
-    """The JSON form reads back as the record that it was, with its schema's name and raw numbers."""
-    diff = diff_of("sd15", "bk-sdm-tiny")
-    document = json.loads(to_json(diff))
-
-    assert document["schema"] == "unetinspect.diff/1"
-    assert document["totals"]["params"] == {
-        "a": 859_520_964,
-        "b": 323_384_964,
-        "difference": -536_136_000,
-        "ratio": 323_384_964 / 859_520_964,
-    }
-    assert msgspec.json.decode(to_json(diff), type=Diff) == diff

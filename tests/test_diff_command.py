@@ -71,8 +71,8 @@ def test_what_a_key_of_the_config_changes(cli: Any) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_are_told(cli: Any, arguments: list[str], sentence: str, hint: str) -> None:
-    """One sentence and a hint; nothing is printed."""
+def test_mistakes_get_a_sentence_and_a_hint(cli: Any, arguments: list[str], sentence: str, hint: str) -> None:
+    """Nothing is printed on stdout."""
     code, out, errors = cli("diff", *arguments)
 
     assert code in (2, 3)
@@ -81,8 +81,8 @@ def test_mistakes_are_told(cli: Any, arguments: list[str], sentence: str, hint: 
     assert hint in errors
 
 
-def test_a_name_alone_is_told_where_it_belongs(cli: Any) -> None:
-    """MODEL stands first: a name given alone would be one."""
+def test_a_name_without_a_model_gets_the_command_to_type(cli: Any) -> None:
+    """MODEL comes first: a name alone would be one."""
     code, _, errors = cli("names", "output_blocks.5.1")
 
     assert code == 3

@@ -3,51 +3,70 @@
 from __future__ import annotations
 
 import time
+from shlex import split
 from typing import Any
 
 import pytest
 
 from tests import kinds_video
-from tests.config_edits import KINDS, Edit, bare_runs, compare
+from tests.config_edits import KINDS, SMALL, Edit, bare_runs, compare
 from tests.kinds_other import DREAMLITE
 from tests.kinds_plugs import adapter, controlnet, xs
 from tests.tiny import CONDITION, PLAIN, condition
 from unetinspect import ConfigError, ForwardError, UsageError, trace
 from unetinspect.cli.run import parse_pairs
+from unetinspect.errors import Problem
+from unetinspect.run.resolve import resolve_config
 from unetinspect.unets import builder_for
 
 Config = dict[str, Any]
 
-# Small UNets with a mistake, or with several keys that do not go together.
+# Small UNets with a mistake, one of each structure in each class.
 MISTAKES: list[tuple[str, Config]] = [
-    ("unet1d-audio", {"extra_in_channels": 8, "time_embedding_dim": 6}),
-    ("unet1d-audio", {"time_embedding_dim": 5}),
-    ("unet1d-audio", {"use_timestep_embedding": True, "act_fn": "silu"}),
     ("unet1d-audio", {"block_out_channels": [32, 32, 48, 64]}),
     ("unet1d-temporal", {"use_timestep_embedding": False}),
-    ("unet1d-temporal", {"block_out_channels": [8, 12, 32]}),
     ("unet1d-value-function", {"up_block_types": ["UpResnetBlock1D"]}),
     ("kandinsky3", {"layers_per_block": 1}),
-    ("kandinsky3", {"block_out_channels": [8, 8, 8, 8, 8]}),
     ("kandinsky3", {"groups": 3}),
     ("cascade-prior", {"num_attention_heads": [2, None]}),
-    ("cascade-prior", {"dropout": [0.1, 1.5]}),
     ("cascade-prior", {"dropout": 1}),
-    ("cascade-prior", {"kernel_size": 2}),
+    ("cascade-prior", {"patch_size": -1}),
     ("cascade-decoder", {"up_num_layers_per_block": [2, 1]}),
     ("uvit", {"micro_cond_embed_dim": 18}),
-    ("uvit", {"block_num_heads": 13}),
-    ("dreamlite", {"num_kv_heads": 3}),
     ("dreamlite", {"qk_norm": "rms_norm_across_heads"}),
-    ("dreamlite", {"timestep_post_act": "tanh"}),
     ("dreamlite", {"cross_attention_dim": [None, 24, 24]}),
     ("audioldm2", {"cross_attention_dim": [[12], [12, 12, 12, 12, 12]]}),
-    ("audioldm2", {"timestep_post_act": "tanh"}),
-    ("audioldm2", {"time_embedding_dim": -4}),
-    ("audioldm2-own-hidden-states", {"layers_per_block": 0}),
     ("audioldm2", {"mid_block_type": None}),
+    ("class-concat", {"class_embed_type": "Foo"}),
+    ("simple-cross-attention", {"attention_head_dim": 40}),
+    ("k-blocks", {"down_block_types": ["DownBlock2D", "KCrossAttnDownBlock2D", "KCrossAttnDownBlock2D", "KCrossAttnDownBlock2D"]}),
+    ("plain", {"attn_norm_num_groups": 3}),
+    ("plain", {"time_embedding_type": "learned"}),
+    ("skip-blocks", {"in_channels": 4}),
+    ("unet3d", {"cross_attention_dim": None}),
+    ("unet3d", {"norm_num_groups": 12}),
+    ("i2vgen", {"norm_num_groups": None}),
+    ("motion", {"encoder_hid_dim_type": "text_proj", "encoder_hid_dim": 12}),
+    ("motion", {"num_attention_heads": [2, 33]}),
+    ("motion", {"transformer_layers_per_block": [[1], 1]}),
+    ("motion", {"temporal_transformer_layers_per_block": [[1], [1]], "reverse_temporal_transformer_layers_per_block": [[1], [1]]}),
+    ("motion", {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}),
+    ("svd", {"projection_class_embeddings_input_dim": 20}),
+    ("svd", {"num_attention_heads": 3}),
+    ("svd", {"layers_per_block": [1]}),
+    ("sparse-controlnet", {"use_simplified_condition_embedding": False, "conditioning_embedding_out_channels": None}),
+    ("sparse-controlnet", {"only_cross_attention": [True]}),
+    ("controlnet", {"down_block_types": ["DownBlock2D"]}),
+    ("controlnet", {"addition_embed_type": "text", "addition_embed_type_num_heads": 5}),
+    ("controlnet", {"conditioning_embedding_out_channels": None}),
+    ("controlnet", {"layers_per_block": 2, "transformer_layers_per_block": [[1], 1]}),
+    ("controlnet-union", {"num_trans_head": 5}),
+    ("controlnet-xs", {"ctrl_block_out_channels": [6]}),
+    ("controlnet-xs", {"ctrl_max_norm_num_groups": 0}),
+    ("controlnet-xs", {"time_embedding_mix": 0.5}),
+    ("t2i-adapter", {"adapter_type": "heavy_adapter"}),
+    ("t2i-adapter", {"channels": [3, 8], "adapter_type": "light_adapter"}),
     ("conditioned", {"layers_per_block": [1, None]}),
-    ("conditioned", {"attention_head_dim": [33, 4]}),
     ("conditioned", {"dropout": 1.5}),
     ("conditioned", {"time_embedding_dim": -1}),
     ("conditioned", {"resnet_time_scale_shift": "ada_group"}),
@@ -55,123 +74,23 @@ MISTAKES: list[tuple[str, Config]] = [
     ("conditioned", {"layers_per_block": 0}),
     ("conditioned", {"encoder_hid_dim": 12, "cross_attention_dim": [24, 24]}),
     ("conditioned", {"addition_embed_type": "text"}),
-    ("class-concat", {"class_embed_type": "Foo"}),
-    ("simple-cross-attention", {"attention_head_dim": 40}),
-    ("plain", {"attention_head_dim": 48}),
-    ("k-blocks", {"down_block_types": ["DownBlock2D", "KCrossAttnDownBlock2D", "KCrossAttnDownBlock2D", "KCrossAttnDownBlock2D"]}),
-    ("plain", {"attn_norm_num_groups": 3}),
-    ("skip-blocks", {"in_channels": 4}),
-    ("unet3d", {"num_attention_heads": 8}),
-    ("unet3d", {"attention_head_dim": [8, 8]}),
-    ("unet3d", {"attention_head_dim": 24}),
-    ("unet3d", {"cross_attention_dim": None}),
-    ("unet3d", {"norm_num_groups": None}),
-    ("unet3d", {"norm_num_groups": 12}),
-    ("unet3d", {"layers_per_block": None}),
-    ("unet3d", {"layers_per_block": 0}),
-    ("unet3d", {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock3D"]}),
-    ("unet3d", {"up_block_types": ["UNetResUpBlock3D", "CrossAttnUpBlock3D"]}),
-    ("unet3d", {"act_fn": "tanh"}),
-    ("i2vgen", {"cross_attention_dim": None}),
-    ("i2vgen", {"norm_num_groups": None}),
-    ("motion", {"cross_attention_dim": None}),
-    ("motion", {"layers_per_block": [1, None]}),
-    ("motion", {"encoder_hid_dim_type": "ip_image_proj"}),
-    ("motion", {"encoder_hid_dim_type": "text_proj", "encoder_hid_dim": 12}),
-    ("motion", {"motion_num_attention_heads": [4]}),
-    ("motion", {"motion_num_attention_heads": 5}),
-    ("motion", {"motion_num_attention_heads": 17}),
-    ("motion", {"num_attention_heads": [0, 2]}),
-    ("motion", {"num_attention_heads": [2, 33]}),
-    ("motion", {"transformer_layers_per_block": [[1], 1]}),
-    ("motion", {"transformer_layers_per_block": [[1, 2], 1], "reverse_transformer_layers_per_block": [1, [1, 2]]}),
-    ("motion", {"temporal_transformer_layers_per_block": [[1], [1]], "reverse_temporal_transformer_layers_per_block": [[1], [1]]}),
-    ("motion", {"temporal_transformer_layers_per_mid_block": None}),
-    ("motion", {"mid_block_layers": 2, "transformer_layers_per_mid_block": [1]}),
-    ("motion", {"transformer_layers_per_block": [1]}),
-    ("motion", {"transformer_layers_per_block": None}),
-    ("motion", {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}),
-    ("motion", {"motion_max_seq_length": 0}),
-    ("svd", {"projection_class_embeddings_input_dim": 20}),
-    ("svd", {"block_out_channels": [32, 48]}),
-    ("svd", {"num_attention_heads": 3}),
-    ("svd", {"cross_attention_dim": [None, 24]}),
-    ("svd", {"transformer_layers_per_block": [[1], 1]}),
-    ("svd", {"layers_per_block": [1]}),
-    ("sparse-controlnet", {"use_simplified_condition_embedding": False, "conditioning_embedding_out_channels": None}),
-    ("sparse-controlnet", {"controlnet_conditioning_channel_order": "gbr"}),
-    ("sparse-controlnet", {"resnet_time_scale_shift": "ada_group"}),
-    ("sparse-controlnet", {"only_cross_attention": [True]}),
-    ("sparse-controlnet", {"num_attention_heads": None, "attention_head_dim": 20}),
-    ("sparse-controlnet", {"transformer_layers_per_mid_block": []}),
-    ("controlnet", {"down_block_types": ["DownBlock2D"]}),
-    ("controlnet", {"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]}),
-    ("controlnet", {"mid_block_type": None}),
-    ("controlnet", {"encoder_hid_dim_type": "image_proj", "encoder_hid_dim": 8}),
-    ("controlnet", {"cross_attention_dim": None}),
-    ("controlnet", {"addition_embed_type": "text", "addition_embed_type_num_heads": 2, "encoder_hid_dim": 12}),
-    ("controlnet", {"addition_embed_type": "text", "addition_embed_type_num_heads": 5}),
-    ("controlnet", {"addition_embed_type": "text_time"}),
-    ("controlnet", {"conditioning_embedding_out_channels": None}),
-    ("controlnet", {"controlnet_conditioning_channel_order": "grb"}),
-    ("controlnet", {"norm_num_groups": 24}),
-    ("controlnet", {"attention_head_dim": [48, 80]}),
-    ("controlnet", {"layers_per_block": 2, "transformer_layers_per_block": [[1], 1]}),
-    ("controlnet", {"transformer_layers_per_block": [1]}),
-    ("controlnet", {"layers_per_block": 0}),
-    ("controlnet", {"down_block_types": ["KDownBlock2D", "DownBlock2D"]}),
-    ("controlnet", {"down_block_types": ["DownBlock2D", "KCrossAttnDownBlock2D"]}),
-    ("controlnet-union", {"controlnet_conditioning_channel_order": "bgr"}),
-    ("controlnet-union", {"addition_time_embed_dim": None}),
-    ("controlnet-union", {"num_trans_head": 5}),
-    ("controlnet-xs", {"ctrl_block_out_channels": [6]}),
-    ("controlnet-xs", {"transformer_layers_per_block": [1, [1, 2]]}),
-    ("controlnet-xs", {"norm_num_groups": 24}),
-    ("controlnet-xs", {"ctrl_max_norm_num_groups": 0}),
-    ("controlnet-xs", {"time_embedding_mix": 0.5}),
-    ("controlnet-xs", {"time_embedding_mix": 1.5}),
-    ("controlnet-xs", {"addition_embed_type": "image"}),
-    ("controlnet-xs", {"addition_embed_type": "text"}),
-    ("t2i-adapter", {"adapter_type": "heavy_adapter"}),
-    ("t2i-adapter", {"channels": [8, 16, 32, 64], "adapter_type": "full_adapter_xl"}),
-    ("t2i-adapter", {"channels": [3, 8], "adapter_type": "light_adapter"}),
-    ("t2i-adapter", {"channels": []}),
-    ("t2i-adapter", {"downscale_factor": 0}),
     ("conditioned", {"num_attention_heads": 8}),
-    ("conditioned", {"norm_num_groups": None}),
-    ("conditioned", {"act_fn": "sliu"}),
     ("conditioned", {"up_block_types": [["UpBlock2D"], "UpBlock2D"]}),
     ("conditioned", {"class_embeddings_concat": True}),
     ("conditioned", {"cross_attention_dim": {}}),
-    ("conditioned", {"encoder_hid_dim": [8]}),
-    ("conditioned", {"attention_type": "gated", "cross_attention_dim": [24, 24]}),
     ("conditioned", {"dual_cross_attention": True}),
-    ("conditioned", {"cross_attention_dim": None}),
     ("conditioned", {"attention_head_dim": None}),
-    ("conditioned", {"encoder_hid_dim_type": "ip_image_proj"}),
-    ("conditioned", {"layers_per_block": -1}),
     ("conditioned", {"layers_per_block": [1, 2, 3]}),
-    ("conditioned", {"transformer_layers_per_block": [1]}),
-    ("conditioned", {"transformer_layers_per_block": [[1], 1]}),
-    ("conditioned", {"addition_embed_type": "image"}),
-    ("conditioned", {"class_embed_type": "projection"}),
     ("conditioned", {"block_out_channels": []}),
     ("conditioned", {"block_out_channels": ["32", 64]}),
-    ("conditioned", {"block_out_channels": [32, 0]}),
-    ("conditioned", {"down_block_types": "DownBlock2D"}),
-    ("plain", {"time_embedding_type": "learned"}),
-    ("plain", {"time_embedding_type": "sine"}),
-    ("cascade-prior", {"patch_size": -1}),
 ]
 # Small UNets with several mistakes.
 SEVERAL: list[tuple[str, Config]] = [
     ("motion", {"in_channels": 0, "num_attention_heads": 40, "encoder_hid_dim_type": "ip_image_proj"}),
-    ("controlnet", {"act_fn": "tanh", "conditioning_channels": -1, "addition_embed_type": "image"}),
-    ("controlnet-union", {"num_trans_channel": 16, "num_proj_channel": 64}),
     ("controlnet-xs", {"num_attention_heads": [4, 80], "ctrl_num_attention_heads": 12}),
     ("conditioned", {"act_fn": "silo", "norm_num_groups": 24, "time_embedding_dim": -1}),
 ]
-# What is known of frequent mistakes, in words.
+# Frequent mistakes in words.
 SENTENCES: list[tuple[str, Config, str]] = [
     (
         "conditioned",
@@ -205,40 +124,32 @@ SENTENCES: list[tuple[str, Config, str]] = [
     ("conditioned", {"in_channels": "four"}, 'in_channels is "four": diffusers expects an integer; 4 works'),
     ("conditioned", {"layers_per_block": None}, "layers_per_block is null; 2 works"),
 ]
-# Values that hardly anybody means, and that diffusers runs.
+# Odd values that diffusers runs.
 RUNS: list[tuple[Config, Config]] = [
     (PLAIN, {"time_embedding_type": "fourier", "freq_shift": None}),
-    (PLAIN, {"mid_block_type": ["UNetMidBlock2D"]}),
     (PLAIN, {"downsample_padding": [1]}),
     (PLAIN, {"flip_sin_to_cos": "yes"}),
-    (PLAIN, {"center_input_sample": 1}),
     (PLAIN, {"class_embed_type": 8}),
     (PLAIN, {"num_class_embeds": 0}),
-    (PLAIN, {"act_fn": "SiLU"}),
     (PLAIN, {"down_block_types": ["DownBlock2D"] * 2, "downsample_type": "unread"}),
-    (PLAIN, {"add_attention": [False, True]}),
-    (CONDITION, {"sample_size": "32"}),
     (CONDITION, {"sample_size": "big"}),
     (CONDITION, {"addition_embed_type": "image_hint", "encoder_hid_dim": 8}),
-    (PLAIN, {"in_channels": True}),
     (CONDITION, {"time_cond_proj_dim": True}),
     (CONDITION, {"down_block_types": ["UNetResCrossAttnDownBlock2D", "DownBlock2D"]}),
     (CONDITION, {"time_embedding_dim": 0}),
     (KINDS["unet3d"], {"sample_size": [64, 64, 64]}),
     (KINDS["svd"], {"out_channels": 0}),
-    (KINDS["class-identity"], {"num_class_embeds": 0}),
+    (KINDS["cross-attention-on-the-way-up-alone"], {"flip_sin_to_cos": False}),
     (KINDS["cascade-prior"], {"num_attention_heads": [2, 4, None], "dropout": [0, 1, 7]}),
-    (KINDS["motion"], {"cross_attention_dim": [24, 24]}),
     (KINDS["sparse-controlnet"], {"cross_attention_dim": [24, 24], "motion_num_attention_heads": [2, 4]}),
     (xs(), {"block_out_channels": [32, 32, 32], "num_attention_heads": [4, 4, 4]}),
     (xs(), {"up_block_types": ["CrossAttnUpBlock2D"], "block_out_channels": [32, 32]}),
     (xs(), {"down_block_types": ["Plain", "SomeCrossAttn"], "transformer_layers_per_block": [1, 1, 1]}),
     (controlnet(), {"attention_head_dim": [4, None], "mid_block_type": "UNetMidBlock2D"}),
-    (controlnet(), {"transformer_layers_per_block": [1, 2, 3]}),
     (adapter(), {"adapter_type": "full_adapter_xl", "channels": [8, 16, 32, 64], "num_res_blocks": 0}),
 ]
 
-# What configs of others name, and what is said of it.
+# Class names in others' configs, and the hint.
 NO_CLASS_OF_OURS = {
     "UNetUnconditionalModel": "diffusers calls it UNet2DModel today; also rename the keys of an old config: image_size to sample_size,",
     "NCSNpp": "diffusers calls it UNet2DModel today, with other keys: see `unetinspect config ncsnpp-church-256`",
@@ -291,21 +202,21 @@ def _ids(rows: list[Any]) -> list[str]:
     return [f"{row[0] if isinstance(row[0], str) else row[0]['_class_name']}-{'-'.join(row[1])}" for row in rows]
 
 
-def refused(config: Config) -> ConfigError:
-    """Trace a config that diffusers refuses; returns the error, what it suggests having been typed, and run."""
+def refused(config: Config, *, kind: str = "conditioned", overrides: Config | None = None) -> ConfigError:
+    """Trace a config that diffusers refuses; returns the error. With what it suggests typed, bare diffusers runs the config."""
     with pytest.raises(ConfigError) as raised:
-        trace(config, device="meta")
+        trace(config, device="meta", overrides=overrides)
     options = [problem.options.removeprefix("--set ") for problem in raised.value.mistakes]
     assert f"{' '.join(f'--set {option}' for option in options)} makes it run" in (raised.value.hint or "")
     changes = {key: value for problem in raised.value.mistakes for key, value in problem.change.items()}
-    assert trace(config, device="meta", overrides=changes).model.params
+    assert bare_runs(kind, {**config, **(overrides or {}), **changes})
     return raised.value
 
 
 @pytest.mark.parametrize(("kind", "edit"), MISTAKES, ids=_ids(MISTAKES))
 def test_a_mistake_is_blamed_and_what_is_suggested_runs(kind: str, edit: Config) -> None:
     """A key that was edited is to blame, alone; with the suggested value the UNet runs."""
-    error = refused({**KINDS[kind], **edit})
+    error = refused({**KINDS[kind], **edit}, kind=kind)
 
     (mistake,) = error.mistakes
     assert {*mistake.keys} & {*edit} or {*mistake.change} & {*edit}
@@ -315,7 +226,7 @@ def test_a_mistake_is_blamed_and_what_is_suggested_runs(kind: str, edit: Config)
 @pytest.mark.parametrize(("kind", "edit"), SEVERAL, ids=_ids(SEVERAL))
 def test_all_mistakes_are_named_at_once(kind: str, edit: Config) -> None:
     """Nobody fixes a config one message at a time."""
-    error = refused({**KINDS[kind], **edit})
+    error = refused({**KINDS[kind], **edit}, kind=kind)
 
     assert {key for mistake in error.mistakes for key in mistake.change} == {*edit}
     assert f"{len(edit)} config errors" in error.message
@@ -324,7 +235,7 @@ def test_all_mistakes_are_named_at_once(kind: str, edit: Config) -> None:
 @pytest.mark.parametrize(("kind", "edit", "sentence"), SENTENCES, ids=_ids(SENTENCES))
 def test_frequent_mistakes_are_said_in_words(kind: str, edit: Config, sentence: str) -> None:
     """What is wrong, and what works."""
-    assert refused({**KINDS[kind], **edit}).problems == (sentence,)
+    assert refused({**KINDS[kind], **edit}, kind=kind).problems == (sentence,)
 
 
 def test_a_key_that_the_class_does_not_know_is_a_likely_cause() -> None:
@@ -345,7 +256,7 @@ def test_the_class_is_to_blame_where_the_blocks_are_those_of_another() -> None:
     (mistake,) = refused({**CONDITION, "_class_name": "UNet3DConditionModel"}).mistakes
     assert mistake.change == {"_class_name": "UNet2DConditionModel"}
 
-    (mistake,) = refused({**KINDS["unet3d"], "num_attention_heads": 8}).mistakes
+    (mistake,) = refused({**KINDS["unet3d"], "num_attention_heads": 8}, kind="unet3d").mistakes
     assert mistake.change == {"num_attention_heads": None}
 
 
@@ -355,7 +266,7 @@ def test_words_are_replaced_by_the_nearest_and_the_others_kept() -> None:
     assert misspelt.change == {"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}
 
     plain = {**PLAIN, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}
-    (unfit,) = refused(plain).mistakes
+    (unfit,) = refused(plain, kind="plain").mistakes
     assert unfit.change == {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"]}
 
 
@@ -398,22 +309,15 @@ def test_huge_numbers_are_not_searched_for_their_divisors(edit: Config) -> None:
 
 def test_what_was_overridden_is_suspected_first() -> None:
     """The value of the model itself is what runs in place of an override."""
-    with pytest.raises(ConfigError) as raised:
-        trace("sd15", device="meta", overrides={"transformer_layers_per_block": [1], "act_fn": "silo"}, cache=False)
+    own = {"act_fn": "gelu", "transformer_layers_per_block": 2}
+    error = refused(condition(**own), overrides={"transformer_layers_per_block": [1], "act_fn": "silo"})
 
-    assert {key: problem.change[key] for problem in raised.value.mistakes for key in problem.change} == {
-        "act_fn": "silu",
-        "transformer_layers_per_block": 1,
-    }
+    assert {key: problem.change[key] for problem in error.mistakes for key in problem.change} == own
 
 
 def test_options_are_read_as_they_are_written() -> None:
     """What a hint says to type has the value that ran, whatever its type is."""
     for value in (None, True, "silu", "true", "no", "1", [320, None], ["a b", "c'd"], 0.5, 1e-05):
-        from shlex import split
-
-        from unetinspect.errors import Problem
-
         option = split(Problem(("key",), "", {"key": value}).options)
         assert option[0] == "--set"
         assert parse_pairs(option[1:], option="--set", example="") == {"key": value}
@@ -425,19 +329,19 @@ def test_what_diffusers_runs_is_traced(config: Config, edit: Config) -> None:
     assert trace({**config, **edit}, device="meta").model.params
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 def test_trace_refuses_what_diffusers_refuses_and_nothing_else(seed: int) -> None:
     """Of random edits, one key each, `trace` takes exactly those that diffusers builds and runs by itself."""
-    counts, different = compare(30, seed)
+    counts, different = compare(20, seed, SMALL)
 
     assert not different
     assert min(counts["runs"], counts["raises"]) > 3
 
 
 def test_the_oracle_can_fail() -> None:
-    """An edit that runs and one that does not are told apart."""
-    assert bare_runs(Edit("plain", "flip_sin_to_cos", "yes"))
-    assert not bare_runs(Edit("plain", "norm_num_groups", 3))
+    """An edit that runs and one that does not are distinguished."""
+    assert bare_runs("plain", Edit("plain", "flip_sin_to_cos", "yes").config)
+    assert not bare_runs("plain", Edit("plain", "norm_num_groups", 3).config)
 
 
 def test_an_asymmetric_motion_model_is_no_large_one() -> None:
@@ -462,13 +366,12 @@ def test_layers_without_keys_of_their_own_are_traced() -> None:
 
 
 @pytest.mark.parametrize("key", ["layers_per_block", "transformer_layers_per_block"])
-def test_what_is_too_large_is_stopped_as_it_is_built(key: str) -> None:
-    """Building stops at ten thousand modules, whatever key asks for them; the sentence says what was being built."""
-    began = time.process_time()
-    with pytest.raises(ConfigError, match="UNet2DConditionModel has more than 10,000 modules: building was stopped at") as raised:
+def test_what_is_too_large_is_stopped_as_it_is_built(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building stops at the limit, whatever key asks for the modules; the message names what was being built."""
+    monkeypatch.setattr("unetinspect.run.build.MAX_MODULES", 1000)
+    with pytest.raises(ConfigError, match="UNet2DConditionModel has more than 1,000 modules: building was stopped at") as raised:
         trace({**CONDITION, key: 10**7}, device="meta")
 
-    assert time.process_time() - began < 15
     assert "--force builds it" in (raised.value.hint or "")
 
 
@@ -510,30 +413,28 @@ def test_more_frames_than_the_motion_modules_have_positions_for(key: str) -> Non
     most = KINDS[key]["motion_max_seq_length"]
     record = trace(KINDS[key], device="meta", latent=4)
 
-    assert (record.run.frames, record.run.frames_from) == (most, "motion_max_seq_length")
+    assert (record.run.frames, record.run.frames_from, record.run.medium) == (most, "motion_max_seq_length", "video")
+    assert most in (record.run.inputs[0].shape or ())
     with pytest.raises(UsageError, match=f"--frames {most + 3} does not run") as raised:
         trace(KINDS[key], device="meta", latent=4, frames=most + 3)
     assert raised.value.hint == f"--frames {most} is the most that runs"
 
 
 @pytest.mark.parametrize(
-    ("config", "frames", "said_by"),
+    ("config", "frames", "origin"),
     [
         (kinds_video.UNET_3D, 16, "assumed: TextToVideoSDPipeline makes 16"),
         (kinds_video.I2VGEN, 16, "assumed: I2VGenXLPipeline makes 16"),
         ({**kinds_video.MOTION, "motion_max_seq_length": 24}, 16, "assumed: AnimateDiffPipeline makes 16"),
-        ({**kinds_video.SPARSE, "motion_max_seq_length": 32}, 16, "assumed: AnimateDiffSparseControlNetPipeline makes 16"),
+        ({**kinds_video.SPARSE, "motion_max_seq_length": 1}, 16, "assumed: AnimateDiffSparseControlNetPipeline makes 16"),
         (kinds_video.SVD, 3, "config"),
         ({**kinds_video.SVD, "num_frames": None}, 25, "assumed: the config has no num_frames"),
     ],
     ids=lambda value: value["_class_name"] if isinstance(value, dict) else "",
 )
-def test_frames_where_nobody_says(config: Config, frames: int, said_by: str) -> None:
-    """The number of diffusers' own pipelines, or of the config, and what said so."""
-    run = trace(config, device="meta", latent=4, cfg=False).run
-
-    assert (run.frames, run.frames_from, run.medium) == (frames, said_by, "video")
-    assert frames in (run.inputs[0].shape or ())
+def test_the_default_number_of_frames(config: Config, frames: int, origin: str) -> None:
+    """The number of diffusers' own pipelines, or of the config, and where it comes from."""
+    assert builder_for(config["_class_name"]).frames(resolve_config(config).values) == (frames, origin)
 
 
 @pytest.mark.parametrize("name", NO_CLASS_OF_OURS)

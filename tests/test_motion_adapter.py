@@ -15,7 +15,6 @@ from unetinspect import Trace, trace
 from unetinspect.catalog import find_entry
 from unetinspect.errors import ConfigError, UsageError
 from unetinspect.run.resolve import resolve_config
-from unetinspect.unets import builder_for
 
 # Published adapters, and what the class has keys for besides.
 ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,6 +26,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "heads": ("sd15", {"motion_num_attention_heads": [2, 4, 8, 8], "motion_norm_num_groups": 16}),
     "sdxl-beta": ("sdxl", {"block_out_channels": [320, 640, 1280], "use_motion_mid_block": False}),
 }
+# What the bundled UNet or the adapter's own class rules out.
 MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"motion_layers_per_block": 3}, "motion_layers_per_block is 3; sd15 has 2 layers in each block"),
     ({"motion_layers_per_block": [2, 2, 2]}, "motion_layers_per_block is [2, 2, 2]; sd15 has 2 layers in each block"),
@@ -35,23 +35,16 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
         "motion_mid_block_layers_per_block is 2; the mid block of a UNetMotionModel has 1 layer",
     ),
     (
-        {"motion_transformer_layers_per_mid_block": [1, 1]},
-        "motion_transformer_layers_per_mid_block is [1, 1]; it takes a whole number, or a list with one for each layer (1)",
-    ),
-    (
-        {"motion_transformer_layers_per_block": [1, 1]},
-        "motion_transformer_layers_per_block is [1, 1]; it takes a whole number, or a list with one for each block (4)",
-    ),
-    (
-        {"motion_transformer_layers_per_block": [[1, 1], 1, 1, 1]},
-        "motion_transformer_layers_per_block is [[1, 1], 1, 1, 1]; it takes a whole number, or a list with one for each block (4)",
-    ),
-    (
         {"motion_num_attention_heads": [8, 8, 8, 8, 8]},
-        "motion_num_attention_heads is [8, 8, 8, 8, 8]; it takes a whole number, or a list with one for each block (4)",
+        "motion_num_attention_heads is [8, 8, 8, 8, 8]; a list has one for each block (4)",
     ),
     ({"motion_norm_num_groups": 24}, "motion_norm_num_groups is 24; it must divide the block_out_channels [320, 640, 1280, 1280]"),
     ({"conv_in_channels": 3}, "conv_in_channels is 3; it must be at least 4, the in_channels of sd15"),
+]
+# What UNetMotionModel refuses, which shows when it is built.
+NOT_BUILT: list[dict[str, Any]] = [
+    {"motion_transformer_layers_per_mid_block": [1, 1]},
+    {"motion_transformer_layers_per_block": [[1, 1], 1, 1, 1]},
 ]
 
 
@@ -112,36 +105,35 @@ def test_pia_takes_the_condition_as_channels_of_the_sample() -> None:
 def test_the_defaults_are_those_of_the_class() -> None:
     """An adapter's config that says nothing gives what one that says every default gives."""
     parameters = list(inspect.signature(MotionAdapter.__init__).parameters.values())[1:]
-    spelt_out = {parameter.name: parameter.default for parameter in parameters}
-    builder = builder_for("MotionAdapter")
+    spelled_out = {parameter.name: parameter.default for parameter in parameters}
 
-    assert builder.adapted({}) == builder.adapted(spelt_out)
-    assert len(spelt_out) == 10
-
-
-def test_every_key_that_both_unets_have_is_taken_over() -> None:
-    """What UNet2DConditionModel and UNetMotionModel both know comes from the UNet, but for what the adapter says."""
-    both = set.intersection(*({*inspect.signature(unet.__init__).parameters} for unet in (UNet2DConditionModel, UNetMotionModel)))
-    config = builder_for("MotionAdapter").adapted({"block_out_channels": [320, 640, 1280]}).config
-    entry = find_entry("sdxl")
-    assert entry is not None
-
-    assert {key for key in both - {"self"} if key in entry.config} <= {*config}
+    assert resolve_config({"_class_name": "MotionAdapter"}).values == resolve_config({"_class_name": "MotionAdapter", **spelled_out}).values
+    assert len(spelled_out) == 10
 
 
 @pytest.mark.parametrize(
     ("adapter", "sentence"), MISFITS, ids=["-".join(adapter) + str(place) for place, (adapter, _) in enumerate(MISFITS)]
 )
 def test_what_cannot_be_put_into_the_unet_is_named(adapter: dict[str, Any], sentence: str) -> None:
-    """One sentence in the adapter's own words; diffusers raises somewhere on the way, and does not where the change is made."""
+    """One sentence in the adapter's own words; diffusers raises somewhere on the way, and does not with the change."""
     with pytest.raises(ConfigError) as refused:
         resolve_config({"_class_name": "MotionAdapter", **adapter})
 
     (mistake,) = refused.value.mistakes
     assert (mistake.what, mistake.keys) == (sentence, tuple(adapter))
-    assert builder_for("MotionAdapter").adapted({**adapter, **mistake.change}).notes
+    assert resolve_config({"_class_name": "MotionAdapter", **adapter, **mistake.change}).notes
     with pytest.raises((ValueError, RuntimeError, TypeError, IndexError)):
         from_unet2d("sd15", adapter)
+
+
+@pytest.mark.parametrize("adapter", NOT_BUILT, ids=",".join)
+def test_what_unet_motion_model_refuses_is_blamed_on_the_adapter(adapter: dict[str, Any]) -> None:
+    """By trial, as in any config: the adapter's key, and a value that runs."""
+    with pytest.raises(ConfigError, match="cannot build MotionAdapter: 1 config error") as refused:
+        trace({"_class_name": "MotionAdapter", **adapter}, device="meta", cache=False)
+
+    (mistake,) = refused.value.mistakes
+    assert {*mistake.change} == {*adapter}
 
 
 @pytest.mark.parametrize("channels", [[8, 8], [320, 640], "320", None])

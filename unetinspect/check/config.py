@@ -1,23 +1,24 @@
-"""What is wrong, unknown, unusual, without effect or old in a config, all at once, and what its keys mean. Imports no torch."""
+"""What is wrong, unknown, unusual, without effect or deprecated in a config, all at once, and what its keys mean. No torch."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from unetinspect.check.meanings import say_meanings
-from unetinspect.check.unknown import find_unknown, say_unread
 from unetinspect.errors import Problem
 from unetinspect.record import Trace
 from unetinspect.record.check import Finding, KeyMeaning
 from unetinspect.run.resolve import ResolvedConfig
-from unetinspect.unets.base import is_list
+from unetinspect.unets.builder import is_list
+from unetinspect.unets.unknown_keys import explain_key, harmless_keys
 from unetinspect.units import format_value, joined
 
 Same = Callable[[Mapping[str, Any]], bool]
-"""Tells whether diffusers makes the same UNet from other values."""
+"""Whether diffusers makes the same UNet from other values."""
 
-# They tell pipelines what the UNet is for: nobody need leave them out where it does not read them itself.
+# Pipelines read them: they are no mistake in a UNet that does not.
 _NOT_OF_THE_UNET = ("sample_size", "sample_rate", "num_frames", "out_channels")
 
 
@@ -25,8 +26,8 @@ class ConfigReport(NamedTuple):
     """What was found in a config.
 
     Attributes:
-        findings: What is wrong with it, or has no effect, all of it.
-        meanings: Keys whose names say something else than what they do in this UNet.
+        findings: Everything that is wrong with it or has no effect.
+        meanings: What keys with misleading names do in this UNet.
     """
 
     findings: tuple[Finding, ...]
@@ -44,16 +45,18 @@ def find_in_config(
     same: Same | None = None,
     record: Trace | None = None,
 ) -> ConfigReport:
-    """Find everything that there is to say of a config.
+    """Find everything that is wrong with a config, and what its keys mean.
 
-    `given` is the config as it was written; `classes` holds the keys of every class with their defaults, `diffusers_version` is
-    the installed one. `mistakes` are what keeps the UNet from running, `wrong_types` a sentence for each key whose value has not
+    `given` is the config as it was written; `classes` has the keys of every class with their defaults, `diffusers_version` is
+    the installed one. `mistakes` keep the UNet from running, `wrong_types` has a sentence for each key whose value is not of
     the type that diffusers declares. `same` compares UNets, `record` is a pass of this one; without them less is found.
     """
-    found = [*map(_mistake, mistakes), *find_unknown(config.class_name, given, config.ignored, classes, diffusers_version)]
+    harmless = harmless_keys(config.ignored)
+    unknown = [key for key in config.ignored if key not in harmless]
+    found = [*map(_mistake, mistakes), *_unknown(config.class_name, unknown, given, classes, diffusers_version)]
 
     def add(findings: Iterator[Finding]) -> None:
-        """Add what is found of keys that are not known to be wrong in another way."""
+        """Add findings on keys that have none yet."""
         known = {key for finding in found for key in finding.where}
         found.extend(finding for finding in findings if not known & set(finding.where))
 
@@ -61,7 +64,8 @@ def find_in_config(
     if same is not None:
         add(_without_effect(given, config.values, classes[config.class_name], same))
         add(_old_names(config.values, record, same))
-    return ConfigReport(tuple(found), (*say_meanings(config.class_name, config.values, record), *say_unread(given, config.ignored)))
+    unread = [KeyMeaning(key=key, value=given.get(key), meaning=meaning) for key, meaning in harmless.items()]
+    return ConfigReport(tuple(found), (*say_meanings(config.class_name, config.values, record), *unread))
 
 
 def _mistake(problem: Problem) -> Finding:
@@ -75,8 +79,26 @@ def _mistake(problem: Problem) -> Finding:
     )
 
 
+def _unknown(
+    class_name: str, unknown: Sequence[str], given: Mapping[str, Any], classes: Mapping[str, Mapping[str, Any]], installed: str
+) -> Iterator[Finding]:
+    """Find keys that this diffusers' class ignores, each with its origin and the key that it may be meant for."""
+    saved = given.get("_diffusers_version")
+    numbers = [[int(number) for number in re.findall(r"\d{1,9}", str(version))[:3]] for version in (saved, installed)]
+    newer = saved if isinstance(saved, str) and numbers[0] > numbers[1] else None
+    for key in unknown:
+        explained = explain_key(key, classes.get(class_name, {}), classes)
+        what, advice = explained._replace(meant=None).sentence(class_name), "remove it"
+        if explained.meant is not None:
+            advice = f"remove it: {explained.meant} is set too" if explained.meant in given else f"did you mean {explained.meant}?"
+        if newer and not explained.origin:
+            what += f" in diffusers {installed}; the config is from diffusers {newer}"
+            advice += f", or install diffusers {newer}"
+        yield Finding(about="config", kind="unknown", what=what, where=(key,), advice=advice)
+
+
 def _unusual(values: Mapping[str, Any], wrong_types: Mapping[str, str]) -> Iterator[Finding]:
-    """Find values that diffusers runs with and hardly anybody means: of another type, or sides of a sample that has not as many."""
+    """Find odd values that diffusers runs: of another type, or a sample_size of more than two sides."""
     sentences = dict(wrong_types)
     size = values.get("sample_size")
     if is_list(size) and len(size) != 2:
@@ -86,14 +108,11 @@ def _unusual(values: Mapping[str, Any], wrong_types: Mapping[str, str]) -> Itera
 
 
 def _without_effect(given: Mapping[str, Any], values: Mapping[str, Any], defaults: Mapping[str, Any], same: Same) -> Iterator[Finding]:
-    """Find keys that were given another value than the default, and whose default makes the same UNet, all of them together.
-
-    And words of which diffusers makes no more than of any other word.
-    """
+    """Find keys whose default makes the same UNet as their value does, all together; and words that any other word can replace."""
     left = dict(values)
     for key, default in defaults.items():
         value = values.get(key)
-        if key not in given or key in _NOT_OF_THE_UNET or is_default(value, default) or is_default(value, None):
+        if key not in given or key in _NOT_OF_THE_UNET or _is_default(value, default) or _is_default(value, None):
             continue
         if same({**left, key: default}):
             left[key] = default
@@ -104,19 +123,17 @@ def _without_effect(given: Mapping[str, Any], values: Mapping[str, Any], default
             yield Finding(about="config", kind="unusual", what=what, where=(key,))
 
 
-def is_default(value: Any, default: Any) -> bool:
-    """Tell whether a value says no more than the default: it is equal, or a list of nothing else.
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether a value says no more than the default: it is equal, or a list of nothing else.
 
-    >>> is_default(2, 2), is_default([False, False], False)
+    >>> _is_default(2, 2), _is_default([False, False], False)
     (True, True)
     """
-    if is_list(value) and not is_list(default):
-        return all(item == default for item in value)
-    return bool(list(value) == list(default) if is_list(value) and is_list(default) else value == default)
+    return all(item == default for item in value) if is_list(value) and not is_list(default) else bool(value == default)
 
 
 def _old_names(values: Mapping[str, Any], record: Trace | None, same: Same) -> Iterator[Finding]:
-    """Find block types that diffusers builds under another name, which it takes as well."""
+    """Find block types under deprecated names: diffusers builds the same under another."""
     built = {} if record is None else {module.path: module.class_name for module in record.modules}
     for key in ("down_block_types", "mid_block_type", "up_block_types"):
         value, stage = values.get(key), key.partition("_block")[0] + "_block"
@@ -125,5 +142,5 @@ def _old_names(values: Mapping[str, Any], record: Trace | None, same: Same) -> I
         changed = {old: new for old, new in zip(names, today, strict=True) if old != new and isinstance(old, str)}
         if changed and None not in today and same({**values, key: today if is_list(value) else today[0]}):
             names = joined(dict.fromkeys(changed.values()))
-            what = f"{key} has {joined(changed)}, which diffusers takes for {names}"
+            what = f"{key} has {joined(changed)}, which diffusers reads as {names}"
             yield Finding(about="config", kind="deprecated", what=what, where=(key,), advice=f"use {names}")

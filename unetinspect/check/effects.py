@@ -23,10 +23,10 @@ from unetinspect.run.resolve import ResolvedConfig
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 
-# Seconds of this process: what else the machine does must not decide what is found.
+# Processor time: the load of the machine must not decide what is found.
 _SECONDS = 10.0
 _DEPTH = 8
-# What a module has before it is anything in particular; and its config: what its forward makes of that shows in its operations.
+# Attributes of every module; and its config: what its forward makes of that shows in its operations.
 _OF_EVERY_MODULE = frozenset({*vars(nn.Module()), "_internal_dict"})
 
 
@@ -44,10 +44,10 @@ class Probes:
 
     @collector_paused()
     def same(self, values: Mapping[str, Any]) -> bool:
-        """Tell whether diffusers builds the same UNet from other values, which takes the same inputs and runs the same operations.
+        """Whether diffusers builds the same UNet from other values, with the same inputs and operations.
 
-        What cannot be built or run, and what there is no time for, is not the same; nor is a value that diffusers itself replaces by the
-        one that was given: it is only another way to write it.
+        What cannot be built or run, or not in time, is not the same; nor is a value that diffusers itself replaces with the given
+        one: it is another way to write it.
         """
         if time.process_time() > self._stop:
             return False
@@ -70,7 +70,7 @@ class Probes:
         return self._passed(self._base[1], self._config.values)
 
     def _passed(self, unet: nn.Module, values: Mapping[str, Any]) -> list[Any]:
-        """Run a UNet and return its inputs and every operation."""
+        """Run a UNet; returns its inputs and every operation."""
         specs = plan_work(self._model, self._config.class_name, values, self._request).specs
         inputs = make_inputs(specs, device=torch.device("meta"), dtype=torch.float32)
         operations = _Operations([*unet.named_parameters(), *unet.named_buffers(), *named_tensors(inputs)])
@@ -96,7 +96,7 @@ class _Compared:
 
 @contextmanager
 def _watched(take: Callable[[Any], None]) -> Iterator[None]:
-    """Watch a build: `take` is given each parameter, and each finished module, as its parent takes it."""
+    """Watch a build: `take` is called with each parameter and each finished module as it is registered."""
 
     def parameter(parent: nn.Module, name: str, tensor: Tensor | None) -> None:
         take((name, None if tensor is None else tensor.shape))
@@ -114,7 +114,7 @@ def _watched(take: Callable[[Any], None]) -> Iterator[None]:
 
 
 def _structure(unet: nn.Module) -> list[Any]:
-    """Return everything that a UNet is made of, but for the attributes of the UNet itself: those repeat the config.
+    """Return everything that a UNet consists of, without its own attributes: they repeat the config.
 
     What its forward makes of them shows in its operations.
     """
@@ -129,9 +129,9 @@ def _attributes(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _comparable(value: Any, depth: int) -> Any:
-    """Return what makes a value equal to another: functions and objects by what they hold, and not by where they lie.
+    """Return a value that can be compared: functions and objects by their contents, not by identity.
 
-    What lies too deep is equal to nothing.
+    Beyond `depth`, nothing is equal.
     """
     if isinstance(value, str | int | float | torch.dtype | torch.device | type | BuiltinFunctionType) or value is None:
         return value
@@ -156,7 +156,7 @@ def _comparable(value: Any, depth: int) -> Any:
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records every operation of a pass: its name, its scalars, and which tensors it takes and returns.
+    """Records every operation of a pass: its name, its scalars, and the tensors that it takes and returns.
 
     Attributes:
         seen: The operations, in order.
@@ -166,21 +166,21 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[Any] = []
         self._names: dict[int, Any] = {id(tensor): name for name, tensor in named}
-        self._kept = [tensor for _, tensor in named]  # an id is a tensor's own as long as it lives
+        self._kept = [tensor for _, tensor in named]  # an id belongs to one tensor only while that lives
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        taken = self._told([args, kwargs])
+        arguments = self._named([args, kwargs])
         result = meta_kernels.run(func, args, kwargs, tensors_in([*args, *kwargs.values()]))
-        self.seen.append((str(func), taken, self._told(result)))
+        self.seen.append((str(func), arguments, self._named(result)))
         return result
 
-    def _told(self, value: Any) -> Any:
+    def _named(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             if id(value) not in self._names:
                 self._names[id(value)] = len(self._kept), value.shape, value.dtype, None if value.is_meta else value.tolist()
                 self._kept.append(value)
             return self._names[id(value)]
         if isinstance(value, list | tuple):
-            return [self._told(item) for item in value]
-        return {key: self._told(item) for key, item in value.items()} if isinstance(value, dict) else value
+            return [self._named(item) for item in value]
+        return {key: self._named(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -10,7 +10,7 @@ from typing import Any
 
 from unetinspect.record import Trace
 from unetinspect.record.check import KeyMeaning
-from unetinspect.unets.base import Config, is_count, is_list
+from unetinspect.unets.builder import Config, is_count, is_list
 from unetinspect.units import format_size, joined, plural
 
 Meanings = Iterator[tuple[str, str]]

@@ -1,4 +1,4 @@
-"""Everything that would go wrong with a UNet: its config, sizes, a checkpoint, expectations. Imports torch and diffusers."""
+"""Everything that is wrong with a UNet: its config, sizes, a checkpoint, expectations. Imports torch and diffusers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import diffusers
+import msgspec
 import torch
 from msgspec.structs import replace
 
 from unetinspect.check.config import find_in_config
 from unetinspect.check.effects import Probes
-from unetinspect.check.expectations import find_expected, unmet
 from unetinspect.check.weights import compare_weights
-from unetinspect.errors import ConfigError
+from unetinspect.errors import ConfigError, UsageError, nearest_names
 from unetinspect.record import SCHEMA, Check, Envelope, Expectation, Finding, NearSize, SizeCheck, Trace, WeightsCheck
 from unetinspect.run.build import build_unet
 from unetinspect.run.cache import Recorder
@@ -24,17 +24,21 @@ from unetinspect.source.loaded import LoadedWeights
 from unetinspect.unets.request import Request, make_request
 from unetinspect.unets.sizes import UnevenSizeError, returned_size, written_size
 
+# The number that is compared where a section is expected to be a number: `skips=12`.
+_COUNTED_BY = {"skips": "consumed", "attention": "total"}
+_MISSING = object()
+
 
 def check_model(
     recorder: Recorder, requests: Sequence[Request], *, weights: LoadedWeights | None = None, expected: Mapping[str, Any]
 ) -> Envelope:
-    """Check a recorder's model: its config, whether each of the sizes runs, whether a checkpoint fits, what is expected of it.
+    """Check a recorder's model: its config, whether each size runs, whether a checkpoint fits, what is expected of it.
 
     The sections of the answer are those of the last size that ran.
 
     Raises:
         ConfigError: The config names no class that can be traced, or is huge and not forced.
-        UsageError: An option does not go with this UNet, or the record has no number that is expected of it.
+        UsageError: An option does not fit this UNet, or the record has nothing of an expectation's name.
     """
     config, name = recorder.config, recorder.model.name
     passes = _Passes(recorder)
@@ -58,14 +62,14 @@ def check_model(
         same=None if refused else Probes(recorder.model, config, passes.ran or make_request()).same,
         record=record,
     )
-    expectations = find_expected(record, expected) if record is not None else unmet(expected)
+    expectations = find_expected(record, expected)
     findings = (*_refusal(refused), *report.findings, *_of_sizes(sizes), *differences, *_of_expectations(expectations))
     check = Check(clean=not findings, findings=findings, meanings=report.meanings, sizes=sizes, weights=fit, expectations=expectations)
     return Envelope(schema=SCHEMA, model=recorder.info, check=check) if record is None else Envelope.of(record, check=check)
 
 
 def _refusal(error: ConfigError | None) -> Iterator[Finding]:
-    """Say what diffusers refuses, where no key is known to be to blame."""
+    """Say what diffusers refuses, where no key is known to be wrong."""
     if error is not None and not error.mistakes:
         for what in error.problems or (error.message,):
             advice = None if error.problems else error.hint
@@ -73,7 +77,7 @@ def _refusal(error: ConfigError | None) -> Iterator[Finding]:
 
 
 class _Passes:
-    """Runs the sizes one after another; `ran` is the last that ran, `record` its record."""
+    """Runs sizes one after another; `ran` is the last that ran, `record` its record."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.ran: Request | None = None
@@ -81,7 +85,6 @@ class _Passes:
         self._recorder = recorder
 
     def size(self, request: Request) -> SizeCheck:
-        """Run one size."""
         try:
             record = self._recorder.record(request)
         except SizeError as error:
@@ -95,12 +98,8 @@ class _Passes:
         check = SizeCheck(image_size=record.run.image_size, sample_size=record.run.sample_size, runs=True, output_size=size)
         if size in (None, record.run.sample_size):
             return check
-        return _other_size(check, self._recorder.nearest_sizes(request))
-
-
-def _other_size(check: SizeCheck, nearest: tuple[NearSize, ...]) -> SizeCheck:
-    reason = "an odd side is rounded when halved, so doubling it gives a different size"
-    return replace(check, reason=reason, nearest=nearest)
+        reason = "an odd side is rounded when halved, so doubling it gives a different size"
+        return replace(check, reason=reason, nearest=self._recorder.nearest_sizes(request))
 
 
 def _of_weights(config: ResolvedConfig, weights: LoadedWeights | None, *, name: str) -> tuple[WeightsCheck | None, tuple[Finding, ...]]:
@@ -115,7 +114,7 @@ def _of_sizes(sizes: Sequence[SizeCheck]) -> Iterator[Finding]:
     for size in sizes:
         own = written_size(size.sample_size) if size.sample_size else None
         subject = f"sample {own}" if own else f"image {written_size(size.image_size or ())}"
-        nearest = " or ".join(map(near, size.nearest))
+        nearest = " or ".join(map(_near, size.nearest))
         where = (size.failed_in,) if size.failed_in else ()
         if not size.runs:
             place = f" in {size.failed_in}" if size.failed_in else ""
@@ -127,13 +126,62 @@ def _of_sizes(sizes: Sequence[SizeCheck]) -> Iterator[Finding]:
             yield Finding(about="size", kind="other_size", what=what, where=where, advice=advice)
 
 
-def near(size: NearSize) -> str:
+def _near(size: NearSize) -> str:
     """Write a size that runs, in pixels and of the sample, as far as both are known."""
     if size.image_size == size.sample_size and size.sample_size:
         return written_size(size.sample_size)
     image = f"image {written_size(size.image_size)}" if size.image_size else ""
     sample = f"sample {written_size(size.sample_size)}" if size.sample_size else ""
     return f"{image} ({sample})" if image and sample else image or sample
+
+
+def find_expected(record: Trace | None, expected: Mapping[str, Any]) -> tuple[Expectation, ...]:
+    """Compare what is expected with a record. A key is a path in `totals`, in the record, in `model` or in `run`, in this order.
+
+    A list is compared by its length where a number is expected. Without a record nothing is met.
+
+    Raises:
+        UsageError: The record has nothing of that name.
+    """
+    if record is None:
+        return tuple(Expectation(key=key, expected=value, found=None, holds=False) for key, value in expected.items())
+    whole = msgspec.json.decode(msgspec.json.encode(record))  # lists where a record has tuples
+    places = [whole["totals"], whole, whole["model"], whole["run"]]
+    return tuple(_compared(key, value, _look_up(key, places)) for key, value in expected.items())
+
+
+def _look_up(key: str, places: Sequence[Mapping[str, Any]]) -> Any:
+    for place in places:
+        found: Any = place
+        for part in key.split("."):
+            if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+                found = found[int(part)]
+            else:
+                found = found.get(part, _MISSING) if isinstance(found, Mapping) else _MISSING
+        if found is not _MISSING:
+            return found
+    close = nearest_names(key, dict.fromkeys(path for place in places for path in _paths(place)))
+    hint = f"did you mean {' or '.join(close)}?" if close else "the names are those of `trace --json`: --expect attention.cross=16"
+    raise UsageError(f"--expect {key}: the record has nothing of that name", hint=hint)
+
+
+def _paths(place: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name, value in place.items():
+        found.append(prefix + name)
+        if isinstance(value, Mapping) and name != "config":
+            found += _paths(value, f"{prefix}{name}.")
+    return found
+
+
+def _compared(key: str, expected: Any, found: Any) -> Expectation:
+    if type(expected) is int and isinstance(found, Mapping):
+        found = found.get(_COUNTED_BY.get(key.rpartition(".")[2], ""), found)
+    if type(expected) is int and isinstance(found, list):
+        found = len(found)
+    # True equals 1 in Python, and is another thing in a config.
+    same_kind = isinstance(expected, bool) == isinstance(found, bool)
+    return Expectation(key=key, expected=expected, found=found, holds=same_kind and expected == found)
 
 
 def _of_expectations(expectations: Sequence[Expectation]) -> Iterator[Finding]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import typer
 
-from unetinspect.check.unknown import find_unknown
 from unetinspect.cli.options import ModelOptions, PassOptions
 from unetinspect.cli.output import Output
 from unetinspect.errors import UnetInspectError, UsageError
@@ -20,6 +18,7 @@ from unetinspect.source import LoadedModel, read_model
 from unetinspect.source.parse import parse_value
 from unetinspect.streams import OutputError, print_error
 from unetinspect.unets.request import Request, make_request
+from unetinspect.unets.unknown_keys import explain_key
 
 _LONGEST_SHOWN = 80
 _FAILED = 2  # exit codes from here on: there is no answer
@@ -150,9 +149,9 @@ def unknown_keys(model: ModelInfo) -> list[str]:
     """Describe the keys of the config that the class does not have."""
     if not model.config_ignored:
         return []
-    classes = {model.class_name: model.config}
-    found = find_unknown(model.class_name, model.given_config, model.config_ignored, classes, version("diffusers"))
-    return [f"{finding.what} ({finding.advice})" for finding in found]
+    unknown = [explain_key(key, model.config) for key in model.config_ignored]
+    shown = [f"{each.key} (did you mean {each.meant}?)" if each.meant else each.key for each in unknown]
+    return [f"ignored, because {model.class_name} does not know them: {', '.join(shown)}"]
 
 
 def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Which parts of one UNet stand in the place of which of another: a sequence alignment by depth, channels and class.
+"""Which parts of two UNets correspond: a sequence alignment by depth, channels and class.
 
 Names do not say it: BK-SDM-Tiny's `up_blocks.0` is Stable Diffusion's `up_blocks.1`, because an innermost level is gone.
 """
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import inf, log2
 from typing import TypeVar
 
-from unetinspect.record import Shape
+from unetinspect.record import Module, Shape, Stage
 
-# Leaving a part without a partner costs this, so two are partners where they cost less than two of these together.
+# The cost of leaving a part without a partner: two parts are partners where they cost less than twice this.
 _ALONE = 4.0
 _LEVEL = 4.0
 _NAME = 6.0
@@ -27,7 +27,7 @@ Pair = tuple[Item | None, Item | None]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What decides whether two parts stand in the same place.
+    """What decides whether two parts correspond.
 
     Attributes:
         name: Its name.
@@ -36,7 +36,7 @@ class Place:
         out_level: The same of its output.
         in_channels: Channels of its input, None where it has none.
         out_channels: Channels of its output.
-        skip_from: What kind of module makes the skip that it takes: "layer", "sampler", "conv"; "" where it takes none.
+        skip_from: What makes the skip that it consumes: "layer", "sampler", "conv"; "" where it consumes none.
         number: Its place in its list, counted from the outside of the U.
     """
 
@@ -49,6 +49,13 @@ class Place:
     skip_from: str = ""
     number: int = 0
 
+    @classmethod
+    def of(cls, part: Stage | Module, size: Shape, *, name: str, number: int, skip_from: str = "") -> Place:
+        """Return the place of a stage or a module in a pass with a sample of some size."""
+        levels = level(part.in_shape, size), level(part.out_shape, size)
+        widths = channels(part.in_shape, size), channels(part.out_shape, size)
+        return cls(name, part.class_name, *levels, *widths, skip_from, number)
+
     @property
     def base(self) -> str:
         """The name without its number: "down_block" of "down_blocks.0"."""
@@ -57,7 +64,7 @@ class Place:
 
 
 def level(shape: Shape | None, sample_size: Shape) -> float | None:
-    """Return how often the sample was halved to come to a shape, (batch, channels, ..., *space); None: it has no space.
+    """Return how often the sample was halved to get a shape, (batch, channels, ..., *space); None: it has no space.
 
     >>> level((2, 1280, 8, 8), (64, 64)), level((2, 1280), (64, 64)), level((1, 128, 32768), (65536,))
     (3.0, None, 1.0)
@@ -65,7 +72,7 @@ def level(shape: Shape | None, sample_size: Shape) -> float | None:
     if shape is None or len(shape) < 2 + len(sample_size):
         return None
     space = shape[-len(sample_size) :]
-    if min(*space, *sample_size) < 1:  # only a saved trace that somebody edited has such
+    if min(*space, *sample_size) < 1:  # only in a saved trace that somebody edited
         return None
     return sum(log2(whole / part) for whole, part in zip(sample_size, space, strict=True)) / len(space)
 
@@ -78,7 +85,7 @@ def channels(shape: Shape | None, sample_size: Shape) -> int | None:
 
 
 def alike(a: Shape | None, b: Shape | None, size_a: Shape, size_b: Shape) -> bool:
-    """Whether two shapes differ by nothing but the batch and the size of the sample: the channels are the same, and the level.
+    """Whether two shapes differ in the batch and the size of the sample alone: channels and level are the same.
 
     >>> alike((2, 640, 16, 16), (8, 640, 24, 24), (64, 64), (96, 96)), alike((2, 640, 16, 16), (2, 640, 24, 24), (64, 64), (64, 64))
     (True, False)
@@ -88,12 +95,12 @@ def alike(a: Shape | None, b: Shape | None, size_a: Shape, size_b: Shape) -> boo
     levels = level(a, size_a), level(b, size_b)
     if levels[0] is None or levels[1] is None:
         return levels == (None, None) and a[1:] == b[1:]
-    # A side of an odd number is halved to the next whole one.
+    # An odd side is rounded up when halved.
     return channels(a, size_a) == channels(b, size_b) and abs(levels[0] - levels[1]) < _ROUNDED
 
 
 def cost(a: Place, b: Place) -> float:
-    """Return how unlike two places are; the same both ways round."""
+    """Return how unlike two places are, which does not depend on their order."""
     if a.base != b.base and a.class_name != b.class_name:
         return inf
     return (
@@ -111,20 +118,20 @@ def cost(a: Place, b: Place) -> float:
 def align(a: Sequence[Item], b: Sequence[Item], place_of: Callable[[Item], Place]) -> list[Pair[Item]]:
     """Pair two sequences, each in its order; what is left over is paired with None.
 
-    Sequences of the same names are paired one to one: then no level can say better, and at tiny sizes there are none.
+    Sequences of the same names are paired one to one: no level can say better, and tiny sizes have none.
     """
     places = [place_of(item) for item in a], [place_of(item) for item in b]
     names = [[place.name for place in side] for side in places]
     if names[0] == names[1]:
         return list(zip(a, b, strict=True))
-    # Of alignments that cost the same, the search prefers one; both ways round it must be the same.
+    # Of alignments that cost the same, the search prefers one: it must not depend on which side is A.
     if names[0] > names[1]:
         return [(mine, other) for other, mine in _search(b, a, *reversed(places))]
     return _search(a, b, *places)
 
 
 def merged(a: Sequence[Key], b: Sequence[Key], partner: Mapping[Key, Key]) -> list[tuple[Key | None, Key | None]]:
-    """Put every part of both into one order: A's, and what is B's alone behind the part of B that it follows.
+    """Put the parts of both into one order: A's, and those of B alone after the part of B that they follow.
 
     >>> merged(["x", "y"], ["x", "z"], {"x": "x"})
     [('x', 'x'), ('y', None), (None, 'z')]

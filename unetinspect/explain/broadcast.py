@@ -9,7 +9,7 @@ from unetinspect.catalog import load_catalog
 from unetinspect.explain.recogniser import Recogniser, Said, Scene, explained, meant, message, shape_of
 from unetinspect.explain.widths import is_text_rows
 from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning
-from unetinspect.unets.base import is_list
+from unetinspect.unets.builder import is_list
 
 _PIXELS = 8
 _PLUGGED = ("controlnet", "ControlNet", "adapter", "additional_residual", "guided_hint", "cldm", "SparseCtrl")

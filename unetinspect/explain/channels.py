@@ -7,7 +7,7 @@ import re
 from unetinspect.catalog import Entry, load_catalog
 from unetinspect.explain.recogniser import NUMBER, Recogniser, Said, Scene, explained, meant, message, shape_of
 from unetinspect.record import ErrorExplanation, ModelMatch, Shape
-from unetinspect.unets.base import is_list
+from unetinspect.unets.builder import is_list
 
 _USES = {
     1: "a grey image or a mask",

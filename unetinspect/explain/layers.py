@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from unetinspect.catalog import Entry, load_catalog
-from unetinspect.unets.base import is_count, is_list
-from unetinspect.unets.block_list import Block, list_blocks
-from unetinspect.unets.block_list import entry as entry_of
+from unetinspect.unets.blocks import Block, list_blocks
+from unetinspect.unets.blocks import entry as entry_of
+from unetinspect.unets.builder import is_count, is_list
 
 Role = Literal["cross_attention", "added_cond", "class_labels", "encoder_hid", "image_embeds", "time"]
 _OTHER_TIME_EMBEDDING = "UNet1DModel"  # its time embedding has another width

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from unetinspect.catalog import Entry, load_catalog
-from unetinspect.unets.base import is_list
+from unetinspect.unets.builder import is_list
 
 # Blocks that halve by a pooling or a filter, which rounds down, whatever downsample_padding says.
 _ROUND_DOWN = ("ResnetDownsample", "SimpleCrossAttn", "Skip")

@@ -11,7 +11,7 @@ from unetinspect.catalog import load_catalog
 from unetinspect.explain.layers import crossing_blocks, time_width
 from unetinspect.explain.recogniser import shape_of
 from unetinspect.record import Shape
-from unetinspect.unets.base import is_list
+from unetinspect.unets.builder import is_list
 
 _SIZE = r"(?:torch\.Size\(|tensor\([^)]{0,80}?size=)?[\[(]([0-9,\s]{0,80})[\])]\)?"
 _MISMATCH = re.compile(

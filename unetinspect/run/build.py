@@ -28,7 +28,7 @@ from unetinspect.errors import ConfigError, ForwardError, UsageError
 from unetinspect.run.plan import SEE_CONFIG, InputsError
 from unetinspect.run.resolve import ResolvedConfig, diffusers_class
 from unetinspect.unets import InputSpec
-from unetinspect.unets.dotted import nest
+from unetinspect.unets.builder import nest
 from unetinspect.units import format_bytes, format_shape, plural
 
 # Twice as many as the largest model of the catalog has, and more: a UNet of so many is built and run in about ten seconds.

@@ -18,7 +18,8 @@ from unetinspect.catalog import load_catalog
 from unetinspect.errors import nearest_names
 from unetinspect.run.config_types import wrong_types
 from unetinspect.run.resolve import ResolvedConfig, class_keys, diffusers_class, resolve_config
-from unetinspect.unets.base import is_count, is_list
+from unetinspect.unets.builder import is_count, is_list
+from unetinspect.unets.unknown_keys import UnknownKey, explain_key
 from unetinspect.units import format_value, joined
 
 _MULTIPLES = (8, 32)
@@ -45,25 +46,16 @@ class Likely(NamedTuple):
     by_block: bool = False
 
 
-def unknown_keys(config: ResolvedConfig) -> list[tuple[str, str]]:
-    """List the keys of a config that its class does not know, each with a sentence that names the key it may be meant for."""
-    found = []
-    for key in config.ignored:
-        owners = [name for name, keys in class_keys().items() if key in keys]
-        near = nearest_names(key, config.values, count=1)
-        what = f"{key} is not a key of {config.class_name}"
-        if owners:
-            what += f": a key of {joined([*owners[:2], 'others'] if len(owners) > 2 else owners)}"
-        elif near:
-            what += f": did you mean {near[0]}?"
-        found.append((key, what))
-    return found
+def unknown_keys(config: ResolvedConfig) -> list[UnknownKey]:
+    """List the keys of a config that its class does not have, each with its origin and the key that it may be meant for."""
+    return [explain_key(key, config.values, class_keys()) for key in config.ignored]
 
 
 def misspelt_keys(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[Likely]:
-    """Guess that a key that the class does not know was meant for the one of its own that looks most like it."""
-    for key, what in unknown_keys(config):
-        yield from (Likely((key,), what, {name: given[key]}) for name in nearest_names(key, config.values, count=1) if key in given)
+    """Guess that a key that the class does not have was meant for one that it has."""
+    for unknown in unknown_keys(config):
+        if unknown.meant is not None and unknown.key in given:
+            yield Likely((unknown.key,), unknown.sentence(config.class_name), {unknown.meant: given[unknown.key]})
 
 
 def other_classes(config: ResolvedConfig, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[Likely]:

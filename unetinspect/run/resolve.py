@@ -17,7 +17,7 @@ from msgspec import Struct
 from unetinspect.errors import ConfigError, UsageError, nearest_names
 from unetinspect.record import Medium
 from unetinspect.unets import Builder, builder_for, supported_classes
-from unetinspect.unets.base import Adapted
+from unetinspect.unets.builder import Adapted
 
 
 class ConfigClass(Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class ConfigClass(Struct, frozen=True, kw_only=True):
         module: Where it is imported from.
         medium: What its pixels make up, where nothing else is known of the model.
         keys: Its config keys, each with its default, in the order of its constructor.
-        adapts: Whether its builder may put another config in the place of the one that was given.
+        adapts: Whether its builder may replace keys of a config.
     """
 
     name: str
@@ -96,17 +96,19 @@ def resolve_config(
         UsageError: An override is of a key that the class does not have: a typing error must not pass for an answer.
     """
     overrides = overrides or {}
-    config = {**config, **overrides}
+    config = _plain({**config, **overrides})
     of = class_of(config.get("_class_name"))
     _check_overrides(of, overrides)
-    adapted = builder_for(of.name).adapted(config) if adapt and of.adapts else Adapted(config)
-    if adapted.config["_class_name"] != of.name:
-        of = class_of(adapted.config["_class_name"])
+    ignored = tuple(key for key in config if key not in of.keys and not key.startswith("_"))
+    adapted = builder_for(of.name).adapted({**of.keys, **config}) if adapt and of.adapts else Adapted()
+    config = {**config, **adapted.changes}
+    if config["_class_name"] != of.name:
+        of = class_of(config["_class_name"])
     return ResolvedConfig(
         class_name=of.name,
-        values={key: _plain(adapted.config.get(key, default)) for key, default in of.keys.items()},
-        defaults=tuple(key for key in of.keys if key not in adapted.config),
-        ignored=tuple(str(key) for key in adapted.config if key not in of.keys and not str(key).startswith("_")),
+        values={key: config.get(key, default) for key, default in of.keys.items()},
+        defaults=tuple(key for key in of.keys if key not in config),
+        ignored=ignored,
         overridden=tuple(overrides),
         notes=adapted.notes,
         module=of.module,

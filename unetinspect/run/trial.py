@@ -35,7 +35,7 @@ from unetinspect.run.plan import plan_work
 from unetinspect.run.resolve import config_class, resolve_config
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
-from unetinspect.units import format_value, joined
+from unetinspect.units import format_value, joined, plural
 
 # Of this process alone: what else the machine does must not decide which keys are named.
 _SECONDS = 10.0
@@ -129,9 +129,10 @@ class Trial:
         class_name, name = self._config.class_name, self._model.name
         problems: list[Problem | str] = [*found.problems]
         named = {key for problem in found.problems for key in problem.keys}
-        problems += [said for key, said in unknown_keys(self._config) if not named & {key, "_class_name"}]
+        unknown = [] if "_class_name" in named else unknown_keys(self._config)
+        problems += [each.sentence(class_name) for each in unknown if each.key not in named]
         of = class_name if name == class_name else f"{class_name} from {name}"
-        what = f"{len(problems)} config error{'s' if len(problems) > 1 else ''}" if problems else first_line(failure.error)
+        what = plural(len(found.problems), "config error") if found.problems else first_line(failure.error)
         options = " ".join(problem.options for problem in found.problems)
         said = f"diffusers says: {type(failure.error).__name__}: {first_line(failure.error)}"
         return ConfigError(

@@ -20,7 +20,7 @@ from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file
 from unetinspect.source.pipeline import find_model, pipeline_classes, weights_in
 from unetinspect.source.place import Folder, is_pickle, is_weights, pickle_error
 from unetinspect.streams import reason
-from unetinspect.unets.registry import supported_classes
+from unetinspect.unets import class_like, supported_classes
 from unetinspect.units import plural
 
 _UNREAD = (".gguf", ".onnx", ".msgpack", ".h5")
@@ -162,11 +162,13 @@ def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, Load
     for path in paths:
         try:
             with path.open("rb") as file:
-                names = _CLASS_NAME.findall(file.read(MAX_BYTES))
+                names = [name.decode() for name in dict.fromkeys(_CLASS_NAME.findall(file.read(MAX_BYTES)))]
             # Most configs are of other models, and need not be parsed.
-            if any(name.decode() in supported_classes() for name in names):
+            if any(name in supported_classes() for name in names):
                 model = read_path(path)
                 found += [(str(path), model)] if model.config.get("_class_name") in supported_classes() else []
+            elif misspelled := [f"{name}: {like}" for name in names if (like := class_like(name)).endswith("?")]:
+                note(f"{path} names no UNet class: {misspelled[0]}")
         except OSError as error:
             note(f"{path} cannot be read: {reason(error)}")
         except UnetInspectError as error:

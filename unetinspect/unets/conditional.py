@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from unetinspect.unets.base import TIMESTEP, Arg, Builder, Config, Given, arg, is_list, per_block
-from unetinspect.unets.block_list import entry, list_blocks, text_width, width_read
+from unetinspect.unets.blocks import entry, list_blocks, text, text_width, width_read
+from unetinspect.unets.builder import TIMESTEP, Arg, Builder, Config, Given, arg, is_list
 from unetinspect.unets.request import Size
 
 # Text encoders that published UNets pool their `text_embeds` from: CLIP bigG, CLIP L, unCLIP, ChatGLM.
@@ -18,7 +18,7 @@ _POOLED_WIDTHS = (1280, 768, 2048, 4096)
 _TIME_IDS = 6
 _CLASS_EMBEDS = ("timestep", "identity", "projection", "simple_projection")
 _PROJECTED = "projection_class_embeddings_input_dim"
-# The last axis of each tensor that GLIGEN takes for its objects.
+# The last axis of each tensor of GLIGEN's objects.
 _GLIGEN = (
     ("gated", {"boxes": "corners", "masks": "", "positive_embeddings": "cross_attention_dim"}),
     (
@@ -71,17 +71,17 @@ class DreamLiteInputs(UNet2DConditionInputs):
 
     def sample_size(self, config: Config) -> Given[Size]:
         """Return twice the width in the config: the pipelines put the image and the one it is made from side by side."""
-        (height, width), said_by = super().sample_size(config)
-        if said_by != "config":
-            return Given((height, width), said_by)
+        (height, width), origin = super().sample_size(config)
+        if origin != "config":
+            return Given((height, width), origin)
         return Given((height, 2 * width), "config, twice as wide: the pipelines put two images side by side")
 
 
 class AudioLDM2Inputs(Builder):
     """sample, timestep, encoder_hidden_states, encoder_hidden_states_1; `--tokens` decides the tokens of both texts.
 
-    A row of `cross_attention_dim` holds one width for each transformer behind a resnet: those in the first two places read
-    `encoder_hidden_states`, those behind them `encoder_hidden_states_1`, and null leaves one with self-attention alone.
+    A row of `cross_attention_dim` has one width for each transformer after a resnet: the first two read
+    `encoder_hidden_states`, the others `encoder_hidden_states_1`, and null leaves one with self-attention alone.
     Source: the blocks in `modeling_audioldm2.py` of diffusers.
     """
 
@@ -93,29 +93,28 @@ class AudioLDM2Inputs(Builder):
     vae_scale = 4
 
     def args(self, config: Config) -> Iterator[Arg]:
-        key = "cross_attention_dim"
-        rows = [(per_block(entry(config[key], block.place), 1), block.channels) for block in list_blocks(config) if block.crosses]
-        first = width_read((width, channels) for row, channels in rows for width in row[:_FIRST_TEXT])
-        second = width_read((width, channels) for row, channels in rows for width in row[_FIRST_TEXT:])
-        axes = f"batch tokens {key}"
+        rows = [(entry(config["cross_attention_dim"], block.place), block.channels) for block in list_blocks(config) if block.crosses]
+        widths = [(row if is_list(row) else [row], channels) for row, channels in rows]
+        first = width_read((width, channels) for row, channels in widths for width in row[:_FIRST_TEXT])
+        second = width_read((width, channels) for row, channels in widths for width in row[_FIRST_TEXT:])
         yield arg("sample", "batch in_channels height width", "in_channels, sample_size")
         yield TIMESTEP
-        yield arg("encoder_hidden_states", axes if first is not None else None, key, tokens=_GENERATED_TOKENS, cross_attention_dim=first)
+        yield text(first, tokens=_GENERATED_TOKENS)
         yield from class_labels(config)
         yield from timestep_cond(config)
         if second is not None:
-            yield arg("encoder_hidden_states_1", axes, key, cross_attention_dim=second)
+            yield text(second, name="encoder_hidden_states_1")
 
     def sample_size(self, config: Config) -> Given[Size]:
         """Return what the pipeline runs: a `sample_size` is a length in time, and the mel bins of its vocoder are 64."""
-        (time, width), said_by = super().sample_size(config)
-        if said_by != "config" or is_list(config["sample_size"]):
-            return Given((time, width), said_by)
+        (time, width), origin = super().sample_size(config)
+        if origin != "config" or is_list(config["sample_size"]):
+            return Given((time, width), origin)
         return Given((time, _MEL_CELLS), f"config, {_MEL_CELLS} wide: the 64 mel bins that the pipeline runs it on")
 
 
 def class_labels(config: Config, kinds: tuple[str, ...] = _CLASS_EMBEDS, *, time_factor: int = 4) -> Iterator[Arg]:
-    """Yield class_labels, where there are classes: of a `class_embed_type` that is none of its `kinds`, a class has none.
+    """Yield class_labels, where there are classes; `kinds` are the values of `class_embed_type` that the UNet's class reads.
 
     The time embedding is `time_factor` times as wide as the first block, unless the config gives its width.
     """
@@ -164,9 +163,9 @@ def time_ids(config: Config) -> int:
 
 
 def _text(config: Config) -> Arg:
-    name, projection, addition = "encoder_hidden_states", config["encoder_hid_dim_type"], config["addition_embed_type"]
+    projection, addition = config["encoder_hid_dim_type"], config["addition_embed_type"]
     width = None
-    # The addition "text" reads them before any projection does; without a type diffusers takes text_proj. A loaded
+    # The addition "text" reads them before any projection does; without a type diffusers uses text_proj. A loaded
     # IP-Adapter (ip_image_proj, in a live UNet alone) keeps the text's projection beside its own.
     if addition == "text" or projection in (None, "text_proj", "text_proj_rms", "text_image_proj", "ip_image_proj"):
         width = config["encoder_hid_dim"]
@@ -174,8 +173,8 @@ def _text(config: Config) -> Arg:
         width = text_width(config) if addition != "text" or is_list(config["cross_attention_dim"]) else config["cross_attention_dim"]
     key = "encoder_hid_dim" if config["encoder_hid_dim"] is not None else "cross_attention_dim"
     if width is None:
-        return arg(name, None, "encoder_hid_dim_type" if key == "encoder_hid_dim" else key)
-    return arg(name, f"batch tokens {key}", key, **{key: width})
+        return arg("encoder_hidden_states", None, "encoder_hid_dim_type" if key == "encoder_hid_dim" else key)
+    return text(width, key)
 
 
 def _gligen(config: Config) -> Iterator[Arg]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unetinspect.unets.base import TIMESTEP, Arg, Builder, Config, Given, arg, per_block
-from unetinspect.unets.block_list import list_blocks, width_read
+from unetinspect.unets.blocks import list_blocks, read_widths, text, width_read
+from unetinspect.unets.builder import TIMESTEP, Arg, Builder, Config, Given, arg
 from unetinspect.unets.conditional import class_labels, text_time
 from unetinspect.unets.request import Size
 from unetinspect.unets.video import VideoBuilder, text_per_frame
@@ -63,18 +63,17 @@ class ControlNetUnionInputs(ControlNetInputs):
 class UNetControlNetXSInputs(Builder):
     """sample, timestep, encoder_hidden_states, the image that conditions, and SDXL's text_time.
 
-    time_cond_proj_dim asks for nothing: forward gives timestep_cond to the control's time embedding alone, which takes none.
+    time_cond_proj_dim asks for nothing: forward passes timestep_cond to the control's time embedding alone, which ignores it.
     """
 
     class_name = "UNetControlNetXSModel"
     what = "image from text and image: a UNet2DConditionModel with a slim ControlNet in it"
 
     def args(self, config: Config) -> Iterator[Arg]:
-        key = "cross_attention_dim"
-        width = width_read(_crossing(config))
+        control = {**config, "block_out_channels": config["ctrl_block_out_channels"], "up_block_types": []}
         yield arg("sample", "batch in_channels height width", "sample_size", in_channels=_XS_CHANNELS)
         yield TIMESTEP
-        yield arg("encoder_hidden_states", None if width is None else f"batch tokens {key}", key, cross_attention_dim=width)
+        yield text(width_read([*read_widths(config), *read_widths(control)]))
         yield _image("controlnet_cond", config, prefix="ctrl_")
         yield from text_time(config)
 
@@ -83,7 +82,7 @@ class UNetControlNetXSInputs(Builder):
 
 
 class SparseControlNetInputs(VideoBuilder):
-    """sample, timestep, encoder_hidden_states for every frame, controlnet_cond, and the mask of the frames that it gives."""
+    """sample, timestep, encoder_hidden_states for every frame, controlnet_cond, and the mask of the frames that it has."""
 
     class_name = "SparseControlNetModel"
     what = "ControlNet of AnimateDiff for a few of the frames: SparseCtrl"
@@ -92,7 +91,7 @@ class SparseControlNetInputs(VideoBuilder):
 
     def args(self, config: Config) -> Iterator[Arg]:
         sides, keys = "height width", "conditioning_channels"
-        if not config["use_simplified_condition_embedding"]:  # then the picture is in pixels, not latents
+        if not config["use_simplified_condition_embedding"]:  # then the image is in pixels, not latents
             sides = _sides(_halved(config["conditioning_embedding_out_channels"]))
             keys = "conditioning_channels, conditioning_embedding_out_channels"
         yield arg("sample", "batch in_channels frames height width", "in_channels")
@@ -131,7 +130,7 @@ def _text(config: Config) -> Arg:
     if config["addition_embed_type"] == "text" and config["encoder_hid_dim"] not in (None, width):
         width, key = config["encoder_hid_dim"], "encoder_hid_dim"
     read = config["addition_embed_type"] == "text" or any(block.crosses for block in list_blocks(config))
-    return arg("encoder_hidden_states", f"batch tokens {key}" if read and width is not None else None, key)
+    return text(width if read else None, key)
 
 
 def _image(name: str, config: Config, *, prefix: str = "") -> Arg:
@@ -152,13 +151,3 @@ def _sides(factor: int) -> str:
 def _scale_of_image(widths: list[int], channels: int) -> int | None:
     """Return pixels per cell of the sample: the image that conditions, which is as large as the result, is so much larger."""
     return _halved(widths) if len(widths) > 1 or channels == 3 else None
-
-
-def _crossing(config: Config) -> Iterator[tuple[int, int]]:
-    """Yield (cross_attention_dim, channels) of each block with attention: the UNet's and the control's, which has no way up."""
-    widths = per_block(config["cross_attention_dim"], len(config["down_block_types"]))
-    for channels in (config["block_out_channels"], config["ctrl_block_out_channels"]):
-        yield from ((widths[place], channels[place]) for place, kind in enumerate(config["down_block_types"]) if "CrossAttn" in kind)
-        yield widths[-1], channels[-1]  # the mid block, whatever it is called
-    channels = config["block_out_channels"]
-    yield from ((widths[-1 - place], channels[-1 - place]) for place, kind in enumerate(config["up_block_types"]) if "CrossAttn" in kind)

@@ -1,4 +1,4 @@
-"""What the user asked of the forward pass, before any model is known: sizes, batch, device.
+"""The options of a forward pass, before any model is known: sizes, batch, device.
 
 Sizes are (height, width). Nothing here knows torch or diffusers.
 """
@@ -11,6 +11,7 @@ from math import inf
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unetinspect.errors import UsageError
 
@@ -51,41 +52,26 @@ class Request(Struct, frozen=True, kw_only=True):
     freeu: FreeU | None = None
 
 
-def make_request(
-    *,
-    res: Any = None,
-    latent: Any = None,
-    batch: int = 1,
-    cfg: bool | None = None,
-    tokens: int | None = None,
-    frames: int | None = None,
-    device: Any = "auto",
-    dtype: Any = None,
-    vae_scale: int | None = None,
-    freeu: Any = None,
-) -> Request:
-    """Check the options together and return them as a `Request`.
+def make_request(**options: Any) -> Request:
+    """Check the options of a pass together: those that `Request` has, as they were typed.
 
     Raises:
         UsageError: One of them is out of range, or two contradict each other.
     """
-    if res is not None and latent is not None:
+    request = Request(**options)
+    if request.res is not None and request.latent is not None:
         raise UsageError("--res and --latent both give a size", hint="give one: --res is in pixels, --latent is the sample itself")
-    counts = {"--batch": batch, "--tokens": tokens, "--frames": frames, "--vae-scale": vae_scale}
-    for option, count in counts.items():
+    for name in ("batch", "tokens", "frames", "vae_scale"):
+        count = getattr(request, name)
         if count is not None and (type(count) is not int or not 1 <= count <= _MAX_SIDE):
-            raise UsageError(f"{option}: {count!r} is not a whole number from 1 to {_MAX_SIDE}")
-    return Request(
-        res=parse_size(res, option="--res"),
-        latent=parse_size(latent, option="--latent"),
-        batch=batch,
-        cfg=cfg,
-        tokens=tokens,
-        frames=frames,
-        device=parse_device(device),
-        dtype=parse_dtype(dtype),
-        vae_scale=vae_scale,
-        freeu=parse_freeu(freeu),
+            raise UsageError(f"--{name.replace('_', '-')}: {count!r} is not a whole number from 1 to {_MAX_SIDE}")
+    return replace(
+        request,
+        res=parse_size(request.res, option="--res"),
+        latent=parse_size(request.latent, option="--latent"),
+        device=parse_device(request.device),
+        dtype=parse_dtype(request.dtype),
+        freeu=parse_freeu(request.freeu),
     )
 
 

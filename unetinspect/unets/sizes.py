@@ -1,4 +1,4 @@
-"""From the user's sizes and the model's own to those of one forward pass, with the reason of each. No torch."""
+"""The sizes of one forward pass, decided from the user's and the model's own, each with its origin. No torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from msgspec import Struct
 
 from unetinspect.errors import UsageError
 from unetinspect.record import Medium, Shape
-from unetinspect.unets import Builder
-from unetinspect.unets.base import Config, Given
+from unetinspect.unets.builder import Builder, Config, Given
 from unetinspect.unets.request import Request, Size
 from unetinspect.units import format_size
 
 
 class VaeScale(Struct, frozen=True):
-    """Pixels per sample cell along one side, None where nothing says; and what said so.
+    """Pixels per sample cell along one side, None: unknown, and where it comes from.
 
-    It is a whole number but for models whose pipelines round up, as Stable Cascade's does with 42.67.
+    It is an integer, except where pipelines round up: Stable Cascade's is 42.67.
     """
 
     factor: int | float | None
@@ -26,7 +25,7 @@ class VaeScale(Struct, frozen=True):
 
 
 class UnevenSizeError(UsageError):
-    """Raised when a size in pixels is one that the VAE makes no sample of; `size` is that size, `nearest` are those that it does."""
+    """Raised when a size in pixels is not a multiple of the VAE factor; `nearest` are the sizes next to `size` that are."""
 
     def __init__(self, message: str, *, size: Size, nearest: Sequence[Size], hint: str) -> None:
         super().__init__(message, hint=hint)
@@ -49,7 +48,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
 def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeScale, medium: Medium | None = None) -> Sizes:
     """Decide the sample's size: from `--latent`, from `--res` and the VAE factor, or from the config.
 
-    `known` is what the model's own files or the catalog say of its VAE, `medium` what the catalog says that it makes.
+    `known` is the factor in the model's own files or in the catalog, `medium` the one in the catalog.
 
     Raises:
         UsageError: `--res` is not a multiple of the VAE factor, or the class has no such size, or no frames.
@@ -81,7 +80,7 @@ def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeS
 
 
 def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
-    """Decide whether classifier-free guidance doubles the batch, and say why. `condition` is what it would guide."""
+    """Decide whether classifier-free guidance doubles the batch, and why. `condition` is the input that it leaves out or swaps."""
     if request.cfg is not None:
         unguided = "" if condition or not request.cfg else ", though the model is unconditional"
         return request.cfg, ("--cfg" if request.cfg else "--no-cfg") + unguided
@@ -89,7 +88,7 @@ def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
 
 
 def _refuse_sides(request: Request, class_name: str) -> None:
-    """Refuse what a signal, which has one axis and no pixels, does not have."""
+    """Refuse options that a signal, which has one axis and no pixels, does not have."""
     if request.res is not None or request.vae_scale is not None:
         option = "--res" if request.res is not None else "--vae-scale"
         raise UsageError(f"{option}: the sample of {class_name} is a signal and has no pixels", hint="--latent N sets its length")
@@ -128,14 +127,14 @@ def _divide(image: Size, factor: int | float) -> Size:
 
 
 def image_of(sample: Size, factor: int | float | None) -> Size | None:
-    """Return the size in pixels that a sample's size stands for; None where no VAE factor is known."""
+    """Return the size in pixels of a sample's size; None where no VAE factor is known."""
     return None if factor is None else tuple(int(side * factor) for side in sample)
 
 
 def returned_size(name: str, shape: Shape, sample: Size) -> Size | None:
-    """Return the size of what a pass returned; None where that is no sample, as a ControlNet's residuals and a signal's value are none.
+    """Return the size of a tensor that a pass returned; None where it is not a sample: a ControlNet's residual, a signal's value.
 
-    `name` is where the tensor stands in what was returned, "" the whole.
+    `name` is its name in what was returned, "" the whole.
 
     >>> returned_size("sample", (2, 4, 64, 64), (64, 64)), returned_size("", (2, 1), (32,))
     ((64, 64), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unetinspect.record import InputInfo, OutputInfo, Trace
-from unetinspect.unets.dotted import nest
+from unetinspect.unets.builder import nest
 from unetinspect.units import format_shape
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table

@@ -1,4 +1,4 @@
-"""The shape of an input builder: a table of the arguments of `forward`, and what is known of the class besides."""
+"""What an input builder is: a table of the arguments of `forward`, and what else is known of the class."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil, prod
 from operator import index
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeGuard, TypeVar
 
 from msgspec import Struct
@@ -18,7 +19,7 @@ _Value = TypeVar("_Value")
 
 
 class Given(NamedTuple, Generic[_Value]):
-    """A value, and what it was given by: "config", "--latent"."""
+    """A value and where it comes from: "config", "--latent"."""
 
     value: _Value
     said_by: str
@@ -41,10 +42,10 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class InputSpec(Struct, frozen=True):
-    """One argument of `forward`: its name, its shape with named axes, and what asks for it.
+    """One argument of `forward`: its name, its shape with named axes, and the config keys that ask for it.
 
-    A dotted name lies inside a dict or, where a number follows the dot, in a list: "added_cond_kwargs.text_embeds",
-    "controlnet_cond.0". A shape of None stands for an argument that is no tensor: `value` is passed as it is.
+    A dotted name is a value inside a dict or, where a number follows the dot, inside a list: "added_cond_kwargs.text_embeds",
+    "controlnet_cond.0". A shape of None: the argument is not a tensor, and `value` is passed as it is.
     """
 
     name: str
@@ -56,12 +57,12 @@ class InputSpec(Struct, frozen=True):
 
     @classmethod
     def of(cls, given: InputInfo) -> InputSpec:
-        """Return the argument as a record has it."""
+        """Return an argument of a recorded pass."""
         return cls(given.name, given.shape, given.axes, given.config_key, "int64" if given.dtype == "int64" else "float", given.value)
 
 
 class Arg(NamedTuple):
-    """A row of a builder's table: what `arg` was given."""
+    """A row of a builder's table, made by `arg`."""
 
     name: str
     axes: str | None
@@ -71,7 +72,7 @@ class Arg(NamedTuple):
     lengths: Mapping[str, Any]
 
     def spec(self, lengths: Mapping[str, Any]) -> InputSpec:
-        """Return the argument with its shape; `lengths` are those of all names in its axes."""
+        """Return the argument with its shape; `lengths` has a length for each name in its axes."""
         if self.axes is None:
             return InputSpec(self.name, None, (), self.asks, value=self.value)
         axes = tuple(axis.strip("()") for axis in re.findall(r"\(.*?\)|\S+", self.axes))
@@ -89,16 +90,16 @@ def arg(
 ) -> Arg:
     """Declare an argument of `forward` by its axes, written as einops writes them: "batch in_channels height width".
 
-    An axis is a size of the pass (batch, height, width, length, frames, tokens), a config key, or a name with its length among
-    `lengths`, which override the config; in parentheses, a sum, product or quotient of those and of numbers: "(8 * height)".
-    `tokens` among `lengths` is the number of tokens where none is asked for. An argument without axes (None) is no tensor:
-    `value` is passed as it is. `asks` names the config keys that ask for the argument.
+    An axis is a size of the pass (batch, height, width, length, frames, tokens), a config key, or a name in `lengths`, which
+    override the config; in parentheses, a sum, product or quotient of these and of numbers: "(8 * height)".
+    `tokens` in `lengths` is the default number of tokens. An argument without axes (None) is not a tensor: `value` is passed as
+    it is. `asks` names the config keys that ask for the argument.
     """
     return Arg(name, axes, asks, dtype, value, lengths)
 
 
 def _length(axis: str, lengths: Mapping[str, Any]) -> int:
-    """Return the length of an axis; a bool is the number that torch takes it for, and what is no whole number raises.
+    """Return the length of an axis; a bool is 0 or 1, as in torch, and whatever is not an integer raises.
 
     >>> _length("8 * height", {"height": 64}), _length("height / 10.67", {"height": 256})
     (512, 24)
@@ -112,33 +113,47 @@ def _length(axis: str, lengths: Mapping[str, Any]) -> int:
     return length
 
 
+def nest(named: Mapping[str, Any]) -> Any:
+    """Put values with dotted names into dicts; where all names at one place are numbers, into a list.
+
+    >>> nest({"sample": 1, "added_cond_kwargs.time_ids": 2, "controlnet_cond.0": 3})
+    {'sample': 1, 'added_cond_kwargs': {'time_ids': 2}, 'controlnet_cond': [3]}
+    """
+    inside: dict[str, dict[str, Any]] = {}
+    for name, value in named.items():
+        first, _, rest = name.partition(".")
+        inside.setdefault(first, {})[rest] = value
+    nested = {first: values[""] if "" in values else nest(values) for first, values in inside.items()}
+    return list(nested.values()) if nested and all(key.isdigit() for key in nested) else nested
+
+
 TIMESTEP = arg("timestep", "", dtype="int64")
 
 
 class Adapted(NamedTuple):
-    """A config as it can be built, and what was changed in it for that."""
+    """Config keys to replace so that diffusers can run a config, and notes on why."""
 
-    config: dict[str, Any]
+    changes: Mapping[str, Any] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
 
-# What guidance leaves out or swaps, the first that there is.
+# Guidance leaves out or swaps the first of these that `forward` has.
 _GUIDED = ("encoder_hidden_states", "encoder_hidden_states_1", "clip_text_pooled", "added_cond_kwargs", "class_labels")
 
 
 class Builder:
-    """What is known of one UNet class: the arguments of its `forward`, and their sizes where nobody says.
+    """What is known of one UNet class: the arguments of its `forward`, and their default sizes.
 
-    A config may hold anything: what cannot be made an input of raises whatever Python raises, as diffusers would.
+    A config may hold anything: where no input can be made of it, methods raise whatever Python raises.
 
     Attributes:
         class_name: The diffusers class, as in the config's `_class_name`.
         module: Where it is imported from.
         what: What it is, in a few words, for `models --classes`.
-        default_tokens: Tokens of `encoder_hidden_states` where none are asked for.
+        default_tokens: The default number of tokens of `encoder_hidden_states`.
         size_axes: The axes of `sample` that a size decides.
-        default_size: Their lengths where neither the user nor the config says.
-        vae_scale: The VAE factor to assume where nothing says: 1 is a UNet that works on pixels, None: unknown.
+        default_size: Their lengths where neither the user nor the config has them.
+        vae_scale: The VAE factor to assume: 1 is a UNet that works on pixels, None: unknown.
         medium: What the pixels of the model make up.
         plugs_into: For a class whose outputs go into a UNet: which argument takes each of them. "" is the whole output.
     """
@@ -165,27 +180,24 @@ class Builder:
         return [row.spec({"tokens": self.default_tokens, **config, **row.lengths, **sizes}) for row in self.args(config)]
 
     def condition(self, config: Config) -> str | None:
-        """Return the argument that guidance would leave out or swap ("encoder_hidden_states"), None: there is none."""
+        """Return the argument that guidance would leave out or swap ("encoder_hidden_states"); None: unconditional."""
         given = {row.name.partition(".")[0] for row in self.args(config) if row.axes is not None and "unread" not in row.lengths}
         return next((name for name in _GUIDED if name in given), None)
 
     def adapted(self, config: Config) -> Adapted:
-        """Return the config that is built in place of this one, which diffusers cannot run as it is.
-
-        `config` holds what was given alone. Most classes have nothing to adapt.
-        """
-        return Adapted(dict(config))
+        """Return what to replace in a config that diffusers cannot run as it is: nothing, in most classes."""
+        return Adapted()
 
     def assumed_vae_scale(self, config: Config) -> int | None:
-        """Return the VAE factor to assume where nothing says."""
+        """Return the VAE factor to assume where none is known."""
         return self.vae_scale
 
     def frames(self, config: Config) -> Given[int] | None:
-        """Return how many frames the class is run with, and what says so; None: it has no frames."""
+        """Return the default number of frames; None: the class has no frames."""
         return None
 
     def sample_size(self, config: Config) -> Given[Size]:
-        """Return the sample's size where the user gives none, and what says so."""
+        """Return the default size of the sample."""
         size = config.get("sample_size")
         sides: list[Any] = list(size) if is_list(size) else [size]
         if sides and all(map(is_count, sides)):
@@ -193,28 +205,19 @@ class Builder:
         return Given(self.default_size, f"assumed: {'the config has no sample_size' if size is None else f'sample_size is {size!r}'}")
 
     def sizes_to_try(self, config: Config) -> Iterator[Given[Size]]:
-        """Yield sizes where the user gives none, the best first: the first that runs is the one to take."""
+        """Yield default sizes, the best first: the first that runs is used."""
         yield self.sample_size(config)
 
     def halvings(self, config: Config) -> int:
-        """Return how often the sample is halved at most, on its way down."""
+        """Return how often the sample is halved at most on the way down."""
         return len(config["block_out_channels"])
 
 
-def per_block(value: Any, blocks: int) -> list[Any]:
-    """Return one value for each down block: a list as it is, a single value repeated.
-
-    >>> per_block(8, 3), per_block([5, 10, 20], 3)
-    ([8, 8, 8], [5, 10, 20])
-    """
-    return list(value) if is_list(value) else [value] * blocks
-
-
 def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
-    """Tell whether a config value is a list, as JSON has them, or a tuple, as Python's defaults are."""
+    """Whether a config value is a list, or a tuple as in a live module's config."""
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def is_count(value: Any) -> TypeGuard[int]:
-    """Tell whether a config value is a whole number above 0; JSON's true is none."""
+    """Whether a config value is an integer above 0; true is not one."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
