@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import diffusers
 import pytest
+import torch
+from torch import nn
 
-from tests.tiny import traced
+from tests.tiny import KINDS, traced
 
 CONCAT_CHANNELS = {
     "sd15": [2560] * 5 + [1920, 1920, 1280, 960, 960, 640, 640],
-    "sd21": [2560] * 5 + [1920, 1920, 1280, 960, 960, 640, 640],
     "sdxl": [2560, 2560, 1920, 1920, 1280, 960, 960, 640, 640],
     "ddpm-cat-256": [1024] * 5 + [768, 768] + [512] * 4 + [384, 384] + [256] * 5,
     "sdxl-refiner": [3072] * 5 + [2304, 2304, 1536, 1152, 1152, 768, 768],
-    "bk-sdm-tiny": [2560, 1920, 1920, 960, 960, 640],
     "koala-700m": [2560, 1920, 1920, 960, 960, 640],
 }
 OUT_CHANNELS = {
@@ -23,43 +24,31 @@ OUT_CHANNELS = {
 
 
 @pytest.mark.parametrize("name", CONCAT_CHANNELS)
-def test_concatenated_channels_in_order_of_use(name: str) -> None:
-    """Each up resnet takes the published number of channels."""
-    assert [skip.concat_channels for skip in traced(name).skips] == CONCAT_CHANNELS[name]
+def test_the_channels_of_skips_in_order_of_use(name: str) -> None:
+    """Each up resnet has the published input channels and returns those of its block: block_out_channels from the inside out."""
+    skips = traced(name).skips
 
-
-def test_ddpm_cat_out_channels_follow_the_reversed_block_channels() -> None:
-    """An up block's resnets leave its own width: block_out_channels from the inside out, three resnets each."""
-    widths = [512, 512, 256, 256, 128, 128]
-
-    assert [skip.out_channels for skip in traced("ddpm-cat-256").skips] == [width for width in widths for _ in range(3)]
-
-
-def test_sd15_out_channels() -> None:
-    """Likewise for Stable Diffusion 1.5."""
-    assert [skip.out_channels for skip in traced("sd15").skips] == OUT_CHANNELS["sd15"]
+    assert [skip.concat_channels for skip in skips] == CONCAT_CHANNELS[name]
+    assert [skip.out_channels for skip in skips] == OUT_CHANNELS.get(name, [skip.out_channels for skip in skips])
 
 
 def test_sd15_skips_come_from_these_modules_and_go_to_those() -> None:
-    """The last pushed is the first popped; a block with attention pushes behind its attention."""
-    pairs = [(skip.source, skip.target) for skip in traced("sd15").skips]
-
-    assert pairs == [
-        ("down_blocks.3.resnets.1", "up_blocks.0.resnets.0"),
-        ("down_blocks.3.resnets.0", "up_blocks.0.resnets.1"),
-        ("down_blocks.2.downsamplers.0", "up_blocks.0.resnets.2"),
-        ("down_blocks.2.attentions.1", "up_blocks.1.resnets.0"),
-        ("down_blocks.2.attentions.0", "up_blocks.1.resnets.1"),
-        ("down_blocks.1.downsamplers.0", "up_blocks.1.resnets.2"),
-        ("down_blocks.1.attentions.1", "up_blocks.2.resnets.0"),
-        ("down_blocks.1.attentions.0", "up_blocks.2.resnets.1"),
-        ("down_blocks.0.downsamplers.0", "up_blocks.2.resnets.2"),
-        ("down_blocks.0.attentions.1", "up_blocks.3.resnets.0"),
-        ("down_blocks.0.attentions.0", "up_blocks.3.resnets.1"),
-        ("conv_in", "up_blocks.3.resnets.2"),
+    """The last pushed is the first popped, and produced before it is consumed; a block with attention pushes after its attention."""
+    skips = traced("sd15").skips
+    down = [
+        *("conv_in", "down_blocks.0.attentions.0", "down_blocks.0.attentions.1", "down_blocks.0.downsamplers.0"),
+        *("down_blocks.1.attentions.0", "down_blocks.1.attentions.1", "down_blocks.1.downsamplers.0"),
+        *("down_blocks.2.attentions.0", "down_blocks.2.attentions.1", "down_blocks.2.downsamplers.0"),
+        *("down_blocks.3.resnets.0", "down_blocks.3.resnets.1"),
     ]
-    assert [skip.index for skip in traced("sd15").skips] == list(range(11, -1, -1))
-    assert all(skip.shortcut == f"{skip.target}.conv_shortcut" for skip in traced("sd15").skips)
+
+    assert [skip.source for skip in skips] == down[::-1]
+    assert [skip.target for skip in skips] == [f"up_blocks.{block}.resnets.{place}" for block in range(4) for place in range(3)]
+    assert [skip.index for skip in skips] == list(range(11, -1, -1))
+    assert [skip.order for skip in skips] == list(range(12)) == sorted(range(12), key=lambda order: skips[order].target_step)
+    assert sorted(skips, key=lambda skip: skip.index) == sorted(skips, key=lambda skip: skip.source_step)
+    assert all(skip.source_step < skip.target_step for skip in skips)
+    assert all(skip.shortcut == f"{skip.target}.conv_shortcut" for skip in skips)
 
 
 def test_sd21_at_128_pixels_under_guidance() -> None:
@@ -81,15 +70,16 @@ def test_sd21_at_128_pixels_under_guidance() -> None:
 
 
 def test_sd15_attention_in_the_fields_words() -> None:
-    """16 transformer blocks, 32 attention layers, 16 self + 16 cross, 4, 4, 4, 0 | 2 | 0, 6, 6, 6."""
+    """16 transformer blocks, 32 attention layers, 16 self + 16 cross, 4, 4, 4, 0 | 2 | 0, 6, 6, 6; the first map is 1 GiB in float32."""
     record = traced("sd15")
-    per_block = [stage.attention.total for stage in record.stages if stage.role in ("down", "mid", "up")]
-
-    assert per_block == [4, 4, 4, 0, 2, 0, 6, 6, 6]
-    assert sum(stage.transformer_blocks for stage in record.stages) == 16
     counts = record.totals.attention
+
+    assert [stage.attention.total for stage in record.stages if stage.role in ("down", "mid", "up")] == [4, 4, 4, 0, 2, 0, 6, 6, 6]
+    assert sum(stage.transformer_blocks for stage in record.stages) == 16
     assert (counts.self_, counts.cross, counts.total) == (16, 16, 32)
     assert {(layer.heads, layer.head_dim) for layer in record.attentions} == {(8, 40), (8, 80), (8, 160)}
+    assert record.attentions[0].map_bytes == 2 * 8 * 4096 * 4096 * 4 == 2**30
+    assert traced("sd15", dtype="float16").attentions[0].map_bytes == 2**29
 
 
 def test_the_index_of_an_attention_layer_is_that_of_ip_adapter_keys() -> None:
@@ -104,7 +94,7 @@ def test_the_index_of_an_attention_layer_is_that_of_ip_adapter_keys() -> None:
     assert all((layer.index or 0) % 2 == (layer.kind == "cross") for layer in record.attentions)
 
 
-def test_sdxl_stages_stand_in_execution_order_with_their_embeddings() -> None:
+def test_sdxl_stages_are_in_execution_order_with_their_embeddings() -> None:
     """Embeddings come first, as they run: time_proj 320 -> time_embedding 1280, add_embedding 2816 -> 1280."""
     stages = traced("sdxl").stages
 
@@ -113,11 +103,12 @@ def test_sdxl_stages_stand_in_execution_order_with_their_embeddings() -> None:
         *("down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2"),
         *("conv_norm_out", "conv_act", "conv_out"),
     ]
-    shapes = {stage.name: (stage.in_shape, stage.out_shape) for stage in stages}
-    assert shapes["time_proj"] == ((2,), (2, 320))
-    assert shapes["time_embedding"] == ((2, 320), (2, 1280))
-    assert shapes["add_time_proj"] == ((12,), (12, 256))
-    assert shapes["add_embedding"] == ((2, 2816), (2, 1280))
+    assert [(stage.in_shape, stage.out_shape) for stage in stages[:4]] == [
+        ((2,), (2, 320)),
+        ((2, 320), (2, 1280)),
+        ((12,), (12, 256)),
+        ((2, 2816), (2, 1280)),
+    ]
     assert [stage.role for stage in stages] == ["embed"] * 4 + ["in"] + ["down"] * 3 + ["mid"] + ["up"] * 3 + ["out"] * 3
 
 
@@ -132,28 +123,39 @@ def test_sdxl_stages_stand_in_execution_order_with_their_embeddings() -> None:
     ],
 )
 def test_kinds_of_attention(name: str, kinds: dict[str, int]) -> None:
-    """Added keys are text and self together, pooling is no layer of the U, `only_cross_attention` has no self-attention."""
-    layers = traced(name).attentions
+    """Added keys are text and self together, pooling is not a layer of the U, `only_cross_attention` has no self-attention."""
+    record = traced(name)
 
-    assert {kind: sum(layer.kind == kind for layer in layers) for kind in {layer.kind for layer in layers}} == kinds
-    assert traced(name).totals.attention.total == sum(count for kind, count in kinds.items() if kind != "pooling")
-
-
-def test_added_keys_are_text_and_image_together() -> None:
-    """Kandinsky's keys are the 32 image tokens that encoder_hid_proj makes, beside the queries' own tokens."""
-    for layer in traced("kandinsky-2-2").attentions:
-        assert layer.key_shape[2] - layer.query_shape[2] == 32
+    assert {kind: sum(layer.kind == kind for layer in record.attentions) for kind in kinds} == kinds
+    assert len(record.attentions) == sum(kinds.values()) == record.totals.attention.total + kinds.get("pooling", 0)
+    # The keys of Kandinsky are the 32 image tokens that encoder_hid_proj makes, beside the queries' own tokens.
+    added = {layer.key_shape[2] - layer.query_shape[2] for layer in record.attentions}
+    assert name != "kandinsky-2-2" or added == {32}
+    assert name != "ddpm-cat-256" or (record.run.cfg, record.run.forward_batch, record.run.cfg_reason) == (False, 1, "unconditional model")
 
 
-def test_an_unconditional_unet_runs_a_single_batch() -> None:
-    """DDPM has nothing to guide: the batch is not doubled, and the record says why."""
-    run = traced("ddpm-cat-256").run
+def test_modules_hold_the_tensors_of_the_state_dict() -> None:
+    """The tensors of the modules, with their paths in front, are `state_dict()` to the last name and shape."""
+    found = {
+        f"{module.path}.{name}".lstrip("."): shape for module in traced("conditioned").modules for name, shape in module.tensors.items()
+    }
 
-    assert (run.cfg, run.forward_batch) == (False, 1)
-    assert run.cfg_reason == "unconditional model"
+    assert found == {name: tuple(tensor.shape) for name, tensor in _built("conditioned").state_dict().items()}
 
 
-def test_map_bytes_of_sd15_at_512_pixels() -> None:
-    """The first self-attention map of SD 1.5 would take 2 * 8 * 4096 * 4096 elements: 1 GiB in float32, half in float16."""
-    assert traced("sd15").attentions[0].map_bytes == 2**30
-    assert traced("sd15", dtype="float16").attentions[0].map_bytes == 2**29
+def test_steps_are_the_order_of_first_calls() -> None:
+    """Modules that ran, sorted by step, are in the order in which PyTorch calls them; the UNet itself is the first."""
+    unet, order = _built("plain"), []
+    for path, module in unet.named_modules():
+        module.register_forward_pre_hook(lambda *_, path=path: order.append(path))
+    with torch.device("meta"):
+        unet(torch.zeros(1, 3, 16, 16), torch.tensor(1))
+    ran = [module for module in traced("plain").modules if module.step is not None]
+
+    assert [module.path for module in sorted(ran, key=lambda module: module.step or 0)] == list(dict.fromkeys(order))
+    assert all((module.step is None) == (module.calls == 0) for module in traced("plain").modules)
+
+
+def _built(kind: str) -> nn.Module:
+    with torch.device("meta"):
+        return getattr(diffusers, KINDS[kind]["_class_name"]).from_config(KINDS[kind])
