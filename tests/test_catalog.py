@@ -25,8 +25,11 @@ READS = {"stable-cascade-decoder": 7}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_bundled_model_has_the_params_and_attention_layers_that_its_entry_says(name: str) -> None:
-    """Parameters are counted on the built UNet, attention layers by their products, in a pass at the model's own size."""
+def test_a_bundled_model_has_the_numbers_that_its_entry_and_others_say(name: str) -> None:
+    """Parameters are counted on the built UNet, attention layers by their products, in a pass at the model's own size.
+
+    A published number of parameters with all its digits is the entry's own; a rounded one is within 6 %.
+    """
     entry = load_catalog()[name]
     record = traced(name)
 
@@ -40,6 +43,12 @@ def test_a_bundled_model_has_the_params_and_attention_layers_that_its_entry_says
         assert record.totals.skips.produced == record.totals.skips.consumed
     assert all(skip.adds_up for skip in record.skips)
     assert record.model.class_name == entry.class_name
+    units = {"M": 10**6, "B": 10**9}
+    for value in (figure.value for figure in entry.published if figure.figure == "params"):
+        if value[-1] in units:
+            assert float(value[:-1]) * units[value[-1]] == pytest.approx(entry.params, rel=0.06)
+        else:
+            assert int(value.replace(",", "")) == entry.params
 
 
 @pytest.mark.parametrize(
@@ -79,73 +88,51 @@ def test_the_catalog_is_what_the_yaml_files_say(request: pytest.FixtureRequest) 
 
 
 def test_a_bundled_config_holds_no_private_path() -> None:
-    """Of the keys that say where a file came from, two alone are bundled."""
+    """Of the keys that say where a file came from, only two are bundled."""
     private = {key for entry in load_catalog().values() for key in entry.config if key.startswith("_")}
 
     assert private <= {"_class_name", "_diffusers_version"}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_published_exact_parameter_counts_are_met(name: str) -> None:
-    """A published figure with all its digits is the entry's own number; a rounded one is within 6 %."""
-    entry = load_catalog()[name]
-    units = {"M": 10**6, "B": 10**9}
-    for figure in entry.published:
-        if figure.figure != "params":
-            continue
-        if figure.value[-1] in units:
-            rounded = float(figure.value[:-1]) * units[figure.value[-1]]
-            assert rounded == pytest.approx(entry.params, rel=0.06)
-        else:
-            assert int(figure.value.replace(",", "")) == entry.params
-
-
-def test_the_catalog_begins_with_the_models_that_people_ask_for() -> None:
-    """The promised names are there."""
+def test_the_promised_names_are_there() -> None:
+    """Models that people ask for, under their own names and short ones."""
     stable_diffusion = {"sd15", "sd15-inpaint", "sd21-base", "sd21", "sdxl", "sdxl-refiner", "ssd-1b", "bk-sdm-tiny", "lcm-dreamshaper"}
     others = {"ddpm-cat-256", "ddpm-cifar10-32", "ldm-celebahq-256", "kandinsky-3", "stable-cascade-prior", "stable-cascade-decoder"}
     video_and_sound = {"svd-xt", "text-to-video-ms-1.7b", "i2vgen-xl", "audioldm2", "musicldm", "maestro-150k"}
-    plugged = {"controlnet-sd15-canny", "controlnet-canny-sdxl"}
+    attached = {"controlnet-sd15-canny", "controlnet-canny-sdxl"}
+    aliases = {
+        "svd": "svd-xt",
+        "animatediff": "animatediff-sd15-v3",
+        "modelscope": "text-to-video-ms-1.7b",
+        "controlnet-canny": "controlnet-sd15-canny",
+        "dance-diffusion": "maestro-150k",
+        "audioldm": "audioldm-s-full-v2",
+        "amused": "amused-512",
+    }
 
-    assert stable_diffusion | others | video_and_sound | plugged <= set(NAMES)
-
-
-@pytest.mark.parametrize(
-    ("alias", "name"),
-    [
-        ("svd", "svd-xt"),
-        ("animatediff", "animatediff-sd15-v3"),
-        ("modelscope", "text-to-video-ms-1.7b"),
-        ("controlnet-canny", "controlnet-sd15-canny"),
-        ("dance-diffusion", "maestro-150k"),
-        ("audioldm", "audioldm-s-full-v2"),
-        ("amused", "amused-512"),
-    ],
-)
-def test_a_short_name_is_enough(alias: str, name: str) -> None:
-    """What people say for a model finds it."""
-    entry = find_entry(alias) or pytest.fail("not found")
-
-    assert entry.name == name
+    assert stable_diffusion | others | video_and_sound | attached <= set(NAMES)
+    assert {alias: entry.name for alias in aliases if (entry := find_entry(alias))} == aliases
 
 
-def test_names_and_aliases_are_unique_and_found_in_any_case() -> None:
-    """No two entries answer to one name, and each answers to its own."""
-    names = [name.lower() for entry in load_catalog().values() for name in (entry.name, *entry.aliases)]
+def test_names_aliases_and_hub_ids_are_unique_and_found_in_any_case() -> None:
+    """No two entries answer to one name or hub ID; one that is gone has what happened to it, and a folder picks among several."""
+    entries = load_catalog().values()
+    names = [name.lower() for entry in entries for name in (entry.name, *entry.aliases)]
+    places = [(entry, place) for entry in entries for place in entry.hub]
+    dead = [place for _, place in places if place.id.startswith(("runwayml/", "stabilityai/stable-diffusion-2"))]
 
     assert len(names) == len(set(names))
     assert all(find_entry(name.upper()) is not None for name in names)
-
-
-def test_hub_ids_are_unique_and_lead_to_their_entry() -> None:
-    """A hub ID belongs to one entry; a dead one is known with what became of it."""
-    ids = [location.id for entry in load_catalog().values() for location in entry.hub]
-
-    assert len(ids) == len(set(ids))
-    entry, location = find_hub_id("runwayml/stable-diffusion-v1-5") or pytest.fail("not found")
-    assert entry.name == "sd15"
-    assert location.gone == "removed in 2024; the model lives at stable-diffusion-v1-5/stable-diffusion-v1-5"
-    assert all(_says_where(location.gone) for entry in load_catalog().values() for location in entry.hub if _is_dead(location.id))
+    assert len(places) == len({place.id for _, place in places})
+    for entry, place in places:
+        folder = place.subfolder or ""
+        assert find_hub_id(place.id.upper()) == find_hub_id(place.id, folder) == (entry, place)
+        assert find_hub_id(place.id, f"{folder}x") is None
+    assert {place.subfolder for _, place in places} >= {None, "unet"}
+    assert all("stable-diffusion-v1-5/" in str(place.gone) or "sd2-community/" in str(place.gone) for place in dead)
+    gone = find_hub_id("runwayml/stable-diffusion-v1-5") or pytest.fail("not found")
+    assert gone[0].name == "sd15"
+    assert gone[1].gone == "removed in 2024; the model lives at stable-diffusion-v1-5/stable-diffusion-v1-5"
     assert find_hub_id("nobody/nothing") is None
 
 
@@ -154,11 +141,3 @@ def test_the_nearest_names_of_a_typo_come_first() -> None:
     assert nearest_entries("sdlx")[0] == "sdxl"
     assert nearest_entries("ddpm_cat_256")[0] == "ddpm-cat-256"
     assert nearest_entries("stable-diffusion-v1-6")[0] == "sd15"
-
-
-def _is_dead(repo_id: str) -> bool:
-    return repo_id.startswith(("runwayml/", "stabilityai/stable-diffusion-2"))
-
-
-def _says_where(gone: str | None) -> bool:
-    return gone is not None and ("stable-diffusion-v1-5/" in gone or "sd2-community/" in gone)

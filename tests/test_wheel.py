@@ -1,12 +1,11 @@
-"""The wheel, installed away from the checkout: console script, module, bundled catalog, types."""
+"""The wheel, away from the checkout: console script, module, bundled catalog, types."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import sysconfig
-import venv
 import zipfile
 from pathlib import Path
 
@@ -14,50 +13,27 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.slow
 
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_runs_away_from_the_checkout(tmp_path: Path) -> None:
+    """The catalog and the types are in it, and nothing of the tests; it traces a bundled model from its own files."""
 
-def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command to its end and return its stdout."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, cwd=cwd).stdout
+    def run(*words: str | Path) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "away")}
+        return subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, timeout=240, check=True, cwd=tmp_path, env=environment
+        ).stdout
 
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True, capture_output=True)
+    (built,) = tmp_path.glob("unetinspect-*.whl")
+    wheel = zipfile.ZipFile(built)
+    names = set(wheel.namelist())
+    wheel.extractall(tmp_path / "away")
+    (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from this checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT, cwd=folder)
-    (built,) = folder.glob("unetinspect-*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment that has the wheel and borrows the dependencies of this one; returns its bin folder."""
-    home = tmp_path_factory.mktemp("away") / "venv"
-    venv.create(home, with_pip=False)
-    python = home / "bin" / "python"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, cwd=home)
-    (site,) = home.glob("lib/*/site-packages")
-    # A plain path, so that the editable install of this checkout, which is a .pth file there, is not taken along.
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
-    return home / "bin"
-
-
-def test_the_wheel_holds_the_package_the_catalog_and_the_types(wheel: Path) -> None:
-    """The catalog and the types are in it, and nothing of the tests."""
-    names = zipfile.ZipFile(wheel).namelist()
-
-    assert {"unetinspect/catalog.jsonl", "unetinspect/py.typed"} <= set(names)
+    assert {"unetinspect/catalog.jsonl", "unetinspect/py.typed"} <= names
     assert not [name for name in names if "test" in name]
-
-
-def test_the_installed_program_runs_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
-    """Console script and `python -m` trace a bundled model from the wheel's own files."""
-    where = run(installed / "python", "-c", "import unetinspect; print(unetinspect.__file__)", cwd=tmp_path)
-    assert where.startswith(str(installed.parent))
-
-    record = json.loads(run(installed / "unetinspect", "trace", "ddpm-cifar10-32", "--json", "--device", "meta", cwd=tmp_path))
+    assert wheel.read(scripts).decode().strip() == "[console_scripts]\nunetinspect = unetinspect.__main__:main"
+    assert run("-c", "import unetinspect; print(unetinspect.__file__)").startswith(str(tmp_path))
+    record = json.loads(run("-m", "unetinspect", "trace", "ddpm-cifar10-32", "--json", "--device", "meta"))
     assert record["totals"]["params"] == 35_746_307
-    models = json.loads(run(installed / "python", "-m", "unetinspect", "models", "--json", cwd=tmp_path))
-    assert len(models["models"]) == len(list((ROOT / "configs").glob("*.yaml")))

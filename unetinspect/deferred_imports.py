@@ -1,14 +1,14 @@
-"""Keeps out of this program's own process what diffusers imports and a trace never uses. It is most of the time of `import diffusers`.
+"""Keeps modules that diffusers imports and a trace never uses out of this program's own process. They are most of `import diffusers`.
 
 - `torch._dynamo` (torch.compile, and sympy with it) is imported by diffusers for two decorators: `allow_in_graph` and `disable`. A
-  stand-in takes note of what they are given. The moment anything else is asked of it, or a submodule is imported, the real module
-  takes its place and is told the same.
+  stand-in records their calls. When anything else in it is used, or a submodule is imported, the real module replaces it and the
+  calls are repeated.
 - `diffusers.models.transformers` imports a hundred models when one of its modules is imported, and requests is imported for downloads
-  that this program does not make. They run when something in them is asked for.
+  that this program does not make. Their code runs when a name in them is used.
 - transformers, accelerate and peft are optional for diffusers, and no UNet class needs them to be built and run.
 
 Only `__main__` calls this: a program that imports `unetinspect` keeps its imports as they are. The finders and loaders here have no
-base class, since `importlib.abc` takes longer to import than `--version` takes to answer.
+base class, because `importlib.abc` takes longer to import than `--version` takes to answer.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ _LAZY = ("diffusers.models.transformers", "requests")
 
 
 def defer_imports() -> None:
-    """Put off what is named above, as far as it is not imported yet."""
+    """Defer the modules above, unless they are imported already."""
     for package in _OPTIONAL:
-        sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # None: importing it fails as if it were not installed
+        sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # None: as if it were not installed
     sys.meta_path.insert(0, _LazyFinder())
     if _NAME not in sys.modules:
         sys.meta_path.insert(0, _Finder())
 
 
 class _StandIn(ModuleType):
-    """Answers for `torch._dynamo` until it is really used.
+    """Takes the place of `torch._dynamo` until it is used.
 
     Attributes:
-        told: What to do once with the real module.
+        calls: The calls to repeat with the real module.
     """
 
     def __init__(self) -> None:
         super().__init__(_NAME)
-        self.told: list[Callable[[Any], object]] = []
+        self.calls: list[Callable[[Any], object]] = []
 
     def allow_in_graph(self, fn: Any) -> Any:
-        self.told.append(lambda dynamo: dynamo.allow_in_graph(fn))
+        self.calls.append(lambda dynamo: dynamo.allow_in_graph(fn))
         return fn
 
     def disable(self, fn: Any = None, *args: Any, **kwargs: Any) -> Any:
         if fn is None:
             return lambda fn: self.disable(fn, *args, **kwargs)
-        current = fn  # as long as there is no compiler, there is nothing to keep from it
+        current = fn  # without a compiler there is nothing to disable
 
-        def become_real(dynamo: Any) -> None:
+        def repeat(dynamo: Any) -> None:
             nonlocal current
             current = dynamo.disable(fn, *args, **kwargs)
 
@@ -63,27 +63,27 @@ class _StandIn(ModuleType):
         def call(*given: Any, **named: Any) -> Any:
             return current(*given, **named)
 
-        self.told.append(become_real)
+        self.calls.append(repeat)
         return call
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what the import system looks for
+        if name.startswith("__"):  # the import system asks for these
             raise AttributeError(name)
-        return getattr(self.hand_over(), name)
+        return getattr(self.load_real(), name)
 
-    def hand_over(self) -> ModuleType:
-        """Put the real module into this one's place, and tell it what this one was told."""
+    def load_real(self) -> ModuleType:
+        """Replace this module with the real one, and repeat the calls."""
         if sys.modules.get(_NAME) is self:
             sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
-            del sys.modules[_NAME], sys.modules["torch"]._dynamo  # its own modules reach it by either while they are imported
+            del sys.modules[_NAME], sys.modules["torch"]._dynamo  # its own modules use both while they are imported
             dynamo = import_module(_NAME)
-            for tell in self.told:
-                tell(dynamo)
+            for call in self.calls:
+                call(dynamo)
         return sys.modules[_NAME]
 
 
 class _Finder:
-    """Finds the stand-in under the name of `torch._dynamo`; whoever wants a submodule gets the real one."""
+    """Finds the stand-in as `torch._dynamo`; an import of a submodule loads the real module."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name == _NAME or name.startswith(f"{_NAME}."):
@@ -93,19 +93,19 @@ class _Finder:
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         if spec.name == _NAME:
             return _StandIn()
-        sys.modules[_NAME].hand_over()
+        sys.modules[_NAME].load_real()
         module = import_module(spec.name)
-        spec.loader_state = module.__spec__  # which the import system replaces now
+        spec.loader_state = module.__spec__  # the import system replaces it now
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run nothing: the stand-in needs nothing, and a submodule is the real one, which has run already."""
+        """Run nothing: the stand-in has no code, and the code of a real submodule has run already."""
         if module.__spec__ is not None and module.__spec__.loader_state is not None:
             module.__spec__ = module.__spec__.loader_state
 
 
 class _LazyPackage(ModuleType):
-    """A package whose `__init__` runs when a name is asked for that is none of its modules; those are found without it."""
+    """A package whose `__init__` runs when a name other than its submodules is used."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not isinstance(self.__loader__, _LazyLoader):
@@ -116,11 +116,7 @@ class _LazyPackage(ModuleType):
 
 
 class _LazyLoader:
-    """Makes a lazy package, and runs nothing of it.
-
-    Attributes:
-        loader: What runs it later.
-    """
+    """Creates a lazy package; `loader` runs its code later."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -133,7 +129,7 @@ class _LazyLoader:
 
 
 class _LazyFinder:
-    """Finds the lazy packages where they are."""
+    """Finds the lazy packages."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name in _LAZY else None
