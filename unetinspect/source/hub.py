@@ -310,13 +310,12 @@ def wait_for(call: Callable[[], _T], *, seconds: float) -> _T:
         except BaseException as error:  # raised again in the thread that waits
             outcome.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
-    try:
-        return outcome.result(seconds)
-    except TimeoutError:
-        if outcome.done():  # the call's own
-            raise
-    raise NoAnswerError(f"within {seconds:g} s")
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome.done():
+        raise NoAnswerError(f"within {seconds:g} s")
+    return outcome.result()
 
 
 def _headers_with(token: str | None) -> dict[str, str]:

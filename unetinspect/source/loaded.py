@@ -43,7 +43,7 @@ class LoadedWeights(Struct, frozen=True, kw_only=True):
         else:
             raise SourceError(
                 f"cannot infer a UNet's config from the header of {self.source.location}: {found.summary}",
-                hint="`unetinspect identify` says why; a config.json beside it is read, or give the config itself",
+                hint="`unetinspect identify` explains why; put the config.json beside it, or give that as MODEL",
             )
         return model.with_vae_of(load_catalog().get(found.models[0]) if found.models else None)
 
