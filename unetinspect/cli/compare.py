@@ -11,7 +11,8 @@ import typer
 from unetinspect.cli.options import DiffOptions, TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import traced, traced_pair
-from unetinspect.drawing.forms import SUFFIXES, Form, Level, form_of
+from unetinspect.drawing.drawing import SUFFIXES, Form, form_of
+from unetinspect.drawing.outline import Level
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Envelope
 
