@@ -17,7 +17,7 @@ from rich.text import Text
 
 import unetinspect
 from unetinspect.catalog import load_catalog
-from unetinspect.drawing.forms import Level
+from unetinspect.drawing.outline import Level
 from unetinspect.views.render import Screen, render_table
 from unetinspect.views.skips import skips_table
 

@@ -1,25 +1,49 @@
-"""The records that drawings and comparisons are proved on: the U's that everybody knows, one of each class, and odd ones."""
+"""The records that drawings are proved on: the U's that everybody knows, one of each class, and odd ones."""
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from typing import get_args
+
 from tests import kinds_other, kinds_plugs, kinds_video
-from tests.tiny import KINDS, Config, traced_once
+from tests.tiny import KINDS, Config, traced, traced_once
 from unetinspect import Trace
+from unetinspect.drawing.outline import Level, Outline, outline_of
 
 KNOWN = ("sd15", "sdxl", "ddpm-cat-256", "svd-xt", "kandinsky-3")
-_ODD = ("conditioned", "plain", "plain-no-mid-block", "skip-blocks", "k-blocks", "simple-cross-attention")
+_ODD = ("conditioned", "plain", "plain-no-mid-block", "plain-one-block", "skip-blocks", "k-blocks", "simple-cross-attention", "text")
 _OF_A_CLASS = {
     config["_class_name"]: config
     for kinds in (kinds_video.KINDS, kinds_plugs.KINDS, kinds_other.KINDS)
     for config in reversed(kinds.values())
 }
 DRAWN: dict[str, str | Config] = {
-    **{name: name for name in (*KNOWN, "bk-sdm-tiny", "amused-512", "controlnet-sd15-canny", "maestro-150k")},
+    **{name: name for name in (*KNOWN, "bk-sdm-tiny", "amused-512", "controlnet-sd15-canny", "maestro-150k", "stable-cascade-prior")},
     **{name: KINDS[name] for name in _ODD},
     **_OF_A_CLASS,
 }
+LEVELS: tuple[Level, ...] = get_args(Level)
+# Each record at each level, at two of the widths of a terminal; each width at each level, with records of many kinds.
+WIDTHS = (80, 40, 120, 59)
+CASES = [(name, level, WIDTHS[(place + turn) % len(WIDTHS)]) for place, name in enumerate(DRAWN) for turn, level in enumerate(LEVELS)]
+EVIL = "<script>alert(1)</script>a\"b]c[d`e--><i>&amp;#35;|'x\x1b[31m\n\x00\u2028\u202ey%%{init}%%é;style a:#b;]]>" + "long-" * 60
 
 
 def drawn(name: str) -> Trace:
     """Return one of these records, traced on meta once in a whole run."""
-    return traced_once(DRAWN[name])
+    return traced_once(DRAWN.get(name, name))
+
+
+@cache
+def outlined(name: str) -> Outline:
+    """Return the outline of one of these records."""
+    return outline_of(drawn(name))
+
+
+def renamed(*words: str) -> Trace:
+    """Return a record in which some words are the worst name, as files that others wrote may have it."""
+    text = traced("conditioned").to_json()
+    for word in words:
+        text = text.replace(word, json.dumps(EVIL)[1:-1])
+    return Trace.from_json(text)

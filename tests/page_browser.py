@@ -1,11 +1,12 @@
-"""A real browser for the tests of drawings, and what those of the HTML page ask of it. A test file imports the fixtures that it takes."""
+"""A real browser for the tests of drawings, and what those of the HTML page ask of it. A test file imports the fixtures."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ ARGUMENTS = (
 
 
 def missing(what: str) -> None:
-    """Skip where a browser cannot be driven; where everything is tested, that is a failure."""
+    """Skip where a browser cannot be driven; in CI that is a failure."""
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing, and CI tests drawings in a browser")
     pytest.skip(f"{what} is missing")
@@ -30,7 +31,7 @@ def missing(what: str) -> None:
 
 @pytest.fixture(scope="module", name="browser")
 def start_browser() -> Iterator[Any]:
-    """A browser, started once in each worker that takes one of these tests."""
+    """A browser, started once: one file has all of these tests."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     try:
         playwright = import_module("playwright.sync_api")
@@ -44,28 +45,12 @@ def start_browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture(scope="module", name="pages")
-def writing_pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Trace, str], str]:
-    """Return what writes the page of a record to a file, and returns its address."""
-    folder = tmp_path_factory.mktemp("pages")
-    known: dict[tuple[int, str], str] = {}
-
-    def write(trace: Trace, level: Any) -> str:
-        key = id(trace), level
-        if key not in known:
-            path = folder / f"{len(known)}.html"
-            path.write_text(page(outline_of(trace), level=level), encoding="utf-8")
-            known[key] = path.as_uri()
-        return known[key]
-
-    return write
-
-
 class Visitor:
     """Opens pages in a browser, keeps what they asked for and complained of, and one window for all that need no window of their own."""
 
-    def __init__(self, browser: Any, write: Callable[[Trace, str], str]) -> None:
-        self.browser, self.write = browser, write
+    def __init__(self, browser: Any, folder: Path) -> None:
+        self.browser, self.folder = browser, folder
+        self.written: dict[tuple[int, str], str] = {}
         self.contexts: list[Any] = []
         self.visited: list[str] = []
         self.asked: list[str] = []
@@ -83,19 +68,24 @@ class Visitor:
         opened.on("pageerror", lambda error: self.complaints.append(str(error)))
         return opened
 
-    def __call__(self, model: str | Trace = "conditioned", place: str = "", *, level: str = "stage", **options: Any) -> Any:
+    def __call__(self, model: str | Trace = "conditioned", place: str = "", *, level: Any = "stage", **options: Any) -> Any:
         """Open the page of a model, at a place in it; with options, in a window of its own, where a test may change what it likes."""
-        address = self.write(traced(model) if isinstance(model, str) else model, level)
-        self.visited.append(address)
+        trace = traced(model) if isinstance(model, str) else model
+        key = id(trace), level
+        if key not in self.written:
+            path = self.folder / f"{len(self.written)}.html"
+            path.write_text(page(outline_of(trace), level=level), encoding="utf-8")
+            self.written[key] = path.as_uri()
+        self.visited.append(self.written[key])
         opened = self.window(**options) if options else self.common
         if not options:
             opened.goto("about:blank")
             opened.mouse.move(0, 0)
-        opened.goto(address + place)
+        opened.goto(self.written[key] + place)
         return opened
 
     def leave(self) -> None:
-        """Hold that nothing but the pages themselves was asked for, and that nothing was complained of."""
+        """Make sure that nothing but the pages themselves was asked for, and that nothing was complained of."""
         for context in self.contexts[1:]:
             context.close()
         asked, complaints = {address for address in self.asked if not address.startswith(("data:", "about:"))}, list(self.complaints)
@@ -108,9 +98,9 @@ class Visitor:
 
 
 @pytest.fixture(scope="module", name="visitor")
-def one_visitor(browser: Any, pages: Callable[[Trace, str], str]) -> Visitor:
+def one_visitor(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Visitor:
     """One visitor for all."""
-    return Visitor(browser, pages)
+    return Visitor(browser, tmp_path_factory.mktemp("pages"))
 
 
 @pytest.fixture(name="visit")
@@ -120,9 +110,14 @@ def visiting(visitor: Visitor) -> Iterator[Visitor]:
     visitor.leave()
 
 
+def all_of(opened: Any, selector: str, what: str) -> list[Any]:
+    """Return an expression in `e` of each element that a selector finds."""
+    return opened.evaluate(f"[...document.querySelectorAll({selector!r})].map(e => {what})")
+
+
 def details(opened: Any) -> dict[str, str]:
-    """Return what the panel lists: each term and what stands behind it."""
-    return dict(opened.evaluate("[...document.querySelectorAll('#details dl dt')].map(t => [t.textContent, t.nextSibling.textContent])"))
+    """Return what the panel lists: each term and its value."""
+    return dict(all_of(opened, "#details dl dt", "[e.textContent, e.nextSibling.textContent]"))
 
 
 def title(opened: Any) -> str:
@@ -132,12 +127,12 @@ def title(opened: Any) -> str:
 
 def lit(opened: Any, name: str = "picked") -> set[str]:
     """Return the boxes that are highlighted."""
-    return set(opened.evaluate(f"[...document.querySelectorAll('.ui-stage.{name}')].map(box => box.dataset.box)"))
+    return set(all_of(opened, f".ui-stage.{name}", "e.dataset.box"))
 
 
 def shown_rows(opened: Any, table: str) -> list[str]:
-    """Return the names of the rows that are not hidden, in the order in which they stand."""
-    return opened.evaluate(f"[...document.querySelectorAll('#{table} tbody tr')].filter(r => !r.hidden).map(r => r.cells[0].textContent)")
+    """Return the names of the rows that are not hidden, in their order."""
+    return all_of(opened, f"#{table} tbody tr:not([hidden])", "e.cells[0].textContent")
 
 
 def address(opened: Any) -> str:

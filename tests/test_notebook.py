@@ -1,8 +1,7 @@
-"""What a `Trace` shows of itself, and its sections as DataFrames."""
+"""What a `Trace` and a `Drawing` show of themselves, and sections as DataFrames."""
 
 from __future__ import annotations
 
-import html.parser
 import sys
 from typing import Any
 
@@ -10,7 +9,6 @@ import msgspec
 import pandas as pd
 import pytest
 
-from tests.drawn import drawn
 from tests.tiny import traced
 from unetinspect.errors import UsageError
 from unetinspect.views.table import SECTIONS
@@ -24,47 +22,8 @@ def test_a_trace_is_one_line() -> None:
     )
 
 
-class Elements(html.parser.HTMLParser):
-    """Collects the elements of a page and checks that each is closed where it should be."""
-
-    EMPTY = ("br", "meta", "input", "link")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-
-
-@pytest.mark.parametrize("name", ["conditioned", "plain", "ControlNetModel"])
-def test_a_notebook_shows_the_picture_and_every_row(name: str) -> None:
-    """Well-formed HTML without scripts or links: an SVG, and a row for each stage, skip and attention layer."""
-    record = drawn(name)
-    elements = Elements(record._repr_html_())
-    tags = [tag for tag, _ in elements.found]
-    tables = [rows for rows in (record.stages, record.skips, record.attentions) if rows]
-
-    assert elements.open == []
-    assert tags.count("svg") == 1
-    assert tags.count("table") == tags.count("details") == len(tables)
-    assert tags.count("tr") == sum(len(rows) + 1 for rows in tables)
-    assert "script" not in tags
-    assert not any("href" in attributes or "src" in attributes for _, attributes in elements.found)
-
-
 def test_a_drawing_shows_itself() -> None:
-    """In a notebook as SVG that shrinks with the page, as text elsewhere, in one line where it stands in a list."""
+    """In a notebook as SVG that shrinks with the page, as text elsewhere, in one line in a list."""
     drawing = traced("conditioned").draw(level="layer")
 
     assert drawing._repr_html_().replace(' style="max-width:100%;height:auto"', "") == drawing.svg()
@@ -108,8 +67,8 @@ def test_a_section_without_records_has_its_columns() -> None:
     assert {"path", "kind", "heads", "map_shape"} <= set(frame.columns)
 
 
-def test_mistakes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A section that there is not, and a machine without pandas."""
+def test_an_unknown_section_and_a_missing_pandas_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint names the sections, or what to install."""
     with pytest.raises(UsageError, match="a trace has no section 'attention' of many records") as error:
         traced("plain").to_dataframe("attention")
     assert error.value.hint == "did you mean 'attentions'? it has stages, skips, attentions, modules, ports, outputs, inputs"

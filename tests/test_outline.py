@@ -4,93 +4,100 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 
-from tests.drawn import DRAWN, drawn
+from tests.drawn import DRAWN, LEVELS, outlined
 from tests.tiny import traced
-from unetinspect.drawing.outline import Outline, mark_text, outline_of, sum_text
+from unetinspect.drawing.outline import mark_text, outline_of
+from unetinspect.record import SkipChange
+from unetinspect.views.words import skip_label, skip_sum
 
 
-@pytest.fixture(params=DRAWN)
-def outline(request: pytest.FixtureRequest) -> Outline:
-    """The outline of a record."""
-    return outline_of(drawn(request.param))
-
-
-def test_boxes_hold_everything_once(outline: Outline) -> None:
-    """Stages in their order, each in one box; parameters, MACs, skips and attention layers add up to the record's."""
+@pytest.mark.parametrize("name", DRAWN)
+def test_an_outline_has_everything_of_the_record_once(name: str) -> None:
+    """Stages in their order, each in one box; parameters, MACs, skips and attention layers add up; layers as they ran, none nested."""
+    outline = outlined(name)
     record = outline.trace
-    stages = [stage for box in outline.boxes for stage in box.stages]
+    layers = {(layer.path, layer.kind, *layer.map_shape[1:]) for layer in record.attentions}
+    boxes = {box.name: box for box in outline.boxes}
 
-    assert stages == list(record.stages)
-    assert len({box.name for box in outline.boxes}) == len(outline.boxes)
+    assert [stage for box in outline.boxes for stage in box.stages] == list(record.stages)
+    assert len(boxes) == len(outline.boxes)
     assert sum(box.params for box in outline.boxes) == sum(stage.params for stage in record.stages)
     assert sum(box.macs or 0 for box in outline.boxes) == sum(stage.macs or 0 for stage in record.stages)
     assert Counter(skip.order for box in outline.boxes for skip in box.taken) == Counter(skip.order for skip in record.skips)
     assert Counter(skip.index for box in outline.boxes for skip in box.made) == Counter({skip.index for skip in record.skips})
-    layers = {(layer.path, layer.kind, *layer.map_shape[1:]) for layer in record.attentions}
     assert sum(mark.count for box in outline.boxes for mark in box.marks) == len(layers)
-
-
-def test_layers_are_in_order_and_hold_what_their_box_holds(outline: Outline) -> None:
-    """Layers follow each other as they ran, none inside another; together they make and take the skips of their box."""
+    assert sum(link.times for link in outline.links) == len(record.skips)
     for box in outline.boxes:
+        paths = [layer.module.path for layer in box.layers]
         steps = [layer.module.step for layer in box.layers if layer.module.step is not None]
-        inside = {layer.module.path for layer in box.layers}
         assert steps == sorted(steps)
-        assert len(steps) == len(box.layers)
-        assert not any(path.startswith(f"{other}.") for path in inside for other in inside)
+        assert len(steps) == len(paths)
+        assert not any(path.startswith(f"{other}.") for path in paths for other in paths)
         if box.layers and not any(skip.target in {stage.name for stage in box.stages} for skip in box.taken):
             assert [skip for layer in box.layers for skip in layer.taken] == list(box.taken)
-
-
-def test_who_follows_whom_agrees_in_shape(outline: Outline) -> None:
-    """A box takes as many values as the one before it made, or those and the skips that are concatenated to them."""
-    boxes = {box.name: box for box in outline.boxes}
-    for box in outline.boxes:
-        if box.after is not None and box.in_shape is not None:
+        if box.after is not None and box.in_shape is not None:  # as many values as the box before it made, or those and a skip's
             made = boxes[box.after].out_shape
             assert made is not None
-            extra = [0, *(skip.skip_channels for skip in box.taken)]
-            assert box.in_shape[1] - made[1] in extra or len(box.in_shape) != len(made)
+            assert box.in_shape[1] - made[1] in [0, *(skip.skip_channels for skip in box.taken)] or len(box.in_shape) != len(made)
+        for level in LEVELS:
+            of_layers, rest = outline.ends(box, level)
+            assert [layer for layer, _ in of_layers] == (list(box.layers) if level == "layer" else [])
+            every = [*(ends for _, ends in of_layers), rest]
+            assert Counter(link for ends in every for link in ends.made) == Counter(o for o in outline.links if o.source == box.name)
+            assert Counter(link for ends in every for link in ends.taken) == Counter(o for o in outline.links if o.target == box.name)
+            for layer, ends in of_layers:
+                assert all(link.skip.target.startswith(layer.module.path) for link in ends.taken)
+                assert all(link.skip.source.startswith(layer.module.path) for link in ends.made)
 
 
 def test_the_u_of_sd15() -> None:
     """The picture that everybody knows: sides, sizes, channels, and the chain from conv_in to conv_out."""
-    outline = outline_of(traced("sd15"))
+    outline = outlined("sd15")
     chain = ["conv_in", *(f"down_blocks.{i}" for i in range(4)), "mid_block", *(f"up_blocks.{i}" for i in range(4))]
     chain += ["conv_norm_out", "conv_act", "conv_out"]
-    path = [box for box in outline.boxes if box.side != "top"]
+    sizes = [((64, 64), 320), ((64, 64), 320), ((32, 32), 640), ((16, 16), 1280), ((8, 8), 1280)]
 
-    assert [box.name for box in path] == chain
-    assert [box.after for box in path] == [None, *chain[:-1]]
-    assert [(box.size, box.channels) for box in outline.on("left")] == [
-        ((64, 64), 320),
-        ((64, 64), 320),
-        ((32, 32), 640),
-        ((16, 16), 1280),
-        ((8, 8), 1280),
-    ]
+    assert [(box.name, box.after) for box in outline.chain] == list(zip(chain, [None, *chain[:-1]], strict=True))
+    assert [(box.size, box.channels) for box in outline.on("left")] == sizes
     assert [mark_text(mark) for mark in outline.box_of("up_blocks.1").marks] == ["3 self 256x256", "3 cross 256x77"]
-    assert [sum_text(skip) for skip in outline.box_of("up_blocks.1").taken] == ["1280 + 1280 -> 1280"] * 2 + ["1280 + 640 -> 1280"]
-    assert [layer.name for layer in outline.box_of("down_blocks.0").layers] == [
-        *("resnets.0", "attentions.0", "resnets.1", "attentions.1", "downsamplers.0")
+    assert [skip_sum(skip, with_concat=False) for skip in outline.box_of("up_blocks.1").taken] == ["1280 + 1280 -> 1280"] * 2 + [
+        "1280 + 640 -> 1280"
     ]
-    assert [layer.kind for layer in outline.box_of("down_blocks.0").layers] == ["resnet", "attention"] * 2 + ["downsample"]
+    layers = [layer.name for layer in outline.box_of("down_blocks.0").layers]
+    assert layers == ["resnets.0", "attentions.0", "resnets.1", "attentions.1", "downsamplers.0"]
 
 
-def test_stages_that_are_alike_are_one_box() -> None:
-    """aMUSEd's 22 transformer layers stand as one, with all their attention; its tokens are its places."""
-    box = outline_of(traced("amused-512")).box_of("transformer_layers.7")
+def test_stages_that_are_alike_are_one_box_and_branches_are_not_a_chain() -> None:
+    """aMUSEd's 22 transformer layers are one box, with all their attention; a ControlNet's zero convolutions follow none."""
+    box = outlined("amused-512").box_of("transformer_layers.7")
+    branches = outlined("controlnet-sd15-canny").on("right")
 
     assert (box.name, len(box.stages)) == ("transformer_layers.0-21", 22)
     assert [mark_text(mark) for mark in box.marks] == ["22 self 256x256", "22 cross 256x77"]
     assert (box.size, box.cells, box.channels) == ((256,), 256, 1024)
+    assert all(box.after is None for box in branches)
+    assert sum(len(box.stages) for box in branches) == 13
 
 
-def test_what_leaves_a_controlnet_is_no_chain() -> None:
-    """Its zero convolutions are branches: none follows another, those of one width are one box."""
-    boxes = outline_of(traced("controlnet-sd15-canny")).on("right")
+def test_what_changes_a_skip_is_beside_its_channels() -> None:
+    """A filter, and a sum with something else, once each; not a sum of its own sources."""
+    skip = traced("sd15").skips[0]
+    added = SkipChange(kind="sum", with_=("down_block_additional_residuals.1",), shape=skip.shape, ops=("add",))
+    own = msgspec.structs.replace(added, with_=skip.sources)
+    filtered, cast = (msgspec.structs.replace(added, kind=kind, with_=()) for kind in ("filter", "cast"))
+    wanted = {(): "1280", (own, cast): "1280 (cast)", (added, added): "1280 (sum)", (own, added, filtered): "1280 (sum, filter)"}
 
-    assert all(box.after is None for box in boxes)
-    assert sum(len(box.stages) for box in boxes) == 13
+    assert {changes: skip_label(msgspec.structs.replace(skip, changes=changes)) for changes in wanted} == wanted
+
+
+def test_names_are_printable_and_ascii_where_asked() -> None:
+    """What could move a cursor or end a line is escaped in every name, and without Unicode all but ASCII too."""
+    record = traced("conditioned")
+    evil = msgspec.structs.replace(record, model=msgspec.structs.replace(record.model, name="a\x1b[31m\n\ud800é"))
+
+    assert outline_of(evil).trace.model.name == r"a\x1b[31m\n\ud800é"
+    assert outline_of(evil, ascii_only=True).trace.model.name == r"a\x1b[31m\n\ud800\xe9"
+    assert outline_of(record).trace is record

@@ -203,7 +203,7 @@ def test_a_folder_is_listed_with_the_numbers_of_its_records(cli: Any, monkeypatc
     assert found_in(cli, "runs/*/unet")[0] == ["runs/one/unet/config.json", "runs/two/unet/config.json"]
     assert found_in(cli, "runs/**/mine.yaml", "runs/three/mine.yaml", "runs/t*/*.yaml")[0] == ["runs/three/mine.yaml"]
 
-    monkeypatch.setattr(search, "MAX_DEPTH", 1)
+    monkeypatch.setattr(local, "MAX_DEPTH", 1)
     paths, err = found_in(cli, "runs")
     assert "runs/one/unet/config.json" not in paths
     assert "note: not searched: folders deeper than 1 level (in 3 folders, such as runs/" in err

@@ -13,7 +13,8 @@ from msgspec import structs
 from unetinspect.cli.options import DiffOptions, TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, read_named
-from unetinspect.drawing.forms import SUFFIXES, Form, Level, form_of
+from unetinspect.drawing.drawing import SUFFIXES, Form, form_of
+from unetinspect.drawing.outline import Level
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Envelope, Trace
 from unetinspect.unets.request import parse_counts

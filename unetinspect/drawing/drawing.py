@@ -1,16 +1,47 @@
-"""One U in every form that it can be drawn in."""
+"""One U in every form that it can be drawn in, and what a record shows of itself in a notebook. What draws is imported when it draws."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
-from unetinspect.drawing.forms import Form, Level, form_of
-from unetinspect.drawing.outline import outline_of
-from unetinspect.errors import UsageError
+from unetinspect.drawing.outline import Level, outline_of
+from unetinspect.errors import UsageError, nearest_names
 from unetinspect.record import Trace
 from unetinspect.streams import write_file
+from unetinspect.units import format_count, format_shape, plural
+
+Form = Literal["svg", "html", "png", "mmd", "dot", "txt"]
+SUFFIXES: dict[str, Form] = {
+    ".svg": "svg",
+    ".html": "html",
+    ".htm": "html",
+    ".png": "png",
+    ".mmd": "mmd",
+    ".mermaid": "mmd",
+    ".dot": "dot",
+    ".gv": "dot",
+    ".txt": "txt",
+}
+# What people type for a form that has another name.
+_INSTEAD = {".pdf": ".svg", ".eps": ".svg", ".jpg": ".png", ".jpeg": ".png", ".webp": ".png", ".json": "--json", ".md": "--format md"}
+
+
+def form_of(path: str | os.PathLike[str]) -> Form:
+    """Return the form that a file's name asks for.
+
+    Raises:
+        UsageError: Its extension is not one of a drawing.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix]
+    forms = [f".{form}" for form in get_args(Form)]
+    close = _INSTEAD.get(suffix) or next(iter(nearest_names(suffix, forms, count=1)), None)
+    meant = f"did you mean {Path(path).stem}{close}? " if close in forms else f"use {close} instead; " if close else ""
+    wrong = f"a drawing cannot be a {suffix} file" if suffix else "it has no file extension"
+    raise UsageError(f"cannot draw {os.fspath(path)}: {wrong}", hint=f"{meant}drawings are {', '.join(forms)}")
 
 
 class Drawing:
@@ -18,12 +49,12 @@ class Drawing:
 
     Attributes:
         trace: The record.
-        level: "stage": a box a stage; "layer": each of its resnets, transformers and samplers too.
+        level: "stage": one box per stage; "layer": one row per resnet, transformer and sampler in them too.
     """
 
     def __init__(self, trace: Trace, *, level: Level = "stage") -> None:
         if level not in get_args(Level):
-            raise UsageError(f"level={level!r}: a drawing has two levels", hint=" or ".join(f"level={name!r}" for name in get_args(Level)))
+            raise UsageError(f"unknown level {level!r}", hint=" or ".join(f"level={name!r}" for name in get_args(Level)))
         self.trace = trace
         self.level = level
         self._outline = outline_of(trace)
@@ -60,9 +91,9 @@ class Drawing:
 
     def text(self, *, width: int | None = None, unicode: bool = True, color: bool = False) -> str:
         """Return the U drawn in characters, `width` columns wide; None is as wide as it needs."""
-        from unetinspect.drawing.terminal import terminal
+        from unetinspect.drawing.text import text
 
-        return terminal(self._outline, level=self.level, width=width, unicode=unicode, color=color)
+        return text(self._outline, level=self.level, width=width, unicode=unicode, color=color)
 
     def render(self, form: Form) -> str | bytes:
         """Return the drawing in one form; PNG is bytes, the others are text."""
@@ -74,7 +105,7 @@ class Drawing:
         """Write the drawing into a file, whole or not at all, in the form that its name asks for.
 
         Raises:
-            UsageError: The name ends in no form, or the file cannot be written.
+            UsageError: The name asks for no form, or the file cannot be written.
         """
         drawn = self.render(form_of(path))
         try:
@@ -83,7 +114,8 @@ class Drawing:
             raise UsageError(f"cannot write to {os.fspath(path)}: {error.strerror or error}") from None
 
     def _repr_html_(self) -> str:
-        return shrinking(self.svg())
+        """Return the SVG, which shrinks with the page."""
+        return self.svg().replace("<svg ", '<svg style="max-width:100%;height:auto" ', 1)
 
     def __repr__(self) -> str:
         return f"<Drawing of {self.trace.model.name}, level={self.level!r}>"
@@ -92,6 +124,29 @@ class Drawing:
         return self.text()
 
 
-def shrinking(svg: str) -> str:
-    """Return an SVG for the inside of a page: it shrinks with what it stands in."""
-    return svg.replace("<svg ", '<svg style="max-width:100%;height:auto" ', 1)
+def one_line(trace: Trace) -> str:
+    """Write a record in one line: model, shapes and counts."""
+    sample = next((given.shape for given in trace.run.inputs if given.shape is not None), None)
+    model = f"{trace.model.name}, {trace.model.class_name}, {format_count(trace.totals.params)} params"
+    shapes = f"sample {format_shape(sample)} -> {format_shape(trace.output.shape)}"
+    counts = (
+        plural(len(trace.stages), "stage"),
+        plural(trace.totals.skips.consumed, "skip"),
+        plural(trace.totals.attention.total + trace.totals.attention.without_processor, "attention layer"),
+    )
+    return f"<Trace of {model}: {shapes}; {', '.join(counts)}>"
+
+
+def to_html(trace: Trace) -> str:
+    """Return what a notebook shows: what was traced, the picture, and the stages, skips and attention layers to unfold."""
+    from unetinspect.drawing.page.markup import Markup, tag
+    from unetinspect.drawing.page.tables import page_tables, table_markup
+    from unetinspect.views.header import header
+
+    folded = [
+        tag("details", tag("summary", plural(len(table.rows), table.noun)), table_markup(table))
+        for table in page_tables(trace)
+        if table.rows and table.id != "modules"
+    ]
+    lines = [tag("div", line) for line in header(trace.model, trace.run)]
+    return tag("div", tag("div", *lines), Markup(Drawing(trace)._repr_html_()), *folded)

@@ -1,6 +1,6 @@
 """What a drawing shows of a trace: the boxes of the U, their layers, and which skip leaves and enters where. Places nothing.
 
-Every form of `draw` (SVG, HTML, terminal, Mermaid, DOT) is a function of an `Outline`, so that all tell the same.
+Every form of `draw` (SVG, HTML, terminal, Mermaid, DOT) is a function of an `Outline`, so that all show the same.
 """
 
 from __future__ import annotations
@@ -8,30 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
-from unetinspect.drawing.caption import caption
 from unetinspect.record import Attention, Module, Run, Shape, Skip, Stage, Trace
-from unetinspect.units import format_count
+from unetinspect.units import format_count, visible
 from unetinspect.views.words import skip_sum
 
+Level = Literal["stage", "layer"]
 Side = Literal["top", "left", "bottom", "right"]
-LayerKind = Literal["resnet", "attention", "downsample", "upsample", "other"]
 _SIDES: dict[str, Side] = {"embed": "top", "in": "left", "down": "left", "mid": "bottom", "up": "right", "out": "right"}
 
 
 class Mark(Struct, frozen=True):
-    """Attention layers that are alike: of one kind, on maps of one size.
-
-    Attributes:
-        kind: "self", "cross", ...
-        count: How many layers.
-        heads: The numbers of heads that they have.
-        query_tokens: Rows of a map.
-        key_tokens: Columns of a map.
-    """
+    """Attention layers that are alike: of one kind, on maps of one size, query_tokens x key_tokens."""
 
     kind: str
     count: int
@@ -46,34 +38,32 @@ class Layer(Struct, frozen=True):
     Attributes:
         module: Its record.
         name: Its path below the stage: "resnets.0".
-        kind: What it does.
         marks: Its attention layers.
-        made: Skips that it, or a module in it, produced.
+        made: Skips produced by it, or by a module in it.
         taken: Skips that are concatenated to its input, or to that of a module in it.
     """
 
     module: Module
     name: str
-    kind: LayerKind
     marks: tuple[Mark, ...]
     made: tuple[Skip, ...]
     taken: tuple[Skip, ...]
 
 
 class Box(Struct, frozen=True):
-    """A stage, or a run of stages in one list that are alike ("transformer_layers.0-21").
+    """A stage, or consecutive stages of one list that are alike ("transformer_layers.0-21").
 
     Attributes:
         stages: The stages, in execution order.
         name: What to write on it.
-        side: Where it stands: embeddings at the top, down the left, across the bottom, up the right.
+        side: Embeddings are at the top; the U goes down the left, across the bottom, up the right.
         layers: In execution order; none in a box of several stages.
         marks: Its attention layers.
-        made: Skips that it produced, in that order.
-        taken: Skips that are consumed in it, in that order.
-        channels: Channels that it works at: those of its output.
-        size: (height, width), (length,) of a signal, or (tokens,), that it works at: that of its input; None: no such axes.
-        after: The box whose output it takes, by name, as far as their shapes show; None: it takes another tensor.
+        made: Skips that it produces, in that order.
+        taken: Skips that it consumes, in that order.
+        channels: The channels of its output.
+        size: Its resolution, that of its input: (height, width), (length,) of a signal, (tokens,); None without such axes.
+        after: The name of the box whose output it takes, as far as the shapes show; None where it takes another tensor.
     """
 
     stages: tuple[Stage, ...]
@@ -89,17 +79,17 @@ class Box(Struct, frozen=True):
 
     @property
     def cells(self) -> int | None:
-        """How many places of the sample it works at: height x width, the length, or the tokens."""
+        """The resolution as one number: height x width, the length, or the tokens."""
         return None if self.size is None else prod(self.size)
 
     @property
     def in_shape(self) -> Shape | None:
-        """What goes into its first stage."""
+        """The input of its first stage."""
         return self.stages[0].in_shape
 
     @property
     def out_shape(self) -> Shape | None:
-        """What comes out of its last stage."""
+        """The output of its last stage."""
         return self.stages[-1].out_shape
 
     @property
@@ -118,41 +108,90 @@ class Box(Struct, frozen=True):
         return None if self.stages[0].macs is None else sum(stage.macs or 0 for stage in self.stages)
 
 
+class Link(Struct, frozen=True):
+    """A skip, from the module that produced it to one that consumes it.
+
+    Attributes:
+        number: Its place among the links, from 0.
+        skip: The first time that it is consumed there.
+        source: The name of the box that produced it.
+        target: The name of the box that consumes it.
+        times: How often its target ran and consumed it.
+    """
+
+    number: int
+    skip: Skip
+    source: str
+    target: str
+    times: int
+
+    def sum(self, arrow: str) -> str:
+        """Write "640 + 320 -> 320", and how often."""
+        return skip_sum(self.skip, arrow=arrow, with_concat=False) + ("" if self.times == 1 else f", {self.times} times")
+
+
+class Ends(Struct, frozen=True):
+    """The links that leave and enter a box, or a layer of it, each in their order from top to bottom."""
+
+    made: tuple[Link, ...]
+    taken: tuple[Link, ...]
+
+
 class Outline(Struct, frozen=True):
     """A whole U.
 
     Attributes:
         trace: The record.
         boxes: In execution order.
-        title: One line: model, class, parameters.
-        caption: Lines of totals: sizes, skips and attention, costs.
+        links: In the order in which their skips are first consumed.
     """
 
     trace: Trace
     boxes: tuple[Box, ...]
-    title: str
-    caption: tuple[str, ...]
+    links: tuple[Link, ...]
+
+    @property
+    def title(self) -> str:
+        """One line: model, class, parameters."""
+        model = self.trace.model
+        return f"{model.name}: {model.class_name}, {format_count(self.trace.totals.params)} params"
+
+    @property
+    def chain(self) -> tuple[Box, ...]:
+        """The boxes of the U itself, without the embeddings, in execution order."""
+        return tuple(box for box in self.boxes if box.side != "top")
 
     def on(self, side: Side) -> tuple[Box, ...]:
         """Return the boxes of one side, in execution order."""
         return tuple(box for box in self.boxes if box.side == side)
 
     def box_of(self, stage: str) -> Box:
-        """Return the box that a stage stands in."""
-        return next(box for box in self.boxes if any(one.name == stage for one in box.stages))
+        """Return the box of a stage."""
+        return _box_of(self.boxes, stage)
+
+    def ends(self, box: Box, level: Level) -> tuple[list[tuple[Layer, Ends]], Ends]:
+        """Return the layers of a box that a level shows, in execution order, each with its links; and all other links of the box."""
+        made = sorted((link for link in self.links if link.source == box.name), key=lambda link: (link.skip.index, -link.number))
+        taken = [link for link in self.links if link.target == box.name]
+        layers = []
+        for layer in box.layers if level == "layer" else ():
+            its = Ends(tuple(link for link in made if link.skip in layer.made), tuple(link for link in taken if link.skip in layer.taken))
+            made, taken = ([link for link in links if link not in some] for links, some in ((made, its.made), (taken, its.taken)))
+            layers.append((layer, its))
+        return layers, Ends(tuple(made), tuple(taken))
 
 
-def outline_of(trace: Trace) -> Outline:
-    """Return what a drawing of a trace shows."""
+def outline_of(trace: Trace, *, ascii_only: bool = False) -> Outline:
+    """Return what a drawing of a trace shows. In its texts, what cannot be printed is written as Python escapes it."""
+    trace = _printable(trace, ascii_only=ascii_only)
     boxes: list[Box] = []
-    for stages in _runs(trace):
+    for stages in _alike(trace):
         boxes.append(_box(trace, stages, boxes))
-    title = f"{trace.model.name}: {trace.model.class_name}, {format_count(trace.totals.params)} params"
-    return Outline(trace, tuple(boxes), title, tuple(caption(trace)))
+    return Outline(trace, tuple(boxes), tuple(_links(trace, boxes)))
 
 
 def mark_text(mark: Mark, *, times: str = "x", of_one: bool = False) -> str:
-    """Write "2 self 4096x4096": how many layers of which kind on maps of which size, (query_tokens) x (key_tokens).
+    """Write "2 self 4096x4096": how many layers, which kind, query_tokens x key_tokens; `of_one` leaves a count of 1 out.
 
     >>> mark_text(Mark("cross", 2, (8,), 4096, 77))
     '2 cross 4096x77'
@@ -161,20 +200,39 @@ def mark_text(mark: Mark, *, times: str = "x", of_one: bool = False) -> str:
     return f"{count}{mark.kind} {mark.query_tokens}{times}{mark.key_tokens}"
 
 
-def sum_text(skip: Skip, *, arrow: str = "->") -> str:
-    """Write "1280 + 640 -> 1280": hidden + skip and what the resnet makes of them."""
-    return skip_sum(skip, arrow=arrow, with_concat=False)
+def channels_of(shape: Shape | None, run: Run) -> int | None:
+    """Return the channels of a tensor: its second axis; of (batch, tokens, channels), its last."""
+    if shape is None or len(shape) < 2:
+        return None
+    return shape[-1] if len(shape) == 3 and run.medium != "signal" else shape[1]
 
 
-def _runs(trace: Trace) -> Iterator[tuple[Stage, ...]]:
-    """Yield the stages, those that follow each other in one list and differ in nothing but their place together."""
+def _printable(trace: Trace, *, ascii_only: bool) -> Trace:
+    """Escape what could move a cursor or end a line, once for every form: names are what others wrote."""
+    plain = msgspec.to_builtins(trace)
+    written = str(plain)  # Python escapes what cannot be printed
+    if "\\" not in written and (written.isascii() or not ascii_only):
+        return trace
+
+    def escaped(value: Any) -> Any:
+        if isinstance(value, str):
+            return visible(value).encode("ascii", "backslashreplace").decode() if ascii_only else visible(value)
+        if isinstance(value, dict):
+            return {escaped(key): escaped(inner) for key, inner in value.items()}
+        return [escaped(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    return msgspec.convert(escaped(plain), Trace)
+
+
+def _alike(trace: Trace) -> Iterator[tuple[Stage, ...]]:
+    """Yield the stages; those that follow each other in one list and differ in nothing but their number, together."""
     busy = {name for skip in trace.skips for name in (skip.source_stage, skip.target_stage)}
 
     def alike(stage: Stage) -> tuple[object, ...]:
         listed, _, item = stage.name.rpartition(".")
         alone = stage.name if stage.name in busy or not item.isdigit() else listed
-        same = (stage.class_name, stage.in_shape, stage.out_shape, stage.role, stage.params, stage.transformer_blocks)
-        return alone, same, (stage.resnets, tuple(_marks(_in_stage(trace.attentions, stage.name))))
+        same = (stage.class_name, stage.in_shape, stage.out_shape, stage.role, stage.params, stage.transformer_blocks, stage.resnets)
+        return alone, same, _marks(layer for layer in trace.attentions if layer.stage == stage.name)
 
     for _, run in groupby(trace.stages, key=alike):
         yield tuple(run)
@@ -183,16 +241,14 @@ def _runs(trace: Trace) -> Iterator[tuple[Stage, ...]]:
 def _box(trace: Trace, stages: tuple[Stage, ...], before: Sequence[Box]) -> Box:
     names = {stage.name for stage in stages}
     first, last = stages[0], stages[-1]
-    made = sorted((skip for skip in trace.skips if skip.source_stage in names), key=lambda skip: skip.index)
     side = _SIDES[first.role]
     return Box(
         stages=stages,
         name=first.name if first is last else f"{first.name}-{last.name.rpartition('.')[2]}",
         side=side,
         layers=_layers(trace, first) if first is last else (),
-        marks=tuple(_marks(layer for layer in trace.attentions if layer.stage in names)),
-        # A skip that is read in every execution of a block is made once.
-        made=tuple({skip.index: skip for skip in made}.values()),
+        marks=_marks(layer for layer in trace.attentions if layer.stage in names),
+        made=_made(skip for skip in trace.skips if skip.source_stage in names),
         taken=tuple(skip for skip in trace.skips if skip.target_stage in names),
         channels=channels_of(last.out_shape, trace.run),
         size=_size(first.in_shape, trace.run),
@@ -200,11 +256,16 @@ def _box(trace: Trace, stages: tuple[Stage, ...], before: Sequence[Box]) -> Box:
     )
 
 
+def _made(skips: Iterable[Skip]) -> tuple[Skip, ...]:
+    """Return skips in the order in which they were produced; one that is consumed several times is produced once."""
+    return tuple({skip.index: skip for skip in sorted(skips, key=lambda skip: skip.index)}.values())
+
+
 def _before(trace: Trace, stage: Stage, before: Sequence[Box]) -> str | None:
-    """Return the box that came right before, where what it made is what this one took, as far as shapes tell.
+    """Return the box that came right before, if its output is what this stage took, as far as shapes show.
 
     Between the two, a skip may have been concatenated (Kandinsky 3), or tokens become an image. Several tensors that are
-    returned (a ControlNet's) leave from the way down: what follows it are branches, no chain.
+    returned (a ControlNet's) leave from the down path: what follows it are branches, not a chain.
     """
     chain = [box for box in before if box.side != "top"]
     if not chain or (stage.role == "out" and len(trace.outputs) > 1):
@@ -218,65 +279,61 @@ def _before(trace: Trace, stage: Stage, before: Sequence[Box]) -> str | None:
 
 
 def _layers(trace: Trace, stage: Stage) -> tuple[Layer, ...]:
-    inside = [module for module in trace.modules if module.path.startswith(f"{stage.name}.") and module.calls]
     outermost: list[Module] = []
-    for module in inside:
-        if not any(module.path.startswith(f"{found.path}.") for found in outermost):
+    for module in trace.modules:
+        inside = module.path.startswith(f"{stage.name}.") and module.calls
+        if inside and not any(_holds(found.path, module.path) for found in outermost):
             outermost.append(module)
     outermost.sort(key=lambda module: -1 if module.step is None else module.step)
-    return tuple(_layer(trace, stage, module) for module in outermost)
+    return tuple(
+        Layer(
+            module=module,
+            name=module.path.removeprefix(f"{stage.name}."),
+            marks=_marks(layer for layer in trace.attentions if _holds(module.path, layer.path)),
+            made=_made(skip for skip in trace.skips if _holds(module.path, skip.source)),
+            taken=tuple(skip for skip in trace.skips if _holds(module.path, skip.target)),
+        )
+        for module in outermost
+    )
 
 
-def _layer(trace: Trace, stage: Stage, module: Module) -> Layer:
-    def holds(path: str) -> bool:
-        return path == module.path or path.startswith(f"{module.path}.")
-
-    marks = tuple(_marks(layer for layer in trace.attentions if holds(layer.path)))
-    made = {skip.index: skip for skip in sorted(trace.skips, key=lambda skip: skip.index) if holds(skip.source)}
-    taken = tuple(skip for skip in trace.skips if holds(skip.target))
-    name = module.path.removeprefix(f"{stage.name}.")
-    return Layer(module, name, _kind(module, name, marks, trace.run), marks, tuple(made.values()), taken)
+def _holds(path: str, other: str) -> bool:
+    return other == path or other.startswith(f"{path}.")
 
 
-def _kind(module: Module, name: str, marks: tuple[Mark, ...], run: Run) -> LayerKind:
-    if marks:
-        return "attention"
-    if "res" in name.partition(".")[0] or "ResBlock" in module.class_name or "Resnet" in module.class_name:
-        return "resnet"
-    before, after = _size(module.in_shape, run), _size(module.out_shape, run)
-    if before is None or after is None or before == after or len(before) != len(after):
-        return "other"
-    return "downsample" if after < before else "upsample"
-
-
-def _marks(layers: Iterable[Attention]) -> list[Mark]:
+def _marks(layers: Iterable[Attention]) -> tuple[Mark, ...]:
     """Count the attention layers that are alike, in the order in which the first of each ran; one that ran twice is one."""
     alike: dict[tuple[str, int, int], dict[str, int]] = {}
     for layer in layers:
         _, queries, keys = layer.map_shape
         alike.setdefault((layer.kind, queries, keys), {})[layer.path] = layer.heads
-    return [Mark(kind, len(heads), tuple(sorted(set(heads.values()))), queries, keys) for (kind, queries, keys), heads in alike.items()]
+    return tuple(
+        Mark(kind, len(heads), tuple(sorted(set(heads.values()))), queries, keys) for (kind, queries, keys), heads in alike.items()
+    )
 
 
-def _in_stage(layers: Iterable[Attention], stage: str) -> list[Attention]:
-    return [layer for layer in layers if layer.stage == stage]
+def _links(trace: Trace, boxes: Sequence[Box]) -> Iterator[Link]:
+    """Yield the links; a skip that is consumed again in the same way is the same link."""
+    alike: dict[tuple[object, ...], list[Skip]] = {}
+    for skip in trace.skips:
+        alike.setdefault((skip.index, skip.source, skip.target, skip_sum(skip)), []).append(skip)
+    for number, skips in enumerate(alike.values()):
+        source, target = _box_of(boxes, skips[0].source_stage), _box_of(boxes, skips[0].target_stage)
+        yield Link(number, skips[0], source.name, target.name, len(skips))
+
+
+def _box_of(boxes: Sequence[Box], stage: str) -> Box:
+    return next(box for box in boxes if any(one.name == stage for one in box.stages))
 
 
 def _size(shape: Shape | None, run: Run) -> Shape | None:
-    """Return the axes of a tensor's places.
+    """Return the spatial axes of a tensor.
 
     (height, width) of (batch, channels, height, width) and of a video's frames, (length,) of a signal (batch, channels,
     length), (tokens,) of (batch, tokens, channels).
     """
     if shape is None or len(shape) < 3:
         return None
-    if len(shape) > 3 or tuple(shape[1:]) == run.sample_size:  # the latter are ids, one for each place of an image
+    if len(shape) > 3 or tuple(shape[1:]) == run.sample_size:  # the latter are ids, one for each cell of an image
         return tuple(shape[-2:])
     return (shape[2] if run.medium == "signal" else shape[1],)
-
-
-def channels_of(shape: Shape | None, run: Run) -> int | None:
-    """Return the channels of a tensor: its second axis; of (batch, tokens, channels), its last."""
-    if shape is None or len(shape) < 2:
-        return None
-    return shape[-1] if len(shape) == 3 and run.medium != "signal" else shape[1]

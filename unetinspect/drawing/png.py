@@ -12,40 +12,36 @@ from unetinspect.drawing.text_width import TIMES
 # What the last fallback, an ASCII font, cannot write.
 _ASCII = str.maketrans({"→": "-&gt;", TIMES: "x"})
 _FAMILY = "Aileron"
-# A character that stands for nothing: it is drawn as a font draws what it lacks.
+# An unassigned character is drawn as a font draws what it lacks.
 _UNASSIGNED = "\U0010fffd"
 
 
-def png(svg_text: str, *, scale: float = 2) -> bytes:
+def png(svg_text: str, *, scale: float = 2, system_fonts: bool = True) -> bytes:
     """Draw an SVG that `svg` returned, on white, `scale` pixels to a unit.
 
     Symbols that no font of this machine has are written in ASCII.
     """
-    return _draw(svg_text, scale, system_fonts=True)
-
-
-def _draw(svg_text: str, scale: float, *, system_fonts: bool) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         font = Path(folder, "fallback.ttf")
         font.write_bytes(_fallback_font())
-        fonts = {"skip_system_fonts": not system_fonts, "font_files": [str(font)]}
-        text = svg_text if _writes_symbols(fonts) else svg_text.translate(_ASCII)
-        return _render(text, fonts, zoom=scale)
+        options: dict[str, Any] = {"background": "#ffffff", "font_files": [str(font)], "skip_system_fonts": not system_fonts}
+        if not system_fonts:
+            options |= {"font_family": _FAMILY, "sans_serif_family": _FAMILY}
+        text = svg_text if _writes_symbols(options) else svg_text.translate(_ASCII)
+        return _render(text, zoom=scale, **options)
 
 
-def _writes_symbols(fonts: dict[str, Any]) -> bool:
-    """Tell whether an arrow and a multiplication sign are drawn: as something, and not as what is lacking."""
+def _writes_symbols(options: dict[str, Any]) -> bool:
+    """Return whether an arrow and a multiplication sign are drawn: neither as nothing nor as what is lacking."""
     page = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><text y="15" font-size="12">{}</text></svg>'
-    lacking = {_render(page.format(text), fonts, zoom=1) for text in ("", _UNASSIGNED)}
-    return not any(_render(page.format(symbol), fonts, zoom=1) in lacking for symbol in ("→", TIMES))
+    lacking = {_render(page.format(text), zoom=1, **options) for text in ("", _UNASSIGNED)}
+    return not any(_render(page.format(symbol), zoom=1, **options) in lacking for symbol in ("→", TIMES))
 
 
-def _render(text: str, fonts: dict[str, Any], *, zoom: float) -> bytes:
+def _render(svg_text: str, **options: Any) -> bytes:
     import resvg_py
 
-    families = {"font_family": _FAMILY, "sans_serif_family": _FAMILY} if fonts["skip_system_fonts"] else {}
-    options: dict[str, Any] = {"background": "#ffffff", "zoom": zoom, **fonts, **families}
-    return bytes(resvg_py.svg_to_bytes(svg_string=text, **options))
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg_text, **options))
 
 
 @cache

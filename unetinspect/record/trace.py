@@ -86,12 +86,12 @@ class Trace(Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Return one line: model, shapes and counts."""
-        from unetinspect.drawing.notebook import one_line
+        from unetinspect.drawing.drawing import one_line
 
         return one_line(self)
 
     def _repr_html_(self) -> str:
-        from unetinspect.drawing.notebook import to_html
+        from unetinspect.drawing.drawing import to_html
 
         return to_html(self)
 

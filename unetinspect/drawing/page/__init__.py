@@ -8,8 +8,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
-from unetinspect.drawing.forms import Level
-from unetinspect.drawing.outline import Outline
+from unetinspect.drawing.outline import Level, Outline
 from unetinspect.drawing.page.markup import TIMES, Markup, joined, script_json, tag
 from unetinspect.drawing.page.record import page_record
 from unetinspect.drawing.page.tables import PageTable, page_tables, table_markup
@@ -106,19 +105,19 @@ def _workspace(outline: Outline, picture: Markup, tables: tuple[PageTable, ...])
 
 def _zoom() -> Markup:
     buttons = [("out", "\N{MINUS SIGN}", "Smaller"), ("in", "+", "Larger"), ("fit", "Fit", "Fit to the width")]
-    themes = [("system", "System colours"), ("light", "Light"), ("dark", "Dark")]
-    theme = tag("select", *(tag("option", text, value=name) for name, text in themes), id="theme", aria_label="Colours")
+    themes = [("", "System colors"), ("light", "Light"), ("dark", "Dark")]
+    theme = tag("select", *(tag("option", text, value=name) for name, text in themes), id="theme", aria_label="Colors")
     inside = [tag("button", text, type="button", data_zoom=name, aria_label=label) for name, text, label in buttons]
     return tag("div", *inside, theme, class_="zoom", hidden=True, data_script=True)
 
 
 def _keys() -> Markup:
-    keys = [("Tab", "goes to the next skip or box"), ("Enter", "pins it"), ("← →", "show the skip before or after"), ("Esc", "lets go")]
+    keys = [("Tab", "next skip or box"), ("Enter", "pins it"), ("← →", "previous or next skip"), ("Esc", "clears")]
     return tag("ul", *(tag("li", tag("kbd", key), f" {what}") for key, what in keys), class_="keys")
 
 
 def _panel() -> Markup:
-    start = tag("p", "Point at a box of the U, or at a skip, to see what it is. A click pins it.", class_="start")
+    start = tag("p", "Hover over a box or a skip to see its details. Click to pin it.", class_="start")
     inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), start, _keys(), id="details")
     close = tag("button", TIMES, type="button", id="close", class_="close", aria_label="Close the details", hidden=True)
     return tag("aside", inside, close, class_="panel", id="panel", aria_labelledby="details-title", hidden=True, data_script=True)
@@ -147,7 +146,7 @@ def _controls(table: PageTable) -> Iterator[Markup]:
         return
     if table.hint:
         found = tag(
-            "input", type="search", id=f"{table.id}-search", placeholder=f"for example {table.hint}", autocomplete="off", spellcheck="false"
+            "input", type="search", id=f"{table.id}-search", placeholder=f"e.g. {table.hint}", autocomplete="off", spellcheck="false"
         )
         yield tag("label", tag("span", f"Search {table.noun}s"), found, class_="search")
     if len(table.kinds) > 1:

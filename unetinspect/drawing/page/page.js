@@ -20,7 +20,7 @@ function pickOfFocus(target) {
 }
 
 function listenPicture() {
-  // A button in a button has no name of its own: by keyboard, layers are found in the list of modules of their box.
+  // A button inside a button cannot have a name: by keyboard, layers are reached in their box's list of modules.
   for (const drawn of layerElements) for (const name of ["tabindex", "role", "aria-label"]) drawn.removeAttribute(name);
   view.addEventListener("pointerover", (event) => event.pointerType !== "touch" && peek(pickOf(event.target)));
   view.addEventListener("pointerleave", () => peek(null));
@@ -28,7 +28,7 @@ function listenPicture() {
   view.addEventListener("focusout", () => peek(null));
   view.addEventListener("click", (event) => {
     const pick = pickOf(event.target);
-    if (pick === null ? pinned !== null : same(pick, pinned)) letGo();
+    if (pick === null ? pinned !== null : same(pick, pinned)) clear();
     else if (pick !== null) pin(pick);
   });
   view.addEventListener("keydown", (event) => {
@@ -62,11 +62,11 @@ function stepFromPanel(by) {
   panel.querySelector(`[data-step="${by}"]`).focus({ preventScroll: true });
 }
 
-// Whoever reads the panel by keyboard gets back to where the pick stands in the picture.
+// Return the focus from the panel to the pinned thing in the picture.
 function release() {
   const inPanel = panel.contains(document.activeElement);
   const drawn = pinned && inPanel ? drawnOf(pinned) : null;
-  letGo();
+  clear();
   drawn?.focus({ preventScroll: true });
 }
 
@@ -78,7 +78,7 @@ function listenKeys() {
     if (by === undefined || pinned?.kind !== "skip" || typing || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();
     stepSkip(by);
-    if (view.contains(document.activeElement)) skipElements.get(pinned.at)?.[0].focus({ preventScroll: true });
+    if (view.contains(document.activeElement)) skipElements.get(pinned.at)?.focus({ preventScroll: true });
   });
 }
 
@@ -102,21 +102,6 @@ function listenZoom() {
   }
 }
 
-// The styles, those of the picture too, ask for the scheme in media rules: a choice overrides what they ask for.
-function listenTheme() {
-  const all = [...document.styleSheets].flatMap((sheet) => [...sheet.cssRules]);
-  const rules = all.filter((rule) => /prefers-color-scheme/.test(rule.media?.mediaText));
-  const asked = rules.map((rule) => rule.media.mediaText);
-  byId("theme").addEventListener("change", ({ target }) => {
-    const dark = target.value === "dark";
-    document.documentElement.style.colorScheme = target.value === "system" ? "" : target.value;
-    rules.forEach((rule, at) => {
-      const forDark = /scheme:\s*dark/.test(asked[at]);
-      rule.media.mediaText = target.value === "system" ? asked[at] : dark === forDark ? "screen" : "not all";
-    });
-  });
-}
-
 function openHash() {
   const tab = tabs.findIndex((link) => link.getAttribute("href") === location.hash);
   if (tab >= 0) openTab(tab);
@@ -135,6 +120,6 @@ listenPicture();
 listenPanel();
 listenKeys();
 listenZoom();
-listenTheme();
+byId("theme").addEventListener("change", ({ target }) => (document.documentElement.style.colorScheme = target.value));
 openHash();
 addEventListener("hashchange", openHash);

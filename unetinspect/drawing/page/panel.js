@@ -1,4 +1,4 @@
-// The panel of details: what is known of the box, the skip, the attention layer or the module that is picked.
+// The panel of details: all that is known about the box, the skip, the attention layer or the module that is picked.
 
 function linkTo(pick, text = nameOf(pick)) {
   return element("a", { href: hashOf(pick), class: "jump" }, ...breakable(text));
@@ -40,7 +40,7 @@ function describeBox(at, title) {
     element("p", { class: "class" }, written, element("span", { class: "role" }, box.role)),
     element("p", { class: "flow" }, box.in, element("span", { class: "to" }, " → "), box.out),
     factList([
-      ["works at", [box.size === "-" ? "" : box.size, box.channels === null ? "" : `${box.channels} channels`].filter(Boolean).join(", ")],
+      ["resolution", [box.size === "-" ? "" : box.size, box.channels === null ? "" : `${box.channels} channels`].filter(Boolean).join(", ")],
       ["params", ofAll(box.params, "UNet's")],
       ["MACs", box.macs === null ? null : ofAll(box.macs, "pass")],
       ["peak activations", box.peak],
@@ -49,8 +49,8 @@ function describeBox(at, title) {
     ]),
     macsByKind(box.macs_by_kind),
     listOf("Attention", box.attentions, (row) => attentionLine(row), box.marks.join(", ")),
-    listOf("Skips taken", box.taken, (place) => skipLine(place, "from", shortSum(record.skips[place]))),
-    listOf("Skips made", box.made, (place) => skipLine(place, "to", record.skips[place].shape)),
+    listOf("Skips consumed", box.taken, (place) => skipLine(place, "from", shortSum(record.skips[place]))),
+    listOf("Skips produced", box.made, (place) => skipLine(place, "to", record.skips[place].shape)),
     ...moduleTree(inside, (at) => alone && isList(at)),
   ];
 }
@@ -102,22 +102,22 @@ function describeSkip(at, title) {
     concatenation(skip),
     element("p", { class: skip.adds_up ? "sum" : "sum wrong" }, skip.sum),
     factList([
-      ["1×1 shortcut", skip.shortcut ? linkToPath(skip.shortcut) : "none: the channels stay as they are"],
+      ["1×1 shortcut", skip.shortcut ? linkToPath(skip.shortcut) : "none: the channels do not change"],
       ["concatenated in", skip.concat_in === "" ? "the UNet's own forward" : skip.concat_in],
-      ["its boxes", [linkToBox(skip.from), " and ", linkToBox(skip.to)]],
+      ["between", [linkToBox(skip.from), " and ", linkToBox(skip.to)]],
     ]),
   ];
 }
 
 function skipWay(skip) {
   const step = (title, ...inside) => element("li", { class: title === "tensor" ? title : null }, element("b", {}, title), ...inside);
-  const made = [skip.source_class, `number ${skip.index} of those made`].filter(Boolean).join(", ");
+  const made = [skip.source_class, `number ${skip.index} in production order`].filter(Boolean).join(", ");
   const taken = skip.target_class + (skip.call ? `, call ${skip.call}` : "");
   return [
-    step("made by", ...madeBy(skip), element("small", {}, made)),
+    step("produced by", ...madeBy(skip), element("small", {}, made)),
     step("tensor", skip.shape),
-    ...(skip.way ? [step("on its way", skip.way)] : []),
-    step("taken by", linkToPath(skip.target), element("small", {}, taken)),
+    ...(skip.way ? [step("changed by", skip.way)] : []),
+    step("consumed by", linkToPath(skip.target), element("small", {}, taken)),
   ];
 }
 
@@ -175,14 +175,8 @@ function describeModule(at, title) {
 
 let children = null;
 function childrenOf(path) {
-  if (children === null) {
-    children = new Map();
-    tables.get("module").names.forEach((name, at) => {
-      const parent = name.slice(0, Math.max(0, name.lastIndexOf(".")));
-      if (!children.has(parent)) children.set(parent, []);
-      children.get(parent).push(at);
-    });
-  }
+  const { names } = tables.get("module");
+  children ??= Map.groupBy(names.keys(), (at) => names[at].slice(0, Math.max(0, names[at].lastIndexOf("."))));
   return children.get(path) ?? [];
 }
 
@@ -193,7 +187,7 @@ function moduleTree(places, isOpen) {
   return [element("h3", {}, "Modules"), element("ul", { class: "tree" }, ...places.map((at) => treeNode(at, isOpen(at))))];
 }
 
-// What stands below a module is made when it is first opened: a UNet may have thousands.
+// The children of a module are created when it is first opened: a UNet may have thousands of modules.
 function treeNode(at, open) {
   const path = tables.get("module").names[at];
   const inside = childrenOf(path);

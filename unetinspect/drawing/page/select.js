@@ -1,5 +1,5 @@
 // What is picked: a box of the picture, a skip, an attention layer or a module. Everything else follows from it.
-// Nothing of the record ever becomes markup: elements are made by `element`, which puts texts in as text.
+// Nothing of the record becomes markup: `element` creates elements and inserts strings as text.
 
 const byId = (id) => document.getElementById(id);
 const record = JSON.parse(byId("record").textContent);
@@ -32,13 +32,8 @@ const cellOf = (kind, at, head) => tables.get(kind).rows[at].cells[tables.get(ki
 
 const placeOfBox = new Map(record.boxes.map((box, at) => [box.name, at]));
 const boxOfStage = new Map(record.boxes.flatMap((box, at) => box.stages.map((stage) => [stage, at])));
-const boxElements = new Map();
-for (const drawn of view.querySelectorAll(".ui-stage")) boxElements.set(drawn.dataset.box, drawn);
-const skipElements = new Map();
-for (const drawn of view.querySelectorAll(".ui-skip")) {
-  const place = Number(drawn.dataset.skip);
-  skipElements.set(place, [...(skipElements.get(place) ?? []), drawn]);
-}
+const boxElements = new Map([...view.querySelectorAll(".ui-stage")].map((drawn) => [drawn.dataset.box, drawn]));
+const skipElements = new Map([...view.querySelectorAll(".ui-skip")].map((drawn) => [Number(drawn.dataset.skip), drawn]));
 const layerElements = [...view.querySelectorAll(".ui-layer")];
 
 function boxOfPath(path) {
@@ -65,36 +60,27 @@ const withoutCall = (name) => name.replace(/ \(call \d+\)$/, "");
 
 function lightUp(pick) {
   for (const lit of view.querySelectorAll(".lit, .picked")) lit.classList.remove("lit", "picked");
-  for (const drawn of boxElements.values()) drawn.setAttribute("aria-pressed", "false");
-  for (const drawn of [...skipElements.values()].flat()) drawn.setAttribute("aria-pressed", "false");
+  for (const drawn of [...boxElements.values(), ...skipElements.values()]) drawn.setAttribute("aria-pressed", "false");
   view.classList.toggle("pinned", pinned !== null);
   if (pick === null) delete view.dataset.showing;
   else view.dataset.showing = pick.kind;
-  if (pick?.kind === "skip") lightSkip(pick.at);
-  else if (pick !== null) lightBox(pick, boxOfPick(pick));
-}
-
-function lightSkip(at) {
-  const skip = record.skips[at];
-  for (const name of [skip.from, skip.to]) boxElements.get(name)?.classList.add("lit", "picked");
-  for (const path of [...skip.sources, skip.target]) layersHolding(path).forEach((drawn) => drawn.classList.add("lit", "picked"));
-  for (const drawn of skipElements.get(at) ?? []) {
-    drawn.classList.add("lit", "picked");
-    drawn.setAttribute("aria-pressed", String(pinned !== null));
-  }
-}
-
-function lightBox(pick, at) {
-  if (at === null) return;
-  const box = record.boxes[at];
-  const drawn = boxElements.get(box.name);
-  drawn?.classList.add("lit", "picked");
+  const at = pick?.kind === "skip" ? pick.at : pick && boxOfPick(pick);
+  if (at === null || at === undefined) return;
+  const drawn = pick.kind === "skip" ? skipElements.get(at) : boxElements.get(record.boxes[at].name);
   drawn?.setAttribute("aria-pressed", String(pinned !== null));
-  const path = pick.kind === "stage" ? null : withoutCall(tables.get(pick.kind).names[pick.at]);
-  if (path !== null) layersHolding(path).forEach((layer) => layer.classList.add("lit", "picked"));
+  const picked = pick.kind === "skip" ? pickedBySkip(record.skips[at]) : pick.kind === "stage" ? [] : layersHolding(withoutCall(nameOf(pick)));
+  for (const one of [drawn, ...picked]) one?.classList.add("lit", "picked");
+  if (pick.kind !== "skip") lightSkips(record.boxes[at]);
+}
+
+const pickedBySkip = ({ from, to, sources, target }) => [
+  boxElements.get(from), boxElements.get(to), ...[...sources, target].flatMap(layersHolding),
+];
+
+function lightSkips(box) {
   for (const place of [...box.made, ...box.taken]) {
-    skipElements.get(place)?.forEach((skip) => skip.classList.add("lit"));
-    for (const name of [record.skips[place].from, record.skips[place].to]) boxElements.get(name)?.classList.add("lit");
+    const { from, to } = record.skips[place];
+    for (const drawn of [skipElements.get(place), boxElements.get(from), boxElements.get(to)]) drawn?.classList.add("lit");
   }
 }
 
@@ -152,7 +138,7 @@ function pin(pick) {
   lightUp(pick);
   markRow(pick);
   writeHash(pick);
-  say(`${details.querySelector("h2").textContent}, pinned. Escape lets go.`);
+  say(`${details.querySelector("h2").textContent}, pinned. Escape clears.`);
 }
 
 function peek(pick) {
@@ -162,7 +148,7 @@ function peek(pick) {
   lightUp(pick);
 }
 
-function letGo() {
+function clear() {
   pinned = peeked = null;
   details.replaceChildren(...start);
   panel.classList.remove("full");
@@ -179,7 +165,7 @@ function stepSkip(by) {
 }
 
 function drawnOf(pick) {
-  return pick.kind === "skip" ? skipElements.get(pick.at)?.[0] : boxElements.get(record.boxes[boxOfPick(pick) ?? -1]?.name);
+  return pick.kind === "skip" ? skipElements.get(pick.at) : boxElements.get(record.boxes[boxOfPick(pick) ?? -1]?.name);
 }
 
 function showInPicture(pick) {

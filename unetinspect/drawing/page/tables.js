@@ -1,7 +1,7 @@
-// Tables: search, filter by kind, sort, copy. Rows are never made or changed, only hidden and put in another order.
+// Tables: search, filter by kind, sort, copy. Rows are only hidden and reordered, never created or changed.
 
 const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
-// Laying out thousands of rows takes a browser seconds: the first of those that fit are shown, all of them where one asks.
+// Laying out thousands of rows takes a browser seconds: the first matching rows are shown, all of them on request.
 const ROWS_AT_ONCE = 250;
 const placeOfRow = new WeakMap();
 
@@ -27,7 +27,7 @@ function listen(kind, shown) {
   table.tBodies[0].addEventListener("keydown", (event) => walkRows(event));
 }
 
-// Rows get their links when their table is first shown; one of them can be reached by Tab, the arrow keys go on from there.
+// Rows get their links when their table is first shown; Tab reaches one of them, the arrow keys the others.
 function linkRows(kind) {
   const { rows, names } = tables.get(kind);
   if (!rows.length || rows[0].cells[0].firstElementChild) return;
@@ -47,7 +47,7 @@ function makeReachable(shown, row) {
 
 const visibleRows = (shown) => [...shown.table.tBodies[0].rows].filter((row) => !row.hidden && placeOfRow.has(row));
 
-// As it is typed: without capitals, "x" for "×".
+// Search as it is typed: ignoring case, "x" for "×".
 const plain = (text) => text.toLowerCase().replaceAll("×", "x");
 
 function narrow(shown) {
@@ -78,7 +78,7 @@ function valueOf(row, column) {
   return Number.parseFloat(cell.dataset.value ?? cell.textContent);
 }
 
-// A click on a heading sorts, the largest number or the first name first; another turns it round; a third one undoes it.
+// A click on a heading sorts, the largest number or the first name first; a second reverses the order; a third restores it.
 function sort(shown, column) {
   const cells = [...shown.table.tHead.rows[0].cells];
   const numeric = cells[column].classList.contains("n");
@@ -91,17 +91,16 @@ function sort(shown, column) {
   const order = turns === 2 ? shown.rows : inOrder(shown.rows, column, numeric, down);
   shown.table.tBodies[0].append(...order);
   narrow(shown);
-  const how = down ? "from the largest down" : "from the smallest up";
-  say(turns === 2 ? "In their own order." : `Sorted by ${shown.heads[column]}, ${numeric ? how : down ? "from Z to A" : "from A to Z"}.`);
+  say(turns === 2 ? "Original order." : `Sorted by ${shown.heads[column]}, ${down ? "descending" : "ascending"}.`);
 }
 
-// What has no value stands last either way; what is equal stays in its own order.
+// Rows without a value come last either way; equal rows stay in their own order.
 function inOrder(rows, column, numeric, down) {
   const sign = down ? -1 : 1;
   const textOf = (row) => row.cells[column].textContent;
-  if (!numeric) return [...rows].sort((one, other) => sign * collator.compare(textOf(one), textOf(other)));
+  if (!numeric) return rows.toSorted((one, other) => sign * collator.compare(textOf(one), textOf(other)));
   const values = new Map(rows.map((row) => [row, valueOf(row, column)]));
-  return [...rows].sort((one, other) => {
+  return rows.toSorted((one, other) => {
     const [a, b] = [values.get(one), values.get(other)];
     return Number.isNaN(a) || Number.isNaN(b) ? Number(Number.isNaN(a)) - Number(Number.isNaN(b)) : sign * (a - b);
   });
@@ -115,7 +114,7 @@ function pickRow(event) {
   makeReachable(tables.get(place.kind), row);
   const name = tables.get(place.kind).names[place.at];
   const pick = place.kind === "stage" ? { kind: "stage", at: boxOfStage.get(name) } : place;
-  if (same(pick, pinned)) letGo();
+  if (same(pick, pinned)) clear();
   else pin(pick);
 }
 
@@ -142,11 +141,11 @@ async function copyPaths(shown, button) {
   }
   const lines = `${rows.length} ${rows.length === 1 ? "path" : "paths"}`;
   button.textContent = copied ? `Copied ${lines}` : "Not permitted";
-  say(copied ? `${lines} copied.` : "The browser does not permit copying.");
+  say(copied ? `${lines} copied.` : "The browser does not allow copying.");
   setTimeout(() => (button.textContent = "Copy paths"), 2000);
 }
 
-// Where a page may not use the clipboard, a text that is selected can often be copied all the same.
+// Without permission for the clipboard, selected text can often be copied all the same.
 function copyByHand(text) {
   const area = element("textarea", { class: "unseen", "aria-hidden": "true" });
   const focused = document.activeElement;

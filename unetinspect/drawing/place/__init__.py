@@ -2,55 +2,38 @@
 
 from __future__ import annotations
 
-from unetinspect.drawing.forms import Level
-from unetinspect.drawing.outline import Outline
-from unetinspect.drawing.place.boxes import Ports, fill
-from unetinspect.drawing.place.columns import MARGIN, Columns, columns, is_scaled, measures
-from unetinspect.drawing.place.flows import flows, returned
-from unetinspect.drawing.place.skips import place_skips
-from unetinspect.drawing.place.words import Words, above, below
-from unetinspect.drawing.scene import PlacedBox, Scene
+from unetinspect.drawing.outline import Level, Outline
+from unetinspect.drawing.place.arrows import flows, place_skips, returned
+from unetinspect.drawing.place.boxes import fill
+from unetinspect.drawing.place.columns import MARGIN, columns, measures
+from unetinspect.drawing.place.surroundings import above, below
+from unetinspect.drawing.scene import Scene
 
 
 def place(outline: Outline, *, level: Level) -> Scene:
     """Place every box, layer, label and curve of a picture.
 
-    Args:
-        outline: What is shown.
-        level: "stage": blocks; "layer": the layers in them too.
+    An up path that is higher than the down path is put beside inputs and embeddings, if that makes the picture less high;
+    these have less room then, and take more lines.
     """
-    head, places = _least(outline, level)
-    boxes: list[PlacedBox] = []
-    ports: dict[str, Ports] = {}
-    for box in outline.boxes:
-        if box.side != "top":
-            placed, ports[box.name] = fill(box, places.contents[box.name], places.rects[box.name], scaled=is_scaled(box))
-            boxes.append(placed)
-    embeddings = {placed.box.name: placed for placed in head.boxes}
-    chain = {placed.box.name: placed for placed in boxes}
-    arrows = flows(outline, places)
-    foot = below(outline, places.width, places.bottom, entered=bool(arrows))
+    measured = measures(outline, level)
+    drafts = []
+    for edge, is_beside in ((measured.inner[1], True), (measured.width, False)):
+        head = above(outline, level, measured.width, edge - MARGIN)
+        drafts.append((head, *columns(outline, measured, (head.y, head.title_y if is_beside else head.y))))
+    head, rects, bottom = min(drafts, key=lambda draft: draft[2])
+    boxes = {placed.box.name: placed for placed in head.boxes}
+    boxes |= {box.name: fill(box, measured.contents[box.name], rects[box.name]) for box in outline.chain}
+    arrows = tuple(flows(outline, measured, rects))
+    foot = below(outline, measured.width, bottom, entered=bool(arrows))
     return Scene(
-        width=places.width,
+        width=measured.width,
         height=foot.y,
-        boxes=tuple((embeddings | chain)[box.name] for box in outline.boxes),
+        boxes=tuple(boxes[box.name] for box in outline.boxes),
         given=tuple(head.given),
-        flows=tuple(arrows),
-        skips=tuple(place_skips(outline, places, ports)),
-        texts=(*head.texts, *returned(outline, places), *foot.texts),
+        flows=arrows,
+        skips=tuple(place_skips(outline, measured, boxes)),
+        texts=(*head.texts, *returned(outline, rects), *foot.texts),
         legend=tuple(foot.samples),
         legend_badges=tuple(foot.badges),
     )
-
-
-def _least(outline: Outline, level: Level) -> tuple[Words, Columns]:
-    """Place what stands above, and the columns: where a way up that is higher than the way down stands beside the inputs, if that is less.
-
-    Embeddings that have less room take more lines.
-    """
-    measured = measures(outline, level)
-    beside = above(outline, level, measured.width, measured.inner[1] - MARGIN)
-    over = above(outline, level, measured.width, measured.width - MARGIN)
-    tops = (beside.y, beside.title_y), (over.y, over.y)
-    drafts = [(head, columns(outline, measured, top)) for head, top in zip((beside, over), tops, strict=True)]
-    return min(drafts, key=lambda one: one[1].bottom)

@@ -1,85 +1,271 @@
-"""Puts what is written in a box into its rectangle, and finds the heights at which skips leave and enter."""
+"""What is written in a box of the picture, line by line, and where that is once the box has its place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from unetinspect.drawing.outline import Box
-from unetinspect.drawing.place.contents import GAP, PAD_X, PAD_Y, ROW_GAP, ROW_INSET, Content, Line
+from unetinspect.drawing.labels import arrow_text, below, costs_of, counts_of
+from unetinspect.drawing.outline import Box, Layer, Level, Mark, channels_of, mark_text
 from unetinspect.drawing.scene import Badge, PlacedBox, Rect, Row, Text
+from unetinspect.drawing.text_width import TIMES, shortened, text_width
+from unetinspect.record import Run, Skip
+from unetinspect.units import format_shape
+from unetinspect.views.words import skip_sum
 
-# Where in its line a text's baseline lies, below the middle of the line, per em.
+PAD_X, PAD_Y, GAP, ROW_INSET, ROW_GAP, BADGE_PAD = 12.0, 9.0, 8.0, 6.0, 2.0, 6.0
+NAME_SIZE, TEXT_SIZE, NOTE_SIZE, BADGE_SIZE = 13.0, 11.0, 10.0, 9.5
+_NAME_LINE, _TEXT_LINE, _BADGE_LINE, _SKIP_LINE = 19.0, 15.5, 20.0, 18.0
+_WIDEST_TEXT, _WIDEST_NAME, _WIDEST_BADGES, _WIDEST_ROW = 430.0, 300.0, 250.0, 352.0
+_BADGE_HEIGHT, _BEFORE_ROWS = 15.0, 6.0
+# The baseline of a text is below the middle of its line, per em.
 _BASELINE = 0.36
-_BADGE_HEIGHT = 15.0
+# Layers share rows in boxes of this many.
+_LONG = 11
 
 
-class Ports(Struct, frozen=True):
-    """At which height skips leave and enter a box.
+class Part(Struct, frozen=True):
+    """A piece of a line: a text, at the right end where `right` says so; `badge` is the kind of attention of a badge."""
+
+    content: str
+    style: str
+    size: float
+    bold: bool = False
+    right: bool = False
+    badge: str | None = None
+
+    @property
+    def width(self) -> float:
+        """The room that it needs at most."""
+        return text_width(self.content, self.size, bold=self.bold) + (2 * BADGE_PAD if self.badge else 0)
+
+
+class Line(Struct, frozen=True):
+    """A line in a box.
 
     Attributes:
-        made: By the skip's `index`.
-        taken: By the skip's `order`.
+        height: Its height.
+        parts: From the left; those at the right end come last.
+        made: A skip that leaves at its height.
+        taken: A skip that enters at its height.
     """
 
-    made: dict[int, float]
-    taken: dict[int, float]
+    height: float
+    parts: tuple[Part, ...]
+    made: Skip | None = None
+    taken: Skip | None = None
+
+    @property
+    def width(self) -> float:
+        """The room that it needs at most."""
+        return sum(part.width for part in self.parts) + GAP * max(len(self.parts) - 1, 0)
 
 
-def fill(box: Box, content: Content, rect: Rect, *, scaled: bool) -> tuple[PlacedBox, Ports]:
-    """Put a box's content into its rectangle: what it is at the top, its rows at the bottom."""
-    texts: list[Text] = []
-    badges: list[Badge] = []
+class RowContent(Struct, frozen=True):
+    """Lines that belong together: those of a layer, of layers that are alike, or, without layers, of a skip."""
+
+    layers: tuple[Layer, ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def height(self) -> float:
+        """Its height."""
+        return sum(line.height for line in self.lines)
+
+
+class Content(Struct, frozen=True):
+    """All that is written in a box: what the box is, then its rows, top down."""
+
+    head: tuple[Line, ...]
+    rows: tuple[RowContent, ...]
+
+    @property
+    def width(self) -> float:
+        """The least width of a box that it fits into."""
+        in_rows = (line.width + 2 * ROW_INSET for row in self.rows for line in row.lines)
+        return max((*(line.width + 2 * PAD_X for line in self.head), *in_rows), default=0) + (2 * ROW_INSET if self.rows else 0)
+
+    @property
+    def height(self) -> float:
+        """The least height of a box that it fits into."""
+        rows = sum(row.height + ROW_GAP for row in self.rows) + (_BEFORE_ROWS if self.rows else 0)
+        return sum(line.height for line in self.head) + 2 * PAD_Y + rows
+
+
+def is_scaled(box: Box) -> bool:
+    """Return whether a box's size follows its resolution and channels: that of a block of the U, not of a convolution at an end."""
+    return box.stages[0].role in ("down", "mid", "up")
+
+
+def content_of(box: Box, level: Level, run: Run, *, shapes: bool) -> Content:
+    """Return what is written in a box; its shapes only where `shapes` says that no arrow has them."""
+    head = list(_names(box))
+    if shapes:
+        head.append(Line(_TEXT_LINE, (Part(arrow_text(box), "shape", TEXT_SIZE),)))
+    if level == "stage" or not box.layers:
+        counts = counts_of(box)
+        head += [Line(_TEXT_LINE, (Part(", ".join(counts), "text", TEXT_SIZE),))] if counts else []
+        head += _badge_lines(map(_badge_part, box.marks), _WIDEST_BADGES)
+        rows = _skip_rows(box.made if is_scaled(box) else (), box.taken)
+    else:
+        rows = _layer_rows(box, run)
+    head.append(Line(_TEXT_LINE, (Part(" · ".join(costs_of(box)), "note", NOTE_SIZE),)))
+    return Content(tuple(head), tuple(reversed(rows)) if box.side == "right" else tuple(rows))
+
+
+def _names(box: Box) -> Iterator[Line]:
+    if not is_scaled(box):
+        short = shortened(box.name, _WIDEST_NAME, 12, bold=True), shortened(box.class_name, _WIDEST_NAME, NOTE_SIZE)
+        yield Line(17, (Part(short[0], "name", 12, bold=True), Part(short[1], "note", NOTE_SIZE)))
+    else:
+        yield Line(_NAME_LINE, (Part(shortened(box.name, _WIDEST_TEXT, NAME_SIZE, bold=True), "name", NAME_SIZE, bold=True),))
+        yield Line(_TEXT_LINE, (Part(shortened(box.class_name, _WIDEST_TEXT, TEXT_SIZE), "note", TEXT_SIZE),))
+
+
+def _badge_part(mark: Mark, *, of_one: bool = False) -> Part:
+    return Part(mark_text(mark, times=TIMES, of_one=of_one), f"badge-{mark.kind}", BADGE_SIZE, badge=mark.kind)
+
+
+def _badge_lines(badges: Iterable[Part], room: float) -> list[Line]:
+    lines: list[list[Part]] = []
+    for part in badges:
+        if lines and sum(one.width + GAP for one in lines[-1]) + part.width <= room:
+            lines[-1].append(part)
+        else:
+            lines.append([part])
+    return [Line(_BADGE_LINE, tuple(parts)) for parts in lines]
+
+
+def _skip_rows(made: Iterable[Skip], taken: Iterable[Skip]) -> list[RowContent]:
+    """Return a row for each skip that enters: hidden + skip → out, and in which module; and one for each that leaves."""
+
+    def row(text: Part, path: str, stage: str, **ends: Skip) -> RowContent:
+        module = "" if path == stage else shortened(below(path, stage), 170, NOTE_SIZE)
+        return RowContent((), (Line(_SKIP_LINE, (text, Part(module, "note", NOTE_SIZE, right=True)), **ends),))
+
+    entering = [
+        row(Part(skip_sum(one, arrow="→", with_concat=False), "sum", TEXT_SIZE), one.target, one.target_stage, taken=one) for one in taken
+    ]
+    leaving = [row(Part(format_shape(one.shape), "shape", NOTE_SIZE), one.source, one.source_stage, made=one) for one in made]
+    return entering + leaving
+
+
+def _layer_rows(box: Box, run: Run) -> list[RowContent]:
+    """Return a row for each layer, in execution order, and one for each skip of the box that belongs to none of them."""
+    held = [skip for layer in box.layers for skip in (*layer.made, *layer.taken)]
+    made, taken = ([skip for skip in skips if skip not in held] for skips in (box.made, box.taken))
+    rows = [_layer_row(layers, run, upwards=box.side == "right") for layers in _folded(box.layers)]
+    return [*_skip_rows((), taken), *rows, *_skip_rows(made, ())]
+
+
+def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowContent:
+    layer, class_name = layers[0], layers[0].module.class_name
+    names = [layer.name for layer in layers]
+    if len(layers) > 1:
+        class_name = f"{len(layers)} {TIMES} {class_name}"
+    if len(layers) > 3:
+        names = [*names[:2], "…", names[-1]]
+    name = Part(shortened(", ".join(names), 200, TEXT_SIZE), "text", TEXT_SIZE)
+    class_part = Part(shortened(class_name, 200, NOTE_SIZE), "note", NOTE_SIZE)
+    channels = channels_of(layer.module.out_shape, run)
+    takes = layer.taken[::-1] if upwards else layer.taken
+    ends = [skip_sum(skip, arrow="→", with_concat=False) for skip in takes] or ([f"→ {channels}"] if channels is not None else [])
+    right = [(Part(end, "sum" if takes else "note", NOTE_SIZE, right=True),) for end in ends]
+    badges = [_badge_part(replace(mark, count=mark.count * len(layers)), of_one=True) for mark in layer.marks]
+    start, more = _start(name, class_part, badges, right[0] if right else ())
+    lines = []
+    for place in range(max(1, len(ends), len(layer.made))):
+        made = layer.made[place] if place < len(layer.made) else None
+        taken = takes[place] if place < len(takes) else None
+        lines.append(Line(_SKIP_LINE, (*(start if place == 0 else ()), *(right[place] if place < len(right) else ())), made, taken))
+    return RowContent(layers, (*lines, *more))
+
+
+def _start(name: Part, class_name: Part, badges: list[Part], end: tuple[Part, ...]) -> tuple[tuple[Part, ...], list[Line]]:
+    """Return what a layer's first line has before its end, and the lines below.
+
+    Name, class and attention where they fit into one line; else name and attention; else the attention has lines of its own.
+    """
+    for parts in ((name, class_name, *badges), (name, *badges)):
+        if Line(_SKIP_LINE, (*parts, *end)).width <= _WIDEST_ROW:
+            return parts, []
+    return (name, class_name), _badge_lines(badges, _WIDEST_ROW)
+
+
+def _folded(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
+    """Return the layers that share a row: in a long box, those that repeat three times or more and have no skips."""
+    rows: list[tuple[Layer, ...]] = []
+    place = 0
+    while place < len(layers):
+        period, times = max(((period, _times(layers[place:], period)) for period in range(1, 5)), key=lambda run: run[0] * (run[1] - 1))
+        if times < 3 or len(layers) < _LONG:
+            period, times = 1, 1
+        rows += [tuple(layers[place + first : place + period * times : period]) for first in range(period)]
+        place += period * times
+    return rows
+
+
+def _times(layers: Sequence[Layer], period: int) -> int:
+    """Count how often the first `period` layers follow each other, alike but for their names."""
+    alike = [(one.module.class_name, one.module.in_shape, one.module.out_shape, one.module.params, one.marks) for one in layers]
+    times = 0
+    for start in range(0, len(layers) - period + 1, period):
+        busy = any(one.made or one.taken for one in layers[start : start + period])
+        if busy or alike[start : start + period] != alike[:period]:
+            break
+        times += 1
+    return times or 1
+
+
+def fill(box: Box, content: Content, rect: Rect) -> PlacedBox:
+    """Put a box's content into its rectangle: what the box is at the top, its rows at the bottom."""
     free = rect.height - content.height
-    y = rect.y + PAD_Y + (0 if content.rows or scaled else free / 2)
-    for line in content.head:
-        _write(line, rect.x + PAD_X, rect.right - PAD_X, y, texts, badges)
-        y += line.height
-    ports = Ports(dict(_spread([skip.index for skip in box.made], rect)), dict(_spread([skip.order for skip in box.taken], rect)))
-    rows = tuple(_rows(content, rect, ports))
-    return PlacedBox(box, rect, tuple(texts), tuple(badges), rows, scaled), ports
-
-
-def _rows(content: Content, rect: Rect, ports: Ports) -> Iterator[Row]:
+    y = rect.y + PAD_Y + (0 if content.rows or is_scaled(box) else free / 2)
+    texts, badges = _write(content.head, rect.x + PAD_X, rect.right - PAD_X, y)
+    # Without rows, skips are spread over the height of the box.
+    made = {skip.index: rect.y + rect.height * at / (len(box.made) + 1) for at, skip in enumerate(box.made, 1)}
+    taken = {skip.order: rect.y + rect.height * at / (len(box.taken) + 1) for at, skip in enumerate(box.taken, 1)}
+    rows = []
     y = rect.bottom - PAD_Y + ROW_GAP - sum(row.height + ROW_GAP for row in content.rows)
     for row in content.rows:
-        texts: list[Text] = []
-        badges: list[Badge] = []
         placed = Rect(rect.x + ROW_INSET, y, rect.width - 2 * ROW_INSET, row.height)
+        rows.append(Row(placed, row.layers, *_write(row.lines, placed.x + ROW_INSET, placed.right - ROW_INSET, y)))
         for line in row.lines:
-            _write(line, placed.x + ROW_INSET, placed.right - ROW_INSET, y, texts, badges)
             if line.made is not None:
-                ports.made[line.made.index] = y + line.height / 2
+                made[line.made.index] = y + line.height / 2
             if line.taken is not None:
-                ports.taken[line.taken.order] = y + line.height / 2
+                taken[line.taken.order] = y + line.height / 2
             y += line.height
-        yield Row(placed, row.layers, tuple(texts), tuple(badges))
         y += ROW_GAP
+    return PlacedBox(box, rect, texts, badges, tuple(rows), is_scaled(box), made, taken)
 
 
-def _spread(keys: Sequence[int], rect: Rect) -> Iterator[tuple[int, float]]:
-    """Spread the ports of a box that has no rows over its height."""
-    for place, key in enumerate(keys):
-        yield key, rect.y + rect.height * (place + 1) / (len(keys) + 1)
+def badge(x: float, middle: float, part: Part) -> Badge:
+    """Return a badge, from its left edge and the middle of its line."""
+    border = Rect(x, middle - _BADGE_HEIGHT / 2, part.width, _BADGE_HEIGHT)
+    text = Text(border.middle[0], middle + _BASELINE * part.size, part.content, part.style, part.size, part.bold, "middle")
+    return Badge(border, text, part.badge or "")
 
 
-def _write(line: Line, left: float, right: float, top: float, texts: list[Text], badges: list[Badge]) -> None:
-    """Put the parts of a line between two edges."""
-    middle = top + line.height / 2
-    ends = right - sum(part.width + GAP for part in line.parts if part.right) + GAP
-    for part in line.parts:
-        x = ends if part.right else left
-        baseline = middle + _BASELINE * part.size
-        if part.badge:
-            border = Rect(x, middle - _BADGE_HEIGHT / 2, part.width, _BADGE_HEIGHT)
-            text = Text(border.middle[0], baseline, part.content, part.style, part.size, part.bold, "middle")
-            badges.append(Badge(border, text, part.badge))
-        elif part.right:
-            texts.append(Text(x + part.width, baseline, part.content, part.style, part.size, part.bold, "end"))
-        elif part.content:
-            texts.append(Text(x, baseline, part.content, part.style, part.size, part.bold))
-        if part.right:
-            ends += part.width + GAP
-        else:
-            left += part.width + GAP
+def _write(lines: Iterable[Line], left: float, right: float, top: float) -> tuple[tuple[Text, ...], tuple[Badge, ...]]:
+    """Write lines between two edges."""
+    texts: list[Text] = []
+    badges: list[Badge] = []
+    for line in lines:
+        middle, x = top + line.height / 2, left
+        ends = right - sum(part.width + GAP for part in line.parts if part.right) + GAP
+        for part in line.parts:
+            baseline = middle + _BASELINE * part.size
+            if part.right:
+                texts.append(Text(ends + part.width, baseline, part.content, part.style, part.size, part.bold, "end"))
+                ends += part.width + GAP
+                continue
+            if part.badge:
+                badges.append(badge(x, middle, part))
+            elif part.content:
+                texts.append(Text(x, baseline, part.content, part.style, part.size, part.bold))
+            x += part.width + GAP
+        top += line.height
+    return tuple(texts), tuple(badges)

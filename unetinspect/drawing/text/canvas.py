@@ -39,9 +39,9 @@ ASCII = Glyphs("-", "|", ("+", "+", "+", "+"), "+", ">", "v", "^", "->")
 
 
 def fold(text: str, width: int, *, indent: str = "") -> list[str]:
-    """Break a text between words into lines of at most `width` columns; what follows the first is indented.
+    """Break a text between words into lines of at most `width` columns; all but the first are indented.
 
-    What holds together, a shape or a sum, stays so where it fits in a line; a word that is too long is broken.
+    A shape or a sum in brackets is kept together where it fits in a line; a word that is too long is broken.
     """
     lines = [""]
     for word in _pieces(text):
@@ -56,7 +56,7 @@ def fold(text: str, width: int, *, indent: str = "") -> list[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Split into words, leaving what stands in brackets whole."""
+    """Split into words, keeping what is in brackets whole."""
     piece, depth = "", 0
     for char in text:
         depth += (char == "(") - (char == ")")
@@ -69,7 +69,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _parts(word: str, width: int) -> Iterator[str]:
-    """Break a word that is too long, behind a dot or an underscore where it has one."""
+    """Break a word that is too long, after a dot or an underscore where it has one."""
     while cells(word) > width:
         room = next(place for place in range(len(word), 0, -1) if cells(word[:place]) <= max(width, 2))
         end = max(word.rfind(".", 0, room), word.rfind("_", 0, room)) + 1 or room
@@ -79,13 +79,13 @@ def _parts(word: str, width: int) -> Iterator[str]:
 
 
 class Canvas:
-    """Characters on lines; what is written later stands over what was there."""
+    """Characters on lines; what is written later replaces what was there."""
 
     def __init__(self) -> None:
         self._cells: dict[tuple[int, int], tuple[str, str]] = {}
 
     def write(self, line: int, column: int, text: str, style: str = "") -> int:
-        """Write a text from a column on; returns the column behind it."""
+        """Write a text from a column on; return the column after it."""
         for char in text:
             width = cells_of(char)
             if width == 0:
@@ -98,20 +98,16 @@ class Canvas:
             column += width
         return column
 
-    def is_free(self, line: int, first: int, last: int) -> bool:
-        """Return whether nothing stands on a line from one column to another."""
-        return not any((line, column) in self._cells for column in range(first, last + 1))
-
     def lines(self, *, color: bool) -> list[str]:
-        """Return the lines, with ANSI colours where asked."""
+        """Return the lines, with ANSI colors where asked."""
         height = max((line for line, _ in self._cells), default=-1) + 1
         width = max((column for _, column in self._cells), default=-1) + 1
-        rows = [[self._cells.get((line, column), (" ", "")) for column in range(width)] for line in range(height)]
-        return [_painted(row) if color else "".join(char for char, _ in row).rstrip() for row in rows]
+        rows = ([self._cells.get((line, column), (" ", "")) for column in range(width)] for line in range(height))
+        return [_painted(row, color=color) for row in rows]
 
 
-def _painted(row: list[tuple[str, str]]) -> str:
+def _painted(row: list[tuple[str, str]], *, color: bool) -> str:
     while row and row[-1][0] == " ":
-        row = row[:-1]
-    runs = groupby(row, key=lambda cell: cell[1])
+        row.pop()
+    runs = groupby(row, key=lambda cell: cell[1] if color else "")
     return "".join(paint("".join(char for char, _ in run), style) for style, run in runs)
