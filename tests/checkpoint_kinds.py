@@ -136,6 +136,10 @@ FILES: dict[str, tuple[Shapes, Said]] = {
         },
         ("transformer", "diffusers", "PixArtTransformer2DModel", "PixArt"),
     ),
+    "LTX-Video, original": (
+        {"patchify_proj.weight": (2048, 128), "transformer_blocks.0.attn1.to_q.weight": (2048, 2048)},
+        ("transformer", "original", "LTXVideoTransformer3DModel", "LTX-Video"),
+    ),
     "Stable Cascade": (
         {"down_blocks.0.0.channelwise.0.weight": (8192, 2048), "up_blocks.0.0.channelwise.0.weight": (8192, 2048)},
         ("unet", "diffusers", "StableCascadeUNet", None),

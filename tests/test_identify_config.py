@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.checkpoints import ORIGINALS, Shapes, built_shapes, catalog_shapes, header_of, original_unet, specs
 from tests.tiny import KINDS, condition, plain
 from unetinspect.catalog import load_catalog
-from unetinspect.checkpoint.config_keys import INFERRED, defaults_of
+from unetinspect.checkpoint.config_from_shapes import INFERRED, defaults_of
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.infer import infer_config, structure_of
 from unetinspect.checkpoint.original_layout import diffusers_tensors

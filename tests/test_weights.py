@@ -13,6 +13,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_stable_cascade_unet_single_file_to_diffusers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from torch import nn
 
 from tests.checkpoints import ORIGINALS, Original, header_of, original_unet, specs
@@ -25,7 +26,6 @@ from unetinspect.errors import ConfigError
 from unetinspect.naming import names_of
 from unetinspect.record import Shape
 from unetinspect.record.check import Finding
-from unetinspect.record.checkpoint import Checkpoint
 from unetinspect.run.build import build_unet
 from unetinspect.run.resolve import resolve_config
 
@@ -52,20 +52,11 @@ def shapes_of(config: Config) -> Shapes:
     return tensor_shapes(built(config)[0])
 
 
-def described(config: Config | None = None, class_name: str | None = None, **fields: Any) -> Checkpoint:
-    """Return what a header is said to be, of the config that it was made from."""
-    values: dict[str, Any] = dict.fromkeys(("files", "bytes", "tensors", "params"), 0) | dict.fromkeys(("models", "evidence", "parts"), ())
-    values |= {"name": "some.safetensors", "content": "unet", "layout": "diffusers", "family": None, "summary": ""}
-    values["class_name"] = config["_class_name"] if config else class_name
-    values["config"] = config and {"_class_name": config["_class_name"], **built(config)[1]}
-    return Checkpoint(**(values | fields))
-
-
-def against(config: Config, tensors: Mapping[str, Shape], checkpoint: Checkpoint | None = None) -> WeightsReport:
-    """Compare tensors with a config's UNet, as what they are identified or described as, and check what must hold of every comparison."""
-    unet, values = built(config)
+def against(here: Config, tensors: Mapping[str, Shape], **said: Any) -> WeightsReport:
+    """Compare tensors with a config's UNet, as what they are identified or `said` to be, and check what must hold of every comparison."""
+    unet, values = built(here)
     header = header_of(tensors)
-    report = compare_weights(unet, values, header, checkpoint or identify(header))
+    report = compare_weights(unet, values, header, structs.replace(identify(header), **said))
     check = report.check
 
     assert check.missing + check.unexpected + check.mismatched == sum(finding.count or 0 for finding in report.findings)
@@ -116,7 +107,7 @@ def test_findings_name_the_keys_that_differ(keys: list[str], swap: bool) -> None
     """Whatever keys differ, the findings name these, no others, and each tensor that differs counts for one of them."""
     sides = [CONDITION, condition(**{key: CHANGES[key] for key in keys})]
     here, there = reversed(sides) if swap else sides
-    report = against(here, shapes_of(there), described(there))
+    report = against(here, shapes_of(there))
 
     assert keys_of(report) == set(keys)
     assert report.check.missing + report.check.unexpected + report.check.mismatched > 0
@@ -126,7 +117,7 @@ def test_findings_name_the_keys_that_differ(keys: list[str], swap: bool) -> None
 def test_what_differs_is_what_torch_refuses_to_load(key: str) -> None:
     """`load_state_dict` reports the same tensors missing, unexpected and of another size."""
     there = shapes_of(condition(**{key: CHANGES[key]}))
-    check = against(CONDITION, there, described()).check
+    check = against(CONDITION, there).check
     state = {name: torch.empty(shape, device="meta") for name, shape in there.items()}
     with pytest.raises(RuntimeError) as refused:
         built(CONDITION)[0].load_state_dict(state, strict=True)
@@ -140,7 +131,7 @@ def test_what_differs_is_what_torch_refuses_to_load(key: str) -> None:
 def test_without_a_config_the_keys_that_one_tensor_shows_are_found() -> None:
     """Widths are read off the tensors themselves."""
     there = condition(in_channels=9, cross_attention_dim=32, time_cond_proj_dim=12)
-    report = against(CONDITION, shapes_of(there), described(class_name="UNet2DConditionModel"))
+    report = against(CONDITION, shapes_of(there), config=None)
 
     # Text is read by 4 attentions, 1 on the way down, 1 in the middle and 2 on the way up: as keys and as values.
     assert {finding.where: finding.count for finding in report.findings} == {
@@ -159,7 +150,7 @@ def test_a_key_that_the_file_has_at_its_default_is_a_cause_too() -> None:
 
 def test_stable_diffusion_2_against_1() -> None:
     """Two keys differ, each shown with both values; the models that the file does fit are verified."""
-    report = against(catalog("sd15"), shapes_of(catalog("sd21")), described(catalog("sd21"), models=("sd21", "sd21-base", "sd15")))
+    report = against(catalog("sd15"), shapes_of(catalog("sd21")), models=("sd21", "sd21-base", "sd15"))
     example = report.findings[0].examples[0]
 
     assert [finding.what for finding in report.findings] == [
@@ -203,7 +194,7 @@ EXTRA = {
 def test_tensors_of_what_is_loaded_into_a_unet_are_a_finding_of_their_own(what: str) -> None:
     """With what loads them; they do not hide a config key that differs as well."""
     there = condition(in_channels=9)
-    report = against(CONDITION, shapes_of(there) | {EXTRA[what]: (4, 4)}, described(there))
+    report = against(CONDITION, shapes_of(there) | {EXTRA[what]: (4, 4)}, class_name=None)
     finding = next(finding for finding in report.findings if finding.kind == "unexpected")
 
     assert (finding.count, f"({what})" in finding.what, finding.advice is not None) == (1, True, True)
@@ -213,7 +204,7 @@ def test_tensors_of_what_is_loaded_into_a_unet_are_a_finding_of_their_own(what: 
 def test_a_module_that_is_missing_is_named_once_with_stars() -> None:
     """What is missing as a whole is named as a whole, once for all blocks."""
     tensors = {name: shape for name, shape in shapes_of(CONDITION).items() if ".attn2." not in name}
-    finding = only(against(CONDITION, tensors, described(CONDITION)))
+    finding = only(against(CONDITION, tensors))
 
     assert (finding.kind, finding.count) == ("missing", len(shapes_of(CONDITION)) - len(tensors))
     assert set(finding.where) == {
@@ -226,7 +217,7 @@ def test_a_module_that_is_missing_is_named_once_with_stars() -> None:
 )
 def test_what_is_not_a_unet_is_said_in_one_sentence(content: Any, words: str) -> None:
     """Nothing matches, and one finding says what the file is instead."""
-    report = against(CONDITION, {"lora_unet_x.lora_up.weight": (4, 4)}, described(content=content, layout=None))
+    report = against(CONDITION, {"lora_unet_x.lora_up.weight": (4, 4)}, content=content)
 
     assert report.check.matched == report.check.tensors == 0
     assert only(report).what == f"{words} (1 tensor), not a UNet: all {len(shapes_of(CONDITION))} tensors of this UNet are missing"
@@ -266,12 +257,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_all_that_differs() -> No
 def test_hostile_names_give_a_few_findings() -> None:
     """Thousands of foreign names, one of a million parts, an endless row of blocks: few sentences, in little time."""
     names = [*(f"x{number}.y.weight" for number in range(3000)), "a." * 500_000, "b" * 1_000_000]
-    report = against(CONDITION, shapes_of(CONDITION) | dict.fromkeys(names, (1,)), described(CONDITION))
+    report = against(CONDITION, shapes_of(CONDITION) | dict.fromkeys(names, (1,)))
     blocks = {f"model.diffusion_model.input_blocks.{number}.0.in_layers.0.weight": (1,) for number in range(1000)}
 
     assert len(report.findings) <= 8
     assert all(len(finding.what) < 1000 for finding in report.findings)
-    assert against(CONDITION, blocks, described(CONDITION, layout="original")).check.unexpected > 990
+    assert against(CONDITION, blocks, layout="original").check.unexpected > 990
 
 
 # The original code's UNet of the small config.
@@ -294,7 +285,7 @@ def test_an_original_checkpoint_fits_to_the_last_tensor(config: Config, model: O
     """Whatever prefix its names have: all tensors are those of the UNet, also next to other models."""
     tensors = original_unet(model, prefix)
     beside: Shapes = {"first_stage_model.decoder.conv_in.weight": (4, 4, 3, 3)} | ({"betas": (1000,)} if prefix else {})
-    report = against(config, tensors | beside, described(config, layout="original", content="pipeline"))
+    report = against(config, tensors | beside)
 
     assert report.findings == ()
     assert report.check.matched == report.check.tensors == len(tensors)
@@ -339,7 +330,7 @@ def test_a_controlnet_and_its_unet_in_one_file_are_kept_apart() -> None:
     tensors = original_unet(SMALL, "model.diffusion_model.") | controlnet
 
     for config, content in ((CONDITION, "unet"), (CONTROLNET, "controlnet")):
-        report = against(config, tensors, described(config, content=content, layout="original"))
+        report = against(config, tensors, content=content)
         assert (report.findings, report.check.matched) == ((), len(shapes_of(config)))
     alone = {name.removeprefix("control_model."): shape for name, shape in controlnet.items()}
     assert against(CONTROLNET, alone).findings == ()

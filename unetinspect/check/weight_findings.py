@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from unetinspect.checkpoint.config_keys import HEADS
+from unetinspect.checkpoint.config_from_shapes import HEADS
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS
 from unetinspect.checkpoint.original_layout import FileTensor
 from unetinspect.record import Shape

@@ -24,8 +24,7 @@ from unetinspect.check.weight_findings import (
     place,
     split_extras,
 )
-from unetinspect.checkpoint.config_from_shapes import read_sides
-from unetinspect.checkpoint.config_keys import HEADS, NOT_IN_TENSORS, defaults_of
+from unetinspect.checkpoint.config_from_shapes import HEADS, NOT_IN_TENSORS, defaults_of, read_sides
 from unetinspect.checkpoint.file_parts import find_parts
 from unetinspect.checkpoint.original_layout import FileTensor, diffusers_tensors
 from unetinspect.checkpoint.safetensors_header import Header

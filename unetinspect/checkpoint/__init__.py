@@ -1,1 +1,1 @@
-"""Checkpoints by their headers: what tensors a file holds, and what they are. Reads no weight, and knows neither torch nor diffusers."""
+"""Checkpoints by their headers: which tensors a file has, and what they are. Reads no weights, imports neither torch nor diffusers."""

@@ -37,7 +37,7 @@ class Adapter(Struct, frozen=True, kw_only=True):
 
     Attributes:
         content: What it is.
-        variant: What sort of it, in a few words; "" where there is nothing to say.
+        variant: "LoHa (LyCORIS)" and the like; "" for the usual one.
         family: What it was trained for, as the catalog calls it; None where widths do not show it.
         parts: The part of each tensor, by its name.
         evidence: What shows it, a sentence each.

@@ -34,7 +34,7 @@ LORA_MATRIX = re.compile(
     r"[._](lora_(?:linear_layer\.)?(?:down|up|mid|A|B|magnitude_vector|embedding_A|embedding_B)|lora\.(?:down|up)"
     r"|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|oft_blocks|oft_diag|dora_scale|ia3_l)(?:\.[A-Za-z0-9_]+)*$"
 )
-# What stands beside the matrices of a layer, and belongs to them.
+# Endings of the other tensors of a layer in a LoRA.
 LORA_EXTRAS = (".alpha", ".scale", ".diff", ".diff_b", ".bias", ".lora_magnitude_vector")
 # Tensors that are not parameters: positions, the filters of 1D UNets, the scales of weights in 8 bits.
 NOT_PARAMETERS = (

@@ -24,9 +24,8 @@ CONTENT_WORDS: dict[Content, str] = {
 
 _UNET = " conv_in conv_out down_blocks up_blocks time_embedding"
 _CONTROLNET = "controlnet_down_blocks|controlnet_cond_embedding"
-# What has tensors of which names: the content, the layout, the diffusers class, and what is in their names. `word` is what a name
-# starts with, up to a dot, `.word` what is anywhere between dots; `a|b` is one of them, `!a` none with it. The first row of which
-# all is there counts, and the tensor with its first word is quoted as evidence.
+# The content, the layout, the diffusers class, and the words in the names of its tensors: `word` is the part before the first dot,
+# `.word` any part; `a|b` is either, `!a` is absent. The first row that matches counts; a tensor with its first word is the evidence.
 _SIGNATURES: tuple[tuple[Content, Layout | None, str | None, str], ...] = (
     ("controlnet", "original", "ControlNetModel", "input_hint_block zero_convs"),
     ("unet", "diffusers", "UNetControlNetXSModel", "control_to_base_for_conv_in base_conv_in"),

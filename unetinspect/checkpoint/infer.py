@@ -11,8 +11,7 @@ from msgspec import Struct
 from unetinspect.catalog import Entry, load_catalog
 from unetinspect.checkpoint.adapters import FAMILIES
 from unetinspect.checkpoint.affixes import NOT_PARAMETERS
-from unetinspect.checkpoint.config_from_shapes import Config, config_from_shapes
-from unetinspect.checkpoint.config_keys import INFERRED, defaults_of
+from unetinspect.checkpoint.config_from_shapes import INFERRED, Config, config_from_shapes, defaults_of
 from unetinspect.checkpoint.original_layout import diffusers_tensors
 from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.checkpoint.structure import Structure, TensorTree, UnclearError, read_structure

@@ -52,7 +52,9 @@ _CASCADE_QKV = "attn.in_proj_"
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(.*\.attentions\.[0-9]{1,4}\.)(query|key|value|proj_attn)(\.(?:weight|bias))", re.DOTALL)
 _ITEM = re.compile(r"(input_blocks|output_blocks)\.([0-9]{1,4})\.([0-9])\.(\w*)")
-_ORIGINAL = re.compile(r"(?:input_blocks|output_blocks|middle_block|time_embed|label_emb|out)[._]")
+_ORIGINAL = re.compile(
+    r"(?:(?:model\.)?diffusion_model\.|control_model\.)?(?:input_blocks|output_blocks|middle_block|time_embed|label_emb|out)[._]"
+)
 _TEXT_OF_SD2 = 1024  # the width of its text embeddings, and of unCLIP's
 
 
@@ -78,7 +80,7 @@ class FileTensor(NamedTuple):
 
 
 def is_original(name: str) -> bool:
-    """Tell whether a name is of the original layout; dots may be underscores."""
+    """Say whether a name is of the original layout, with or without its prefix; dots may be underscores."""
     return _ORIGINAL.match(name) is not None
 
 

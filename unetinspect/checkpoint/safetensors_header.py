@@ -105,13 +105,13 @@ def parse_header(raw: bytes, *, what: str, file_bytes: int | None) -> Header:
         SourceError: It is damaged, impossible, or not of a file of this size.
     """
     entries, metadata = _decode(raw, what)
-    held = _check_offsets(entries, what)
-    expected = PREFIX_BYTES + len(raw) + held
+    size = _check_offsets(entries, what)
+    expected = PREFIX_BYTES + len(raw) + size
     if file_bytes is not None and file_bytes != expected:
         rest = "is cut off" if file_bytes < expected else "is longer than its header says"
         raise SourceError(f"{what} {rest}: its tensors end at byte {expected}, the file at {file_bytes}", hint=_DAMAGED)
     tensors = {name: TensorSpec(entry.shape, entry.dtype) for name, entry in entries.items()}
-    return Header(name=what, tensors=tensors, metadata=metadata, bytes=held)
+    return Header(name=what, tensors=tensors, metadata=metadata, bytes=size)
 
 
 def merge_headers(headers: Iterable[Header], *, name: str) -> Header:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from unetinspect.checkpoint.original_layout import is_original
 from unetinspect.explain import adapter_files
 from unetinspect.explain.recogniser import Recogniser, Said, Scene, explained, meant, shape_of
 from unetinspect.explain.tensors import Differences, Mismatch, models_with, read_differences
@@ -125,7 +126,7 @@ def _numbers(differences: Differences) -> list[NumberMeaning]:
 
 
 def _changes(differences: Differences, known: bool) -> list[str]:
-    original = any(name.startswith(("model.diffusion_model.", "input_blocks.", "time_embed.")) for name in differences.unexpected)
+    original = any(map(is_original, differences.unexpected))
     changes = []
     if original:
         changes.append("load the file with from_single_file, which converts the original layout, or convert it before load_state_dict")

@@ -70,7 +70,7 @@ class NameIndex:
         return []
 
     def _with_content(self, hits: list[Name]) -> list[Name]:
-        """Add what is in a block or list: it stands for its resnets and transformers, not for itself alone."""
+        """Add what is in a block or list, which means its resnets and transformers, not itself alone."""
         outer = tuple(f"{hit.path}." for hit in hits if hit.kind == "module")
         if outer and any(item.startswith(outer) for item in self._items):
             return [name for name in self.names if name in hits or name.path.startswith(outer)]
@@ -152,7 +152,7 @@ def _content_of_known_part(names: Sequence[Name], typed: str) -> str | None:
     for name in (*(name.path for name in names), *(name.original for name in names if name.original)):
         for outer in _outer(name):
             children.setdefault(outer, {})[name[len(outer) + 1 :].partition(".")[0]] = None
-    words = {child for held in children.values() for child in held if not child.isdigit()}
+    words = {child for inside in children.values() for child in inside if not child.isdigit()}
     outers = {flat(outer): outer for outer in children}
     for spelling in map(flat, spellings(typed)):
         for end in reversed([found.start() for found in re.finditer("_", spelling)]):
@@ -163,10 +163,10 @@ def _content_of_known_part(names: Sequence[Name], typed: str) -> str | None:
     return None
 
 
-def _in_words(outer: str, held: Collection[str], missing: str) -> str:
-    numbers = [int(child) for child in held if child.isdigit()]
-    if len(held) == 1:
-        return f"{outer} contains only {outer}.{next(iter(held))}"
-    if len(numbers) == len(held) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+def _in_words(outer: str, inside: Collection[str], missing: str) -> str:
+    numbers = [int(child) for child in inside if child.isdigit()]
+    if len(inside) == 1:
+        return f"{outer} contains only {outer}.{next(iter(inside))}"
+    if len(numbers) == len(inside) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"{outer} contains {numbers[0]} to {numbers[-1]}"
-    return f"{outer} contains {', '.join(held)}{f', but no {missing}' if missing else ''}"
+    return f"{outer} contains {', '.join(inside)}{f', but no {missing}' if missing else ''}"
