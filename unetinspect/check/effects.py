@@ -53,7 +53,7 @@ class Probes:
             return False
         try:
             recorded, built = self._base
-            unet: Any = construct(self._config._replace(values=dict(values)), _watched(_Compared(recorded)))
+            unet: Any = construct(self._config._replace(values=dict(values)), _watched(_compared_with(recorded)))
             if any(unet.config[key] == built.config[key] for key in values if values[key] != self._config.values[key]):
                 return False
             return bool(_structure(unet) == _structure(built) and self._passed(unet, values) == self._pass)
@@ -83,15 +83,15 @@ class _DiffersError(Exception):
     """Raised inside a build, to stop it."""
 
 
-class _Compared:
-    """Compares the steps of a build with recorded ones."""
+def _compared_with(recorded: list[Any]) -> Callable[[Any], None]:
+    """Return a function that compares the steps of a build with recorded ones."""
+    left = iter(recorded)
 
-    def __init__(self, recorded: list[Any]) -> None:
-        self._left = iter(recorded)
-
-    def __call__(self, step: Any) -> None:
-        if step != next(self._left, None):
+    def compare(step: Any) -> None:
+        if step != next(left, None):
             raise _DiffersError
+
+    return compare
 
 
 @contextmanager

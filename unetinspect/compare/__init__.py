@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from msgspec.structs import replace
 
@@ -18,7 +17,6 @@ from unetinspect.compare.parts import (
     compare_skips,
     compare_tensors,
     differing,
-    side_of,
 )
 from unetinspect.record import Shape, Stage, Trace
 from unetinspect.record.diff import Diff, DiffSide, LayerDiff, NameCounts, Quantity, StageDiff, TotalsDiff
@@ -134,16 +132,8 @@ def _quantity(a: int | None, b: int | None) -> Quantity:
 
 def _side(trace: Trace) -> DiffSide:
     model = trace.model
-    overrides: Mapping[str, Any] = {key: model.config[key] for key in model.config_overrides if key in model.config}
-    return side_of(
-        DiffSide,
-        trace.run,
-        name=model.name,
-        class_name=model.class_name,
-        source=model.source,
-        params=trace.totals.params,
-        overrides=overrides,
-    )
+    overrides = {key: model.config[key] for key in model.config_overrides if key in model.config}
+    return DiffSide.of(model, trace.run, params=trace.totals.params, overrides=overrides)
 
 
 def _notes(a: Trace, b: Trace) -> Iterator[str]:

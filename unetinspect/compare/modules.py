@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from math import inf
 
 from unetinspect.compare.align import Place, align, merged
-from unetinspect.compare.parts import side_of
 from unetinspect.record import Module, Role, Stage, Trace
 from unetinspect.record.diff import LayerDiff, LayerSide
 
@@ -140,4 +139,4 @@ def _changed(a: Modules, b: Modules, mine: Module, other: Module, differs: tuple
 
 
 def _side(module: Module | None) -> LayerSide | None:
-    return None if module is None else side_of(LayerSide, module)
+    return None if module is None else LayerSide.of(module)

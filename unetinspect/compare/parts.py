@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from msgspec import UNSET, Struct
 
@@ -25,14 +25,8 @@ from unetinspect.record.diff import (
 )
 
 Part = TypeVar("Part")
-Side = TypeVar("Side", bound=Struct)
 _SKIP_FIELDS = ("shape", "hidden_channels", "skip_channels", "concat_channels", "out_channels", "combine", "changes")
 _ATTENTION_FIELDS = ("path", "kind", "processor", "heads", "head_dim", "query_tokens", "key_tokens", "map_shape", "macs")
-
-
-def side_of(kind: type[Side], record: Struct, **own: Any) -> Side:
-    """Return one side of a difference: the fields of a record that it has too, and those of its `own`."""
-    return kind(**own, **{name: getattr(record, name) for name in kind.__struct_fields__ if name not in own})
 
 
 def change_of(a: object | None, b: object | None, differs: tuple[str, ...], name: str) -> Change:
@@ -53,7 +47,7 @@ def differing(a: Struct, b: Struct, names: Iterable[str]) -> tuple[str, ...]:
 def compare_skips(a: Sequence[Skip], b: Sequence[Skip], paths: Mapping[str, str]) -> tuple[SkipDiff, ...]:
     """Pair skips whose targets are partners, and say in what they differ."""
     found = []
-    sides = ([side_of(SkipSide, skip, changes=tuple(change.kind for change in skip.changes)) for skip in skips] for skips in (a, b))
+    sides = ([SkipSide.of(skip, changes=tuple(change.kind for change in skip.changes)) for skip in skips] for skips in (a, b))
     for mine, other in _pairs(sides, paths, lambda skip: (skip.target, skip.call)):
         differs: tuple[str, ...] = ()
         if mine is not None and other is not None:
@@ -69,8 +63,7 @@ def compare_attentions(a: Sequence[Attention], b: Sequence[Attention], paths: Ma
     """Pair attention layers that are partners, and say in what they differ."""
     found = []
     sides = (
-        [side_of(AttentionSide, layer, query_tokens=layer.query_shape[2], key_tokens=layer.key_shape[2]) for layer in layers]
-        for layers in (a, b)
+        [AttentionSide.of(layer, query_tokens=layer.query_shape[2], key_tokens=layer.key_shape[2]) for layer in layers] for layers in (a, b)
     )
     for mine, other in _pairs(sides, paths, lambda layer: (layer.path, layer.call)):
         differs = () if mine is None or other is None else differing(mine, other, _ATTENTION_FIELDS)
