@@ -52,7 +52,7 @@ def _verdict(check: Check) -> Iterator[str]:
 
 
 def _checked(check: Check) -> Iterator[str]:
-    """Say what was checked, and what is fine."""
+    """Write each check with its result."""
     wrong = sum(finding.about == "config" for finding in check.findings)
     yield f"config: {plural(wrong, 'finding')}" if wrong else "config: OK"
     if not check.sizes:

@@ -13,7 +13,7 @@ from unetinspect.record.diff import AttentionDiff, AttentionSide, LayerDiff, Nam
 from unetinspect.units import format_shape, plural
 from unetinspect.views.words import channel_sum
 
-# As many folded names as a cell holds before it says how many more there are.
+# A cell has at most as many folded names, and then the number of the others.
 _MOST_NAMES = 6
 # The head shows as much of an overridden value; the config section shows it whole.
 _LONGEST_VALUE = 30

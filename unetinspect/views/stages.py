@@ -65,7 +65,7 @@ def cost_lines(trace: Trace) -> list[str]:
 
 
 def attached_lines(run: Run) -> Iterator[str]:
-    """Yield that the costs are those of the UNet without what is attached to it."""
+    """Yield that the costs do not include an attached model."""
     if run.plugged is not None:
         yield f"of the UNet alone, without {run.plugged}"
 
