@@ -124,7 +124,9 @@ def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:
     lines: list[TreeLine] = []
 
     def add(node: _Node, guides: str, hanging: str, level: int) -> None:
-        lines.append(TreeLine(guides + _label(node), node.module, _ran(node), node.count))
+        times = f"{node.count} x " if node.count > 1 else ""
+        label = f"{node.name}: {times}{node.module.class_name}" if node.name else node.module.class_name
+        lines.append(TreeLine(guides + label, node.module, _ran(node), node.count))
         # Cut only here: siblings that differ below the cut must not be folded above it.
         for child in node.children if depth is None or level < depth else []:
             is_last = child is node.children[-1]
@@ -132,11 +134,6 @@ def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:
 
     add(root, "", "", 0)
     return lines
-
-
-def _label(node: _Node) -> str:
-    times = f"{node.count} x " if node.count > 1 else ""
-    return f"{node.name}: {times}{node.module.class_name}" if node.name else node.module.class_name
 
 
 def _ran(node: _Node) -> bool:
