@@ -95,7 +95,7 @@ def test_nothing_can_be_plugged_into_a_unet_without_ports(cli: Any) -> None:
     assert code == 0
     assert "UNet2DModel has no ports" in out
     assert "shape" not in out
-    assert "does not fit plain.json: UNet2DModel has no port for what it gives" in held
+    assert "does not fit plain.json: UNet2DModel has no port for its outputs" in held
 
 
 @pytest.mark.usefixtures("folder")

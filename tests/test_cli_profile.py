@@ -107,7 +107,7 @@ def test_notes_are_those_of_the_pass() -> None:
     assert "TF32" not in text
     assert "the hooks cost -0.500 ms" in text
     assert "estimates are of a pass that is not compiled" in text
-    assert "the estimate of the whole holds attention maps; stages have no such estimate" in text
+    assert "the estimate of the whole includes materialized attention maps; stages have no such estimate" in text
     assert table.above[-1].endswith("; math attention, each stage compiled, channels last")
 
 

@@ -99,9 +99,14 @@ def test_a_size_that_does_not_run_is_part_of_the_answer(cli: Any, config: str) -
     assert "1 of 2 fail:" in table
     assert "Sizes of tensors must match" in " ".join(table.split())
 
+    code, out, _ = cli("sweep", config, "--latent", "15,17", "--device", "meta")  # where none runs, the header still names the UNet
+    assert code == 0
+    assert out.startswith("tiny: UNet2DModel\n")
+    assert "2 of 2 fail:" in out
+
 
 def test_a_size_the_vae_cannot_make_is_one_too(cli: Any) -> None:
-    """`--res` that is no multiple of the VAE factor fails alone; where all are, the user made a mistake: exit 2."""
+    """`--res` that is not a multiple of the VAE factor fails alone; where all are, the user made a mistake: exit 2."""
     code, out, _ = cli("sweep", "sd15", "--res", "100,64", "--device", "meta", "--json")
     assert code == 0
     assert [point["error"] is None for point in json.loads(out)["sweep"]] == [False, True]
@@ -109,15 +114,6 @@ def test_a_size_the_vae_cannot_make_is_one_too(cli: Any) -> None:
     code, out, err = cli("sweep", "sd15", "--res", "100,60", "--device", "meta")
     assert (code, out) == (2, "")
     assert err.startswith("error: --res 100 is not a multiple of the VAE scale factor 8")
-
-
-def test_a_ray_of_failures_still_answers(cli: Any, config: str) -> None:
-    """Where no size runs, the table says so of each, and the header still names the UNet."""
-    code, out, _ = cli("sweep", config, "--latent", "15,17", "--device", "meta")
-
-    assert code == 0
-    assert out.startswith("tiny: UNet2DModel\n")
-    assert "2 of 2 fail:" in out
 
 
 def test_json_fits_the_schema_and_csv_has_the_record(cli: Any, config: str) -> None:
@@ -129,7 +125,6 @@ def test_json_fits_the_schema_and_csv_has_the_record(cli: Any, config: str) -> N
 
     assert list(document) == ["schema", "model", "sweep"]
     assert [int(row["macs"]) for row in rows] == [point["macs"] for point in document["sweep"]]
-    assert set(SweepPoint.__struct_fields__) <= {name.partition(".")[0] for name in rows[0]}
 
 
 @pytest.mark.parametrize(
@@ -176,14 +171,14 @@ def test_failed_points_have_both_sizes_and_say_how_they_were_run(cli: Any) -> No
     assert [(point["image_size"], point["sample_size"]) for point in latents] == [([60, 60], None), ([64, 64], [8, 8])]
 
 
-@pytest.mark.parametrize("sizes", ["15,16", "16,15", "16"])
-def test_csv_has_the_same_columns_whichever_size_fails(cli: Any, config: str, sizes: str) -> None:
+def test_csv_has_the_same_columns_whichever_size_fails(cli: Any, config: str) -> None:
     """A nested record that is absent from a row leaves its fields empty, and makes no column of its own."""
-    header = cli("sweep", config, "--latent", sizes, "--device", "meta", "--format", "csv")[1].splitlines()[0].split(",")
     nested = {"macs_by_kind": ["conv", "linear", "attention"], "largest_map": ["path", "shape", "bytes", "materialised"]}
-
     expected = [[f"{name}.{inner}" for inner in nested[name]] if name in nested else [name] for name in SweepPoint.__struct_fields__]
-    assert header == [name for names in expected for name in names]
+
+    for sizes in ("15,16", "16,15"):
+        header = cli("sweep", config, "--latent", sizes, "--device", "meta", "--format", "csv")[1].splitlines()[0].split(",")
+        assert header == [name for names in expected for name in names]
 
 
 def test_an_option_may_be_given_several_times(cli: Any, config: str) -> None:

@@ -186,7 +186,7 @@ class Fit(Struct, frozen=True, kw_only=True):
     """Whether a ControlNet or T2I-Adapter fits a UNet, tensor by tensor.
 
     Attributes:
-        name: What would be plugged in.
+        name: The ControlNet or T2I-Adapter.
         class_name: Its class.
         fits: Whether every tensor fits.
         rows: Each tensor that one gives or the other takes.
@@ -199,7 +199,7 @@ class Fit(Struct, frozen=True, kw_only=True):
 
 
 class NumberMeaning(Struct, frozen=True, kw_only=True):
-    """A number or shape in an error message, and what it is: "154 = 2 x 77 tokens of encoder_hidden_states"."""
+    """A number or shape in an error message, and its meaning: "154 = 2 x 77 tokens of encoder_hidden_states"."""
 
     value: int | Shape
     meaning: str

@@ -52,15 +52,15 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
         bytes: What its tensors take.
         tensors: How many tensors it has.
         params: How many numbers they hold.
-        content: What it holds: "pipeline" is a UNet with other models beside it.
+        content: What it contains: "pipeline" is a UNet with other models beside it.
         layout: How its tensors are named: as diffusers names them, or as the original code and ComfyUI do; None: as neither.
-        class_name: The diffusers class of its UNet, or of what is like one; None where no header tells.
+        class_name: The diffusers class of its UNet, ControlNet or adapter; None where the header does not show it.
         family: What it belongs to, as the catalog calls it.
         models: The models of the catalog whose structure it has, the one that its family is known by first.
         summary: What it is, in one sentence.
         parts: The models in it.
         evidence: What in the header says so, a sentence each.
-        untold: What no header can tell, and what is taken in its place, a sentence each.
+        untold: What is not in the header, with the assumed value, a sentence each.
         config: The UNet's config, as far as names and shapes tell it; None where they do not.
         metadata: The texts that its writer put beside the tensors.
     """
@@ -90,13 +90,13 @@ class Name(Struct, frozen=True, kw_only=True):
     Attributes:
         path: What diffusers calls it: a module's path in `named_modules()`, a tensor's key in `state_dict()`.
         kind: Which of the two it is.
-        class_name: The module's class; of a tensor, that of the module that holds it.
+        class_name: The module's class; of a tensor, that of its module.
         shape: The tensor's shape, None for a module.
         original: What the original code (CompVis, SGM) and ComfyUI call it: "input_blocks.4.1".
-        comfyui: The same as it stands in a checkpoint: "model.diffusion_model.input_blocks.4.1".
+        comfyui: The same with the prefix of a whole checkpoint: "model.diffusion_model.input_blocks.4.1".
         block: The block of merge-block-weighted and LoRA Block Weight: "IN04", "M00", "OUT11".
-        kohya: What stands before ".lora_down.weight", ".lora_up.weight" and ".alpha" in a LoRA of kohya-ss, where one can train it.
-        peft: What stands before ".lora_A.weight" and ".lora_B.weight" in a LoRA of diffusers and PEFT, likewise.
+        kohya: Its prefix of ".lora_down.weight", ".lora_up.weight" and ".alpha" in a LoRA of kohya-ss, where one can train it.
+        peft: Its prefix of ".lora_A.weight" and ".lora_B.weight" in a LoRA of diffusers and PEFT, likewise.
         processor: The key of its attention processor in `unet.attn_processors`.
         ip_adapter: The number of a cross-attention layer in an IP-Adapter's keys, "1.to_k_ip.weight".
     """

@@ -145,7 +145,7 @@ class TensorsDiff(Struct, frozen=True, kw_only=True):
 
     Attributes:
         total: Of all tensors.
-        stages: The same by stage, under the stage's name; "" are the tensors that stand in none.
+        stages: The same by stage, under the stage's name; "" are the tensors outside of all.
     """
 
     total: NameCounts
@@ -166,8 +166,8 @@ class LayerSide(Excerpt, frozen=True, kw_only=True):
 class LayerDiff(Struct, frozen=True, kw_only=True):
     """A module inside a stage that is not the same on both sides.
 
-    What was added or removed is the outermost such module; what is changed is the innermost. A module of another class
-    is changed as a whole, and what lies in it is not listed.
+    Of added or removed modules it is the outermost; of changed ones the innermost. A module of another class
+    is changed as a whole, without a list of the modules in it.
 
     Attributes:
         change: "renamed" where nothing but its number in the list differs.
@@ -185,14 +185,14 @@ class LayerDiff(Struct, frozen=True, kw_only=True):
 
 
 class StageDiff(Struct, frozen=True, kw_only=True):
-    """A stage of A and the stage of B that stands in its place.
+    """A stage of A and the stage of B in the same place.
 
     Attributes:
         change: "renamed" where nothing but the name differs.
         a: The stage in A; None: added.
         b: The stage in B; None: removed.
         differs: The fields of a stage that differ, `name` included; and "layers" where `layers` names what changed in it. What
-            lives beside a stage while it runs is no part of it: `activation_bytes` is not compared.
+            is alive beside a stage while it runs is not part of it: `activation_bytes` is not compared.
         params: `b - a`; a side that is absent has none.
         macs: `b - a`, likewise; None where either was not counted.
         layers: What differs inside it; empty for an added or removed stage.
@@ -232,13 +232,13 @@ class SkipSide(Excerpt, frozen=True, kw_only=True):
 
 
 class SkipDiff(Struct, frozen=True, kw_only=True):
-    """A skip of A and the skip of B whose target stands in the same place.
+    """A skip of A and the skip of B whose target is in the same place.
 
     Attributes:
         change: "renamed" where nothing but the modules' names differs.
         a: The skip in A; None: added.
         b: The skip in B; None: removed.
-        differs: What differs: "names" (its modules stand in the same places under other names), "source" (it comes from another
+        differs: What differs: "names" (its modules are in the same places under other names), "source" (it comes from another
             place), or another field of a side.
     """
 
@@ -272,7 +272,7 @@ class AttentionSide(Excerpt, frozen=True, kw_only=True):
 
 
 class AttentionDiff(Struct, frozen=True, kw_only=True):
-    """An attention layer of A and the layer of B that stands in its place.
+    """An attention layer of A and the layer of B in the same place.
 
     Attributes:
         change: "renamed" where nothing but the path differs.
@@ -295,15 +295,15 @@ class Diff(Struct, frozen=True, kw_only=True):
             sources, devices and versions may differ.
         a: The first.
         b: The second.
-        notes: What differs and is no difference of the UNets: versions, devices, how the batch is made.
+        notes: Differences that are not of the UNets: versions, devices, how the batch is made.
         config: The keys that differ.
         totals: Totals of both.
-        stages: Every stage of both: in A's order, what was added where it stands in B.
+        stages: Every stage of both: in A's order, added ones after the stage that they follow in B.
         skips: Every skip of both, likewise.
         attentions: Every attention layer of both, likewise.
         inputs: The arguments of `forward` that differ.
         tensors: Whether weights of the one load into the other.
-        ports: What can be plugged in, by kind and by the port's name.
+        ports: Counts of the ports of each kind, paired by name.
     """
 
     schema: Literal["unetinspect.diff/1"] = DIFF_SCHEMA

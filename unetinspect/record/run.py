@@ -33,7 +33,7 @@ class Source(Struct, frozen=True, kw_only=True):
         kind: "catalog", "file", "folder", "hub", "stdin", "trace", "dict" or "module".
         location: A path, a hub ID, a catalog name; for a module, its class.
         revision: The hub's commit, where it is known.
-        subfolder: The folder inside the repository or folder that holds the config.
+        subfolder: The folder inside the repository or folder that contains the config.
     """
 
     kind: Literal["catalog", "file", "folder", "hub", "stdin", "trace", "dict", "module"]
@@ -78,12 +78,12 @@ class InputInfo(Struct, frozen=True, kw_only=True):
     """One argument of the forward pass.
 
     Attributes:
-        name: The argument; a dotted one lies inside a dict: "added_cond_kwargs.text_embeds".
-        shape: Its shape; None where it is no tensor.
-        dtype: "float32", "int64", ...; None where it is no tensor.
+        name: The argument; a dotted one is inside a dict: "added_cond_kwargs.text_embeds".
+        shape: Its shape; None where it is not a tensor.
+        dtype: "float32", "int64", ...; None where it is not a tensor.
         axes: The name of each axis of `shape`.
         config_key: The config key, or keys, that ask for the argument or give it its width; None: `forward` always needs it.
-        value: What is passed where it is no tensor.
+        value: The value that is passed where it is not a tensor.
     """
 
     name: str
@@ -98,7 +98,7 @@ class OutputInfo(Struct, frozen=True, kw_only=True):
     """One tensor that the forward pass returned.
 
     Attributes:
-        name: Where it stands in what was returned: "sample", "down_block_res_samples.3"; "" is the whole.
+        name: Its place in the output: "sample", "down_block_res_samples.3"; "" is the whole.
         shape: Its shape.
         dtype: Its dtype.
     """
@@ -127,7 +127,7 @@ class Run(Struct, frozen=True, kw_only=True):
         frames: Frames of a video; None: the class has none.
         frames_from: What decided them.
         freeu: The factors b1, b2, s1, s2 of FreeU, None where it is off.
-        plugged: What was plugged in: the name of a ControlNet or T2I-Adapter, None: nothing.
+        plugged: The name of the attached ControlNet or T2I-Adapter, None: there is none.
         inputs: Every argument, in the order of `forward`'s signature.
         versions: Of unetinspect, torch and diffusers.
         notes: What a reader should know about this pass.

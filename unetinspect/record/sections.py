@@ -17,9 +17,9 @@ class AttentionCounts(Struct, frozen=True, kw_only=True, rename={"self_": "self"
     """How many attention layers there are, by kind; a layer that runs twice is one layer.
 
     `total` is `self + cross + joint + temporal`: what others count as a UNet's attention layers, those that have an
-    attention processor (`unet.attn_processors`). Two kinds stand beside it, seen and listed all the same:
+    attention processor (`unet.attn_processors`). Two kinds are not in it, but observed and listed all the same:
 
-    pooling            attention that pools the text into one embedding, which is no layer of the U
+    pooling            attention that pools the text into one embedding, which is not a layer of the U
     without_processor  layers that compute attention themselves, of whatever kind (`SelfAttention1d` of UNet1DModel)
     """
 
@@ -71,9 +71,9 @@ class Totals(Struct, frozen=True, kw_only=True):
         macs_by_kind: What they are made of.
         flops: `2 * macs`.
         peak_activation_bytes: The most bytes that lived at once of what the pass made: no weights, no inputs. Fused attention
-            holds no map, other attention its own.
+            materializes no map, other attention its own.
         peak_activation_in: The module whose own forward ran then.
-        peak_activation_bytes_with_maps: The same, as if torch's math attention ran in place of each fused one: it holds maps.
+        peak_activation_bytes_with_maps: The same, as if torch's math attention ran in place of each fused one: it materializes maps.
         peak_activation_in_with_maps: The module whose own forward ran then.
         attention: Attention layers by kind.
         skips: Skips.
@@ -100,7 +100,7 @@ class Stage(Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: "down_blocks.0", "mid_block", "time_embedding".
-        role: Where it stands in the U.
+        role: Its place in the U.
         class_name: Its class.
         in_shape: The first tensor that it was given.
         out_shape: The first tensor that it returned.
@@ -207,8 +207,8 @@ class Attention(Struct, frozen=True, kw_only=True):
     """One execution of one attention layer.
 
     Attributes:
-        path: The module that holds the layer's projections.
-        stage: The stage that it stands in.
+        path: The module with the layer's projections.
+        stage: Its stage.
         index: Its place among the modules that have an attention processor, which is that in `unet.attn_processors` where the class
             has these; None where it has no processor.
         kind: Where its keys come from: the hidden states ("self"), another input ("cross"), both ("joint"), the same
@@ -279,10 +279,10 @@ class Module(Struct, frozen=True, kw_only=True):
 
 
 class Port(Struct, frozen=True, kw_only=True):
-    """A tensor that can be plugged into the UNet from outside.
+    """A place where a tensor of another model joins the UNet.
 
     Attributes:
-        kind: What plugs in there.
+        kind: The kind of model that it is for.
         name: The argument of `forward`, with its place in the list; for IP-Adapter's weights, their key: "1.to_k_ip".
         shape: What the UNet takes there at this size; of a weight, (out_features, in_features).
         joins: The module whose output it is added to, or the attention layer that reads it.

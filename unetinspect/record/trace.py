@@ -139,7 +139,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @classmethod
     def of(cls, record: Trace, **sections: Any) -> Envelope:
-        """Return what is printed of a record by every command, and the sections that one command shows."""
+        """Return the sections of a record that every command prints, and those that one command shows."""
         return cls(schema=record.schema, model=record.model, run=record.run, output=record.output, totals=record.totals, **sections)
 
 

@@ -52,7 +52,7 @@ def _verdict(check: Check) -> Iterator[str]:
 
 
 def _checked(check: Check) -> Iterator[str]:
-    """Say what was checked, and what is fine."""
+    """Write each check with its result."""
     wrong = sum(finding.about == "config" for finding in check.findings)
     yield f"config: {plural(wrong, 'finding')}" if wrong else "config: OK"
     if not check.sizes:
@@ -184,17 +184,14 @@ def _error_lines(one: ErrorExplanation) -> Iterator[str]:
     yield from ("", "What it means", f"  {one.meaning}")
     if one.numbers:
         yield from ("", "Its numbers")
-        yield from (f"  {_value(number.value)}: {number.meaning}" for number in one.numbers)
+        values = [str(one.value) if isinstance(one.value, int) else format_shape(one.value) for one in one.numbers]
+        yield from (f"  {value}: {number.meaning}" for value, number in zip(values, one.numbers, strict=True))
     if one.models:
         yield from ("", "In the catalog")
         yield from _models(one.models)
     if one.changes:
         yield from ("", "What to change, most likely first")
         yield from (f"  {place}. {change}" for place, change in enumerate(one.changes, 1))
-
-
-def _value(value: int | Sequence[int]) -> str:
-    return str(value) if isinstance(value, int) else format_shape(value)
 
 
 def _models(models: Sequence[ModelMatch]) -> Iterator[str]:

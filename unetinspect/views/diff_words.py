@@ -13,7 +13,7 @@ from unetinspect.record.diff import AttentionDiff, AttentionSide, LayerDiff, Nam
 from unetinspect.units import format_shape, plural
 from unetinspect.views.words import channel_sum
 
-# As many folded names as a cell holds before it says how many more there are.
+# A cell has at most as many folded names, and then the number of the others.
 _MOST_NAMES = 6
 # The head shows as much of an overridden value; the config section shows it whole.
 _LONGEST_VALUE = 30
@@ -78,13 +78,11 @@ def folded(paths: Iterable[str]) -> list[str]:
     beside: dict[str, list[str]] = {}
     for *parents, last in names:
         beside.setdefault(".".join(parents), []).append(last)
-    return [text for parent, children in beside.items() for text in _siblings(parent, children)]
-
-
-def _siblings(parent: str, children: list[str]) -> list[str]:
-    if not parent:
-        return children
-    return [f"{parent}.{children[0]}" if len(children) == 1 else f"{parent}.{{{', '.join(children)}}}"]
+    texts: list[str] = []
+    for parent, children in beside.items():
+        inside = children[0] if len(children) == 1 else f"{{{', '.join(children)}}}"
+        texts += [f"{parent}.{inside}"] if parent else children
+    return texts
 
 
 def _folded_at(names: Sequence[tuple[str, ...]], place: int) -> list[tuple[str, ...]]:
@@ -132,11 +130,9 @@ def _stage_parts(diff: StageDiff, a: Stage, b: Stage, sizes: tuple[Shape, Shape]
 
 def layer_texts(layers: Sequence[LayerDiff], stage_a: str, stage_b: str) -> Iterator[str]:
     """Say which layers of a stage were removed, added, moved and changed, those alike in one name."""
-    removed = [layer.a.path for layer in layers if layer.a and layer.b is None]
-    added = [layer.b.path for layer in layers if layer.b and layer.a is None]
-    yield from (
-        f"{word} {_names(paths, stage)}" for word, paths, stage in (("removed", removed, stage_a), ("added", added, stage_b)) if paths
-    )
+    removed = [_inside(layer.a.path, stage_a) for layer in layers if layer.a and layer.b is None]
+    added = [_inside(layer.b.path, stage_b) for layer in layers if layer.b and layer.a is None]
+    yield from (f"{word} {_some(folded(paths))}" for word, paths in (("removed", removed), ("added", added)) if paths)
     both = [(layer, _inside(layer.a.path, stage_a), _inside(layer.b.path, stage_b)) for layer in layers if layer.a and layer.b]
     moved = [f"{path} -> {other}" for layer, path, other in both if path.rpartition(".")[2] != other.rpartition(".")[2]]
     if moved:
@@ -160,10 +156,6 @@ def _outer(paths: Sequence[str]) -> str:
     if len(names) <= _MOST_NAMES // 2:
         return ", ".join(names)
     return _some(folded(".".join(parts[: 2 if parts[1:2] and parts[1].isdigit() else 1]) for parts in (path.split(".") for path in paths)))
-
-
-def _names(paths: Sequence[str], stage: str) -> str:
-    return _some(folded(_inside(path, stage) for path in paths))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -111,7 +111,7 @@ class _ConfigKey(NamedTuple):
 
 
 def found_model(path: str, record: Trace) -> FoundModel:
-    """Return what is listed of a UNet that was found, from its record."""
+    """Return the row of a UNet that was found, from its record."""
     totals = record.totals
     layers, skips = totals.attention.total, totals.skips.consumed
     return FoundModel.of(totals, record.model, record.run, path=path, attention_layers=layers, skips=skips)

@@ -1,10 +1,8 @@
-"""`names`: a module or tensor, and what each tool calls it."""
+"""`names`: one module or tensor, and its name in each tool."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-
-from msgspec import Struct
 
 from unetinspect.naming import absent, by_rule, items_of, names_of
 from unetinspect.record import Trace
@@ -12,8 +10,6 @@ from unetinspect.record.checkpoint import Name
 from unetinspect.units import format_shape, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
-
-_COMFYUI = "in a checkpoint"
 
 
 def names_table(trace: Trace, names: Sequence[Name], *, asked: str | None) -> Table:
@@ -37,7 +33,7 @@ def names_table(trace: Trace, names: Sequence[Name], *, asked: str | None) -> Ta
 
 
 def _shown(trace: Trace, names: Sequence[Name]) -> list[Name]:
-    """Return the items among several names, in the order in which they run; all of them if none is an item."""
+    """Return the items among several names, in execution order; all of them where no item is among them."""
     if len(names) == 1:
         return list(names)
     by_path = {name.path: name for name in names if name.kind == "module"}
@@ -57,21 +53,16 @@ def _columns(shown: Sequence[Name], inside: Mapping[str, str]) -> Iterator[Colum
 
 
 def _group(name: Name) -> str:
-    """Return the block that a resnet, transformer or sampler is in: two parts of its path, one for the mid block."""
+    """Return the block of a resnet, transformer or sampler: two parts of its path, one for the mid block."""
     first, *rest = name.path.split(".")
     block = [first, rest[0]] if rest and rest[0].isdigit() else [first]
     return ".".join(block) if len(rest) > len(block) - 1 else ""
 
 
 def _ip_adapter_inside(of: Name, everything: Sequence[Name]) -> str:
-    """Return the numbers that an IP-Adapter's keys give to the cross-attention layers in a module."""
-    numbers = (name.ip_adapter for name in everything if name.ip_adapter is not None and f"{name.path}.".startswith(f"{of.path}."))
-    return _range(sorted(filter(None, numbers)))
-
-
-def _range(numbers: Sequence[int]) -> str:
-    """Write numbers that rise by two: "3", "1, 3", "9, 11 .. 27"."""
-    listed = [str(number) for number in numbers]
+    """Write the numbers of the cross-attention layers in a module in an IP-Adapter's keys: "3", "1, 3", "9, 11 .. 27"."""
+    inside = [name for name in everything if f"{name.path}.".startswith(f"{of.path}.")]
+    listed = [str(number) for number in sorted(name.ip_adapter for name in inside if name.ip_adapter is not None)]
     return ", ".join(listed) if len(listed) <= 2 else f"{listed[0]}, {listed[1]} .. {listed[-1]}"
 
 
@@ -90,54 +81,44 @@ def _below(trace: Trace, shown: Sequence[Name], names: Sequence[Name], asked: st
         yield rule
 
 
-class _Row(Struct, frozen=True):
-    naming: str
-    name: str
-
-
 def _one(trace: Trace, name: Name, names: Sequence[Name], everything: Sequence[Name]) -> Table:
-    rows = [row for row in _rows(name, everything) if row.name]
     return Table(
-        columns=(Column("naming", lambda row: row.naming), Column("name", lambda row: row.name)),
-        rows=rows,
+        columns=(Column("naming", lambda row: row[0]), Column("name", lambda row: row[1])),
+        rows=[(naming, text) for naming, text in _rows(name, everything) if text],
         above=header(trace.model),
         below=list(_reasons(trace, name, everything)),
         records=names,
     )
 
 
-def _rows(name: Name, everything: Sequence[Name]) -> Iterator[_Row]:
+def _rows(name: Name, everything: Sequence[Name]) -> Iterator[tuple[str, str | None]]:
+    """Yield each naming with its name, or that of the layer of a tensor."""
     layer = name if name.kind == "module" else _holder(name, everything)
     of = "" if layer is name else " of its layer"
-    yield _Row("diffusers", name.path)
-    yield _Row(name.kind, f"{name.class_name} {format_shape(name.shape)}" if name.shape is not None else name.class_name)
-    yield _Row("original", name.original or "")
-    yield _Row(_COMFYUI, name.comfyui or "")
-    yield _Row("block", name.block or "")
-    if layer is not None:
-        yield _Row(f"kohya-ss LoRA{of}", layer.kohya or "")
-        yield _Row(f"PEFT LoRA{of}", layer.peft or "")
-        yield _Row("processor", layer.processor or "")
-        yield _Row(
-            "IP-Adapter", "" if layer.ip_adapter is None else f"{layer.ip_adapter}.to_k_ip.weight, {layer.ip_adapter}.to_v_ip.weight"
-        )
-        yield from _content(layer, everything) if layer is name else ()
+    yield "diffusers", name.path
+    yield name.kind, f"{name.class_name} {format_shape(name.shape)}" if name.shape is not None else name.class_name
+    yield "original", name.original
+    yield "in a checkpoint", name.comfyui
+    yield "block", name.block
+    if layer is None:
+        return
+    yield f"kohya-ss LoRA{of}", layer.kohya
+    yield f"PEFT LoRA{of}", layer.peft
+    yield "processor", layer.processor
+    number = layer.ip_adapter
+    yield "IP-Adapter", None if number is None else f"{number}.to_k_ip.weight, {number}.to_v_ip.weight"
+    inside = [other for other in everything if other.path.startswith(f"{layer.path}.")] if layer is name else []
+    modules = sum(other.kind == "module" for other in inside)
+    if modules:
+        yield "inside", f"{plural(modules, 'module')}, {plural(len(inside) - modules, 'tensor')}"
+        if number is None:
+            yield "IP-Adapter inside", _ip_adapter_inside(layer, everything)
 
 
 def _holder(tensor: Name, everything: Sequence[Name]) -> Name | None:
     """Return the module of a tensor that a LoRA may change, None of any other: a LoRA leaves biases alone."""
     module, _, own = tensor.path.rpartition(".")
     return next((name for name in everything if name.path == module), None) if own == "weight" else None
-
-
-def _content(module: Name, everything: Sequence[Name]) -> Iterator[_Row]:
-    """Count what is in a module that consists of others."""
-    inside = [name for name in everything if name.path.startswith(f"{module.path}.")]
-    count = sum(name.kind == "module" for name in inside)
-    if count:
-        yield _Row("inside", f"{plural(count, 'module')}, {plural(len(inside) - count, 'tensor')}")
-        if module.ip_adapter is None:
-            yield _Row("IP-Adapter inside", _ip_adapter_inside(module, everything))
 
 
 def _reasons(trace: Trace, name: Name, everything: Sequence[Name]) -> Iterator[str]:

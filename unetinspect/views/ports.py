@@ -60,7 +60,7 @@ def fit_lines(trace: Trace, fit: Fit) -> list[str]:
 
 
 def _miscounted(trace: Trace, fit: Fit) -> Iterator[str]:
-    """Yield a line for each list of residuals of which one side has more than the other."""
+    """Yield a line for each list of residuals that is longer on one side."""
     lists: dict[str, list[PortFit]] = {}
     for row in fit.rows:
         if _in_list(row):

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
+from msgspec import Struct
+
 from unetinspect.terminal import cells, paint
 from unetinspect.units import visible
 from unetinspect.views.layout import GAP, Layout, fit, widths, wrap_lines
@@ -17,7 +19,7 @@ from unetinspect.views.table import Table, flat_fields
 _LABEL = re.compile(r"\w+: {2,}|\w{6}: | +")
 
 
-class Screen:
+class Screen(Struct, frozen=True, kw_only=True):
     """Where a table is drawn: its width, whether it takes colour, and whether it can show more than ASCII.
 
     Attributes:
@@ -27,17 +29,18 @@ class Screen:
         shorten: Whether long paths may be shortened.
     """
 
-    def __init__(self, *, width: int | None, color: bool = False, unicode: bool = True, shorten: bool = True) -> None:
-        self.width = width
-        self.color = color
-        self.unicode = unicode
-        self.shorten = shorten
+    width: int | None
+    color: bool = False
+    unicode: bool = True
+    shorten: bool = True
 
 
 def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
     """Draw a table for people; returns the text, and what was left out of it for want of width."""
     layout = fit(table, screen.width, shorten=screen.shorten)
-    above, below = ("\n".join(_wrapped(lines, screen.width)) for lines in (table.above, table.below))
+    above, below = (
+        "\n".join(part for line in lines for part in wrap_words(visible(line), screen.width)) for lines in (table.above, table.below)
+    )
     blocks = [above, _draw(layout, screen) if table.rows else "", below]
     left_out = []
     if table.rows and layout.dropped:
@@ -78,10 +81,6 @@ def wrap_words(text: str, width: int | None) -> list[str]:
     label = _LABEL.match(text)
     indent = " " * (label.end() if label else 0)
     return wrap(text, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _wrapped(lines: Any, width: int | None) -> list[str]:
-    return [part for line in lines for part in wrap_words(visible(line), width)]
 
 
 def _draw(layout: Layout, screen: Screen) -> str:

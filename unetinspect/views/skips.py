@@ -41,10 +41,19 @@ def skips_table(trace: Trace) -> Table:
 def skip_lines(trace: Trace) -> list[str]:
     """Write whether the counts and the channels agree, and the changes on the way; or that there are no skips."""
     if not trace.skips:
-        return [f"{trace.model.class_name} has no skips: no stage concatenates a tensor of another", *_residuals(trace)]
+        lines = [f"{trace.model.class_name} has no skips: no stage concatenates a tensor of another"]
+        if len(trace.outputs) > 1:  # a ControlNet or T2I-Adapter has no up blocks
+            lines.append(f"its outputs are added to a UNet's: {returned_text(trace)}")
+        return lines
     wrong = [skip for skip in trace.skips if not skip.adds_up]
     checked = sum(skip.conv_channels is not None for skip in trace.skips)
-    lines = [skip_counts(trace), *_reads(trace), *_unused(trace), *_way_lines(trace)]
+    counts = trace.totals.skips
+    lines = [skip_counts(trace)]
+    if len(trace.skips) > counts.consumed:
+        lines.append(f"concatenated {len(trace.skips)} times: a block that runs several times uses the same skip each time")
+    if counts.produced > counts.consumed:
+        lines.append(f"{plural(counts.produced - counts.consumed, 'skip')} never concatenated: no up block reads them")
+    lines += _way_lines(trace)
     if any(skip.concat_in == "" for skip in trace.skips):
         lines.append(f"concatenated outside any block, in {trace.model.class_name}'s own forward")
     if wrong:
@@ -54,29 +63,11 @@ def skip_lines(trace: Trace) -> list[str]:
     return lines
 
 
-def _residuals(trace: Trace) -> Iterator[str]:
-    """Write the tensors that a ControlNet or T2I-Adapter, which has no up blocks, returns."""
-    if len(trace.outputs) > 1:
-        yield f"its outputs are added to a UNet's: {returned_text(trace)}"
-
-
 def returned_text(trace: Trace) -> str:
     """Write the tensors of a UNet that returns several: "12 down_block_res_samples + 1 mid_block_res_sample"."""
     counts = Counter(output.name.partition(".")[0] for output in trace.outputs)
     named = [f"{count} {name}" if not name.isdigit() else "" for name, count in counts.items()]
     return " + ".join(filter(None, named)) or plural(len(trace.outputs), "feature")
-
-
-def _reads(trace: Trace) -> Iterator[str]:
-    again = len(trace.skips) - trace.totals.skips.consumed
-    if again > 0:
-        yield f"concatenated {len(trace.skips)} times: a block that runs several times uses the same skip each time"
-
-
-def _unused(trace: Trace) -> Iterator[str]:
-    unused = trace.totals.skips.produced - trace.totals.skips.consumed
-    if unused > 0:
-        yield f"{plural(unused, 'skip')} never concatenated: no up block reads them"
 
 
 def _way_lines(trace: Trace) -> Iterator[str]:

@@ -29,7 +29,7 @@ def stages_table(trace: Trace) -> Table:
         ),
         rows=trace.stages,
         above=header(trace.model, trace.run),
-        below=[_totals_line(trace), skip_counts(trace), *attention_lines(trace), *_outside(trace), *cost_lines(trace)],
+        below=[*_parameter_lines(trace), skip_counts(trace), *attention_lines(trace), *cost_lines(trace)],
     )
 
 
@@ -38,11 +38,14 @@ def _kinds(counts: AttentionCounts) -> str:
     return " + ".join(f"{count} {kind}" for kind, count in (*counts_by_kind(counts), *beside) if count)
 
 
-def _totals_line(trace: Trace) -> str:
+def _parameter_lines(trace: Trace) -> Iterator[str]:
     totals = trace.totals
     sizes = totals.weight_bytes_by_dtype or {trace.run.dtype: totals.weight_bytes}
     weights = " + ".join(f"{format_bytes(size)} in {dtype}" for dtype, size in sizes.items())
-    return f"total: {format_count(totals.params)} params ({totals.params:,}; {weights})"
+    yield f"total: {format_count(totals.params)} params ({totals.params:,}; {weights})"
+    outside = totals.params - sum(stage.params for stage in trace.stages)
+    if outside > 0:  # so that the column adds up to the total
+        yield f"{format_count(outside)} params are outside these stages or did not run"
 
 
 def skip_counts(trace: Trace) -> str:
@@ -51,21 +54,19 @@ def skip_counts(trace: Trace) -> str:
     return f"{plural(made, 'skip')} produced, {used} consumed" if made or used else "no skips"
 
 
-def _outside(trace: Trace) -> list[str]:
-    """Name the parameters of modules that this pass did not run, so that the column adds up to the total."""
-    outside = trace.totals.params - sum(stage.params for stage in trace.stages)
-    return [f"{format_count(outside)} params are outside these stages or did not run"] if outside > 0 else []
-
-
 def cost_lines(trace: Trace) -> list[str]:
     """Write the multiply-accumulates, the operations left out of them, and the peak of the activations; nothing for old records."""
     totals = trace.totals
-    lines = [*_mac_lines(totals, trace.run.forward_batch), *_uncounted(totals), *_memory_lines(totals)]
+    lines = list(_mac_lines(totals, trace.run.forward_batch))
+    if totals.uncounted:
+        operations = ", ".join(f"{operation.calls} {operation.op.removeprefix('aten.')}" for operation in totals.uncounted)
+        lines.append(f"        not counted (no FLOP formula): {operations}")
+    lines += _memory_lines(totals)
     return [*lines, *(f"        {line}" for line in attached_lines(trace.run) if lines)]
 
 
 def attached_lines(run: Run) -> Iterator[str]:
-    """Yield that the costs are those of the UNet without what is attached to it."""
+    """Yield that the costs do not include an attached model."""
     if run.plugged is not None:
         yield f"of the UNet alone, without {run.plugged}"
 
@@ -88,12 +89,6 @@ def _mac_lines(totals: Totals, batch: int) -> Iterator[str]:
         usual.append(f"{format_si(without, 'MACs')} without attention products, as in most papers and counters")
     if usual:
         yield f"        {'; '.join(usual)}"
-
-
-def _uncounted(totals: Totals) -> Iterator[str]:
-    if totals.uncounted:
-        operations = ", ".join(f"{operation.calls} {operation.op.removeprefix('aten.')}" for operation in totals.uncounted)
-        yield f"        not counted (no FLOP formula): {operations}"
 
 
 def _memory_lines(totals: Totals) -> Iterator[str]:

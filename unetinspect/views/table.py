@@ -39,7 +39,7 @@ class Column(Struct, frozen=True):
         right: Whether it is aligned to the right, as numbers are.
         drop: When it goes on a narrow screen: higher numbers go first, 0 never goes.
         wrap: How narrow it may become by continuing on the next line; 0: it never does.
-        path: Whether it holds module paths, which are shortened on the left as a last resort.
+        path: Whether its values are module paths, which are shortened on the left as a last resort.
         in_heading: Whether the heading of a group says it, so that it goes when rows move under headings.
         value: The number by which the HTML page sorts it; None: it is sorted as text.
         page: The text in the HTML page, where it differs.

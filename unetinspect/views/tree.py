@@ -69,7 +69,7 @@ def modules_table(trace: Trace) -> Table:
 
 
 def within_depth(modules: Sequence[Module], depth: int | None) -> tuple[Module, ...]:
-    """Return the modules that stand at most `depth` levels below the first of them."""
+    """Return the modules at most `depth` levels below the first of them."""
     root = modules[0].path
     below = [(module, module.path.removeprefix(root).strip(".")) for module in modules]
     return tuple(module for module, path in below if depth is None or len(list(filter(None, path.split(".")))) <= depth)
@@ -112,7 +112,7 @@ def _anywhere(module: Module) -> Module:
 
 
 def _merged(one: _Node, other: _Node, *, name: str) -> _Node:
-    """Return the node that stands for two which are alike: under it, as under each of its children, the larger peak of both."""
+    """Return one node for two that are alike: it and each of its children have the larger peak of both."""
     peaks = [node.module.activation_bytes for node in (one, other) if node.module.activation_bytes is not None]
     children = [_merged(a, b, name=a.name) for a, b in zip(one.children, other.children, strict=True)]
     count = one.count + other.count if name != one.name else one.count
@@ -124,7 +124,9 @@ def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:
     lines: list[TreeLine] = []
 
     def add(node: _Node, guides: str, hanging: str, level: int) -> None:
-        lines.append(TreeLine(guides + _label(node), node.module, _ran(node), node.count))
+        times = f"{node.count} x " if node.count > 1 else ""
+        label = f"{node.name}: {times}{node.module.class_name}" if node.name else node.module.class_name
+        lines.append(TreeLine(guides + label, node.module, _ran(node), node.count))
         # Cut only here: siblings that differ below the cut must not be folded above it.
         for child in node.children if depth is None or level < depth else []:
             is_last = child is node.children[-1]
@@ -132,11 +134,6 @@ def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:
 
     add(root, "", "", 0)
     return lines
-
-
-def _label(node: _Node) -> str:
-    times = f"{node.count} x " if node.count > 1 else ""
-    return f"{node.name}: {times}{node.module.class_name}" if node.name else node.module.class_name
 
 
 def _ran(node: _Node) -> bool:

@@ -1,4 +1,4 @@
-"""What the page's script knows beside the rows of the tables: which boxes there are, where each skip comes from and goes."""
+"""The data of the page's script beside the rows of the tables: the boxes, and the ends of each skip."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from unetinspect.drawing.outline import Box, Outline, mark_text
 from unetinspect.drawing.page.markup import TIMES
 from unetinspect.drawing.page.tables import typeset
-from unetinspect.record import Module, Skip, Stage, Trace
+from unetinspect.record import Module, Skip, Stage
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size
 from unetinspect.views.words import ROLES, skip_sum, skip_way
 
@@ -16,16 +16,17 @@ def page_record(outline: Outline) -> dict[str, Any]:
     """Return what goes into the page as JSON.
 
     boxes    in execution order: names, shapes, costs; skips by their place in `skips`, attention layers by their row
-    skips    in the order in which they are taken: both ends, channels, what happened on the way
+    skips    in the order in which they are consumed: both ends, channels, changes
     tensors  texts, and of each module the number of its text: the shapes of its own parameters and buffers
     """
     trace = outline.trace
     modules = [module for module in trace.modules if module.path]
+    classes = {module.path: module.class_name for module in modules}
     texts = list(dict.fromkeys(map(_tensors, modules)))
     numbers = {text: number for number, text in enumerate(texts)}
     return {
         "boxes": [_box(outline, box) for box in outline.boxes],
-        "skips": [_skip(outline, skip) for skip in trace.skips],
+        "skips": [_skip(outline, skip, classes) for skip in trace.skips],
         "tensors": {"texts": texts, "of": [numbers[_tensors(module)] for module in modules]},
     }
 
@@ -63,9 +64,8 @@ def _by_kind(stages: tuple[Stage, ...]) -> list[tuple[str, int, str]]:
     return [(name, macs, format_si(macs)) for name, macs in sums if macs]
 
 
-def _skip(outline: Outline, skip: Skip) -> dict[str, Any]:
+def _skip(outline: Outline, skip: Skip, classes: dict[str, str]) -> dict[str, Any]:
     return {
-        "source": skip.source,
         "sources": list(skip.sources),
         "target": skip.target,
         "call": skip.call,
@@ -76,14 +76,13 @@ def _skip(outline: Outline, skip: Skip) -> dict[str, Any]:
         "way": skip_way(skip),
         "hidden": skip.hidden_channels,
         "skip": skip.skip_channels,
-        "concat": skip.concat_channels,
         "out": skip.out_channels,
         "sum": typeset(skip_sum(skip)),
         "adds_up": skip.adds_up,
         "shortcut": skip.shortcut,
         "concat_in": skip.concat_in,
-        "source_class": _class_of(outline.trace, skip.source),
-        "target_class": _class_of(outline.trace, skip.target),
+        "source_class": classes.get(skip.source, ""),
+        "target_class": classes.get(skip.target, ""),
     }
 
 
@@ -97,10 +96,6 @@ def share(part: int, whole: int | None) -> str:
         return ""
     percent = 100 * part / whole
     return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %" if part else "0 %"
-
-
-def _class_of(trace: Trace, path: str) -> str:
-    return next((module.class_name for module in trace.modules if module.path == path), "")
 
 
 def _tensors(module: Module) -> str:
