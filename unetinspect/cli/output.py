@@ -17,7 +17,7 @@ from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
 from unetinspect.files import write_file
 from unetinspect.record import to_json
-from unetinspect.source.place import is_pickle, is_weights
+from unetinspect.source.place import is_weights, unread_weights
 from unetinspect.streams import print_answer, print_aside
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
@@ -180,7 +180,7 @@ def _spare_weights(path: str | None) -> None:
     Raises:
         UsageError: `-o` names one.
     """
-    if path is not None and (is_weights(path) or is_pickle(path)) and os.path.lexists(path):
+    if path is not None and (is_weights(path) or unread_weights(path, hint="")) and os.path.lexists(path):
         raise UsageError(f"-o {path} is a file of weights, and would be written over", hint="name another file for the answer")
 
 
