@@ -155,6 +155,10 @@ def test_damaged_on_the_hub(hub):
     ]:
         hub.server.repositories["acme/bad"] = Repository({"x.safetensors": body})
         assert hub.refusal("hf://acme/bad/x.safetensors", header=True)[0].startswith(f"acme/bad/x.safetensors {said}")
+    hub.server.repositories["acme/evil"] = Repository({INDEX: as_json({"weight_map": {"a": "../../secret.safetensors"}})})
+    hub.server.seen()
+    assert "lists '../../secret.safetensors', which is not in its own folder" in hub.refusal(f"hf://acme/evil/{INDEX}", header=True)[0]
+    assert {line.split()[2] for line in hub.server.seen()} == {INDEX}
     hub.server.repositories["acme/sd"] = repository({"x" * 200_000: ("F16", [1])})
     hub.server.mode = "cut in body"
     said = "could not fetch acme/sd: the download stopped after 50000 of 100000 bytes (connection closed)"

@@ -21,6 +21,13 @@ from unetinspect.source.pipeline import NoUnetError
 
 UNET = {"_class_name": "UNet2DConditionModel", "block_out_channels": [32, 64], "sample_size": 8}
 VAE = {"_class_name": "AutoencoderKL", "block_out_channels": [8, 8, 8, 8]}
+FLUX = {
+    "_class_name": "FluxPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
 INDEX = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
 
 
@@ -154,17 +161,15 @@ def test_several_unets_in_a_pipeline(here):
     [
         ({"x/readme": "hello"}, "no UNet here: x has no unet/config.json, config.json or model_index.json"),
         ({"x/config.json": VAE}, "no UNet here: the config.json of x is of AutoencoderKL"),
-        (
-            {"x/model_index.json": {"_class_name": "FluxPipeline", "t": ["diffusers", "FluxTransformer2DModel"]}},
-            "no UNet here: in x, `t` is FluxTransformer2DModel",
-        ),
+        ({"x/config.json": {"architectures": ["BertModel"], "model_type": "bert"}}, "no UNet here: the config.json of x is of BertModel"),
+        ({"x/model_index.json": FLUX}, "no UNet here: in x, `transformer` is FluxTransformer2DModel"),
         (
             {"x/model_index.json": {"_class_name": "P", "s": ["diffusers", "DDIMScheduler"]}},
             "no UNet here: x is a P, and its model_index.json lists no UNet",
         ),
         ({"x/model_index.json": INDEX}, "no UNet here: in x, `unet` is UNet2DConditionModel, and unet/config.json is missing"),
     ],
-    ids=["nothing", "another model", "another pipeline", "nothing that denoises", "component missing"],
+    ids=["nothing", "another model", "a language model", "another pipeline", "nothing that denoises", "component missing"],
 )
 def test_folders_without_a_unet(here, files, message):
     """A folder without a UNet says what there is instead."""

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.errors import SourceError, UsageError
-from unetinspect.source.place import is_pickle, is_weights, pickle_error
+from unetinspect.source.place import is_file_name, is_weights, unread_weights
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -22,7 +22,6 @@ _SPECIAL_REVISION = re.compile(r"(refs/(?:pr|convert)/[^/]+)(?:/(.*))?")
 # org/name@revision/path, and the path of a page: org/name/tree/revision/path. The groups: repository, view, revision and path, path.
 _URI = re.compile(r"([^/]+/[^/@]+)()(?:@([^/].*)|/(.*))?")
 _PAGE = re.compile(r"([^/]+/[^/]+?)(?:\.git)?(?:/(tree|blob|resolve|raw)/(.+)|/.*)?()")
-_FILE = re.compile(r"\.(json|ya?ml|txt|md|py|safetensors|ckpt|bin|pth?|pkl|gguf|onnx|msgpack|h5)$", re.IGNORECASE)
 _A_MODEL = "write org/name, hf://org/name/unet or hf://org/name@revision/unet, or paste the address of a model's page"
 
 
@@ -115,7 +114,7 @@ def is_repo_id(text: str) -> bool:
 
 def looks_like_path(text: str) -> bool:
     """Return whether the text starts or ends as only a path does."""
-    return text.startswith((".", "/", "~", "\\")) or text.endswith(("/", "\\")) or ("://" not in text and _FILE.search(text) is not None)
+    return text.startswith((".", "/", "~", "\\")) or text.endswith(("/", "\\")) or ("://" not in text and is_file_name(text))
 
 
 def short(text: str) -> str:
@@ -185,11 +184,11 @@ def _locate(repository: HubId, path: str, *, is_file: bool) -> HubId:
     folder, name = dirname(path), basename(path)
     if is_weights(name):
         return replace(repository, file=path)
-    if is_pickle(name):
-        raise pickle_error(short(path), hint="give the .safetensors of the same repository")
+    if (error := unread_weights(name, what=short(path), hint="give the .safetensors of the same repository")) is not None:
+        raise error
     if name == "config.json":
         return replace(repository, folder=folder)
-    if name != "model_index.json" and path and (is_file or _FILE.search(name)):
+    if name != "model_index.json" and path and (is_file or is_file_name(name)):
         raise SourceError(
             f"{short(path)} is not a config.json or a .safetensors file",
             hint="give the page of the model, its unet folder, its config.json or its .safetensors file",

@@ -18,12 +18,11 @@ from unetinspect.source.hub_id import clean_folder
 from unetinspect.source.loaded import LoadedModel, LoadedWeights
 from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file
 from unetinspect.source.pipeline import find_model, pipeline_classes, weights_in
-from unetinspect.source.place import Folder, is_pickle, is_weights, pickle_error
+from unetinspect.source.place import Folder, is_weights, unread_weights
 from unetinspect.streams import reason
 from unetinspect.unets import class_like, supported_classes
 from unetinspect.units import plural
 
-_UNREAD = (".gguf", ".onnx", ".msgpack", ".h5")
 _CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
 _CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
 _GLOB = re.compile(r"[*?\[]")
@@ -74,13 +73,10 @@ def weights_at(path: Path) -> LoadedWeights:
 
 def _refuse_weights(path: Path) -> None:
     """Refuse a file of weights in a format that is not read."""
-    if not path.name.lower().endswith(_UNREAD) and not is_pickle(path.name):
-        return
     beside = [other for other in (path.with_suffix(".safetensors"), path.parent / "config.json") if other.is_file()]
     hint = f"give {beside[0]}" if beside else "give the .safetensors file of the same weights, or their config.json"
-    if is_pickle(path.name):
-        raise pickle_error(str(path), hint=hint)
-    raise SourceError(f"{path} is not a supported weights file: only .safetensors is read", hint=hint)
+    if (error := unread_weights(str(path), hint=hint)) is not None:
+        raise error
 
 
 def _more_than_a_config(mapping: dict[str, Any], text: str, source: Source, *, what: str) -> LoadedModel | None:

@@ -10,8 +10,8 @@ from unetinspect.checkpoint.safetensors_header import Header, merge_headers
 from unetinspect.errors import SourceError, UnetInspectError
 from unetinspect.record import Source
 from unetinspect.source.loaded import LoadedModel, LoadedWeights
-from unetinspect.source.place import INDEX_SUFFIX, Place, is_pickle, is_weights, pickle_error
-from unetinspect.unets import supported_classes
+from unetinspect.source.place import INDEX_SUFFIX, Place, is_weights, unread_weights
+from unetinspect.unets.registry import supported_classes
 
 _OTHER_VAE_NAMES = ("vqvae", "movq")
 _VAE_WIDTHS = ("block_out_channels", "encoder_block_out_channels", "down_block_out_channels")
@@ -95,11 +95,13 @@ def find_weights(place: Place, folder: str | None) -> LoadedWeights:
     if (doubt := place.doubt(paths[0])) is not None:
         raise doubt
     where = place.title(folder) if folder else place.name
-    folders = dict.fromkeys(map(dirname, paths))
-    checkpoints = [file for inside in folders for file in _checkpoints(place, inside)]
-    pickle = next((file for inside in folders for file in place.files(inside) if is_pickle(file)), None)
-    if pickle is not None and not checkpoints:
-        raise pickle_error(f"{where} has no weights but {pickle}, which")
+    files = [file for inside in dict.fromkeys(map(dirname, paths)) for file in place.files(inside)]
+    checkpoints = _checkpoints(place, files)
+    instead = "give the .safetensors of the same model"
+    errors = (unread_weights(file, what=f"{where} has no weights but {file}, which", hint=instead) for file in files)
+    unread = next(filter(None, errors), None)
+    if unread is not None and not checkpoints:
+        raise unread
     hint = f"name the file: {_listed(checkpoints or [place.address('FILE.safetensors')])}"
     raise SourceError(f"{where} has no weights under diffusers' names for a UNet", hint=hint)
 
@@ -146,17 +148,16 @@ def shard_names(index: Mapping[str, Any], *, what: str) -> list[str]:
     for name in names:
         if any(mark in name for mark in ("/", "\\", ":", "\0")) or name in (".", "..", "") or len(name) > 255:
             raise SourceError(f"{what} lists {name[:80]!r}, which is not in its own folder", hint=one_file)
-        if is_pickle(name):
-            raise pickle_error(f"{name[:80]!r}, which {what} lists,")
+        if (error := unread_weights(name, what=f"{name[:80]!r}, which {what} lists,", hint=one_file)) is not None:
+            raise error
         if not name.endswith(".safetensors"):
             raise SourceError(f"{what} lists {name[:80]!r}, which is not a .safetensors file", hint=one_file)
     return names
 
 
-def _checkpoints(place: Place, folder: str) -> list[str]:
-    """Return what to type for each checkpoint in a folder, indexes first."""
-    files = sorted(filter(is_weights, place.files(folder)), key=lambda path: (not path.endswith(INDEX_SUFFIX), path))
-    return [place.address(file) for file in files]
+def _checkpoints(place: Place, files: list[str]) -> list[str]:
+    """Return what to type for each checkpoint among files, indexes first."""
+    return [place.address(file) for file in sorted(filter(is_weights, files), key=lambda path: (not path.endswith(INDEX_SUFFIX), path))]
 
 
 def _listed(files: list[str]) -> str:
@@ -180,7 +181,7 @@ def _search(place: Place, root: str) -> tuple[str, list[str]]:
     if (doubt := place.doubt()) is not None:
         raise doubt
     hint = f"UNets of these classes can be traced: {', '.join(supported_classes())}; `unetinspect models` lists published ones"
-    if checkpoints := _checkpoints(place, root):
+    if checkpoints := _checkpoints(place, place.files(root)):
         hint = f"to read the header of a checkpoint: {_listed(checkpoints)}"
     raise NoUnetError(f"no UNet here: {_what_is_there(place.title(root) if root else place.name, own, index)}", hint=hint)
 

@@ -17,6 +17,8 @@ INDEX_SUFFIX = ".safetensors.index.json"
 
 # What torch writes, in a zip or not. Reading one runs the code in it.
 _PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle")
+_OTHER_WEIGHTS = (".gguf", ".onnx", ".msgpack", ".h5")
+_TEXTS = (".json", ".yaml", ".yml", ".txt", ".md", ".py")
 _SPECIAL_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
 
 
@@ -29,14 +31,18 @@ def is_weights(path: str) -> bool:
     return path.lower().endswith((".safetensors", INDEX_SUFFIX))
 
 
-def is_pickle(path: str) -> bool:
-    """Return whether a path ends as that of a pickle."""
-    return path.lower().endswith(_PICKLES)
+def is_file_name(path: str) -> bool:
+    """Return whether a path ends as that of a config, of weights in any format, or of another text."""
+    return is_weights(path) or path.lower().endswith((*_PICKLES, *_OTHER_WEIGHTS, *_TEXTS))
 
 
-def pickle_error(what: str, *, hint: str = "give the .safetensors of the same model") -> SourceError:
-    """Return why a pickle is not opened."""
-    return SourceError(f"{what} is a pickle; pickles can execute code, so they are never opened", hint=hint)
+def unread_weights(path: str, *, what: str = "", hint: str) -> SourceError | None:
+    """Return why weights with such a path are not opened; None: they can be, or the path is not that of weights."""
+    if path.lower().endswith(_PICKLES):
+        return SourceError(f"{what or path} is a pickle; pickles can execute code, so they are never opened", hint=hint)
+    if path.lower().endswith(_OTHER_WEIGHTS):
+        return SourceError(f"{what or path} is not a supported weights file: only .safetensors is read", hint=hint)
+    return None
 
 
 class Place(ABC):
