@@ -100,6 +100,10 @@ def test_what_goes_wrong_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     """The harness can fail: it sees an exception, an error without a sentence, no answer, an escape sequence, a half-written file."""
     import unetinspect.cli.main as program
 
+    def escape(arguments: list[str]) -> int:
+        print("\x1b[2J")
+        return 0
+
     def half(arguments: list[str]) -> int:
         Path("answer.txt").write_text("{", encoding="utf-8")
         print("error: no", file=sys.stderr)
@@ -109,7 +113,7 @@ def test_what_goes_wrong_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "traceback: ZeroDivisionError": lambda arguments: 1 // 0,
         "exit code 2 without an error:": lambda arguments: 2,
         "exit code 0 without an answer": lambda arguments: 0,
-        "the control character 0x1b in what is printed": lambda arguments: print("\x1b[2J") or 0,
+        "the control character 0x1b in what is printed": escape,
         "exit code 70": lambda arguments: os.EX_SOFTWARE,
         "files left: answer.txt": half,
     }
