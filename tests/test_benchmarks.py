@@ -9,7 +9,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import bare
 import gpu
 import header
 import measure
@@ -90,26 +89,20 @@ def test_every_section_has_its_place() -> None:
     assert written == marked
 
 
-def test_a_process_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sleeping takes wall time and no CPU time; each run has an empty cache unless one is kept; bytecode is as it is installed."""
+def test_a_process_is_measured_and_one_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sleeping takes wall time and no CPU time; a run has an empty cache unless one is kept; an exit code may be an answer."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    script = "import os, time; time.sleep(0.3); print(os.environ['UNETINSPECT_CACHE'], 'PYTHONDONTWRITEBYTECODE' in os.environ)"
-    run = measure.run_once(Command([sys.executable, "-S", "-c", script]))
+    script = "import os, sys, time; time.sleep(0.3); print(os.environ['UNETINSPECT_CACHE'], 'PYTHONDONTWRITEBYTECODE' in os.environ)"
+    words = [sys.executable, "-S", "-c", f"{script}; sys.exit('no such thing')"]
+    run = measure.run_once(Command(words, codes=(0, 1)))
     folder, changed = run.output.split()
 
     assert run.wall > 0.3 > run.cpu > 0
     assert run.peak > 1e6
-    assert (Path(folder).exists(), changed) == (False, "False")
-    assert measure.run_once(Command([sys.executable, "-S", "-c", script], cache=tmp_path)).output.split()[0] == str(tmp_path)
-
-
-def test_a_command_that_fails_says_why() -> None:
-    """Unless its exit code is one that the command has for an answer."""
-    words = [sys.executable, "-S", "-c", "import sys; sys.exit('no such thing')"]
-
-    assert measure.run_once(Command(words, codes=(0, 1))).errors == "no such thing\n"
+    assert (Path(folder).exists(), changed, run.errors) == (False, "False", "no such thing\n")
     with pytest.raises(RuntimeError, match=r"(?s)exit code 1 from .*no such thing"):
-        measure.run_once(Command(words))
+        measure.run_once(Command(words, cache=tmp_path))
+    assert measure.run_once(Command(words, codes=(1,), cache=tmp_path)).output.split()[0] == str(tmp_path)
 
 
 def test_rounds_take_turns_and_the_first_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,16 +125,9 @@ def test_every_command_exists(cli: Any, tmp_path: Path) -> None:
     for name in ("saved.json", "sd15.safetensors", *(f"{model}-inputs.json" for model in sections.MODELS)):
         (tmp_path / name).touch()
     setting = sections.Setting(tmp_path / "bin/python", tmp_path / "other/python", 1, tmp_path)
-    helps: dict[str, str] = {}
-    for rows_of in (
-        sections.cold_rows,
-        sections.crowded_rows,
-        sections.first_rows,
-        sections.warm_rows,
-        sections.several_rows,
-        sections.field_rows,
-    ):
-        rows = rows_of(setting)
+    rows_of = ("cold", "crowded", "first", "warm", "several", "field")
+    options: dict[str, set[str]] = {}
+    for rows in (getattr(sections, f"{name}_rows")(setting) for name in rows_of):
         assert {row.base for row in rows} - {""} <= {row.name for row in rows}
         for command in sections.commands_of(rows).values():
             program, *words = command.arguments
@@ -149,30 +135,24 @@ def test_every_command_exists(cli: Any, tmp_path: Path) -> None:
                 assert Path(words[0]).is_file()
             elif Path(program).name == "unetinspect":
                 name = next((word for word in words if not word.startswith("--")), "")
-                if name not in helps:
-                    code, helps[name], _ = cli(*filter(None, [name]), "--help")
-                    assert code == 0, name
-                assert all(word in helps[name] for word in words if word.startswith("--")), words
-    assert set(helps) >= {"trace", "skips", "attn", "tree", "draw", "names", "diff", "check", "identify", "config", "models", "schema"}
+                options.setdefault(name, set()).update(word for word in words if word.startswith("--"))
+    for name, used in options.items():
+        code, text, _ = cli(*filter(None, [name]), "--help")
+        assert (code, [option for option in used if option not in text]) == (0, [])
+    assert options.keys() >= {"trace", "skips", "attn", "tree", "draw", "names", "diff", "check", "identify", "config", "models", "schema"}
 
 
-def test_the_bare_script_runs_the_pass_of_the_trace(tmp_path: Path) -> None:
-    """torch's counter sees the same MACs in it as the record has; the header has the parameters that the record has."""
+def test_the_bare_script_runs_the_pass_of_the_trace_and_the_header_is_that_of_the_model(tmp_path: Path, cli: Any) -> None:
+    """torch's counter sees the same MACs as the record has; `identify` finds the model in the catalog by the header."""
     record = traced(MODEL)
     (tmp_path / "inputs.json").write_text(record.to_json(), encoding="utf-8")
-    header.write_header(MODEL, tmp_path / "unet.safetensors")
+    weights = tmp_path / "unet.safetensors"
+    header.write_header(MODEL, weights)
+    code, printed, _ = cli("identify", str(weights))
 
     assert peers.count_flops(MODEL, str(tmp_path / "inputs.json"), "") == record.totals.macs
-    assert (tmp_path / "unet.safetensors").stat().st_size > 2 * (record.model.params or 0)
-
-
-def test_the_header_is_that_of_the_model(tmp_path: Path, cli: Any) -> None:
-    """`identify` finds the model in the catalog by it."""
-    header.write_header(MODEL, tmp_path / "unet.safetensors")
-    code, printed, _ = cli("identify", str(tmp_path / "unet.safetensors"))
-
-    assert code == 0
-    assert MODEL in printed
+    assert weights.stat().st_size > 2 * (record.model.params or 0)
+    assert (code, MODEL in printed) == (0, True)
 
 
 def test_passes_are_measured_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,12 +215,15 @@ def test_the_gpu_script_compares_memory_and_times(measured: gpu.Results) -> None
 
 
 def test_the_gpu_script_goes_on_where_a_case_fails(measured: gpu.Results) -> None:
-    """What failed is listed below each table; nothing is begun once the time is over."""
-    late = gpu.measure([], gpu.profile_cases(), Counted(), limit=-1)
+    """What failed is listed below each table; nothing is begun once the time is over; the cases are of the catalog, none twice."""
+    cases = gpu.profile_cases()
+    late = gpu.measure([], cases, Counted(), limit=-1)
 
     assert [failure.partition(":")[0] for failure in measured.failures] == ["UNet2DConditionModel"]
     assert all(f"- {measured.failures[0]}" in text for text in gpu.sections(measured, "CPU").values())
-    assert (late.profiles, len(late.failures)) == ([], len(gpu.profile_cases()))
+    assert (late.profiles, len(late.failures)) == ([], len(cases))
+    assert {str(case).split()[0] for case in (*gpu.record_cases(), *cases)} <= set(sections.MODELS)
+    assert len(set(map(str, cases))) == len(cases)
 
 
 def test_the_dry_run_writes_every_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,19 +231,11 @@ def test_the_dry_run_writes_every_table(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("benchmarks.md", "how-it-counts.md"):
         shutil.copy(ROOT / "docs" / name, tmp_path)
     monkeypatch.setattr(gpu, "HostClock", Counted)
+    monkeypatch.setattr(gpu, "WAYS", gpu.WAYS[2:])
 
     assert gpu.main(["--dry-run", "--write", str(tmp_path)]) == 0
     times = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
 
-    assert [f"| UNet2DConditionModel | 16x16 | float32 | {how} |" in times for how in ("", "math attention", "channels last")] == [True] * 3
+    assert [f"| UNet2DConditionModel | 16x16 | float32 | {how} |" in times for how in ("", "channels last")] == [True] * 2
     assert "No CUDA device" not in (tmp_path / "how-it-counts.md").read_text(encoding="utf-8")
     assert "## gpu-memory" in capsys.readouterr().out
-
-
-def test_every_case_of_the_gpu_script_is_of_the_catalog() -> None:
-    """And no two are the same."""
-    cases = [*map(str, gpu.record_cases()), *map(str, gpu.profile_cases())]
-
-    assert {case.split()[0] for case in cases} <= set(sections.MODELS)
-    assert len(set(map(str, gpu.profile_cases()))) == len(gpu.profile_cases())
-    assert bare.read_config("sd15")["_class_name"] == "UNet2DConditionModel"

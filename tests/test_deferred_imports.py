@@ -84,7 +84,7 @@ print(json.dumps([profile.compiled, len(graphs), len(record.stages)]))
 
 
 def run(code: str, folder: Path, **values: Any) -> Any:
-    """Run code in a process that begins as the program does; returns what it prints last. A package called peft lies in the folder."""
+    """Run code in a process that begins as the program does; returns what it prints last. The folder has a package called peft."""
     (folder / "peft").mkdir()
     (folder / "peft" / "__init__.py").write_text("raise AssertionError('peft is imported')")
     (folder / "peft-9.9.dist-info").mkdir()
@@ -121,7 +121,7 @@ def test_a_trace_loads_no_compiler_and_diffusers_asks_two_things_of_it(tmp_path:
 
 
 def test_what_is_used_comes_back_whole(tmp_path: Path) -> None:
-    """Compiling after it, alone and in a profile: the real module stands in its place, knows what it was told, and is there once."""
+    """Compiling after it, alone and in a profile: the real module takes its place, gets the calls, and is there once."""
     compiled, graphs, stages = run(USED, tmp_path, config=PLAIN)
 
     assert compiled

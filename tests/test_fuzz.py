@@ -80,15 +80,11 @@ def test_what_was_found_stays_mended(name: str, tmp_path: Path) -> None:
     assert time.process_time() - began < 20
 
 
-def test_every_kind_has_a_maker_and_a_budget() -> None:
-    """The kinds of the command line are those that are made, and each is tried here."""
+def test_every_kind_has_a_maker_and_a_budget_and_a_number_makes_the_same_input_again() -> None:
+    """The kinds of the command line are those that are made, and what failed can be run again by its number."""
     assert set(NAMES) == set(KINDS) == set(BUDGET)
-
-
-@pytest.mark.parametrize("kind", NAMES)
-def test_a_number_makes_the_same_input_again(kind: str) -> None:
-    """What failed can be run again by its number."""
-    assert make_case(kind, 3, 5) == make_case(kind, 3, 5)
+    for kind in NAMES:
+        assert make_case(kind, 3, 5) == make_case(kind, 3, 5)
 
 
 @given(st.binary(min_size=1), st.integers())
@@ -101,44 +97,30 @@ def test_bytes_and_values_are_changed_by_the_seed_alone(given_bytes: bytes, seed
 
 
 def test_what_goes_wrong_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The harness can fail: an exception, an error without a sentence, an escape sequence and a half-written file are each told."""
+    """The harness can fail: it sees an exception, an error without a sentence, no answer, an escape sequence, a half-written file."""
     import unetinspect.cli.main as program
 
-    def wrong(number: int) -> str:
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        return str(run_case(Case(["trace"]), folder)["wrong"])
+    def escape(arguments: list[str]) -> int:
+        print("\x1b[2J")
+        return 0
 
     def half(arguments: list[str]) -> int:
         Path("answer.txt").write_text("{", encoding="utf-8")
         print("error: no", file=sys.stderr)
         return 2
 
-    def escape(arguments: list[str]) -> int:
-        print("\x1b[2J")
-        return 0
-
-    mains = [
-        lambda arguments: 1 // 0,
-        lambda arguments: 2,
-        lambda arguments: 0,
-        escape,
-        lambda arguments: os.EX_SOFTWARE,
-        half,
-    ]
-    told = []
-    for number, main in enumerate(mains):
+    wrong = {
+        "traceback: ZeroDivisionError": lambda arguments: 1 // 0,
+        "exit code 2 without an error:": lambda arguments: 2,
+        "exit code 0 without an answer": lambda arguments: 0,
+        "the control character 0x1b in what is printed": escape,
+        "exit code 70": lambda arguments: os.EX_SOFTWARE,
+        "files left: answer.txt": half,
+    }
+    for number, (sentence, main) in enumerate(wrong.items()):
         monkeypatch.setattr(program, "main", main)
-        told.append(wrong(number))
-
-    assert told[0].startswith("traceback: ZeroDivisionError")
-    assert told[1:] == [
-        "exit code 2 without an error:",
-        "exit code 0 without an answer",
-        "the control character 0x1b in what is printed",
-        "exit code 70",
-        "files left: answer.txt",
-    ]
+        (tmp_path / str(number)).mkdir()
+        assert str(run_case(Case(["trace"]), tmp_path / str(number))["wrong"]).startswith(sentence)
 
 
 def test_the_report_adds_up_the_runs_of_each_kind(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_what_is_no_unet_is_refused() -> None:
         unetinspect.trace(nn.Linear(1, 1))
     with pytest.raises(UsageError, match="a model cannot be a int"):
         unetinspect.trace(7)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="this module is built already"):
+    with pytest.raises(UsageError, match="a module that is already built"):
         unetinspect.trace(UNet2DConditionModel.from_config(CONDITION), overrides={"in_channels": 8})
 
 

@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from unetinspect.version import __version__
+
+TYPE_CHECKING = False  # typing's own takes longer to import than Python to start: until then, Ctrl-C would be a traceback
 
 if TYPE_CHECKING:
     from unetinspect.api import trace

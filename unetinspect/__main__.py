@@ -6,7 +6,6 @@ import atexit
 import gc
 import os
 import sys
-from contextlib import suppress
 
 
 def main() -> int:
@@ -16,6 +15,8 @@ def main() -> int:
     code = run(defer=True)
     if sys.gettrace() is None and sys.getprofile() is None:
         # Freeing torch's objects one by one takes a sixth of a trace's time; the system frees them at once.
+        from contextlib import suppress
+
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # none, or closed; whatever failed before has been reported
@@ -26,7 +27,9 @@ def main() -> int:
 
 def run(*, defer: bool = False) -> int:
     """Run the program and return its exit code, on Ctrl-C too; `defer` keeps modules that it does not need out of this process."""
-    try:
+    try:  # around the imports too: Ctrl-C while they load is not a traceback
+        from contextlib import suppress
+
         from unetinspect import streams
         from unetinspect.errors import UsageError
 

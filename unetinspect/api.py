@@ -1,10 +1,10 @@
-"""The Python entry point: `unetinspect.trace`. Imports torch only once there is something to run."""
+"""The Python entry point: `unetinspect.trace`. Imports torch only when there is something to run."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from unetinspect.errors import UsageError
 from unetinspect.record import Source, Trace
@@ -41,27 +41,27 @@ def trace(
 ) -> Trace:
     """Run one dummy forward pass of a diffusers UNet and return what was observed.
 
-    `model` is a catalog name, a path, a hub ID, a config, a live module (`pipe.unet`), or a `Trace`, whose config is
-    then traced again. A live module is left exactly as it was.
+    `model` is a catalog name, a path, a hub ID, a config, a live module (`pipe.unet`), or a `Trace`, whose config is traced
+    again. A live module is left exactly as it was.
 
-    res        pixels of the image, (height, width); the sample is `res / vae_scale_factor`
-    latent     the sample itself, (height, width), or the length of a signal; neither: the config's `sample_size`
-    batch      images; `forward_batch` is twice that under classifier-free guidance
-    cfg        classifier-free guidance; None: where the UNet is conditioned
-    tokens     tokens of `encoder_hidden_states`
-    frames     frames of a video UNet; None: what its config says, or what its pipeline runs
+    res        image size in pixels, (height, width); the sample is `res / vae_scale_factor`
+    latent     sample size, (height, width), or the length of a signal; the default of both is the config's `sample_size`
+    batch      images per batch; `forward_batch` is twice that under classifier-free guidance
+    cfg        classifier-free guidance; by default on for conditional models
+    tokens     tokens in `encoder_hidden_states`
+    frames     frames of a video UNet; by default those of its config or its pipeline
     freeu      FreeU's factors b1, b2, s1, s2: (1.2, 1.4, 0.9, 0.2)
-    plug_in    a ControlNet or T2I-Adapter, given as `model` is; the UNet then runs with what it returned
-    device     "auto" is CUDA where there is one, else "meta", where nothing is allocated
+    plug_in    a ControlNet or T2I-Adapter, in the same forms as `model`; the UNet runs with its outputs
+    device     "auto" is CUDA if available, else "meta", where nothing is allocated
     overrides  config keys to set before the UNet is built
-    vae_scale  pixels per sample cell along one side, where the model's own files do not say it
-    revision, subfolder, token, offline: of a hub ID or a folder, as on the command line
-    cache      take the record from the cache where it is kept, and keep it; not of a live module, and not where diffusers
-               was imported before, since its classes may have been changed meanwhile
+    vae_scale  VAE scale factor, if the model's own files do not have it
+    revision, subfolder, token, offline: for a hub ID or a folder, as on the command line
+    cache      use the cache of records; not for a live module, and not if diffusers was imported before, because its classes
+               may have been changed since
     force      lift the size limits
 
     Raises:
-        UnetInspectError: A bad value, an unreadable source, a config that cannot be built, a pass that fails.
+        UnetInspectError: An invalid value, an unreadable source, a config that cannot be built, a pass that fails.
     """
     request = make_request(
         res=res,
@@ -75,12 +75,18 @@ def trace(
         dtype=dtype,
         vae_scale=vae_scale,
     )
-    overrides = dict(overrides or {})
     where = {"revision": revision, "subfolder": subfolder, "token": token, "offline": offline}
-    plugged = None if plug_in is None else _load(plug_in, {"token": token, "offline": offline})
-    if _is_live(model):
-        return _trace_live(model, request, overrides, plugged)
-    return Recorder(open_cache(wanted=cache), _load(model, where), overrides, force=force).record(request, plugged)
+    attached = None if plug_in is None else _load(plug_in, {"token": token, "offline": offline})
+    if not _is_live(model):
+        return Recorder(open_cache(wanted=cache), _load(model, where), overrides, force=force).record(request, attached)
+    if overrides:
+        raise UsageError(
+            "overrides cannot be applied to a module that is already built",
+            hint="pass its config instead: {**unet.config, '_class_name': type(unet).__name__}",
+        )
+    from unetinspect.run.tracer import trace_module
+
+    return trace_module(model, request, attached)
 
 
 def _load(model: Any, where: Mapping[str, Any]) -> LoadedModel:
@@ -96,11 +102,11 @@ def _load(model: Any, where: Mapping[str, Any]) -> LoadedModel:
     return LoadedModel(name=name, config=dict(model), source=Source(kind="dict", location=name))
 
 
-def _is_live(model: Any) -> bool:
-    """Tell a module from what a model can be named or described by.
+def _is_live(model: Any) -> TypeGuard[nn.Module]:
+    """Return whether a model is a live module.
 
     Raises:
-        UsageError: It is neither.
+        UsageError: It cannot be a model.
     """
     if isinstance(model, str | os.PathLike | Mapping | Trace):
         return False
@@ -114,12 +120,13 @@ def _is_live(model: Any) -> bool:
     return True
 
 
-def _trace_live(module: Any, request: Any, overrides: Mapping[str, Any], plugged: LoadedModel | None) -> Trace:
-    if overrides:
-        raise UsageError(
-            "overrides change a config before it is built, and this module is built already",
-            hint="pass its config instead: {**unet.config, '_class_name': type(unet).__name__}",
-        )
-    from unetinspect.run.tracer import trace_module
-
-    return trace_module(module, request, plugged)
+def loaded_trace(record: Trace) -> LoadedModel:
+    """Return the model of a record, to be traced again: its config as it was given, its VAE scale factor, its name."""
+    return LoadedModel(
+        name=record.model.name,
+        config=record.model.given_config,
+        source=record.model.source,
+        vae_scale_factor=record.run.vae_scale_factor,
+        medium=record.run.medium,
+        vae_scale_from=record.run.vae_scale_from,
+    )

@@ -56,7 +56,7 @@ class Output:
         )
 
     def require(self, what: str, *formats: Format) -> None:
-        """Check that what is asked for has the form that is asked for.
+        """Check that the requested format is one of those that a command or option has.
 
         Raises:
             UsageError: It does not.

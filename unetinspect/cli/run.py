@@ -47,7 +47,7 @@ class Passes:
 
     @contextmanager
     def recorder(self, model: LoadedModel) -> Iterator[Recorder]:
-        """Yield what runs passes of a model, with its progress shown; a saved trace is traced again."""
+        """Yield a recorder of a model, with its progress shown; a saved trace is traced again."""
         with self._output.progress() as say:
             yield Recorder(self.cache, to_trace_again(model), self.overrides, force=self._force, say=say)
 
