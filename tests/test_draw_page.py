@@ -143,7 +143,7 @@ def test_the_tables_have_every_row_of_the_record_with_its_numbers(name: str) -> 
     root, trace = read(name), traced(name)
     modules = [[cell.text for cell in row] for row in rows_of(root, "module")]
     values = [[int(cell.attributes["data-value"] or -1) for cell in row[4:7]] for row in rows_of(root, "module")]
-    layers = [[row[0].text, row[1].text, row[9].text, row[9].attributes["data-value"]] for row in rows_of(root, "attn")]
+    layers = [[row[0].text, row[1].text, row[8].text, row[8].attributes["data-value"]] for row in rows_of(root, "attn")]
     costs = [(module.params, module.macs, module.activation_bytes) for module in trace.modules[1:]]
 
     assert [row[0].text for row in rows_of(root, "stage")] == [stage.name for stage in trace.stages]
@@ -153,15 +153,17 @@ def test_the_tables_have_every_row_of_the_record_with_its_numbers(name: str) -> 
     assert layers == [[layer.path, layer.kind, format_si(layer.macs), str(layer.macs)] for layer in trace.attentions]
     assert [[row[0], *row[2:8]] for row in modules] == [
         [
-            *(module.path, format_shape(module.in_shape), format_shape(module.out_shape), format_count(module.params)),
-            *(format_si(module.macs), format_bytes(module.activation_bytes), str(module.calls)),
+            *(module.path, shape_text(module, module.in_shape), shape_text(module, module.out_shape)),
+            *(format_count(module.params) if module.params else "", format_si(module.macs) if module.macs else ""),
+            *(format_bytes(module.activation_bytes) if module.activation_bytes else "", str(module.calls or "")),
         ]
         for module in trace.modules[1:]
     ]
     assert values == [[-1 if cost is None else cost for cost in row] for row in costs]
 
 
-def _shape(module: Module, shape: tuple[int, ...] | None) -> str:
+def shape_text(module: Module, shape: tuple[int, ...] | None) -> str:
+    """Write a shape as a row of a module does."""
     ran = module.calls or module.class_name == "ModuleList"
     return "not run" if not ran else format_shape(shape) if shape else ""
 

@@ -18,8 +18,10 @@ from unetinspect import Trace
 from unetinspect.drawing.dot import dot
 from unetinspect.drawing.mermaid import mermaid
 from unetinspect.drawing.outline import Level, Outline, mark_text, outline_of
+from unetinspect.drawing.svg import svg
 from unetinspect.drawing.text import text as drawn_text
 from unetinspect.drawing.text.canvas import fold
+from unetinspect.record import SkipChange
 from unetinspect.terminal import cells
 
 _SUM = re.compile(r"(\d+) \+ (\d+)(?: = \d+ \(MISMATCH\))? -> (\d+)(?:, (\d+) times)?")
@@ -185,14 +187,20 @@ def test_skips_that_are_not_a_stack_are_named_where_lines_would_cross() -> None:
 
 
 def test_every_form_has_the_same_label_for_a_changed_skip() -> None:
-    """What FreeU filters is labelled once for each such skip, in the terminal, its list, Mermaid and DOT."""
+    """A filter, and a sum with what is not a source of the skip, are beside its channels; a sum of its own sources is not."""
     trace = traced("sd15")
-    change = replace(traced("conditioned", freeu=(1.1, 1.2, 0.9, 0.2)).skips[0].changes[0], kind="filter")
-    outline = outline_of(replace(trace, skips=(replace(trace.skips[0], changes=(change,)), *trace.skips[1:])))
+    first, second, third, *others = trace.skips
+    added = SkipChange(kind="sum", with_=("down_block_additional_residuals.1",), shape=first.shape, ops=("add",))
+    own = replace(added, with_=third.sources)
+    filtered = SkipChange(kind="filter", shape=first.shape, ops=("fft",))
+    changes = ((added, filtered), (added, added), (own,))
+    changed = [replace(skip, changes=those) for skip, those in zip((first, second, third), changes, strict=True)]
+    outline = outline_of(replace(trace, skips=(*changed, *others)))
     forms = [ascii_text(outline, width=width, level=level) for width in (40, 80, 120) for level in LEVELS]
-    forms += [form(outline, level=level) for form in (mermaid, dot) for level in LEVELS]
+    forms += [form(outline, level=level).split("<desc")[-1] for form in (mermaid, dot, svg) for level in LEVELS]
 
-    assert [text.count("1280 (filter)") for text in forms] == [1] * 10
+    assert first.skip_channels == second.skip_channels == third.skip_channels == 1280
+    assert [(text.count("1280 (sum, filter)"), text.count("1280 (sum)"), text.count("(sum")) for text in forms] == [(1, 1, 2)] * 12
 
 
 @pytest.mark.parametrize("width", [80, 120])

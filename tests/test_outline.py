@@ -9,9 +9,7 @@ import pytest
 
 from tests.drawn import DRAWN, LEVELS, outlined
 from tests.tiny import traced
-from unetinspect.drawing.outline import mark_text, outline_of
-from unetinspect.record import SkipChange
-from unetinspect.views.words import skip_label, skip_sum
+from unetinspect.drawing.outline import mark_text, outline_of, sum_text
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -63,9 +61,7 @@ def test_the_u_of_sd15() -> None:
     assert [(box.name, box.after) for box in outline.chain] == list(zip(chain, [None, *chain[:-1]], strict=True))
     assert [(box.size, box.channels) for box in outline.on("left")] == sizes
     assert [mark_text(mark) for mark in outline.box_of("up_blocks.1").marks] == ["3 self 256x256", "3 cross 256x77"]
-    assert [skip_sum(skip, with_concat=False) for skip in outline.box_of("up_blocks.1").taken] == ["1280 + 1280 -> 1280"] * 2 + [
-        "1280 + 640 -> 1280"
-    ]
+    assert [sum_text(skip) for skip in outline.box_of("up_blocks.1").taken] == ["1280 + 1280 -> 1280"] * 2 + ["1280 + 640 -> 1280"]
     layers = [layer.name for layer in outline.box_of("down_blocks.0").layers]
     assert layers == ["resnets.0", "attentions.0", "resnets.1", "attentions.1", "downsamplers.0"]
 
@@ -80,17 +76,6 @@ def test_stages_that_are_alike_are_one_box_and_branches_are_not_a_chain() -> Non
     assert (box.size, box.cells, box.channels) == ((256,), 256, 1024)
     assert all(box.after is None for box in branches)
     assert sum(len(box.stages) for box in branches) == 13
-
-
-def test_what_changes_a_skip_is_beside_its_channels() -> None:
-    """A filter, and a sum with something else, once each; not a sum of its own sources."""
-    skip = traced("sd15").skips[0]
-    added = SkipChange(kind="sum", with_=("down_block_additional_residuals.1",), shape=skip.shape, ops=("add",))
-    own = msgspec.structs.replace(added, with_=skip.sources)
-    filtered, cast = (msgspec.structs.replace(added, kind=kind, with_=()) for kind in ("filter", "cast"))
-    wanted = {(): "1280", (own, cast): "1280 (cast)", (added, added): "1280 (sum)", (own, added, filtered): "1280 (sum, filter)"}
-
-    assert {changes: skip_label(msgspec.structs.replace(skip, changes=changes)) for changes in wanted} == wanted
 
 
 def test_names_are_printable_and_ascii_where_asked() -> None:

@@ -6,14 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from unetinspect.drawing.outline import Box, Layer, Outline, mark_text
+from unetinspect.drawing.outline import Box, Layer, Outline, mark_text, sum_text
 from unetinspect.drawing.text_width import TIMES
 from unetinspect.record import Module, Run, Skip, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size, plural
 from unetinspect.views.attention import attention_lines
 from unetinspect.views.header import added_lines
 from unetinspect.views.skips import returned_text
-from unetinspect.views.words import inside, place_text, skip_sum
+from unetinspect.views.words import inside, place_text
 
 
 def caption(trace: Trace) -> Iterator[str]:
@@ -43,7 +43,11 @@ def _attention_text(trace: Trace) -> str:
 
 
 def below(path: str, stage: str) -> str:
-    """Write where a module is in its stage; "output" for the stage itself."""
+    """Write where a module is in its stage; "output" for the stage itself.
+
+    >>> below("down_blocks.0.attentions.1", "down_blocks.0"), below("conv_in", "conv_in")
+    ('attentions.1', 'output')
+    """
     return "output" if path == stage else inside(path, stage)
 
 
@@ -87,13 +91,13 @@ def costs_of(of: Box | Module) -> list[str]:
     return [params, *([format_si(of.macs, "MACs")] if of.macs else [])]
 
 
-def box_label(box: Box) -> str:
+def box_description(box: Box) -> str:
     """Say what a box is, its shapes, its attention layers and its costs."""
     marks = [mark_text(mark, times=TIMES) for mark in box.marks]
     return "; ".join([f"{box.name}, {box.class_name}", arrow_text(box), *counts_of(box), *marks, *costs_of(box)])
 
 
-def layer_label(layers: Sequence[Layer]) -> str:
+def layer_description(layers: Sequence[Layer]) -> str:
     """Say what a layer is, its shapes, its attention layers and its costs; of several that are alike, those of the first."""
     module = layers[0].module
     marks = [mark_text(mark, times=TIMES) for mark in layers[0].marks]
@@ -101,14 +105,14 @@ def layer_label(layers: Sequence[Layer]) -> str:
     return "; ".join([f"{module.path}, {module.class_name}", arrow_text(module), *marks, *costs_of(module), *others])
 
 
-def skip_sentence(skip: Skip) -> str:
+def skip_description(skip: Skip) -> str:
     """Say where a skip comes from and goes, what it is added to, and what changes it on the way."""
     way = f"skip {skip.order}: {skip.source} {format_shape(skip.shape)} → {skip.target}"
     changes = [f"changed by: {change.kind} {format_shape(change.shape)}" for change in skip.changes]
-    return "; ".join([way, f"hidden + skip → out: {skip_sum(skip, arrow='→', with_concat=False)}", *changes])
+    return "; ".join([way, f"hidden + skip → out: {sum_text(skip, arrow='→')}", *changes])
 
 
-def picture_label(outline: Outline) -> str:
+def picture_description(outline: Outline) -> str:
     """Say the whole picture in a few sentences."""
     boxes = f"{len(outline.chain)} boxes of the U in execution order: down the left, across the bottom, up the right."
     return " ".join([boxes, *(f"{typeset(line)}." for line in caption(outline.trace))])

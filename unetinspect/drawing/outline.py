@@ -127,7 +127,7 @@ class Link(Struct, frozen=True):
 
     def sum(self, arrow: str) -> str:
         """Write "640 + 320 -> 320", and how often."""
-        return skip_sum(self.skip, arrow=arrow, with_concat=False) + ("" if self.times == 1 else f", {self.times} times")
+        return sum_text(self.skip, arrow=arrow) + ("" if self.times == 1 else f", {self.times} times")
 
 
 class Ends(Struct, frozen=True):
@@ -198,6 +198,11 @@ def mark_text(mark: Mark, *, times: str = "x", of_one: bool = False) -> str:
     """
     count = "" if of_one and mark.count == 1 else f"{mark.count} "
     return f"{count}{mark.kind} {mark.query_tokens}{times}{mark.key_tokens}"
+
+
+def sum_text(skip: Skip, *, arrow: str = "->") -> str:
+    """Write "1280 + 640 -> 1280": hidden + skip and what the resnet makes of them."""
+    return skip_sum(skip, arrow=arrow, with_concat=False)
 
 
 def channels_of(shape: Shape | None, run: Run) -> int | None:
@@ -316,7 +321,7 @@ def _links(trace: Trace, boxes: Sequence[Box]) -> Iterator[Link]:
     """Yield the links; a skip that is consumed again in the same way is the same link."""
     alike: dict[tuple[object, ...], list[Skip]] = {}
     for skip in trace.skips:
-        alike.setdefault((skip.index, skip.source, skip.target, skip_sum(skip)), []).append(skip)
+        alike.setdefault((skip.index, skip.source, skip.target, sum_text(skip)), []).append(skip)
     for number, skips in enumerate(alike.values()):
         source, target = _box_of(boxes, skips[0].source_stage), _box_of(boxes, skips[0].target_stage)
         yield Link(number, skips[0], source.name, target.name, len(skips))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from xml.sax.saxutils import escape, quoteattr
 
-from unetinspect.drawing.labels import box_label, layer_label, picture_label, skip_sentence, typeset
+from unetinspect.drawing.labels import box_description, layer_description, picture_description, skip_description, typeset
 from unetinspect.drawing.outline import Level, Outline
 from unetinspect.drawing.place import place
 from unetinspect.drawing.scene import Badge, PlacedBox, PlacedSkip, Point, Rect, Row, Scene, Text
@@ -79,7 +79,7 @@ def svg(outline: Outline, *, level: Level = "stage", interactive: bool = False) 
     return f"""\
 <svg xmlns="http://www.w3.org/2000/svg" class="ui-svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" {named}>
 <title id="ui-title-{key}">{escape(typeset(outline.title))}</title>
-<desc id="ui-desc-{key}">{escape(picture_label(outline))}</desc>
+<desc id="ui-desc-{key}">{escape(picture_description(outline))}</desc>
 <style>
 {style_sheet(interactive=interactive)}
 </style>
@@ -118,7 +118,7 @@ def _body(scene: Scene, *, interactive: bool) -> Iterator[str]:
 def _box(placed: PlacedBox, *, interactive: bool) -> Iterator[str]:
     box, stages = placed.box, ",".join(stage.name for stage in placed.box.stages)
     data = f"data-box={quoteattr(box.name)} data-stages={quoteattr(stages)}"
-    yield _group(f"ui-stage ui-{box.stages[0].role}", data, box_label(box), interactive=interactive)
+    yield _group(f"ui-stage ui-{box.stages[0].role}", data, box_description(box), interactive=interactive)
     yield f'<rect class="ui-frame" {_place(placed.rect)} rx="{6 if placed.scaled else 4}"/>'
     yield from map(_text, placed.texts)
     yield from map(_badge, placed.badges)
@@ -132,7 +132,7 @@ def _row(row: Row, *, interactive: bool) -> Iterator[str]:
     if row.layers:
         paths = [layer.module.path for layer in row.layers]
         data = f"data-path={quoteattr(paths[0])}" + (f" data-paths={quoteattr(','.join(paths))}" if len(paths) > 1 else "")
-        yield _group("ui-layer", data, layer_label(row.layers), interactive=interactive)
+        yield _group("ui-layer", data, layer_description(row.layers), interactive=interactive)
     yield f'<rect class="ui-row" {_place(row.rect)} rx="3"/>'
     yield from map(_text, row.texts)
     yield from map(_badge, row.badges)
@@ -146,7 +146,7 @@ def _skip(placed: PlacedSkip, *, interactive: bool) -> str:
     into = 1 if placed.end[0] >= placed.bend_end[0] else -1
     bend = f"H{_number(placed.bend_start[0])}C{_at(first)} {_at(second)} {_at(placed.bend_end)}"
     way = f"M{_at(placed.start)}{bend}H{_number(placed.end[0] - 3 * into)}"
-    group = _group("ui-skip", data, skip_sentence(skip), interactive=interactive)
+    group = _group("ui-skip", data, skip_description(skip), interactive=interactive)
     hit = f'<path class="ui-hit" d="{way}"/>' if interactive else ""
     head = _head("ui-skip-head", placed.end, (into, 0), 7)
     return f'{group}{hit}<path class="ui-skip-line" d="{way}"/>{head}{_text(placed.label)}</g>'

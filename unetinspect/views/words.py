@@ -80,10 +80,12 @@ def inside(path: str, stage: str) -> str:
 
 
 def place_text(size: Shape | None, run: Run) -> str:
-    """Write the size of a place in the U: "64x64", "1024 long", "256 tokens"; "" where it has none."""
+    """Write the size of a place in the U: "64x64", "length 1024", "256 tokens"; "" where it has none."""
     if size is None:
         return ""
-    return format_size(size) if len(size) > 1 else f"{size[0]} {'long' if run.medium == 'signal' else 'tokens'}"
+    if len(size) > 1:
+        return format_size(size)
+    return f"length {size[0]}" if run.medium == "signal" else f"{size[0]} tokens"
 
 
 def step_text(before: Shape | None, after: Shape | None, arrow: str = "->") -> str:

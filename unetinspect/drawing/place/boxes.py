@@ -8,12 +8,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.drawing.labels import arrow_text, below, costs_of, counts_of
-from unetinspect.drawing.outline import Box, Layer, Level, Mark, channels_of, mark_text
+from unetinspect.drawing.outline import Box, Layer, Level, Mark, channels_of, mark_text, sum_text
 from unetinspect.drawing.scene import Badge, PlacedBox, Rect, Row, Text
 from unetinspect.drawing.text_width import TIMES, shortened, text_width
 from unetinspect.record import Run, Skip
 from unetinspect.units import format_shape
-from unetinspect.views.words import skip_sum
 
 PAD_X, PAD_Y, GAP, ROW_INSET, ROW_GAP, BADGE_PAD = 12.0, 9.0, 8.0, 6.0, 2.0, 6.0
 NAME_SIZE, TEXT_SIZE, NOTE_SIZE, BADGE_SIZE = 13.0, 11.0, 10.0, 9.5
@@ -145,9 +144,7 @@ def _skip_rows(made: Iterable[Skip], taken: Iterable[Skip]) -> list[RowContent]:
         module = "" if path == stage else shortened(below(path, stage), 170, NOTE_SIZE)
         return RowContent((), (Line(_SKIP_LINE, (text, Part(module, "note", NOTE_SIZE, right=True)), **ends),))
 
-    entering = [
-        row(Part(skip_sum(one, arrow="→", with_concat=False), "sum", TEXT_SIZE), one.target, one.target_stage, taken=one) for one in taken
-    ]
+    entering = [row(Part(sum_text(one, arrow="→"), "sum", TEXT_SIZE), one.target, one.target_stage, taken=one) for one in taken]
     leaving = [row(Part(format_shape(one.shape), "shape", NOTE_SIZE), one.source, one.source_stage, made=one) for one in made]
     return entering + leaving
 
@@ -171,7 +168,7 @@ def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowCont
     class_part = Part(shortened(class_name, 200, NOTE_SIZE), "note", NOTE_SIZE)
     channels = channels_of(layer.module.out_shape, run)
     takes = layer.taken[::-1] if upwards else layer.taken
-    ends = [skip_sum(skip, arrow="→", with_concat=False) for skip in takes] or ([f"→ {channels}"] if channels is not None else [])
+    ends = [sum_text(skip, arrow="→") for skip in takes] or ([f"→ {channels}"] if channels is not None else [])
     right = [(Part(end, "sum" if takes else "note", NOTE_SIZE, right=True),) for end in ends]
     badges = [_badge_part(replace(mark, count=mark.count * len(layers)), of_one=True) for mark in layer.marks]
     start, more = _start(name, class_part, badges, right[0] if right else ())
