@@ -17,7 +17,7 @@ from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
 from unetinspect.record import to_json
 from unetinspect.source.place import is_weights, unread_weights
-from unetinspect.streams import print_answer, print_aside
+from unetinspect.streams import print_answer, print_aside, reason, write_file
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
 from unetinspect.views.table import Format, Table
@@ -40,7 +40,7 @@ class Output:
         if options.json and options.format not in (None, "json"):
             raise UsageError(f"--json and --format {options.format} cannot be used together", hint="use one of them")
         self.format: Format = "json" if options.json else options.format or "table"
-        if self.path is not None and (is_weights(self.path) or is_pickle(self.path)) and os.path.lexists(self.path):
+        if self.path is not None and (is_weights(self.path) or unread_weights(self.path, hint="")) and os.path.lexists(self.path):
             raise UsageError(f"-o {self.path} would overwrite a weights file", hint="choose another file")
         self._quiet = options.quiet
         self._printed: set[str] = set()
@@ -174,26 +174,8 @@ class Output:
                 print_aside(f"{word}: {visible(line)}")
 
 
-def _spare_weights(path: str | None) -> None:
-    """Keep a file of weights from being written over: it may be the very one that is read.
-
-    Raises:
-        UsageError: `-o` names one.
-    """
-    if path is not None and (is_weights(path) or unread_weights(path, hint="")) and os.path.lexists(path):
-        raise UsageError(f"-o {path} is a file of weights, and would be written over", hint="name another file for the answer")
-
-
-def _format(options: OutputOptions) -> Format:
-    if options.json and options.format not in (None, "json"):
-        raise UsageError(f"--json and --format {options.format} contradict each other", hint="give one of them")
-    return "json" if options.json else options.format or "table"
-
-
-def _width(path: str | None) -> int | None:
-    """Return the width to draw for: what COLUMNS says, where that is a width, or the terminal's; a file and a pipe have none."""
-    if path is not None:
-        return None
+def _width() -> int | None:
+    """Return the width to draw for: COLUMNS, if that is a width, or the terminal's; a pipe has none."""
     wanted = os.environ.get("COLUMNS", "")
     if wanted.isdecimal() and int(wanted) > 0:
         return int(wanted)

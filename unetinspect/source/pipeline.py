@@ -11,7 +11,7 @@ from unetinspect.errors import SourceError, UnetInspectError
 from unetinspect.record import Source
 from unetinspect.source.loaded import LoadedModel, LoadedWeights
 from unetinspect.source.place import INDEX_SUFFIX, Place, is_weights, unread_weights
-from unetinspect.unets.registry import supported_classes
+from unetinspect.unets import supported_classes
 
 _OTHER_VAE_NAMES = ("vqvae", "movq")
 _VAE_WIDTHS = ("block_out_channels", "encoder_block_out_channels", "down_block_out_channels")
