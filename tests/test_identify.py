@@ -68,11 +68,11 @@ def test_evidence_quotes_the_tensors_that_decide() -> None:
     unet = "model.diffusion_model."
 
     assert identify(whole("sdxl")).evidence == (
-        f"'{unet}input_blocks.0.0.weight' is a tensor of a UNet, in the original layout (LDM, ComfyUI)",
+        f"'{unet}input_blocks.0.0.weight' is a tensor of a UNet in the original layout (LDM, ComfyUI)",
         f"'{unet}input_blocks.0.0.weight' is (320, 4, 3, 3): 4 input channels, 320 in the first block",
         f"'{unet}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight' is (640, 2048): cross-attends to 2048-dim text embeddings",
         f"'{unet}input_blocks.4.1.proj_in.weight' is (640, 640): a linear layer, as in Stable Diffusion 2 and XL",
-        f"'{unet}label_emb.0.0.weight' is (1280, 2816): 2816 values are embedded and added to the time embedding",
+        f"'{unet}label_emb.0.0.weight' is (1280, 2816): 2816-dim input of the added embedding",
         "2,567,463,684 parameters and the structure of sdxl, sdxl-turbo (catalog)",
         "3 tensors with prefix 'first_stage_model.': the VAE",
         "1 tensor with prefix 'cond_stage_model.': the text encoder",

@@ -139,11 +139,9 @@ class Change(NamedTuple):
 def key_finding(changes: Mapping[str, Change], differences: Sequence[Difference]) -> Finding:
     """Say that config keys explain these tensors; heads, which no tensor shows, only go along where blocks change."""
     shown = {key: change for key, change in changes.items() if key not in HEADS} or dict(changes)
-    found = ", ".join(f"{key} {_value(change.found)}" for key, change in shown.items())
-    single = len(shown) == 1
-    here = ", ".join(_value(change.expected) if single else f"{key} {_value(change.expected)}" for key, change in shown.items())
+    values = "; ".join(f"{key} {_value(change.found)}, expected {_value(change.expected)}" for key, change in shown.items())
     notes = [note for key, change in shown.items() if (note := _meaning(key, change))]
-    what = f"{plural(len(differences), 'tensor')}: {found}, expected {here}" + "".join(f" ({note})" for note in notes)
+    what = f"{plural(len(differences), 'tensor')}: {values}" + "".join(f" ({note})" for note in notes)
     options = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(change.found)}')}" for key, change in changes.items())
     return _finding(what, differences, where=tuple(shown), advice=f"to match the file, use `{options}`")
 

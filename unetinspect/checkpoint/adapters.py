@@ -17,7 +17,7 @@ from unetinspect.units import format_shape, plural
 FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 # A LoRA's suffix is in the last characters of a name; no more of it is searched.
 _END = 160
-_LYCORIS = {"hada": "LoHa (LyCORIS)", "lokr": "LoKr (LyCORIS)", "oft": "OFT", "ia3": "IA3 (LyCORIS)"}
+_LYCORIS = {"hada": "LyCORIS LoHa", "lokr": "LyCORIS LoKr", "oft": "OFT", "ia3": "LyCORIS IA3"}
 # How the names of matrices end that a layer's input goes through first: (rank, channels in).
 _FIRST = ("down", "_A")
 _FAMILY_WORDS = {
@@ -37,7 +37,7 @@ class Adapter(Struct, frozen=True, kw_only=True):
 
     Attributes:
         content: What it is.
-        variant: "LoHa (LyCORIS)" and the like; "" for the usual one.
+        variant: "LyCORIS LoHa" and the like; "" for the usual one.
         family: What it was trained for, as the catalog calls it; None where widths do not show it.
         parts: The part of each tensor, by its name.
         evidence: What shows it, a sentence each.
@@ -89,7 +89,7 @@ def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     evidence = f"{next(iter(tensors))!r} is an IP-Adapter tensor"
     if keys:
         name, tensor = next(iter(keys.items()))
-        evidence = f"{quoted(name, tensor)}: {plural(len(keys), 'cross-attention layer')} for {tensor.shape[1]}-dim image tokens"
+        evidence = f"{quoted(name, tensor)}: {tensor.shape[1]}-dim image tokens for {plural(len(keys), 'cross-attention layer')}"
     return Adapter(
         content="ip_adapter",
         family=_family_of({tensor.shape[1] for tensor in keys.values()}),

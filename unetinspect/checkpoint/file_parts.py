@@ -13,7 +13,7 @@ from unetinspect.record.checkpoint import Content, Layout
 CONTENT_WORDS: dict[Content, str] = {
     "controlnet": "a ControlNet",
     "t2i_adapter": "a T2I-Adapter",
-    "motion_adapter": "a motion adapter (AnimateDiff)",
+    "motion_adapter": "an AnimateDiff motion adapter",
     "ip_adapter": "an IP-Adapter",
     "lora": "a LoRA",
     "vae": "a VAE",

@@ -117,7 +117,7 @@ def _unet_evidence(part: Part, inferred: Inferred) -> Iterator[str]:
 
 
 def _name_evidence(part: Part, what: str) -> str:
-    layout = {None: "", "diffusers": ", in diffusers' layout", "original": ", in the original layout (LDM, ComfyUI)"}[part.kind.layout]
+    layout = {None: "", "diffusers": " in the diffusers layout", "original": " in the original layout (LDM, ComfyUI)"}[part.kind.layout]
     return f"{part.prefix + (part.kind.because or '')!r} is a tensor of {what}{layout}"
 
 
@@ -131,7 +131,7 @@ def _shape_evidence(part: Part) -> Iterator[str]:
         (text, 2, "cross-attends to {1}-dim text embeddings"),
         (projection, 4, "a convolution, as in Stable Diffusion 1"),
         (projection, 2, "a linear layer, as in Stable Diffusion 2 and XL"),
-        ("add_embedding.linear_1.weight", 2, "{1} values are embedded and added to the time embedding"),
+        ("add_embedding.linear_1.weight", 2, "{1}-dim input of the added embedding"),
         ("class_embedding.linear_1.weight", 2, "conditioned on class labels"),
         ("class_embedding.weight", 2, "conditioned on class labels"),
     ):
@@ -146,7 +146,7 @@ def _part_evidence(part: Part) -> str:
         return f"{plural(len(part.tensors), 'tensor')} with prefix {part.prefix!r}: {words[part.name]}"
     if part.kind.because and part.kind.content in CONTENT_WORDS:
         return _name_evidence(part, CONTENT_WORDS[part.kind.content])
-    return f"{plural(len(part.tensors), 'tensor')} with prefix {part.prefix!r}" if part.prefix else "no known names"
+    return f"{plural(len(part.tensors), 'tensor')} with prefix {part.prefix!r}" if part.prefix else "no known tensor names"
 
 
 def _other_fields(main: Part) -> dict[str, Any]:
@@ -154,15 +154,16 @@ def _other_fields(main: Part) -> dict[str, Any]:
     if content not in CONTENT_WORDS:
         content = "vae" if main.name == "vae" else "text_encoder"
     family = _TRANSFORMERS.get(class_name or "") if content == "transformer" else None
-    what = f"{CONTENT_WORDS[content]}{f' of {family}' if family else ''}{', not a UNet' if content == 'transformer' else ''}"
+    what = f"{CONTENT_WORDS[content]}{f' of {family}' if family else ''}{f' ({class_name})' if class_name else ''}"
     layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
+    but = ", not a UNet" if content == "transformer" else ""
     needs_config = content in ("motion_adapter", "t2i_adapter")
     return {
         "content": content,
         "layout": main.kind.layout,
         "class_name": class_name if needs_config or content == "transformer" else None,
         "family": family,
-        "summary": f"{what}{f' ({class_name})' if class_name else ''}{layout}, {_dtype(main.tensors.values())}",
+        "summary": f"{what}{layout}{but}, {_dtype(main.tensors.values())}",
         "evidence": (_part_evidence(main),),
         "untold": ("cannot infer the config: use its config.json",) if needs_config else (),
     }
@@ -172,14 +173,13 @@ def _adapter_fields(header: Header, adapter: Adapter) -> dict[str, Any]:
     groups: dict[str, dict[str, TensorSpec]] = {}
     for name, part in adapter.parts.items():
         groups.setdefault(part, {})[name] = header.tensors[name]
-    variant = f", {adapter.variant}" if adapter.variant else ""
     family = f" for {adapter.family}" if adapter.family else ""
     where = joined(_PART_WORDS.get(name, name) for name in groups)
+    detail = f" ({', '.join(filter(None, (adapter.variant, where)))})" if adapter.content == "lora" else ""
     return {
         "content": adapter.content,
         "family": adapter.family,
-        "summary": f"{CONTENT_WORDS[adapter.content]}{family}{f' ({where}{variant})' if adapter.content == 'lora' else ''}, "
-        f"{_dtype(header.tensors.values())}",
+        "summary": f"{CONTENT_WORDS[adapter.content]}{detail}{family}, {_dtype(header.tensors.values())}",
         "parts": tuple(_part_record(name, _common_prefix(tensors), tensors) for name, tensors in groups.items()),
         "evidence": adapter.evidence,
         "untold": adapter.untold,
@@ -191,7 +191,7 @@ def _unknown_fields(header: Header) -> dict[str, Any]:
         return {"content": "unknown", "summary": "a file without tensors", "evidence": ("no tensors in its header",)}
     names = ", ".join(repr(name[:_LONGEST]) for name in list(header.tensors)[:3])
     summary = f"unknown file type, {_dtype(header.tensors.values())}"
-    return {"content": "unknown", "summary": summary, "evidence": (f"no known names; the first are {names}",)}
+    return {"content": "unknown", "summary": summary, "evidence": (f"no known tensor names; the first are {names}",)}
 
 
 def _part_record(name: str, prefix: str, tensors: Mapping[str, TensorSpec]) -> CheckpointPart:
