@@ -325,7 +325,7 @@ def test_options_are_read_as_they_are_written() -> None:
 
 @pytest.mark.parametrize(("config", "edit"), RUNS, ids=_ids(RUNS))
 def test_what_diffusers_runs_is_traced(config: Config, edit: Config) -> None:
-    """Values that hardly anybody means."""
+    """Odd values."""
     assert trace({**config, **edit}, device="meta").model.params
 
 
@@ -394,7 +394,7 @@ def test_force_lifts_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_device_without_the_memory_refuses_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the weights take is compared with what is free, before it is taken."""
+    """The size of the weights is compared with the free memory before any is allocated."""
     monkeypatch.setattr("unetinspect.run.build._free_memory", lambda device: 1000)
 
     with pytest.raises(ForwardError, match=r"the weights of \w+ take .* MiB, and cpu has 1000 B free"):
@@ -439,7 +439,7 @@ def test_the_default_number_of_frames(config: Config, frames: int, origin: str) 
 
 @pytest.mark.parametrize("name", NO_CLASS_OF_OURS)
 def test_a_class_that_cannot_be_traced_says_which_one_can(name: str) -> None:
-    """Old names, classes that are parts of others, and classes that others made of one; a stranger is not taken for a slip of the pen."""
+    """Old names, parts of other classes, and variants of one; an unrelated class is not called misspelled."""
     with pytest.raises(ConfigError) as raised:
         trace({"_class_name": name}, device="meta")
 
