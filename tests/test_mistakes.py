@@ -162,30 +162,6 @@ NO_CLASS_OF_OURS = {
 }
 
 
-# One of diffusers' own tests has this config.
-ASYMMETRIC: Config = {
-    "_class_name": "UNetMotionModel",
-    "block_out_channels": [16, 32],
-    "cross_attention_dim": 16,
-    "down_block_types": ["CrossAttnDownBlockMotion", "DownBlockMotion"],
-    "in_channels": 4,
-    "layers_per_block": [2, 3],
-    "mid_block_layers": 2,
-    "motion_num_attention_heads": [4, 4],
-    "norm_num_groups": 16,
-    "num_attention_heads": [2, 4],
-    "out_channels": 4,
-    "reverse_motion_num_attention_heads": [2, 2],
-    "reverse_temporal_transformer_layers_per_block": [[5, 4, 3, 4], [3, 2, 2]],
-    "reverse_transformer_layers_per_block": [[7, 6, 7, 4], [4, 2, 2]],
-    "sample_size": 16,
-    "temporal_transformer_layers_per_block": [[2, 5], [2, 3, 5]],
-    "temporal_transformer_layers_per_mid_block": [2, 4],
-    "transformer_layers_per_block": [[1, 2], [3, 4, 5]],
-    "transformer_layers_per_mid_block": [1, 5],
-    "up_block_types": ["UpBlockMotion", "CrossAttnUpBlockMotion"],
-    "use_motion_mid_block": True,
-}
 # Its layers have no to_k: they attend to the text alone, through projections of their own.
 TEXT_ALONE: Config = condition(
     down_block_types=["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"],
@@ -342,18 +318,6 @@ def test_the_oracle_can_fail() -> None:
     """An edit that runs and one that does not are distinguished."""
     assert bare_runs("plain", Edit("plain", "flip_sin_to_cos", "yes").config)
     assert not bare_runs("plain", Edit("plain", "norm_num_groups", 3).config)
-
-
-def test_an_asymmetric_motion_model_is_no_large_one() -> None:
-    """Its numbers by the lists of its config: layers of each depth, one skip a layer, a downsampler and conv_in."""
-    record = trace(ASYMMETRIC, device="meta")
-
-    depths = [1, 2, 4, 2, 2, 1, 5]  # of the transformers in space: the down block's, the up block's, the mid block's
-    along = [2, 5, 2, 3, 5, 5, 4, 3, 4, 3, 2, 2, 2, 4]
-    assert sum(stage.transformer_blocks for stage in record.stages) == sum(depths) + sum(along)
-    assert record.totals.attention.total == 2 * (sum(depths) + sum(along))
-    assert record.totals.skips.consumed == 1 + 2 + 1 + 3
-    assert record.totals.params == 1_258_420
 
 
 def test_layers_without_keys_of_their_own_are_traced() -> None:
