@@ -86,7 +86,7 @@ def bare_runs(kind: str, config: Config) -> bool:
 
 @cache
 def _length(kind: str) -> int | None:
-    """Return the length at which a signal of a kind runs: a config's own often means nothing. None: it is no signal."""
+    """Return the length at which a signal of a kind runs: the config's own often does not. None: it is not a signal."""
     is_signal = KINDS[kind]["_class_name"] == "UNet1DModel"
     return trace(KINDS[kind], device="meta", cache=False).run.sample_size[0] if is_signal else None
 

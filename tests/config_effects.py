@@ -36,7 +36,7 @@ def build(config: Mapping[str, Any]) -> Small:
 
 
 def built(small: Small) -> Seen:
-    """Return what can be seen of a UNet as it stands: its printed modules, its tensors, its inputs."""
+    """Return what can be seen of a UNet before it runs: its printed modules, its tensors, its inputs."""
     unet = small.unet
     tensors = [(name, tuple(tensor.shape)) for name, tensor in (*unet.named_parameters(), *unet.named_buffers())]
     # Of the values that modules keep to themselves, this one shows in half precision alone.
@@ -45,7 +45,7 @@ def built(small: Small) -> Seen:
 
 
 def computed(small: Small) -> Seen:
-    """Run a UNet, whose weights hang on their names alone, once, and return its outputs to the last bit. It is on the CPU then."""
+    """Run a UNet once on the CPU, with weights that depend on their names alone, and return its outputs to the last bit."""
     unet = small.unet.to_empty(device="cpu")
     with torch.no_grad(), quiet_diffusers():
         for name, tensor in (*unet.named_parameters(), *unet.named_buffers()):
@@ -61,7 +61,7 @@ def seen(config: Mapping[str, Any]) -> tuple[Seen, Seen]:
 
 
 def differs(config: Mapping[str, Any], base: tuple[Seen, Seen]) -> bool:
-    """Tell whether a UNet can be told from another by anything; one that diffusers refuses to build or to run differs."""
+    """Whether a UNet differs from another in anything; one that diffusers refuses to build or to run differs."""
     try:
         small = build(config)
         return built(small) != base[0] or computed(small) != base[1]

@@ -191,7 +191,7 @@ def test_keys_without_effect_and_unusual_values_are_found_where_it_runs() -> Non
 
 
 def test_expectations_are_looked_up_in_the_record() -> None:
-    """In the totals, the record, the model and the run; sections and lists stand for their count."""
+    """In the totals, the record, the model and the run; sections and lists are compared by their count."""
     record = traced("conditioned")
     cross = sum(layer.kind == "cross" for layer in record.attentions)
     expected = {

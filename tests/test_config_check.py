@@ -201,7 +201,7 @@ def test_keys_that_diffusers_own_tools_leave_behind_are_explained_and_no_finding
 
 
 def test_defaults_and_nulls_are_not_tried() -> None:
-    """A saved config holds every key: one at its default is no finding, and costs nothing."""
+    """A saved config has every key: one at its default is not a finding, and costs nothing."""
     defaults = {"addition_time_embed_dim": None, "cross_attention_norm": None, "resnet_out_scale_factor": 1, "sample_size": 32}
     tried = []
 
@@ -213,7 +213,7 @@ def test_defaults_and_nulls_are_not_tried() -> None:
     assert tried == []
 
 
-def test_what_another_key_stands_in_for_is_not_found_twice() -> None:
+def test_two_keys_that_hold_the_same_are_one_finding() -> None:
     """Of two keys that hold the same, each has no effect beside the other: one is found, since without both there is one."""
     config = {"num_attention_heads": 4, "attention_head_dim": 4}
     report = report_of(config, same=lambda values: 4 in (values["num_attention_heads"], values["attention_head_dim"]))

@@ -202,7 +202,7 @@ def test_what_makes_the_batch_is_a_note_and_no_difference() -> None:
 
 
 def test_versions_and_devices_are_notes() -> None:
-    """Another version or device that observed the same is no difference."""
+    """Another version or device that observed the same is not a difference."""
     record = traced("conditioned")
     run = msgspec.structs.replace(record.run, device="cpu", versions={**record.run.versions, "torch": "0.0"})
     diff = compare(record, msgspec.structs.replace(record, run=run))

@@ -28,7 +28,7 @@ def test_the_same_is_exit_0(cli: Any, saved: Path) -> None:
 
 
 def test_another_is_exit_1(cli: Any, saved: Path, tmp_path: Path) -> None:
-    """Two that are not: the answer is printed all the same."""
+    """Two that are not: the answer is printed too."""
     other = tmp_path / "other.json"
     other.write_text(traced("plain").to_json())
     code, out, _ = cli("diff", str(saved), str(other), "--json")

@@ -18,7 +18,7 @@ from unetinspect.units import format_value, joined
 Same = Callable[[Mapping[str, Any]], bool]
 """Whether diffusers makes the same UNet from other values."""
 
-# Pipelines read them: they are no mistake in a UNet that does not.
+# Pipelines read them, so they are fine in a UNet that ignores them.
 _NOT_OF_THE_UNET = ("sample_size", "sample_rate", "num_frames", "out_channels")
 
 

@@ -167,7 +167,7 @@ def _text_width(values: Config, record: Trace) -> Meanings:
 
 
 def _depths(values: Config, record: Trace) -> Meanings:
-    """Say where a list of transformer depths is looked up, and which of its entries nobody reads."""
+    """Say how a list of transformer depths is read, and which of its entries are unused."""
     key = "transformer_layers_per_block"
     depths, down = values.get(key), [stage for stage in record.stages if stage.role == "down"]
     if not is_list(depths) or not down or len(depths) != len(down) or "up_block_types" not in values:

@@ -137,10 +137,10 @@ def merged(a: Sequence[Key], b: Sequence[Key], partner: Mapping[Key, Key]) -> li
     [('x', 'x'), ('y', None), (None, 'z')]
     """
     order: list[tuple[Key | None, Key | None]] = [(key, partner.get(key)) for key in a]
-    taken = set(partner.values())
+    paired = set(partner.values())
     spot = 0
     for key in b:
-        if key in taken:
+        if key in paired:
             spot = next(place for place, pair in enumerate(order) if pair[1] == key) + 1
             continue
         while spot < len(order) and order[spot][1] is None:
