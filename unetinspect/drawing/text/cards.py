@@ -19,13 +19,9 @@ _Piece = tuple[str, str]  # a text and its style
 
 
 class Row(Struct, frozen=True):
-    """A line of a card.
+    """A line of a card, and the skip that leaves or enters there.
 
-    Attributes:
-        text: The text.
-        style: One of the terminal's styles.
-        link: The skip that leaves or enters here.
-        pieces: Its parts where they differ in style; in the text they have ", " between them.
+    Where its parts differ in style they are `pieces`; in the text they have ", " between them.
     """
 
     text: str
