@@ -259,14 +259,14 @@ def test_kind_and_search_work_together_and_the_paths_shown_are_copied(visit: Vis
     opened = visit("conditioned", permissions=["clipboard-read", "clipboard-write"] if permitted else [])
     if not permitted:
         opened.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('not here')); }")
-    opened.evaluate("() => document.addEventListener('copy', () => (window.taken = document.activeElement.value))")
+    opened.evaluate("() => document.addEventListener('copy', () => (window.consumed = document.activeElement.value))")
     click(opened, "#tab-attention")
     opened.fill("#attention-search", "up_blocks")
     opened.locator("#attention .kinds").get_by_text("cross").click()
     assert shown_rows(opened, "attention") == expected
     click(opened, "#attention .copy")
     opened.wait_for_function("document.querySelector('#attention .copy').textContent.startsWith('Copied')")
-    assert opened.evaluate("navigator.clipboard.readText()" if permitted else "window.taken").split("\n") == expected
+    assert opened.evaluate("navigator.clipboard.readText()" if permitted else "window.consumed").split("\n") == expected
 
 
 def test_tables_are_sorted_by_value_and_not_by_text(visit: Visitor) -> None:

@@ -19,6 +19,7 @@ from tests.tiny import condition, traced, traced_once
 from unetinspect import Trace
 from unetinspect.drawing.outline import Level, outline_of
 from unetinspect.drawing.place import place
+from unetinspect.drawing.place.boxes import is_scaled
 from unetinspect.drawing.png import png
 from unetinspect.drawing.scene import PlacedBox, PlacedSkip, Point, Rect, Row, Scene, Text
 from unetinspect.drawing.svg import COLORS, style_sheet, svg
@@ -159,7 +160,7 @@ def shows(row: Row, module: str) -> bool:
 
 def sizes_follow(scene: Scene) -> Iterator[str]:
     """A block's height is a line in the logarithm of its resolution alone, its width one in that of its channels alone."""
-    blocks = [one for one in scene.boxes if one.scaled]
+    blocks = [one for one in scene.boxes if is_scaled(one.box)]
     assert {one.box.stages[0].role for one in blocks} <= {"down", "mid", "up"}
     measures: list[tuple[str, Callable[[PlacedBox], float], Callable[[PlacedBox], float]]] = [
         ("height", lambda one: one.rect.height, lambda one: log2(one.box.cells or 1) / 2),
@@ -186,17 +187,21 @@ def a_u(scene: Scene) -> Iterator[str]:
     yield from (f"{one} is not left of {other}" for one in rects["left"] for other in rects["right"] if one.right >= other.x)
 
 
+def joined(scene: Scene) -> list[tuple[str | None, ...]]:
+    """Return the boxes on whose edges each arrow of the hidden states begins and ends."""
+
+    def at(point: Point) -> str | None:
+        return next((one.box.name for one in scene.boxes if on_edge(one.rect, point)), None)
+
+    return [(at(flow.points[0]), at(flow.points[-1])) for flow in scene.flows]
+
+
 def arrows_join(scene: Scene) -> Iterator[str]:
-    """Each box has one arrow from the box before it, where there is one, and the first from the input; arrows end on edges."""
-    boxes = {one.box.name: one for one in scene.boxes}
+    """Each box has one arrow from the box before it, where there is one, and the first from the input; the output may have one."""
     chain = [one.box for one in scene.boxes if one.box.side != "top"]
     expected = [(None, chain[0].name), *((box.after, box.name) for box in chain if box.after is not None)]
-    found = [(flow.source, flow.target) for flow in scene.flows]
-    if found not in (expected, [*expected, (chain[-1].name, None)]):
-        yield f"arrows are {found}"
-    for flow in scene.flows:
-        ends = ((flow.source, flow.points[0]), (flow.target, flow.points[-1]))
-        yield from (f"an arrow misses {box}" for box, point in ends if box is not None and not on_edge(boxes[box].rect, point))
+    if joined(scene) not in (expected, [*expected, (chain[-1].name, None)]):
+        yield f"arrows are {joined(scene)}"
 
 
 def on_edge(rect: Rect, point: Point) -> bool:
@@ -224,7 +229,7 @@ def test_everything_has_its_place(name: str) -> None:
     for level, widest in zip(LEVELS, (1100, 1300), strict=True):
         scene = placed(name, level)
         assert broken_laws(scene) == []
-        assert sum(flow.target is None for flow in scene.flows) == (outputs == 1)
+        assert sum(target is None for _, target in joined(scene)) == (outputs == 1)
         assert (f"returns {outputs} tensors" in [text.content for text in scene.texts]) == (outputs > 1)
         assert 1000 <= scene.width <= widest or name not in KNOWN
 
@@ -257,7 +262,7 @@ def test_many_layers_that_are_alike_share_a_row_and_blocks_that_do_not_vary_a_si
     """Stable Cascade's 24 times three layers are three rows of 24; of one resolution, all its blocks have one size."""
     boxes = {one.box.name: one for one in placed("stable-cascade-prior", "layer").boxes}
     assert [len(row.layers) for row in boxes["down_blocks.1"].rows] == [24, 24, 24]
-    assert len({(one.rect.width, one.rect.height) for one in placed("stable-cascade-prior", "stage").boxes if one.scaled}) == 1
+    assert len({(one.rect.width, one.rect.height) for one in placed("stable-cascade-prior", "stage").boxes if is_scaled(one.box)}) == 1
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -24,8 +24,8 @@ def test_an_outline_has_everything_of_the_record_once(name: str) -> None:
     assert len(boxes) == len(outline.boxes)
     assert sum(box.params for box in outline.boxes) == sum(stage.params for stage in record.stages)
     assert sum(box.macs or 0 for box in outline.boxes) == sum(stage.macs or 0 for stage in record.stages)
-    assert Counter(skip.order for box in outline.boxes for skip in box.taken) == Counter(skip.order for skip in record.skips)
-    assert Counter(skip.index for box in outline.boxes for skip in box.made) == Counter({skip.index for skip in record.skips})
+    assert Counter(skip.order for box in outline.boxes for skip in box.consumed) == Counter(skip.order for skip in record.skips)
+    assert Counter(skip.index for box in outline.boxes for skip in box.produced) == Counter({skip.index for skip in record.skips})
     assert sum(mark.count for box in outline.boxes for mark in box.marks) == len(layers)
     assert sum(link.times for link in outline.links) == len(record.skips)
     for box in outline.boxes:
@@ -34,21 +34,21 @@ def test_an_outline_has_everything_of_the_record_once(name: str) -> None:
         assert steps == sorted(steps)
         assert len(steps) == len(paths)
         assert not any(path.startswith(f"{other}.") for path in paths for other in paths)
-        if box.layers and not any(skip.target in {stage.name for stage in box.stages} for skip in box.taken):
-            assert [skip for layer in box.layers for skip in layer.taken] == list(box.taken)
+        if box.layers and not any(skip.target in {stage.name for stage in box.stages} for skip in box.consumed):
+            assert [skip for layer in box.layers for skip in layer.consumed] == list(box.consumed)
         if box.after is not None and box.in_shape is not None:  # as many values as the box before it made, or those and a skip's
             made = boxes[box.after].out_shape
             assert made is not None
-            assert box.in_shape[1] - made[1] in [0, *(skip.skip_channels for skip in box.taken)] or len(box.in_shape) != len(made)
+            assert box.in_shape[1] - made[1] in [0, *(skip.skip_channels for skip in box.consumed)] or len(box.in_shape) != len(made)
         for level in LEVELS:
             of_layers, rest = outline.ends(box, level)
             assert [layer for layer, _ in of_layers] == (list(box.layers) if level == "layer" else [])
             every = [*(ends for _, ends in of_layers), rest]
-            assert Counter(link for ends in every for link in ends.made) == Counter(o for o in outline.links if o.source == box.name)
-            assert Counter(link for ends in every for link in ends.taken) == Counter(o for o in outline.links if o.target == box.name)
+            assert Counter(link for ends in every for link in ends.produced) == Counter(o for o in outline.links if o.source == box.name)
+            assert Counter(link for ends in every for link in ends.consumed) == Counter(o for o in outline.links if o.target == box.name)
             for layer, ends in of_layers:
-                assert all(link.skip.target.startswith(layer.module.path) for link in ends.taken)
-                assert all(link.skip.source.startswith(layer.module.path) for link in ends.made)
+                assert all(link.skip.target.startswith(layer.module.path) for link in ends.consumed)
+                assert all(link.skip.source.startswith(layer.module.path) for link in ends.produced)
 
 
 def test_the_u_of_sd15() -> None:
@@ -61,7 +61,7 @@ def test_the_u_of_sd15() -> None:
     assert [(box.name, box.after) for box in outline.chain] == list(zip(chain, [None, *chain[:-1]], strict=True))
     assert [(box.size, box.channels) for box in outline.on("left")] == sizes
     assert [mark_text(mark) for mark in outline.box_of("up_blocks.1").marks] == ["3 self 256x256", "3 cross 256x77"]
-    assert [sum_text(skip) for skip in outline.box_of("up_blocks.1").taken] == ["1280 + 1280 -> 1280"] * 2 + ["1280 + 640 -> 1280"]
+    assert [sum_text(skip) for skip in outline.box_of("up_blocks.1").consumed] == ["1280 + 1280 -> 1280"] * 2 + ["1280 + 640 -> 1280"]
     layers = [layer.name for layer in outline.box_of("down_blocks.0").layers]
     assert layers == ["resnets.0", "attentions.0", "resnets.1", "attentions.1", "downsamplers.0"]
 

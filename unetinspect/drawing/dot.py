@@ -64,11 +64,11 @@ def _rows(outline: Outline, box: Box, level: Level) -> Iterator[str]:
     yield from map(_row, box_lines(box, outline.trace.run, marks=not layers))
     if box.after is None:
         yield _row(step_text(box.in_shape, box.out_shape, "→"))
-    blocks = [[*_layer(layer), *map(_source, ends.made), *map(_target, ends.taken)] for layer, ends in layers]
+    blocks = [[*_layer(layer), *map(_source, ends.produced), *map(_target, ends.consumed)] for layer, ends in layers]
     for block in reversed(blocks) if box.side == "right" else blocks:
         yield from block
-    yield from map(_source, rest.made)
-    yield from map(_target, reversed(rest.taken))
+    yield from map(_source, rest.produced)
+    yield from map(_target, reversed(rest.consumed))
 
 
 def _layer(layer: Layer) -> Iterator[str]:

@@ -63,21 +63,21 @@ def _box(outline: Outline, box: Box, name: str, level: Level) -> Iterator[str]:
     layers, rest = outline.ends(box, level)
     words = [box.name, *box_lines(box, outline.trace.run, marks=not layers)]
     if not layers:
-        words += [f"{below(link.skip.target, link.skip.target_stage)}: {link.sum('→')}" for link in rest.taken]
+        words += [f"{below(link.skip.target, link.skip.target_stage)}: {link.sum('→')}" for link in rest.consumed]
         words += [step_text(box.in_shape, box.out_shape, "→")] if box.after is None else []
         yield f'{name}["{_label(words)}"]'
         return
     yield f'subgraph {name}["{_label(words, joint=": ")}"]'
     for place, (layer, ends) in enumerate(layers):
-        yield f'  {name}l{place}["{_label(_layer(layer, ends.taken))}"]'
+        yield f'  {name}l{place}["{_label(_layer(layer, ends.consumed))}"]'
     for place in range(len(layers) - 1):
         yield f"  {name}l{place + 1} --- {name}l{place}" if box.side == "right" else f"  {name}l{place} --> {name}l{place + 1}"
     yield "end"
 
 
-def _layer(layer: Layer, taken: Iterable[Link]) -> list[str]:
+def _layer(layer: Layer, consumed: Iterable[Link]) -> list[str]:
     shapes = step_text(layer.module.in_shape, layer.module.out_shape, "→")
-    return [layer.name, shapes, *(mark_text(mark, of_one=True) for mark in layer.marks), *(link.sum("→") for link in taken)]
+    return [layer.name, shapes, *(mark_text(mark, of_one=True) for mark in layer.marks), *(link.sum("→") for link in consumed)]
 
 
 def _chain(outline: Outline, names: dict[str, str], level: Level) -> Iterator[str]:
@@ -113,10 +113,10 @@ def _skips(outline: Outline, names: dict[str, str], level: Level) -> Iterator[st
 
 def _ends(outline: Outline, link: Link, names: dict[str, str], level: Level) -> tuple[str, str]:
     source, target = outline.box_of(link.skip.source_stage), outline.box_of(link.skip.target_stage)
-    made = [place for place, layer in enumerate(source.layers) if link.skip in layer.made]
-    took = [place for place, layer in enumerate(target.layers) if link.skip in layer.taken]
-    first = _node(names[source.name], source, level, made[0] if made else -1)
-    return first, _node(names[target.name], target, level, took[0] if took else 0)
+    left = [place for place, layer in enumerate(source.layers) if link.skip in layer.produced]
+    entered = [place for place, layer in enumerate(target.layers) if link.skip in layer.consumed]
+    first = _node(names[source.name], source, level, left[0] if left else -1)
+    return first, _node(names[target.name], target, level, entered[0] if entered else 0)
 
 
 def _label(lines: Iterable[str], *, joint: str = "<br/>") -> str:

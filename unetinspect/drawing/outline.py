@@ -39,15 +39,15 @@ class Layer(Struct, frozen=True):
         module: Its record.
         name: Its path below the stage: "resnets.0".
         marks: Its attention layers.
-        made: Skips produced by it, or by a module in it.
-        taken: Skips that are concatenated to its input, or to that of a module in it.
+        produced: Skips produced by it, or by a module in it.
+        consumed: Skips that are concatenated to its input, or to that of a module in it.
     """
 
     module: Module
     name: str
     marks: tuple[Mark, ...]
-    made: tuple[Skip, ...]
-    taken: tuple[Skip, ...]
+    produced: tuple[Skip, ...]
+    consumed: tuple[Skip, ...]
 
 
 class Box(Struct, frozen=True):
@@ -59,8 +59,8 @@ class Box(Struct, frozen=True):
         side: Embeddings are at the top; the U goes down the left, across the bottom, up the right.
         layers: In execution order; none in a box of several stages.
         marks: Its attention layers.
-        made: Skips that it produces, in that order.
-        taken: Skips that it consumes, in that order.
+        produced: Skips that it produces, in that order.
+        consumed: Skips that it consumes, in that order.
         channels: The channels of its output.
         size: Its resolution, that of its input: (height, width), (length,) of a signal, (tokens,); None without such axes.
         after: The name of the box whose output it takes, as far as the shapes show; None where it takes another tensor.
@@ -71,8 +71,8 @@ class Box(Struct, frozen=True):
     side: Side
     layers: tuple[Layer, ...]
     marks: tuple[Mark, ...]
-    made: tuple[Skip, ...]
-    taken: tuple[Skip, ...]
+    produced: tuple[Skip, ...]
+    consumed: tuple[Skip, ...]
     channels: int | None
     size: Shape | None
     after: str | None
@@ -133,8 +133,8 @@ class Link(Struct, frozen=True):
 class Ends(Struct, frozen=True):
     """The links that leave and enter a box, or a layer of it, each in their order from top to bottom."""
 
-    made: tuple[Link, ...]
-    taken: tuple[Link, ...]
+    produced: tuple[Link, ...]
+    consumed: tuple[Link, ...]
 
 
 class Outline(Struct, frozen=True):
@@ -171,14 +171,16 @@ class Outline(Struct, frozen=True):
 
     def ends(self, box: Box, level: Level) -> tuple[list[tuple[Layer, Ends]], Ends]:
         """Return the layers of a box that a level shows, in execution order, each with its links; and all other links of the box."""
-        made = sorted((link for link in self.links if link.source == box.name), key=lambda link: (link.skip.index, -link.number))
-        taken = [link for link in self.links if link.target == box.name]
+        produced = sorted((link for link in self.links if link.source == box.name), key=lambda link: (link.skip.index, -link.number))
+        consumed = [link for link in self.links if link.target == box.name]
         layers = []
         for layer in box.layers if level == "layer" else ():
-            its = Ends(tuple(link for link in made if link.skip in layer.made), tuple(link for link in taken if link.skip in layer.taken))
-            made, taken = ([link for link in links if link not in some] for links, some in ((made, its.made), (taken, its.taken)))
-            layers.append((layer, its))
-        return layers, Ends(tuple(made), tuple(taken))
+            leaving = tuple(link for link in produced if link.skip in layer.produced)
+            entering = tuple(link for link in consumed if link.skip in layer.consumed)
+            layers.append((layer, Ends(leaving, entering)))
+            produced = [link for link in produced if link not in leaving]
+            consumed = [link for link in consumed if link not in entering]
+        return layers, Ends(tuple(produced), tuple(consumed))
 
 
 def outline_of(trace: Trace, *, ascii_only: bool = False) -> Outline:
@@ -253,15 +255,15 @@ def _box(trace: Trace, stages: tuple[Stage, ...], before: Sequence[Box]) -> Box:
         side=side,
         layers=_layers(trace, first) if first is last else (),
         marks=_marks(layer for layer in trace.attentions if layer.stage in names),
-        made=_made(skip for skip in trace.skips if skip.source_stage in names),
-        taken=tuple(skip for skip in trace.skips if skip.target_stage in names),
+        produced=_produced(skip for skip in trace.skips if skip.source_stage in names),
+        consumed=tuple(skip for skip in trace.skips if skip.target_stage in names),
         channels=channels_of(last.out_shape, trace.run),
         size=_size(first.in_shape, trace.run),
         after=_before(trace, first, before) if side != "top" else None,
     )
 
 
-def _made(skips: Iterable[Skip]) -> tuple[Skip, ...]:
+def _produced(skips: Iterable[Skip]) -> tuple[Skip, ...]:
     """Return skips in the order in which they were produced; one that is consumed several times is produced once."""
     return tuple({skip.index: skip for skip in sorted(skips, key=lambda skip: skip.index)}.values())
 
@@ -295,8 +297,8 @@ def _layers(trace: Trace, stage: Stage) -> tuple[Layer, ...]:
             module=module,
             name=module.path.removeprefix(f"{stage.name}."),
             marks=_marks(layer for layer in trace.attentions if _holds(module.path, layer.path)),
-            made=_made(skip for skip in trace.skips if _holds(module.path, skip.source)),
-            taken=tuple(skip for skip in trace.skips if _holds(module.path, skip.target)),
+            produced=_produced(skip for skip in trace.skips if _holds(module.path, skip.source)),
+            consumed=tuple(skip for skip in trace.skips if _holds(module.path, skip.target)),
         )
         for module in outermost
     )

@@ -12,7 +12,7 @@ from unetinspect.drawing.text_width import TIMES
 # What the last fallback, an ASCII font, cannot write.
 _ASCII = str.maketrans({"→": "-&gt;", TIMES: "x"})
 _FAMILY = "Aileron"
-# An unassigned character is drawn as a font draws what it lacks.
+# A character that no font has.
 _UNASSIGNED = "\U0010fffd"
 
 
@@ -32,7 +32,7 @@ def png(svg_text: str, *, scale: float = 2, system_fonts: bool = True) -> bytes:
 
 
 def _writes_symbols(options: dict[str, Any]) -> bool:
-    """Return whether an arrow and a multiplication sign are drawn: neither as nothing nor as what is lacking."""
+    """Return whether the fonts have an arrow and a multiplication sign: missing characters are drawn as nothing, or all alike."""
     page = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><text y="15" font-size="12">{}</text></svg>'
     lacking = {_render(page.format(text), zoom=1, **options) for text in ("", _UNASSIGNED)}
     return not any(_render(page.format(symbol), zoom=1, **options) in lacking for symbol in ("→", TIMES))

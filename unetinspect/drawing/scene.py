@@ -95,9 +95,8 @@ class PlacedBox(Struct, frozen=True):
         texts: Its texts, without those of its rows.
         badges: Its attention layers, without those of its rows.
         rows: From top to bottom.
-        scaled: Whether its size follows resolution and channels.
-        made: The height at which each skip leaves it, by the skip's `index`.
-        taken: The height at which each skip enters it, by the skip's `order`.
+        produced: The height at which each skip leaves it, by the skip's `index`.
+        consumed: The height at which each skip enters it, by the skip's `order`.
     """
 
     box: Box
@@ -105,9 +104,8 @@ class PlacedBox(Struct, frozen=True):
     texts: tuple[Text, ...]
     badges: tuple[Badge, ...]
     rows: tuple[Row, ...]
-    scaled: bool
-    made: dict[int, float]
-    taken: dict[int, float]
+    produced: dict[int, float]
+    consumed: dict[int, float]
 
 
 class PlacedSkip(Struct, frozen=True):
@@ -131,19 +129,10 @@ class PlacedSkip(Struct, frozen=True):
 
 
 class Flow(Struct, frozen=True):
-    """An arrow of the hidden states.
-
-    Attributes:
-        points: Its corners; the arrowhead is at the last.
-        texts: The shapes beside it.
-        source: The name of the box that it leaves; None: the model's input.
-        target: The name of the box that it enters; None: the model's output.
-    """
+    """An arrow of the hidden states: its corners, of which the last has the arrowhead, and the shapes beside it."""
 
     points: tuple[Point, ...]
     texts: tuple[Text, ...]
-    source: str | None
-    target: str | None
 
 
 class Scene(Struct, frozen=True):

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 from unetinspect.drawing.labels import box_description, layer_description, picture_description, skip_description, typeset
 from unetinspect.drawing.outline import Level, Outline
 from unetinspect.drawing.place import place
+from unetinspect.drawing.place.boxes import is_scaled
 from unetinspect.drawing.scene import Badge, PlacedBox, PlacedSkip, Point, Rect, Row, Scene, Text
 
 # What is colored, which property of it, its color in light and in dark.
@@ -119,7 +120,7 @@ def _box(placed: PlacedBox, *, interactive: bool) -> Iterator[str]:
     box, stages = placed.box, ",".join(stage.name for stage in placed.box.stages)
     data = f"data-box={quoteattr(box.name)} data-stages={quoteattr(stages)}"
     yield _group(f"ui-stage ui-{box.stages[0].role}", data, box_description(box), interactive=interactive)
-    yield f'<rect class="ui-frame" {_place(placed.rect)} rx="{6 if placed.scaled else 4}"/>'
+    yield f'<rect class="ui-frame" {_place(placed.rect)} rx="{6 if is_scaled(box) else 4}"/>'
     yield from map(_text, placed.texts)
     yield from map(_badge, placed.badges)
     for row in placed.rows:

@@ -18,7 +18,7 @@ from unetinspect.units import format_bytes, format_count, format_si, plural
 from unetinspect.views.header import header
 
 _SCRIPTS = ("select.js", "panel.js", "tables.js", "page.js")
-# Before the tables are read: those whose tab is not open need not be laid out.
+# Before the tables are parsed: those in closed tabs need no layout.
 _FIRST = 'document.documentElement.classList.add("scripted")'
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath d='M3 2v7a5 5 0 0 0 10 0V2' "
@@ -46,7 +46,7 @@ def page(outline: Outline, *, level: Level = "stage") -> str:
 
 
 def _head(outline: Outline, scripts: tuple[Markup, ...]) -> Markup:
-    # The hashes let these scripts run and no other, whatever a name in a config holds; the picture's styles are attributes in part.
+    # Only scripts with these hashes run, whatever names a config contains; some styles of the picture are attributes.
     hashes = " ".join(f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {hashes}; img-src data:; base-uri 'none'; form-action 'none'"
     return tag(

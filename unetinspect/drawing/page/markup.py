@@ -31,7 +31,7 @@ def tag(name: str, /, *inside: str, **attributes: str | int | bool | None) -> Ma
 
 
 def joined(*parts: str) -> Markup:
-    """Put elements and texts behind each other.
+    """Concatenate elements and texts.
 
     >>> joined(tag("b", "x"), " & y")
     '<b>x</b> &amp; y'
@@ -40,7 +40,7 @@ def joined(*parts: str) -> Markup:
 
 
 def shown(text: str) -> str:
-    r"""Write what no page should hold as Python writes it: control characters, and halves of surrogate pairs, which UTF-8 cannot hold.
+    r"""Escape control characters as Python does, and halves of surrogate pairs, which UTF-8 cannot encode.
 
     >>> shown("a\udc80\u2028b")
     'a\\udc80\\u2028b'
@@ -49,7 +49,7 @@ def shown(text: str) -> str:
 
 
 def script_json(value: Any) -> Markup:
-    r"""Write JSON that no text in it can end the script which holds it: of `<`, `>` and `&`, and of all beyond ASCII, escapes stand there.
+    r"""Write JSON so that no text in it can end the script around it: `<`, `>`, `&` and all beyond ASCII are escaped.
 
     >>> script_json(["</script>"])
     '["\\u003c/script\\u003e"]'

@@ -45,8 +45,10 @@ function listenPanel() {
   panel.addEventListener("click", (event) => {
     const step = event.target.closest("[data-step]");
     const link = event.target.closest("a.jump");
-    if (step && pinned?.kind === "skip") stepFromPanel(Number(step.dataset.step));
-    else if (link && !event.ctrlKey && !event.metaKey) {
+    if (step && pinned?.kind === "skip") {
+      stepSkip(Number(step.dataset.step));
+      panel.querySelector(`[data-step="${step.dataset.step}"]`).focus({ preventScroll: true });
+    } else if (link && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();
       const pick = pickOfHash(link.getAttribute("href"));
       pin(pick);
@@ -54,12 +56,6 @@ function listenPanel() {
       byId("details-title").focus({ preventScroll: true });
     }
   });
-}
-
-function stepFromPanel(by) {
-  if (!pinned) return;
-  stepSkip(by);
-  panel.querySelector(`[data-step="${by}"]`).focus({ preventScroll: true });
 }
 
 // Return the focus from the panel to the pinned thing in the picture.

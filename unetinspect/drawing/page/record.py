@@ -53,7 +53,7 @@ def _box(outline: Outline, box: Box) -> dict[str, Any]:
         "transformer_blocks": sum(stage.transformer_blocks for stage in box.stages),
         "marks": [mark_text(mark, times=TIMES) for mark in box.marks],
         "attentions": [row for row, layer in enumerate(trace.attentions) if layer.stage in names],
-        "made": [places[skip.index] for skip in box.made],
+        "made": [places[skip.index] for skip in box.produced],
         "taken": [place for place, skip in enumerate(trace.skips) if skip.target_stage in names],
     }
 

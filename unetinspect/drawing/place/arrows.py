@@ -29,7 +29,7 @@ def flows(outline: Outline, measured: Measures, rects: dict[str, Rect]) -> Itera
             before = boxes[box.after]
             shapes = [before.out_shape] if before.out_shape == box.in_shape else [before.out_shape, box.in_shape]
             points, texts = _way(before, box, rects[before.name], rects[box.name], shapes)
-            yield Flow(points, tuple(texts), before.name, box.name)
+            yield Flow(points, tuple(texts))
     if len(outline.trace.outputs) <= 1:
         yield _output(outline, outline.chain[-1], rects, measured.center[1])
 
@@ -56,7 +56,7 @@ def _input(outline: Outline, box: Box, rects: dict[str, Rect]) -> Flow:
         texts.append(_text(x, tail - 5, f"{shortened(given.name, 120, TEXT_SIZE)} {format_shape(given.shape)}", "middle"))
         if given.shape != box.in_shape:
             texts.append(_text(x - _BESIDE, rect.y - _STUB / 2 + 4, f"→ {format_shape(box.in_shape)}", "end"))
-    return Flow(((x, tail), (x, rect.y)), tuple(texts), None, box.name)
+    return Flow(((x, tail), (x, rect.y)), tuple(texts))
 
 
 def _output(outline: Outline, box: Box, rects: dict[str, Rect], right: float) -> Flow:
@@ -75,7 +75,7 @@ def _output(outline: Outline, box: Box, rects: dict[str, Rect], right: float) ->
     else:
         points = ((x, rect.bottom), (x, rect.bottom + _STUB))
         texts = [_text(x, rect.bottom + _STUB + 14, output, "middle"), *_beside(x, rect.bottom + _STUB / 2, made, "end")]
-    return Flow(points, tuple(texts), box.name, None)
+    return Flow(points, tuple(texts))
 
 
 def _way(before: Box, box: Box, start: Rect, end: Rect, shapes: Sequence[Shape | None]) -> tuple[_Corners, list[Text]]:
@@ -128,8 +128,8 @@ def place_skips(outline: Outline, measured: Measures, boxes: dict[str, PlacedBox
         source, target = (boxes[outline.box_of(stage).name] for stage in (skip.source_stage, skip.target_stage))
         if source.box.side == "top" or target.box.side == "top":
             continue
-        start = (source.rect.x if source.box.side == "right" else source.rect.right), source.made[skip.index]
-        end = (target.rect.right if target.box.side == "left" else target.rect.x), target.taken[skip.order]
+        start = (source.rect.x if source.box.side == "right" else source.rect.right), source.produced[skip.index]
+        end = (target.rect.right if target.box.side == "left" else target.rect.x), target.consumed[skip.order]
         yield _curve(skip, start, end, measured.inner, again=skip.index in seen)
         seen.add(skip.index)
 

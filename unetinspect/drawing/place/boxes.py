@@ -47,14 +47,14 @@ class Line(Struct, frozen=True):
     Attributes:
         height: Its height.
         parts: From the left; those at the right end come last.
-        made: A skip that leaves at its height.
-        taken: A skip that enters at its height.
+        produced: A skip that leaves at its height.
+        consumed: A skip that enters at its height.
     """
 
     height: float
     parts: tuple[Part, ...]
-    made: Skip | None = None
-    taken: Skip | None = None
+    produced: Skip | None = None
+    consumed: Skip | None = None
 
     @property
     def width(self) -> float:
@@ -107,7 +107,7 @@ def content_of(box: Box, level: Level, run: Run, *, shapes: bool) -> Content:
         counts = counts_of(box)
         head += [Line(_TEXT_LINE, (Part(", ".join(counts), "text", TEXT_SIZE),))] if counts else []
         head += _badge_lines(map(_badge_part, box.marks), _WIDEST_BADGES)
-        rows = _skip_rows(box.made if is_scaled(box) else (), box.taken)
+        rows = _skip_rows(box.produced if is_scaled(box) else (), box.consumed)
     else:
         rows = _layer_rows(box, run)
     head.append(Line(_TEXT_LINE, (Part(" · ".join(costs_of(box)), "note", NOTE_SIZE),)))
@@ -137,24 +137,24 @@ def _badge_lines(badges: Iterable[Part], room: float) -> list[Line]:
     return [Line(_BADGE_LINE, tuple(parts)) for parts in lines]
 
 
-def _skip_rows(made: Iterable[Skip], taken: Iterable[Skip]) -> list[RowContent]:
+def _skip_rows(produced: Iterable[Skip], consumed: Iterable[Skip]) -> list[RowContent]:
     """Return a row for each skip that enters: hidden + skip → out, and in which module; and one for each that leaves."""
 
     def row(text: Part, path: str, stage: str, **ends: Skip) -> RowContent:
         module = "" if path == stage else shortened(below(path, stage), 170, NOTE_SIZE)
         return RowContent((), (Line(_SKIP_LINE, (text, Part(module, "note", NOTE_SIZE, right=True)), **ends),))
 
-    entering = [row(Part(sum_text(one, arrow="→"), "sum", TEXT_SIZE), one.target, one.target_stage, taken=one) for one in taken]
-    leaving = [row(Part(format_shape(one.shape), "shape", NOTE_SIZE), one.source, one.source_stage, made=one) for one in made]
+    entering = [row(Part(sum_text(one, arrow="→"), "sum", TEXT_SIZE), one.target, one.target_stage, consumed=one) for one in consumed]
+    leaving = [row(Part(format_shape(one.shape), "shape", NOTE_SIZE), one.source, one.source_stage, produced=one) for one in produced]
     return entering + leaving
 
 
 def _layer_rows(box: Box, run: Run) -> list[RowContent]:
     """Return a row for each layer, in execution order, and one for each skip of the box that belongs to none of them."""
-    held = [skip for layer in box.layers for skip in (*layer.made, *layer.taken)]
-    made, taken = ([skip for skip in skips if skip not in held] for skips in (box.made, box.taken))
+    held = [skip for layer in box.layers for skip in (*layer.produced, *layer.consumed)]
+    produced, consumed = ([skip for skip in skips if skip not in held] for skips in (box.produced, box.consumed))
     rows = [_layer_row(layers, run, upwards=box.side == "right") for layers in _folded(box.layers)]
-    return [*_skip_rows((), taken), *rows, *_skip_rows(made, ())]
+    return [*_skip_rows((), consumed), *rows, *_skip_rows(produced, ())]
 
 
 def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowContent:
@@ -167,16 +167,16 @@ def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowCont
     name = Part(shortened(", ".join(names), 200, TEXT_SIZE), "text", TEXT_SIZE)
     class_part = Part(shortened(class_name, 200, NOTE_SIZE), "note", NOTE_SIZE)
     channels = channels_of(layer.module.out_shape, run)
-    takes = layer.taken[::-1] if upwards else layer.taken
+    takes = layer.consumed[::-1] if upwards else layer.consumed
     ends = [sum_text(skip, arrow="→") for skip in takes] or ([f"→ {channels}"] if channels is not None else [])
     right = [(Part(end, "sum" if takes else "note", NOTE_SIZE, right=True),) for end in ends]
     badges = [_badge_part(replace(mark, count=mark.count * len(layers)), of_one=True) for mark in layer.marks]
     start, more = _start(name, class_part, badges, right[0] if right else ())
     lines = []
-    for place in range(max(1, len(ends), len(layer.made))):
-        made = layer.made[place] if place < len(layer.made) else None
-        taken = takes[place] if place < len(takes) else None
-        lines.append(Line(_SKIP_LINE, (*(start if place == 0 else ()), *(right[place] if place < len(right) else ())), made, taken))
+    for place in range(max(1, len(ends), len(layer.produced))):
+        produced = layer.produced[place] if place < len(layer.produced) else None
+        consumed = takes[place] if place < len(takes) else None
+        lines.append(Line(_SKIP_LINE, (*(start if place == 0 else ()), *(right[place] if place < len(right) else ())), produced, consumed))
     return RowContent(layers, (*lines, *more))
 
 
@@ -209,7 +209,7 @@ def _times(layers: Sequence[Layer], period: int) -> int:
     alike = [(one.module.class_name, one.module.in_shape, one.module.out_shape, one.module.params, one.marks) for one in layers]
     times = 0
     for start in range(0, len(layers) - period + 1, period):
-        busy = any(one.made or one.taken for one in layers[start : start + period])
+        busy = any(one.produced or one.consumed for one in layers[start : start + period])
         if busy or alike[start : start + period] != alike[:period]:
             break
         times += 1
@@ -222,21 +222,21 @@ def fill(box: Box, content: Content, rect: Rect) -> PlacedBox:
     y = rect.y + PAD_Y + (0 if content.rows or is_scaled(box) else free / 2)
     texts, badges = _write(content.head, rect.x + PAD_X, rect.right - PAD_X, y)
     # Without rows, skips are spread over the height of the box.
-    made = {skip.index: rect.y + rect.height * at / (len(box.made) + 1) for at, skip in enumerate(box.made, 1)}
-    taken = {skip.order: rect.y + rect.height * at / (len(box.taken) + 1) for at, skip in enumerate(box.taken, 1)}
+    produced = {skip.index: rect.y + rect.height * at / (len(box.produced) + 1) for at, skip in enumerate(box.produced, 1)}
+    consumed = {skip.order: rect.y + rect.height * at / (len(box.consumed) + 1) for at, skip in enumerate(box.consumed, 1)}
     rows = []
     y = rect.bottom - PAD_Y + ROW_GAP - sum(row.height + ROW_GAP for row in content.rows)
     for row in content.rows:
         placed = Rect(rect.x + ROW_INSET, y, rect.width - 2 * ROW_INSET, row.height)
         rows.append(Row(placed, row.layers, *_write(row.lines, placed.x + ROW_INSET, placed.right - ROW_INSET, y)))
         for line in row.lines:
-            if line.made is not None:
-                made[line.made.index] = y + line.height / 2
-            if line.taken is not None:
-                taken[line.taken.order] = y + line.height / 2
+            if line.produced is not None:
+                produced[line.produced.index] = y + line.height / 2
+            if line.consumed is not None:
+                consumed[line.consumed.order] = y + line.height / 2
             y += line.height
         y += ROW_GAP
-    return PlacedBox(box, rect, texts, badges, tuple(rows), is_scaled(box), made, taken)
+    return PlacedBox(box, rect, texts, badges, tuple(rows), produced, consumed)
 
 
 def badge(x: float, middle: float, part: Part) -> Badge:

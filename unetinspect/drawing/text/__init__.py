@@ -73,7 +73,7 @@ def _rows(outline: Outline, box: Box, level: Level, arrow: str) -> Iterator[str]
 
 
 def _skips(ends: Ends, arrow: str) -> Iterator[str]:
-    for link in ends.taken:
+    for link in ends.consumed:
         yield f"{below(link.skip.target, link.skip.target_stage)}: {link.sum(arrow)}, skip from {link.skip.source}"
-    for link in ends.made:
+    for link in ends.produced:
         yield f"{below(link.skip.source, link.skip.source_stage)}: skip {skip_label(link.skip)} {arrow} {link.skip.target}"

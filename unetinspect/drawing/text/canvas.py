@@ -11,17 +11,9 @@ from unetinspect.terminal import cells, cells_of, paint
 
 
 class Glyphs(Struct, frozen=True):
-    """The characters that lines are drawn with.
+    """The characters that lines are drawn with: `leaves` is where a skip leaves a box, `arrow` is between two shapes.
 
-    Attributes:
-        across: A horizontal line.
-        down: A vertical line.
-        corners: Top left, top right, bottom left, bottom right.
-        leaves: Where a skip leaves the right frame of a box.
-        right: The head of a skip's line.
-        arrow_down: The head of a line that goes down.
-        arrow_up: The head of a line that goes up.
-        arrow: "becomes", between two shapes.
+    The corners are top left, top right, bottom left, bottom right.
     """
 
     across: str

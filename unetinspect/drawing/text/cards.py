@@ -19,13 +19,9 @@ _Piece = tuple[str, str]  # a text and its style
 
 
 class Row(Struct, frozen=True):
-    """A line of a card.
+    """A line of a card, and the skip that leaves or enters there.
 
-    Attributes:
-        text: The text.
-        style: One of the terminal's styles.
-        link: The skip that leaves or enters here.
-        pieces: Its parts where they differ in style; in the text they have ", " between them.
+    Where its parts differ in style they are `pieces`; in the text they have ", " between them.
     """
 
     text: str
@@ -86,7 +82,7 @@ class Deck:
         """Return the cards of one side, in execution order; small boxes that follow each other share one."""
 
         def group(box: Box) -> str:
-            return box.name if side != "top" and (box.marks or box.made or box.taken or box.layers) else ""
+            return box.name if side != "top" and (box.marks or box.produced or box.consumed or box.layers) else ""
 
         return [self._card(tuple(boxes), side) for _, boxes in groupby(self._outline.on(side), key=group)]
 
@@ -131,11 +127,11 @@ class Deck:
             blocks.append(list(self._layer(layer, ends, changed=layer.module.out_shape != shape)))
             shape = layer.module.out_shape
         rows = [row for block in (reversed(blocks) if box.side == "right" else blocks) for row in block]
-        return [*self._targets(rest.taken), *rows, *self._sources(rest.made)]
+        return [*self._targets(rest.consumed), *rows, *self._sources(rest.produced)]
 
     def _layer(self, layer: Layer, ends: Ends, *, changed: bool) -> Iterator[Row]:
         """Yield the rows of a layer: its skips, its output's shape where that changed, its attention layers."""
-        rows = [*self._sources(ends.made), *self._targets(ends.taken)]
+        rows = [*self._sources(ends.produced), *self._targets(ends.consumed)]
         if not any(row.text.partition("  ")[0].rstrip() == layer.name for row in rows):
             yield Row(layer.name)
         yield from rows

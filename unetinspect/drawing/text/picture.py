@@ -214,7 +214,7 @@ class Picture:
         return self._canvas
 
     def _fits_aside(self, right: list[Item], height: int) -> bool:
-        """Return whether the top cards can stand left of what the right column has there."""
+        """Return whether the top cards fit left of what the right column has there."""
         cards = [card for item in right[:height] for card in (item.card, *item.near) if card]
         return all(card.width + 1 < self._column(other) for card in self._top for other in cards)
 
