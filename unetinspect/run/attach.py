@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from unetinspect.errors import UsageError
-from unetinspect.record import Attention, Fit, Port, PortFit, Run, Shape, Trace
-from unetinspect.record.ports import PortKind
+from unetinspect.record import Attention, Fit, Port, PortFit, PortKind, Run, Shape, Trace
 from unetinspect.run.resolve import ResolvedConfig
 from unetinspect.unets import InputSpec, builder_for, plug_classes
 from unetinspect.unets.request import FreeU, Request
