@@ -24,8 +24,8 @@ from page import table, write_section
 
 from unetinspect import trace
 from unetinspect.api import _load
-from unetinspect.profile.clock import Clock, CudaClock, HostClock, cuda_device
 from unetinspect.profile.profiling import ProfileOptions, profile_model
+from unetinspect.profile.timing import Clock, CudaClock, HostClock, cuda_device
 from unetinspect.record import Profile, Trace
 from unetinspect.run.build import first_line
 from unetinspect.unets.request import make_request

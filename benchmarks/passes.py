@@ -21,7 +21,7 @@ from unetinspect.api import _load
 from unetinspect.observe import watch_forward
 from unetinspect.run.build import build_unet
 from unetinspect.run.resolve import resolve_config
-from unetinspect.run.tracer import Tracer, trace_model
+from unetinspect.run.tracer import Tracer
 from unetinspect.unets.request import make_request
 
 Times = list[list[float]]
@@ -91,7 +91,7 @@ class Growth:
 
     def measure(self, times: dict[str, Times]) -> int:
         """Trace the config and run it; returns the number of modules."""
-        record = timed(lambda: trace_model(_load(self.config, {}), _ON_META, {}), times["trace"])
+        record = timed(lambda: Tracer(_load(self.config, {})).trace(_ON_META), times["trace"])
         arguments = arguments_of(record)
         with torch.no_grad():
             timed(lambda: build(self.config)(**arguments), times["bare"])

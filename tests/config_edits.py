@@ -19,8 +19,7 @@ from tests import kinds_other, kinds_plugs, kinds_video, tiny
 from unetinspect import ConfigError, UnetInspectError, trace
 from unetinspect.record import Source
 from unetinspect.run.build import make_inputs, quiet_diffusers
-from unetinspect.run.plan import plan_work
-from unetinspect.run.resolve import diffusers_class, resolve_config
+from unetinspect.run.resolve import diffusers_class, plan_pass, resolve_config
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 
@@ -95,8 +94,8 @@ def _runs(unet: torch.nn.Module, config: Config, length: int | None) -> bool:
     try:
         resolved = resolve_config(config)
         request = Request(latent=None if length is None else (length, length))
-        work = plan_work(_model(config), resolved.class_name, resolved.values, request)
-        inputs = make_inputs(work.specs, device=torch.device("meta"), dtype=torch.float32)
+        planned = plan_pass(_model(config), resolved.class_name, resolved.values, request)
+        inputs = make_inputs(planned.specs, device=torch.device("meta"), dtype=torch.float32)
         with quiet_diffusers(), torch.no_grad():
             unet(**inputs)
     except Exception:  # whatever it raises, it does not run

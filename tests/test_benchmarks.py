@@ -23,8 +23,8 @@ from msgspec.structs import replace
 from page import Goal, Row
 
 from tests.tiny import traced
-from unetinspect.profile.clock import HostClock
 from unetinspect.profile.profiling import ProfileOptions
+from unetinspect.profile.timing import HostClock
 
 ROOT = Path(__file__).parent.parent
 MODEL = "ddpm-cifar10-32"

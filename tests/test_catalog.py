@@ -11,8 +11,7 @@ import yaml
 
 from tests.tiny import traced
 from unetinspect.catalog import CATALOG, Entry, find_entry, find_hub_id, load_catalog, nearest_entries
-from unetinspect.run.plan import plan_work
-from unetinspect.run.resolve import resolve_config
+from unetinspect.run.resolve import plan_pass, resolve_config
 from unetinspect.source import read_model
 from unetinspect.unets.request import make_request
 
@@ -70,9 +69,9 @@ def test_a_bundled_model_has_the_numbers_that_its_entry_and_others_say(name: str
 def test_a_size_in_pixels_is_the_sample_that_the_pipeline_runs(name: str, options: dict[str, Any], sample: tuple[int, ...]) -> None:
     """diffusers' pipelines divide a size by what the VAE makes into one cell: these are the samples that theirs run."""
     config = resolve_config(load_catalog()[name].config)
-    work = plan_work(read_model(name), config.class_name, config.values, make_request(**options))
+    planned = plan_pass(read_model(name), config.class_name, config.values, make_request(**options))
 
-    assert (work.specs[0].shape or ())[1:] == sample
+    assert (planned.specs[0].shape or ())[1:] == sample
 
 
 def test_the_catalog_is_what_the_yaml_files_say(request: pytest.FixtureRequest) -> None:

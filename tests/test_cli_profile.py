@@ -48,7 +48,7 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def as_if_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command measure the CPU."""
-    monkeypatch.setattr("unetinspect.profile.clock.cuda_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr("unetinspect.profile.timing.cuda_device", lambda name: torch.device("cpu"))
     monkeypatch.setattr("unetinspect.profile.profiling.cuda_device", lambda name: torch.device("cpu"))
     monkeypatch.setattr("unetinspect.profile.profiling.CudaClock", lambda device: Host())
 
@@ -71,7 +71,7 @@ def test_the_table_fits_and_says_each_stage(width: int, dropped: list[str]) -> N
         assert rows[stage.name].endswith(format_bytes(stage.activation_bytes))
 
 
-def test_what_stands_below_the_table() -> None:
+def test_the_lines_below_the_table() -> None:
     """1 to 11 ms of 11 stages are 66 ms, of a pass of 72: 8.3 % less; the hooks cost 1 ms more; the rest by arithmetic."""
     record, profile = known()
     below = list(profile_table(record, profile).below)
@@ -135,18 +135,10 @@ def test_the_record_is_json_that_the_schema_describes() -> None:
 
 
 @pytest.mark.usefixtures("no_cuda")
-@pytest.mark.parametrize("options", [[], ["--device", "cuda:1"], ["sdxl", "--compile", "--json"]], ids=" ".join)
+@pytest.mark.parametrize("options", [[], ["sdxl", "--compile", "--json", "--device", "cuda:1"]], ids=" ".join)
 def test_without_cuda_it_is_one_sentence(cli: Any, options: list[str]) -> None:
     """Exit code 2, what is missing and what to type instead, at the cost of asking torch; nothing on stdout."""
     assert cli("profile", *options) == (2, "", NO_CUDA)
-
-
-def test_another_device_is_refused(cli: Any) -> None:
-    """`--device meta` is what other commands are for."""
-    code, out, error = cli("profile", "--device", "meta")
-
-    assert (code, out) == (2, "")
-    assert error.startswith("error: --device meta: profile measures a CUDA device\nhint: leave --device out, or give cuda or cuda:N; ")
 
 
 @pytest.mark.usefixtures("as_if_cuda")
@@ -176,7 +168,7 @@ def test_the_config_of_a_saved_trace_is_profiled(cli: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("option", ["--repeats", "--warmup"])
-def test_no_passes_are_no_measurement(cli: Any, option: str) -> None:
+def test_at_least_one_pass_is_measured(cli: Any, option: str) -> None:
     """Both begin at 1."""
     code, out, error = cli("profile", option, "0")
 

@@ -72,7 +72,7 @@ import requests
 assert requests.get is requests.api.get
 
 from unetinspect.api import _load
-from unetinspect.profile.clock import HostClock
+from unetinspect.profile.timing import HostClock
 from unetinspect.profile.profiling import ProfileOptions, profile_model
 from unetinspect.unets.request import make_request
 graphs.clear()

@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from unetinspect.observe import meta_kernels
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.run.build import collector_paused, construct, make_inputs, named_tensors, quiet_diffusers
-from unetinspect.run.plan import plan_work
-from unetinspect.run.resolve import ResolvedConfig
+from unetinspect.run.resolve import ResolvedConfig, plan_pass
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 
@@ -71,7 +70,7 @@ class Probes:
 
     def _passed(self, unet: nn.Module, values: Mapping[str, Any]) -> list[Any]:
         """Run a UNet; returns its inputs and every operation."""
-        specs = plan_work(self._model, self._config.class_name, values, self._request).specs
+        specs = plan_pass(self._model, self._config.class_name, values, self._request).specs
         inputs = make_inputs(specs, device=torch.device("meta"), dtype=torch.float32)
         operations = _Operations([*unet.named_parameters(), *unet.named_buffers(), *named_tensors(inputs)])
         with torch.no_grad(), quiet_diffusers(), operations:

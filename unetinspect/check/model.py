@@ -17,9 +17,9 @@ from unetinspect.errors import ConfigError, UsageError, nearest_names
 from unetinspect.record import SCHEMA, Check, Envelope, Expectation, Finding, NearSize, SizeCheck, Trace, WeightsCheck
 from unetinspect.run.build import build_unet
 from unetinspect.run.cache import Recorder
-from unetinspect.run.config_types import wrong_types
 from unetinspect.run.failures import SizeError
 from unetinspect.run.resolve import ResolvedConfig, class_keys, diffusers_class
+from unetinspect.run.suspects import wrong_types
 from unetinspect.source.loaded import LoadedWeights
 from unetinspect.unets.request import Request, make_request
 from unetinspect.unets.sizes import UnevenSizeError, returned_size, written_size

@@ -141,11 +141,11 @@ def ports(options: TraceOptions) -> None:
     if attached is None:
         output.show(ports_table(record), Envelope.of(record, ports=record.ports))
         return
-    from unetinspect.run.fit import find_fit, to_fit
+    from unetinspect.run.attach import find_fit, request_to_fit
 
     with output.progress() as say:
         recorder = Recorder(passes.cache, attached, say=say)
-        given = recorder.record(to_fit(record.run, passes.request, recorder.config.class_name, recorder.config.values))
+        given = recorder.record(request_to_fit(record.run, passes.request, recorder.config))
     output.note(*(f"{given.model.name}: {note}" for note in given.run.notes if note not in attached.notes))
     fit = find_fit(record, given)
     output.show(fit_table(record, fit), Envelope.of(record, ports=record.ports, fit=fit))

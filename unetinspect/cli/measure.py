@@ -38,7 +38,7 @@ def sweep(options: SweepOptions, models: Models = None) -> None:
 
     def answer(model: LoadedModel) -> int:
         with passes.recorder(model) as recorder:
-            points, record = run_sweep(recorder, passes.request, res=res, latent=latent, batch=batch, plugged=passes.attached)
+            points, record = run_sweep(recorder, passes.request, res=res, latent=latent, batch=batch, attached=passes.attached)
         if record is not None:
             note_pass(record, recorder.model, output)
         info = recorder.info if record is None else record.model
@@ -65,7 +65,7 @@ def profile(
     """
     output = Output(options)
     device = request_of(options).device
-    from unetinspect.profile.clock import cuda_device
+    from unetinspect.profile.timing import cuda_device
     from unetinspect.views.costs import profile_table
 
     cuda_device(device)  # before anything is read: without a device, nothing else matters

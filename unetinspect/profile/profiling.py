@@ -1,27 +1,37 @@
-"""From a model that was read to what a device takes for its pass: trace it on meta, build it, run it, measure it. Imports torch."""
+"""From a model that was read to the profile of a pass on a device: trace on meta, build, run, measure. Imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
 from msgspec import Struct
 from msgspec.structs import replace
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unetinspect.errors import ForwardError, UsageError
 from unetinspect.observe.stages import paths_above
-from unetinspect.profile.clock import Clock, CudaClock, cuda_device
-from unetinspect.profile.measure import Memory, Times, matrix_tflops, spread_of, tera_per_second, time_passes, watch_memory
-from unetinspect.record import AttentionMode, Profile, Stage, StageProfile, Trace
+from unetinspect.profile.timing import (
+    Clock,
+    CudaClock,
+    Memory,
+    Times,
+    cuda_device,
+    matrix_tflops,
+    spread_of,
+    tera_per_second,
+    time_passes,
+    watch_memory,
+)
+from unetinspect.record import AttentionMode, Profile, StageProfile, Trace
+from unetinspect.run.attach import freeu
 from unetinspect.run.build import build_unet, first_line, make_inputs, named_tensors, quiet_diffusers
-from unetinspect.run.freeu import freeu
 from unetinspect.run.resolve import diffusers_class, resolve_config
-from unetinspect.run.tracer import trace_model
+from unetinspect.run.tracer import Tracer
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import InputSpec
 from unetinspect.unets.request import Request
@@ -29,23 +39,23 @@ from unetinspect.units import format_size
 
 _SEED = 0
 _WEIGHT_STD = 0.02
-# Every stage's forward is compiled on its own, and what torch compiles of one piece of code counts towards one limit: beyond it, it
-# would silently run uncompiled.
+# Every stage's forward is compiled separately, and all count towards torch's limit for one piece of code: beyond it, stages would
+# silently run uncompiled.
 _RECOMPILE_LIMITS = ("recompile_limit", "cache_size_limit")  # torch's name for it, and the one before 2.7
 _NO_LIMIT = 1_000_000
 
 
 class ProfileOptions(Struct, frozen=True, kw_only=True):
-    """How to run what is measured.
+    """How to run the measured passes.
 
     Attributes:
         compile: Whether to compile each stage.
         channels_last: Whether weights and inputs have their channels last in memory.
         attention: torch's fused attention, its math attention, or diffusers' attention slicing.
-        repeats: Passes of each kind to time.
-        warmup: Passes of each kind to run before.
-        backend: What `torch.compile` is given.
-        force: Whether to build what is huge all the same.
+        repeats: Timed passes, with and without hooks.
+        warmup: Passes before those.
+        backend: The backend of `torch.compile`.
+        force: Whether to lift the size limits.
     """
 
     compile: bool = False
@@ -62,41 +72,36 @@ def profile_model(
     request: Request,
     overrides: Mapping[str, Any],
     how: ProfileOptions,
-    plugged: LoadedModel | None = None,
+    attached: LoadedModel | None = None,
     *,
     clock: Clock | None = None,
 ) -> tuple[Trace, Profile]:
-    """Trace one pass of a UNet on meta, and measure that pass on a CUDA device, or on the one of `clock`.
+    """Trace one pass of a UNet on meta, and measure that pass on a CUDA device, or on that of `clock`.
 
     Raises:
         ConfigError: The config cannot be built.
-        UsageError: There is no such device, or what is asked for does not fit the UNet.
+        UsageError: There is no such device, or an option does not fit the UNet.
         ForwardError: The pass failed, or did not fit the device's memory.
     """
     clock = clock or CudaClock(cuda_device(request.device))
-    record = trace_model(model, replace(request, device="meta"), overrides, plugged, force=how.force)
-    # The pass that is reported is the one on the device; what the trace says of it does not depend on where it ran.
+    record = Tracer(model, overrides, force=how.force).trace(replace(request, device="meta"), attached)
+    # The reported pass is the one on the device; the rest of the trace does not depend on the device.
     record = replace(record, run=replace(record.run, device=str(clock.device)))
-    _check(record, how)
+    class_name = record.model.class_name
+    if how.attention == "slicing" and not hasattr(diffusers_class(class_name), "set_attention_slice"):
+        raise UsageError(f"--attention slicing: {class_name} has no attention slicing in diffusers", hint="use --attention sdpa or math")
+    if how.channels_last and len(record.run.sample_size) == 1:
+        raise UsageError(
+            f"--channels-last: the sample of {class_name} is a signal, not an image or video", hint="leave --channels-last out"
+        )
     try:
         return record, _profile(model, record, overrides, how, clock)
     except torch.OutOfMemoryError as error:
         size = format_size(record.run.sample_size)
         raise ForwardError(
             f"{record.model.name} at sample {size} in {record.run.dtype} does not fit the memory of {clock.device}",
-            hint="try a smaller --res or --batch, or --dtype float16; `unetinspect trace` estimates what it takes",
+            hint="try a smaller --res or --batch, or --dtype float16; `unetinspect trace` estimates the memory",
         ) from error
-
-
-def _check(record: Trace, how: ProfileOptions) -> None:
-    name = record.model.class_name
-    if how.attention == "slicing" and not hasattr(diffusers_class(name), "set_attention_slice"):
-        raise UsageError(f"--attention slicing: {name} has no attention slicing in diffusers", hint="use --attention sdpa or math")
-    if how.channels_last and len(record.run.sample_size) == 1:
-        raise UsageError(
-            f"--channels-last: torch knows it of images and videos, and the sample of {record.model.name} is a signal",
-            hint="leave --channels-last out",
-        )
 
 
 def _profile(model: LoadedModel, record: Trace, overrides: Mapping[str, Any], how: ProfileOptions, clock: Clock) -> Profile:
@@ -126,8 +131,10 @@ def _profile(model: LoadedModel, record: Trace, overrides: Mapping[str, Any], ho
         on.enter_context(torch.no_grad())
         on.enter_context(quiet_diffusers())
         on.enter_context(freeu(unet, record.run.freeu))
-        on.enter_context(_attention(how.attention))
-        on.enter_context(compiled(chain.from_iterable(stages.values()), how.backend) if how.compile else nullcontext())
+        if how.attention == "math":
+            on.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if how.compile:
+            on.enter_context(compiled(chain.from_iterable(stages.values()), how.backend))
         times = time_passes(run, stages, clock, warmup=how.warmup, repeats=how.repeats)
         memory = watch_memory(run, stages, clock, compiled=how.compile)
     input_bytes = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(inputs))
@@ -137,12 +144,13 @@ def _profile(model: LoadedModel, record: Trace, overrides: Mapping[str, Any], ho
 def make_profile(
     record: Trace, how: ProfileOptions, clock: Clock, times: Times, memory: Memory, *, matrix_rate: float, input_bytes: int
 ) -> Profile:
-    """Put what was measured beside what was traced. `matrix_rate` is in 10^12 FLOPs per second."""
+    """Combine the measured numbers with those of the trace. `matrix_rate` is in 10^12 FLOPs per second."""
     totals = record.totals
     forward, with_hooks = spread_of(times.forward), spread_of(times.hooked)
     flops = totals.flops or 0
     tflops = tera_per_second(flops, forward.median)
-    estimate = _estimate(record, how)
+    estimates = {"sdpa": totals.peak_activation_bytes, "math": totals.peak_activation_bytes_with_maps, "slicing": None}
+    estimate = estimates[how.attention]
     return Profile(
         device=str(clock.device),
         device_name=clock.device_name,
@@ -179,7 +187,7 @@ def _stages(record: Trace, how: ProfileOptions, times: Times, memory: Memory, ma
     spreads = {stage.name: spread_of(times.stages[stage.name]) for stage in record.stages}
     whole = sum(spread.median for spread in spreads.values())
     for stage in record.stages:
-        spread, held = spreads[stage.name], memory.stages[stage.name]
+        spread, own = spreads[stage.name], memory.stages[stage.name]
         tflops = tera_per_second(stage.flops or 0, spread.median)
         yield StageProfile(
             name=stage.name,
@@ -190,25 +198,14 @@ def _stages(record: Trace, how: ProfileOptions, times: Times, memory: Memory, ma
             macs=stage.macs or 0,
             tflops=tflops,
             matrix_share=tflops / matrix_rate,
-            allocated_bytes=held.held,
-            peak_bytes=held.peak,
-            activation_bytes=_stage_estimate(stage, how),
+            allocated_bytes=own.allocated,
+            peak_bytes=own.peak,
+            activation_bytes=stage.activation_bytes if how.attention == "sdpa" else None,  # an estimate for fused attention
         )
 
 
-def _estimate(record: Trace, how: ProfileOptions) -> int | None:
-    if how.attention == "sdpa":
-        return record.totals.peak_activation_bytes
-    return record.totals.peak_activation_bytes_with_maps if how.attention == "math" else None
-
-
-def _stage_estimate(stage: Stage, how: ProfileOptions) -> int | None:
-    """Return the trace's estimate; stages are estimated for fused attention alone."""
-    return stage.activation_bytes if how.attention == "sdpa" else None
-
-
 def called_in_stages(record: Trace) -> dict[str, list[str]]:
-    """Return for each stage the paths of the modules that are called in it from outside: itself, or the items of a list that it is."""
+    """Return for each stage the paths of its modules that are called from outside: the stage itself or, if it is a list, its items."""
     paths = [module.path for module in record.modules if module.calls and module.path]
     called = set(paths)
     outermost = [path for path in paths if called.isdisjoint(paths_above(path))]
@@ -216,26 +213,27 @@ def called_in_stages(record: Trace) -> dict[str, list[str]]:
 
 
 def fill_with_numbers(unet: nn.Module, inputs: Mapping[str, Any], device: torch.device) -> None:
-    """Fill weights and inputs with random numbers, the same each time; whole numbers among the inputs stay 0, the timestep is 1.
+    """Fill weights and inputs with random numbers, the same each time; integers among the inputs stay 0, the timestep is 1.
 
-    A GPU that multiplies zeros draws less power, and so runs faster than with any real weights. The inputs are positive, and the
-    timestep is no 0, since some UNets take its logarithm, and a pass of NaN is no better than one of zeros.
+    A GPU that multiplies zeros draws less power, so it runs faster than with real weights. The inputs and the timestep are positive:
+    some UNets compute the logarithm of a timestep, and a pass of NaN is as unreal as one of zeros.
     """
     generator = torch.Generator(device).manual_seed(_SEED)
     with torch.no_grad():
-        for tensor in _floating(chain(unet.parameters(), unet.buffers())):
-            tensor.normal_(std=_WEIGHT_STD, generator=generator)
-        for tensor in _floating(tensor for _, tensor in named_tensors(inputs)):
-            tensor.uniform_(generator=generator)
+        for tensor in chain(unet.parameters(), unet.buffers()):
+            if tensor.is_floating_point():
+                tensor.normal_(std=_WEIGHT_STD, generator=generator)
         for name, tensor in named_tensors(inputs):
             if name == "timestep":
                 tensor.fill_(1)
+            elif tensor.is_floating_point():
+                tensor.uniform_(generator=generator)
 
 
 def put_channels_last(unet: nn.Module, record: Trace, inputs: Mapping[str, Any]) -> None:
-    """Let the weights of convolutions, and the images and videos among the inputs, have their channels last in memory."""
+    """Store the weights of convolutions, and the images and videos among the inputs, with their channels last."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in unet.parameters():  # not `unet.to(memory_format=...)`: that refuses a UNet with both kinds of convolutions
+    for parameter in unet.parameters():  # not `unet.to(memory_format=...)`: it refuses a UNet with 2D and 3D convolutions
         if parameter.dim() in formats:
             parameter.data = parameter.data.to(memory_format=formats[parameter.dim()])
     axes = {given.name: given.axes for given in record.run.inputs}
@@ -247,9 +245,9 @@ def put_channels_last(unet: nn.Module, record: Trace, inputs: Mapping[str, Any])
 
 @contextmanager
 def compiled(modules: Iterable[nn.Module], backend: Any) -> Iterator[None]:
-    """Compile the forward of each module while the block runs, so that hooks on it stay outside what is compiled.
+    """Compile the forward of each module while the block runs; its hooks are not compiled.
 
-    Shapes do not change from pass to pass, so none is compiled as if it might: `dynamic=False`.
+    All passes have the same shapes: `dynamic=False`.
     """
     from torch._dynamo import config
 
@@ -263,11 +261,3 @@ def compiled(modules: Iterable[nn.Module], backend: Any) -> Iterator[None]:
     finally:
         for module in modules:
             vars(module).pop("forward", None)
-
-
-def _attention(mode: AttentionMode) -> AbstractContextManager[None]:
-    return sdpa_kernel(SDPBackend.MATH) if mode == "math" else nullcontext()
-
-
-def _floating(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    return (tensor for tensor in tensors if tensor.is_floating_point())

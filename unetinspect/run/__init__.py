@@ -1,1 +1,1 @@
-"""From a config to its `Trace`: resolve, build, run, observe, keep. Imports torch and diffusers where a pass is run."""
+"""From a config to its `Trace`: resolve, build, run, observe, cache. Imports torch and diffusers only to run a pass."""

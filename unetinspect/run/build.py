@@ -1,7 +1,7 @@
 """From a config to a module on a device, and from input specs to tensors. Imports torch and diffusers.
 
-The module is built on torch's meta device, where nothing is allocated; only for "cpu" and "cuda" is memory then
-given to it, filled with zeros: shapes do not depend on weights, and nothing is ever read from a checkpoint.
+The module is built on torch's meta device, where nothing is allocated. For "cpu" and "cuda" it is then moved there, with all
+weights zero: shapes do not depend on weights, and no checkpoint is read.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from unetinspect.errors import ConfigError, ForwardError, UsageError
-from unetinspect.run.plan import SEE_CONFIG, InputsError
-from unetinspect.run.resolve import ResolvedConfig, diffusers_class
+from unetinspect.run.resolve import SEE_CONFIG, InputsError, ResolvedConfig, diffusers_class
 from unetinspect.unets import InputSpec
 from unetinspect.unets.builder import nest
 from unetinspect.units import format_bytes, format_shape, plural
 
-# Twice as many as the largest model of the catalog has, and more: a UNet of so many is built and run in about ten seconds.
+# More than three times as many as the largest model of the catalog has. Such a UNet is built and run in about ten seconds.
 MAX_MODULES = 10_000
 _BUILD_SECONDS = 10.0
 
@@ -41,7 +40,7 @@ class BuildError(ConfigError):
 
 
 class TooLargeError(ConfigError):
-    """Raised when a UNet would have more modules than are built, or building it does not end."""
+    """Raised when a UNet would have too many modules, or building it does not end."""
 
 
 class _EndlessError(Exception):
@@ -49,10 +48,10 @@ class _EndlessError(Exception):
 
 
 class ModuleCount(AbstractContextManager[None]):
-    """Counts the modules that are made as long as it is entered, by their classes, and stops whoever makes more than `limit`.
+    """Counts the modules that are made inside the block, by class.
 
     Raises:
-        TooLargeError: There are more.
+        TooLargeError: There are more than `limit`.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -78,10 +77,10 @@ class ModuleCount(AbstractContextManager[None]):
 
 
 def construct(config: ResolvedConfig, watched: AbstractContextManager[None]) -> nn.Module:
-    """Build the UNet on torch's meta device, where nothing is allocated, `watched` meanwhile. Raises whatever diffusers and torch raise."""
+    """Build the UNet on torch's meta device inside `watched`. Raises whatever diffusers and torch raise."""
     with quiet_diffusers(), no_init_weights(), torch.device("meta"), watched, _stopped_when_endless():
         unet: nn.Module = diffusers_class(config.class_name)(**config.values)
-        # UNetSpatioTemporalConditionModel makes CPU tensors even so. For others `.to` would touch thousands of modules for nothing.
+        # Only UNetSpatioTemporalConditionModel makes CPU tensors all the same.
         if any(not tensor.is_meta for tensor in (*unet.parameters(), *unet.buffers())):
             unet = unet.to("meta")
     return unet.eval()
@@ -89,7 +88,7 @@ def construct(config: ResolvedConfig, watched: AbstractContextManager[None]) -> 
 
 @contextmanager
 def _stopped_when_endless() -> Iterator[None]:
-    """Stop what this thread does once it took far longer than any build takes: diffusers has a loop that a negative number never ends."""
+    """Stop this thread when it takes far longer than any build: a negative number makes a loop of diffusers endless."""
     done, thread, began = Event(), get_ident(), time.process_time()
 
     def watch() -> None:
@@ -110,18 +109,20 @@ def _stopped_when_endless() -> Iterator[None]:
 
 
 def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dtype, name: str, force: bool = False) -> nn.Module:
-    """Build the UNet with no weights: on meta without memory, elsewhere with every parameter and buffer zero.
+    """Build the UNet without weights: on meta without memory, elsewhere with every parameter and buffer zero.
+
+    `force` lifts the size limits.
 
     Raises:
         BuildError: diffusers refuses the config.
-        TooLargeError: The UNet is too large, and not forced.
-        ForwardError: The device has not the memory for the weights, and is not forced to take them.
+        TooLargeError: The UNet has too many modules.
+        ForwardError: The weights do not fit the free memory of the device.
     """
     try:
         unet = construct(config, ModuleCount(None if force else MAX_MODULES))
     except TooLargeError as error:
         raise TooLargeError(f"{name} has {error.message}", hint=error.hint) from None
-    except Exception as error:  # diffusers and torch raise whatever the constructor met first
+    except Exception as error:  # the constructor may raise anything
         raise BuildError(
             f"diffusers cannot build {name} as a {config.class_name}: {first_line(error)}",
             hint=SEE_CONFIG,
@@ -135,7 +136,7 @@ def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dty
         if not force and free is not None and needed > free:
             raise ForwardError(
                 f"the weights of {name} take {format_bytes(needed)}, and {device} has {format_bytes(free)} free",
-                hint="use --device meta, where nothing is allocated: the shapes are the same; --force tries it regardless",
+                hint="use --device meta, which gives the same shapes without memory; --force tries it regardless",
             )
         unet = unet.to_empty(device=device)
         with torch.no_grad():
@@ -145,7 +146,7 @@ def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dty
 
 
 def _free_memory(device: torch.device) -> int | None:
-    """Return the bytes of a device's memory that a process can still take; None where the system does not say."""
+    """Return the bytes of free memory of a device; None if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -161,13 +162,13 @@ def _free_memory(device: torch.device) -> int | None:
 
 
 def make_inputs(specs: Sequence[InputSpec], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Make the keyword arguments of `forward`: zeros of the shapes that the specs say; dotted names become dicts and lists."""
+    """Make the keyword arguments of `forward`: zeros of the given shapes; dotted names become dicts and lists."""
     arguments: dict[str, Any] = nest({spec.name: _make_input(spec, device=device, dtype=dtype) for spec in specs})
     return arguments
 
 
 def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor in a value, with its dotted name: the way to it through dicts, tuples and lists."""
+    """Yield every tensor in nested dicts, tuples and lists, with its dotted name."""
     if isinstance(value, Tensor):
         yield name, value
         return
@@ -177,10 +178,10 @@ def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device for `--device`: "auto" is CUDA where there is one, else meta.
+    """Return the device for `--device`: "auto" is CUDA if available, else meta.
 
     Raises:
-        UsageError: CUDA is asked for, and there is none, or not that one.
+        UsageError: torch does not see that CUDA device.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "meta")
@@ -196,7 +197,7 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def quiet_diffusers() -> Iterator[None]:
-    """Keep diffusers' own messages off stderr: what they say of a config, this package says itself."""
+    """Keep diffusers' own messages off stderr: this package reports the same about a config."""
     verbosity = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()
     try:
@@ -209,7 +210,7 @@ def quiet_diffusers() -> Iterator[None]:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Let Python not look for garbage while a UNet is built and run: what that makes stays, and would be looked through again and again."""
+    """Pause Python's garbage collector while a UNet is built and run: it would search the same living objects again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -220,9 +221,14 @@ def collector_paused() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an exception says, without the lines that follow; its type where it says nothing."""
+    """Return the first line of an exception's message, or its type if the message is empty."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def is_overflow(error: BaseException) -> bool:
+    """Tell whether a tensor has more bytes than the 63 bits in which torch counts them."""
+    return "overflow" in str(error).lower()
 
 
 def _make_input(spec: InputSpec, *, device: torch.device, dtype: torch.dtype) -> Any:
@@ -233,7 +239,8 @@ def _make_input(spec: InputSpec, *, device: torch.device, dtype: torch.dtype) ->
     except (RuntimeError, TypeError) as error:
         if not all(str(side).isdigit() for side in spec.shape):
             raise InputsError(f"{spec.name} cannot have the shape {format_shape(spec.shape)}", hint=SEE_CONFIG) from error
-        raise UsageError(  # torch counts the bytes of a tensor in 63 bits, and a device has fewer
-            f"{spec.name} cannot have the shape {format_shape(spec.shape)}: {first_line(error)}",
-            hint="give a smaller --res, --latent, --batch, --tokens or --frames",
+        too_large = "too large: more bytes than torch can count" if is_overflow(error) else first_line(error)
+        raise UsageError(
+            f"{spec.name} cannot have the shape {format_shape(spec.shape)}: {too_large}",
+            hint="try a smaller --res, --latent, --batch, --tokens or --frames",
         ) from error

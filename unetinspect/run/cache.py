@@ -1,9 +1,9 @@
-"""Records that are kept from one run to the next, so that the same question is answered without torch.
+"""A cache of records: the same question is answered again without torch.
 
-A record is kept under a key made of everything that decides it: the resolved config, the VAE factor, the request, and the
-code that ran it (the version of torch, and every file of unetinspect and diffusers). What a model is called and where it was
-read decides nothing, and is filled in as a record is taken. Kept likewise are the keys of classes, with which a config is resolved
-without diffusers, and the answers of `check`. Whatever goes wrong with the folder costs a trace, and is never an error.
+The key of a record is a digest of everything that decides it: the resolved config, the VAE factor, the request, and the code (the
+version of torch, and every file of unetinspect and diffusers). The name and source of a model are not part of the key: they are
+filled in when a record is read. The cache also holds the keys of classes, so that a config is resolved without diffusers, and the
+answers of `check`. A folder that cannot be used costs time, and is never an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import gzip
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
@@ -24,9 +24,8 @@ import msgspec
 from msgspec import Struct
 
 from unetinspect.record import Envelope, ModelInfo, NearSize, Trace
-from unetinspect.run.described import described, model_info
-from unetinspect.run.resolve import ConfigClass, ResolvedConfig, config_class, resolve_config
-from unetinspect.source import LoadedModel
+from unetinspect.run.resolve import ConfigClass, ResolvedConfig, config_class, described, model_info, resolve_config
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.streams import replacing
 from unetinspect.unets.request import Request
 from unetinspect.version import __version__
@@ -35,21 +34,19 @@ if TYPE_CHECKING:
     from unetinspect.run.tracer import Tracer
 
 LIMIT_BYTES = 64 * 2**20
-_LOCATION = "UNETINSPECT_CACHE"
 _SUFFIX = ".json.gz"
 _Record = TypeVar("_Record", bound=Struct)
-_State = tuple[str, int, int]  # path, size and time of a file
 
 
 class CacheInfo(Struct, frozen=True, kw_only=True):
     """The state of the cache of records.
 
     Attributes:
-        folder: Where records are kept.
+        folder: Where the records are.
         records: How many there are.
-        bytes: What they take.
-        limit_bytes: What they may take; those that were not asked for longest go first.
-        writable: Whether records can be kept there.
+        bytes: Their size on disk.
+        limit_bytes: Their maximal size; the least recently used records are evicted first.
+        writable: Whether records can be written there.
         removed: How many `cache clear` removed, None otherwise.
     """
 
@@ -65,46 +62,58 @@ class RecordCache:
     """A folder of records.
 
     Attributes:
-        folder: Where they are: the folder that `UNETINSPECT_CACHE` names, else one in the user's cache folder.
-        limit: How many bytes they may take.
+        folder: `UNETINSPECT_CACHE`, or else a folder in the user's cache folder.
+        limit: The maximal size of all records, in bytes.
     """
 
     def __init__(self, folder: Path | None = None, *, limit: int = LIMIT_BYTES) -> None:
-        self.folder = folder or default_folder()
+        if folder is None and (named := os.environ.get("UNETINSPECT_CACHE")):
+            folder = Path(named)
+        if folder is None:
+            from platformdirs import user_cache_path
+
+            folder = user_cache_path("unetinspect", appauthor=False) / "records"
+        self.folder = folder
         self.limit = limit
 
     def get(self, kind: type[_Record], key: str) -> _Record | None:
-        """Return what is kept under a key; None where there is nothing, or nothing of this kind that can be read."""
+        """Return the record of a key; None if there is none of this type that can be read."""
         path = self._path(key)
         try:
-            # No `Trace.from_json`, which looks for contradictions in what others may have written.
+            # Not `Trace.from_json`, which looks for contradictions in files that others may have written.
             record = msgspec.json.decode(gzip.decompress(path.read_bytes()), type=kind)
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, zlib.error, UnicodeError, msgspec.MsgspecError):  # damaged: it is made again, and written anew
+        except (OSError, EOFError, zlib.error, UnicodeError, msgspec.MsgspecError):  # damaged: it is made and written again
             with suppress(OSError):
                 path.unlink()
             return None
         with suppress(OSError):
-            os.utime(path)  # what is asked for stays
+            os.utime(path)
         return record
 
     @cached_property
     def code(self) -> str | None:
-        """A digest of the code that makes records, the same for all that one process makes; None where it cannot be found."""
+        """A digest of the code that makes records, computed once in a process; None if its files cannot be found."""
         state = code_state()
         return None if state is None else sha256(repr(state).encode()).hexdigest()
 
     def put(self, key: str, record: Struct) -> None:
-        """Keep a record; where that cannot be done, it is not kept."""
+        """Write a record, if that is possible."""
         with suppress(OSError, UnicodeError):  # a name that is not UTF-8 has no JSON
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._path(key), suffix=_SUFFIX) as (handle, _), os.fdopen(handle, "wb") as file:
                 file.write(gzip.compress(msgspec.json.encode(record), compresslevel=3, mtime=0))
-            self._make_room()
+            entries = self._entries()
+            excess = sum(size for _, size, _ in entries) - self.limit
+            for _, size, path in entries:
+                if excess <= 0:
+                    break
+                path.unlink(missing_ok=True)
+                excess -= size
 
     def info(self) -> CacheInfo:
-        """Return how much is kept, and where."""
+        """Return the state of the cache."""
         sizes = [size for _, size, _ in self._entries()]
         existing = next((folder for folder in (self.folder, *self.folder.absolute().parents) if os.path.lexists(folder)), Path())
         return CacheInfo(
@@ -119,7 +128,7 @@ class RecordCache:
         """Remove every record; returns how many there were.
 
         Raises:
-            OSError: One cannot be removed.
+            OSError: A record cannot be removed.
         """
         entries = self._entries()
         for _, _, path in entries:
@@ -130,7 +139,7 @@ class RecordCache:
         return self.folder / f"{key}{_SUFFIX}"
 
     def _entries(self) -> list[tuple[float, int, Path]]:
-        """List (last use, bytes, path) of every record, and of what an interrupted run left, the oldest first."""
+        """List (last use, bytes, path) of every record and of leftovers of an interrupted run, the oldest first."""
         entries = []
         with suppress(OSError):
             for path in self.folder.iterdir():
@@ -139,34 +148,25 @@ class RecordCache:
                         entries.append((path.stat().st_mtime, path.stat().st_size, path))
         return sorted(entries)
 
-    def _make_room(self) -> None:
-        entries = self._entries()
-        excess = sum(size for _, size, _ in entries) - self.limit
-        for _, size, path in entries:
-            if excess <= 0:
-                break
-            path.unlink(missing_ok=True)
-            excess -= size
-
 
 def open_cache(*, wanted: bool = True) -> RecordCache | None:
-    """Return the cache; None where it is not wanted, or where diffusers was imported before.
+    """Return the cache; None if it is not wanted, or if diffusers is imported already.
 
-    Whoever imported diffusers may have changed it since: nothing that its code decides is then taken from a file or kept.
+    A program that imported diffusers may have changed its classes: then no record is read or written.
     """
     return RecordCache() if wanted and "diffusers" not in sys.modules else None
 
 
 class Recorder:
-    """Gives the records of one model that was read: kept ones, or those of passes that are run when they are asked for.
+    """Gives the records of one model that was read, from the cache or by running a pass.
 
-    diffusers and torch are imported, and the UNet is built, only for the first that is not kept; `force` builds what is huge all the
-    same. `say` is told each step as it begins. Recorders of several models share one cache.
+    diffusers and torch are imported, and the UNet is built, only for the first record that is not in the cache. `say` is called with
+    each step as it begins. Recorders of several models share one cache.
 
     Attributes:
         model: The model.
         overrides: The config keys that are overridden.
-        force: Whether what is huge is built.
+        force: Whether the size limits are lifted.
     """
 
     def __init__(
@@ -191,23 +191,23 @@ class Recorder:
 
     @property
     def info(self) -> ModelInfo:
-        """The model with its whole config, without building it."""
+        """The model with its whole config; nothing is built."""
         return model_info(self.model, self.config, params=None)
 
-    def record(self, request: Request, plugged: LoadedModel | None = None) -> Trace:
-        """Return the record of a pass; raises what `Tracer.trace` raises, and keeps no failure."""
-        added = None if plugged is None else (plugged, resolve_config(plugged.config, class_of=self._class_of))
+    def record(self, request: Request, attached: LoadedModel | None = None) -> Trace:
+        """Return the record of a pass; raises what `Tracer.trace` raises. Errors are not cached."""
+        added = None if attached is None else (attached, resolve_config(attached.config, class_of=self._class_of))
         key = record_key(self.model, self.config, request, added, code=self._code)
-        record = self._kept(Trace, key, lambda: self._tracer.observe(request, plugged))
-        return described(record, self.model, self.config, request, plugged)
+        record = self._cached(Trace, key, lambda: self._tracer.observe(request, attached))
+        return described(record, self.model, self.config, request, attached)
 
     def answer(self, asked: Any, answer: Callable[[], Envelope]) -> Envelope:
-        """Return the answer to what else is asked of this model: the one that is kept, or else that of `answer`.
+        """Return the answer to another question about this model, from the cache or from `answer`.
 
-        Its sentences may name the model, and so all that is known of the model decides it.
+        Its sentences may name the model, so everything known about the model is part of the key.
         """
         given = msgspec.structs.replace(self.model, trace=None)
-        return self._kept(Envelope, _key(("answer", given, self.overrides, self.force, asked, _devices()), self._code), answer)
+        return self._cached(Envelope, _key(("answer", given, self.overrides, self.force, asked, _devices()), self._code), answer)
 
     def nearest_sizes(self, request: Request) -> tuple[NearSize, ...]:
         """Find the sizes nearest to that of a request which run and return their own size, by running them."""
@@ -221,20 +221,20 @@ class Recorder:
         return Tracer(self.model, self.overrides, force=self.force, say=self._say)
 
     def _class_of(self, name: Any) -> ConfigClass:
-        """Return what there is to know of a class: what is kept, or what diffusers says."""
+        """Return what is known of a class, from the cache or from diffusers."""
 
         def asked() -> ConfigClass:
             self._say_import()
             return config_class(name)
 
-        return self._kept(ConfigClass, _key(("class", name), self._code), asked)
+        return self._cached(ConfigClass, _key(("class", name), self._code), asked)
 
     @property
     def _code(self) -> str | None:
         return self._cache.code if self._cache is not None else None
 
-    def _kept(self, kind: type[_Record], key: str | None, make: Callable[[], _Record]) -> _Record:
-        """Return what is kept under a key, or what `make` makes, which is then kept; without a cache or a key, the latter alone."""
+    def _cached(self, kind: type[_Record], key: str | None, make: Callable[[], _Record]) -> _Record:
+        """Return the record of a key or, if there is none, what `make` returns, which is then written."""
         if self._cache is None or key is None:
             return make()
         found = self._cache.get(kind, key)
@@ -248,90 +248,63 @@ class Recorder:
             self._say("importing torch and diffusers")
 
 
-def default_folder() -> Path:
-    """Return the folder that records are kept in."""
-    named = os.environ.get(_LOCATION)
-    if named:
-        return Path(named)
-    from platformdirs import user_cache_path
-
-    return user_cache_path("unetinspect", appauthor=False) / "records"
-
-
 def record_key(
     model: LoadedModel,
     config: ResolvedConfig,
     request: Request,
-    plugged: tuple[LoadedModel, ResolvedConfig] | None = None,
+    attached: tuple[LoadedModel, ResolvedConfig] | None = None,
     *,
     code: str | None,
 ) -> str | None:
     """Return the key of a record: a digest of everything that decides the pass, `code` (`RecordCache.code`) included.
 
-    None: something of that cannot be found, or not be written down.
+    None: some of it cannot be found or written.
     """
-    added = None if plugged is None else _decides(*plugged)
+    added = None if attached is None else _decides(*attached)
     devices = _devices() if request.device not in ("meta", "cpu") else ""
     return _key(("trace", _decides(model, config), added, request, devices), code)
 
 
 def _decides(model: LoadedModel, config: ResolvedConfig) -> tuple[Any, ...]:
-    """Return what of a model decides a pass. A checkpoint is held against the UNet, and a note says its name."""
+    """Return what a pass depends on. A checkpoint is compared with the UNet, and a note contains its name."""
     weights = model.weights
     verified = None if weights is None else (model.name, weights.header, weights.checkpoint, bool(config.overridden))
     return config.class_name, config.values, model.vae_scale_factor, model.medium or config.medium, verified
 
 
 def _key(decides: Any, code: str | None) -> str | None:
-    """Return a digest of what decides an answer, as Python writes it (JSON has null for NaN); None where that cannot be written."""
+    """Return a digest of Python's own notation of what decides an answer (JSON has null for NaN); None if that cannot be written."""
     if code is None:
         return None
     try:
         return sha256(repr((__version__, code, decides)).encode()).hexdigest()
-    except (ValueError, RecursionError):  # a whole number of more digits than Python writes, lists in lists in lists
+    except (ValueError, RecursionError):  # an integer with more digits than Python writes, lists nested too deep
         return None
 
 
 def code_state() -> list[str] | None:
-    """Return what changes with the code that makes a record; None where it cannot be found.
+    """Return what changes with the code that makes a record: path, size and time of files; None if they cannot be found.
 
-    Of unetinspect and diffusers that is every file, as people edit diffusers where it is installed; of torch, whose
-    thousands of files take too long, the one that has its version and the list of its files, which every installer writes.
+    Of unetinspect and diffusers that is every file, as people edit diffusers where it is installed. torch has thousands of files:
+    its version and the list of its files, which every installer writes, are enough. No package is imported.
     """
-    folders = [_folder_of(name) for name in ("unetinspect", "diffusers", "torch")]
-    if None in folders:
+    specs = [find_spec(name) for name in ("unetinspect", "diffusers", "torch")]
+    origins = [spec.origin for spec in specs if spec is not None and spec.origin is not None]
+    if len(origins) < len(specs):
         return None
-    *edited, torch = filter(None, folders)
+    *edited, torch = (Path(origin).parent for origin in origins)
+    files = [torch / "version.py", *torch.parent.glob("torch-*.dist-info/RECORD")]
+    for package in edited:
+        files += [Path(folder, name) for folder, _, names in os.walk(package) for name in names if name.endswith(".py")]
     try:
-        installed = [_state(path) for path in (torch / "version.py", *torch.parent.glob("torch-*.dist-info/RECORD"))]
+        states = [(file, file.stat()) for file in sorted(files)]
     except OSError:
         return None
-    return [repr(sorted(found)) for found in (*map(_states, edited), installed)]
-
-
-def _folder_of(package: str) -> Path | None:
-    """Return where a package lies, without importing it."""
-    spec = find_spec(package)
-    return None if spec is None or spec.origin is None else Path(spec.origin).parent
-
-
-def _states(folder: str | Path) -> Iterator[_State]:
-    """Yield the state of every Python file in a folder."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(".py"):
-                yield _state(entry)
-            elif entry.name != "__pycache__" and entry.is_dir(follow_symlinks=False):
-                yield from _states(entry.path)
-
-
-def _state(file: os.DirEntry[str] | Path) -> _State:
-    found = file.stat()
-    return os.fspath(file), found.st_size, found.st_mtime_ns
+    return [f"{file} {state.st_size} {state.st_mtime_ns}" for file, state in states]
 
 
 def _devices() -> list[str]:
-    """List the accelerators that the system shows, without asking torch, which would have to be imported."""
+    """List the accelerators that the system shows, without importing torch."""
     variables = [os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")]
     if sys.platform == "win32":
         return [*variables, str(Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32", "nvcuda.dll").exists())]

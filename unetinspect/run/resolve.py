@@ -1,6 +1,6 @@
-"""A config as its class reads it: overrides put on top, defaults filled in, every mistake found at once.
+"""What is asked for, resolved: a config with overrides and defaults, and the sizes and inputs of one forward pass.
 
-diffusers is imported where the class itself is needed: a class that is known already is read from what is known of it.
+No torch. diffusers is imported only for a class that is not known yet.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from unetinspect.errors import ConfigError, UsageError, nearest_names
-from unetinspect.record import Medium
-from unetinspect.unets import Builder, builder_for, supported_classes
+from unetinspect.errors import ConfigError, UnetInspectError, UsageError, nearest_names
+from unetinspect.record import Medium, ModelInfo, Trace
+from unetinspect.source.loaded import LoadedModel
+from unetinspect.unets import Builder, InputSpec, Plan, builder_for, supported_classes
 from unetinspect.unets.builder import Adapted
+from unetinspect.unets.request import Request
+from unetinspect.unets.sizes import Sizes, VaeScale, decide_cfg, decide_sizes
+
+SEE_CONFIG = "`unetinspect config MODEL` shows every key, with its default"
 
 
 class ConfigClass(Struct, frozen=True, kw_only=True):
-    """What a config needs to be read as its class reads it.
+    """What is known of a UNet class.
 
     Attributes:
         name: The diffusers class.
         module: Where it is imported from.
-        medium: What its pixels make up, where nothing else is known of the model.
+        medium: What its pixels make up, unless the catalog says otherwise.
         keys: Its config keys, each with its default, in the order of its constructor.
         adapts: Whether its builder may replace keys of a config.
     """
@@ -39,15 +45,15 @@ class ConfigClass(Struct, frozen=True, kw_only=True):
 
 
 class ResolvedConfig(NamedTuple):
-    """A config as the class reads it.
+    """A config with a value for every key of its class.
 
     Attributes:
         class_name: The diffusers class.
         values: Every key of the class, defaults filled in.
         defaults: The keys that were filled in.
-        ignored: The keys that were given and that the class does not know.
+        ignored: The given keys that the class does not know.
         overridden: The keys that the caller overrode.
-        notes: What was changed in it so that diffusers can run it.
+        notes: What was changed so that diffusers can run it.
         module: Where the class is imported from.
         medium: What the pixels of the class make up.
     """
@@ -63,10 +69,10 @@ class ResolvedConfig(NamedTuple):
 
 
 def config_class(class_name: Any) -> ConfigClass:
-    """Return what there is to know of a class, from the class itself.
+    """Return what is known of a class, from its constructor.
 
     Raises:
-        ConfigError: The name is missing, or is none of a class that can be traced and that this diffusers has.
+        ConfigError: The name is missing, the class cannot be traced, or this diffusers does not have it.
     """
     builder = builder_for(class_name)
     parameters = list(inspect.signature(diffusers_class(class_name).__init__).parameters.values())[1:]
@@ -86,19 +92,23 @@ def resolve_config(
     adapt: bool = True,
     class_of: Callable[[Any], ConfigClass] = config_class,
 ) -> ResolvedConfig:
-    """Put the overrides over a config, and fill in the defaults of the class that it names.
+    """Apply the overrides to a config and fill in the defaults of its class.
 
-    With `adapt`, a config that diffusers cannot run as it is gives way to the one that its builder puts in its place.
-    `class_of` tells of a class by its name, and raises what `config_class` raises.
+    With `adapt`, a config that diffusers cannot run is replaced by the one that its builder makes of it. `class_of` returns what is
+    known of a class, and raises what `config_class` raises.
 
     Raises:
-        ConfigError: It names no class, or none that can be traced.
-        UsageError: An override is of a key that the class does not have: a typing error must not pass for an answer.
+        ConfigError: It names no class, or one that cannot be traced.
+        UsageError: The class has no key of an override's name: a typing error must not be ignored.
     """
     overrides = overrides or {}
     config = _plain({**config, **overrides})
     of = class_of(config.get("_class_name"))
-    _check_overrides(of, overrides)
+    for key in overrides:
+        if key != "_class_name" and key not in of.keys:
+            close = nearest_names(key, of.keys, count=1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            raise UsageError(f"{of.name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
     ignored = tuple(key for key in config if key not in of.keys and not key.startswith("_"))
     adapted = builder_for(of.name).adapted({**of.keys, **config}) if adapt and of.adapts else Adapted()
     config = {**config, **adapted.changes}
@@ -116,16 +126,8 @@ def resolve_config(
     )
 
 
-def _check_overrides(of: ConfigClass, overrides: Mapping[str, Any]) -> None:
-    for key in overrides:
-        if key != "_class_name" and key not in of.keys:
-            close = nearest_names(key, of.keys, count=1)
-            meant = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(f"{of.name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
-
-
 def diffusers_class(class_name: str) -> type[Any]:
-    """Return the class itself.
+    """Import a class.
 
     Raises:
         ConfigError: This diffusers does not have it.
@@ -145,7 +147,7 @@ def diffusers_class(class_name: str) -> type[Any]:
 
 @cache
 def class_keys() -> dict[str, dict[str, Any]]:
-    """Return the config keys of every class that can be traced and that this diffusers has, each with its default."""
+    """Return the config keys of every class that this diffusers has, each with its default."""
     found = {}
     for name in supported_classes():
         with suppress(ConfigError):  # an older diffusers lacks some
@@ -154,9 +156,96 @@ def class_keys() -> dict[str, dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a config value as JSON has it: the class's own defaults and a live module's config hold tuples."""
+    """Return a config value in JSON's types: defaults of a class and the config of a live module contain tuples."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+class PlannedPass(Struct, frozen=True, kw_only=True):
+    """One forward pass, decided.
+
+    Attributes:
+        builder: The builder of the class.
+        request: What the user asked for.
+        sizes: The sizes, each with its reason.
+        cfg: Whether guidance doubles the batch.
+        cfg_reason: Why it does, or does not.
+        plan: The sizes in the form that builders need.
+        specs: The arguments of `forward`.
+        attached: The name of an attached ControlNet or T2I-Adapter.
+    """
+
+    builder: Builder
+    request: Request
+    sizes: Sizes
+    cfg: bool
+    cfg_reason: str
+    plan: Plan
+    specs: tuple[InputSpec, ...]
+    attached: str | None = None
+
+
+class InputsError(ConfigError):
+    """Raised when a config gives no shapes for the inputs: a width is null, or a string."""
+
+
+def plan_pass(model: LoadedModel, class_name: str, values: Mapping[str, Any], request: Request) -> PlannedPass:
+    """Decide a forward pass. `values` holds every key of the config, defaults filled in.
+
+    Raises:
+        InputsError: The config gives no shapes for the inputs.
+        UsageError: The request does not fit the UNet.
+    """
+    builder = builder_for(class_name)
+    known = VaeScale(model.vae_scale_factor, model.vae_scale_from)
+    try:
+        cfg, reason = decide_cfg(request, builder.condition(values))
+        sizes = decide_sizes(request, values, builder, known, model.medium)
+        batch = 2 * request.batch if cfg else request.batch
+        plan = Plan(batch=batch, size=sizes.sample_size, tokens=request.tokens, frames=sizes.frames.value if sizes.frames else None)
+        specs = tuple(builder.inputs(values, plan))
+    except UnetInspectError:
+        raise
+    except Exception as error:  # builders do not check the types of a config
+        raise InputsError(f"the config of {model.name} gives no input shapes: {error}", hint=SEE_CONFIG) from error
+    if request.tokens is not None and not any("tokens" in spec.axes for spec in specs):
+        raise UsageError(f"--tokens: no input of {model.name} has tokens", hint="leave --tokens out")
+    return PlannedPass(builder=builder, request=request, sizes=sizes, cfg=cfg, cfg_reason=reason, plan=plan, specs=specs)
+
+
+def model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | None) -> ModelInfo:
+    """Return the model section of a record; `params` is None before the UNet is built."""
+    return ModelInfo(
+        name=model.name,
+        class_name=config.class_name,
+        params=params,
+        source=model.source,
+        config=config.values,
+        config_defaults=config.defaults,
+        config_ignored=config.ignored,
+        config_overrides=config.overridden,
+        module=config.module,
+    )
+
+
+def described(record: Trace, model: LoadedModel, config: ResolvedConfig, request: Request, attached: LoadedModel | None = None) -> Trace:
+    """Return the record of a pass with the name, source and notes of `model`: models of one config share a pass.
+
+    The notes of the record are those of the pass; those of the model and of its config go before them.
+    """
+    run = record.run
+    # The factor is the model's own unless the request gives one, it had to be assumed, or the sample is a signal.
+    is_own = request.vae_scale is None and None not in (model.vae_scale_factor, run.vae_scale_factor)
+    run = replace(
+        run,
+        vae_scale_from=model.vae_scale_from if is_own else run.vae_scale_from,
+        notes=(*model.notes, *config.notes, *run.notes),
+    )
+    if attached is not None:
+        option = f"--with {attached.name}"
+        inputs = (replace(spec, config_key=option) if (spec.config_key or "").startswith("--with ") else spec for spec in run.inputs)
+        run = replace(run, plugged=attached.name, inputs=tuple(inputs))
+    return replace(record, model=model_info(model, config, params=record.model.params), run=run)

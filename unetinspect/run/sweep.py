@@ -1,4 +1,4 @@
-"""One UNet at many sizes and batches: what each costs, and which fail. Knows no torch; the UNet is built at most once."""
+"""One UNet at many sizes and batches: what each costs, and which fail. Imports no torch; the UNet is built at most once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import product
 from msgspec.structs import replace
 
 from unetinspect.errors import ForwardError, UsageError
-from unetinspect.record import LargestMap, Run, Shape, SweepPoint, Trace
+from unetinspect.record import LargestMap, Run, SweepPoint, Trace
 from unetinspect.run.cache import Recorder
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request, Size
@@ -21,19 +21,21 @@ def sweep(
     res: Sequence[Size] = (),
     latent: Sequence[Size] = (),
     batch: Sequence[int] = (1,),
-    plugged: LoadedModel | None = None,
+    attached: LoadedModel | None = None,
 ) -> tuple[tuple[SweepPoint, ...], Trace | None]:
-    """Run a pass at each size and each batch; returns what each cost, and the record of the last that ran.
+    """Run a pass at each size and each batch; returns the costs of each, and the record of the last that ran.
 
-    `res` are sizes of the image, `latent` of the sample; without either, half, once, one and a half times and twice the
-    sample that the UNet has of its own. `request` is everything else that decides a pass.
+    `res` are sizes of the image, `latent` of the sample; the default is half, once, one and a half times and twice the UNet's own
+    sample size. `request` has all other options of a pass.
 
     Raises:
-        UsageError: No size at all can be run, and what the user asked for is the reason.
+        UsageError: Every size is refused because of an option.
         UnetInspectError: The config cannot be built.
     """
     if not res and not latent:
-        latent = _around(recorder.record(replace(request, batch=batch[0]), plugged).run.sample_size)
+        own = recorder.record(replace(request, batch=batch[0]), attached).run.sample_size
+        around = [tuple(max(side * halves // 2, 1) for side in (own[0], own[-1])) for halves in (1, 2, 3, 4)]
+        latent = list(dict.fromkeys(around))
     requests = [
         *(replace(request, res=size, batch=number) for size, number in product(res, batch)),
         *(replace(request, latent=size, batch=number) for size, number in product(latent, batch)),
@@ -41,20 +43,14 @@ def sweep(
     points, last, refusals = [], None, []
     for asked in requests:
         try:
-            last = recorder.record(asked, plugged)
+            last = recorder.record(asked, attached)
             points.append(_cost(last))
         except (UsageError, ForwardError) as error:
             refusals += [error] if isinstance(error, UsageError) else []
-            points.append(_failed(asked, error, plugged))
+            points.append(_failed(asked, error, attached))
     if len(refusals) == len(requests):
         raise refusals[0]
     return tuple(points if last is None else [_with_both_sizes(point, last.run) for point in points]), last
-
-
-def _around(size: Shape) -> list[Size]:
-    """Return half, once, one and a half times and twice a sample size."""
-    whole = [tuple(max(side * halves // 2, 1) for side in (size[0], size[-1])) for halves in (1, 2, 3, 4)]
-    return list(dict.fromkeys(whole))
 
 
 def _cost(record: Trace) -> SweepPoint:
@@ -68,7 +64,7 @@ def _cost(record: Trace) -> SweepPoint:
     )
 
 
-def _failed(asked: Request, error: UsageError | ForwardError, plugged: LoadedModel | None) -> SweepPoint:
+def _failed(asked: Request, error: UsageError | ForwardError, attached: LoadedModel | None) -> SweepPoint:
     return SweepPoint(
         image_size=asked.res,
         sample_size=asked.latent,
@@ -76,14 +72,14 @@ def _failed(asked: Request, error: UsageError | ForwardError, plugged: LoadedMod
         device=asked.device,
         dtype=asked.dtype or "float32",
         freeu=asked.freeu,
-        plugged=plugged.name if plugged else None,
+        plugged=attached.name if attached else None,
         error=error.message,
         hint=error.hint,
     )
 
 
 def _with_both_sizes(point: SweepPoint, run: Run) -> SweepPoint:
-    """Give a point that failed the size that was not asked for, and a signal its one length, as a pass that ran shows them."""
+    """Add to a point that failed the size that was not asked for, with as many sides as in a pass that ran."""
     if point.error is None:
         return point
     image, sample, factor = point.image_size, point.sample_size, run.vae_scale_factor

@@ -1,7 +1,7 @@
-"""Which keys of a config are to blame where diffusers refuses it: found by building and running with other values. No rule of a class.
+"""Which keys of a config are to blame when diffusers refuses it: found by building and running with other values.
 
-A value is to blame where another one in its place runs, or gets further before the next mistake; the keys that are likely to be wrong
-are tried first. `run/likely.py` says where to look first, and says it in words; whether it is right is found out here.
+A value is to blame if the UNet runs, or gets further before the next mistake, with another value in its place. `run/suspects.py` says
+which keys to try first, and what is wrong with them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from unetinspect.errors import ConfigError, Problem, UnetInspectError
 from unetinspect.observe import meta_kernels
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.run.build import MAX_MODULES, ModuleCount, construct, first_line, make_inputs, quiet_diffusers
-from unetinspect.run.failures import places_in, reason_of, works_to_try
-from unetinspect.run.likely import (
-    Likely,
+from unetinspect.run.failures import passes_to_try, places_in, reason_of
+from unetinspect.run.resolve import SEE_CONFIG, config_class, plan_pass, resolve_config
+from unetinspect.run.suspects import (
+    Suspect,
     alternatives,
     doubted_words,
     likely_mistakes,
@@ -31,19 +32,16 @@ from unetinspect.run.likely import (
     ranked_keys,
     unknown_keys,
 )
-from unetinspect.run.plan import plan_work
-from unetinspect.run.resolve import config_class, resolve_config
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 from unetinspect.units import format_value, joined, plural
 
 # Of this process alone: what else the machine does must not decide which keys are named.
 _SECONDS = 10.0
-# Once a value is found that gets further, so long is looked for one with which the UNet runs.
+# Once a value gets further, one with which the UNet runs is searched for this long.
 _PATIENCE = 2.0
 _MOST_MISTAKES = 8
 _FIRST_VALUES = 3
-
 
 Stage = Literal["build", "inputs", "forward"]
 _STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -53,7 +51,7 @@ class Failure(NamedTuple):
     """How far diffusers came with a config, and why no further.
 
     Attributes:
-        stage: What was done.
+        stage: What failed.
         steps: The modules that were made and the operations that ran.
         error: What was raised.
     """
@@ -63,7 +61,7 @@ class Failure(NamedTuple):
     error: BaseException
 
     def comes_before(self, other: Failure, *, same: bool) -> bool:
-        """Whether another failure is a later one; one for the same reason only where it may be the `same`, in another block."""
+        """Tell whether another failure is a later one. `same`: a later one for the same reason counts too, as of another block."""
         if reason_of(self.error) == reason_of(other.error):
             return same and other.steps > self.steps
         return other._place >= self._place
@@ -75,34 +73,28 @@ class Failure(NamedTuple):
 
 
 class Blamed(NamedTuple):
-    """What was found.
-
-    Attributes:
-        problems: The mistakes, in the order in which diffusers meets them.
-        runs: Whether the config runs with all of them changed.
-    """
+    """The mistakes in the order in which diffusers meets them, and whether the config runs with all of them changed."""
 
     problems: tuple[Problem, ...]
     runs: bool
 
 
 class Trial:
-    """Builds and runs one model on meta, with some keys of its config changed and nothing asked of the pass.
+    """Builds and runs one model on meta, with some keys of its config changed and the default options of a pass.
 
-    `overrides` are changes that the user asked for; `force` builds what is huge.
+    `overrides` are the user's; `force` lifts the size limits.
     """
 
     def __init__(self, model: LoadedModel, overrides: Mapping[str, Any], *, force: bool = False) -> None:
         self._model = model
         self._overrides = dict(overrides)
-        self._limit = None if force else MAX_MODULES
+        self._force = force
         self._config = resolve_config(model.config, overrides, adapt=False)
-        self._defaults = config_class(self._config.class_name).keys
         self._give_up = time.process_time() + _SECONDS
 
     def run(self, change: Mapping[str, Any] = MappingProxyType({})) -> Failure | None:
-        """Build and run with some keys changed; returns how that failed, None where it ran."""
-        count = ModuleCount(self._limit)
+        """Build and run with some keys changed; returns how that failed, None if it ran."""
+        count = ModuleCount(None if self._force else MAX_MODULES)
         try:
             config = resolve_config(self._model.config, {**self._overrides, **change})
             unet = construct(config, count)
@@ -110,8 +102,8 @@ class Trial:
             return Failure("build", count.total, error)
         failures: list[Failure] = []
         try:
-            for work in works_to_try(config, plan_work(self._model, config.class_name, config.values, Request())):
-                inputs = make_inputs(work.specs, device=torch.device("meta"), dtype=torch.float32)
+            for planned in passes_to_try(config.values, plan_pass(self._model, config.class_name, config.values, Request())):
+                inputs = make_inputs(planned.specs, device=torch.device("meta"), dtype=torch.float32)
                 failure = _run(unet, inputs, count.total)
                 if failure is None:
                     return None
@@ -121,7 +113,7 @@ class Trial:
         return failures[0]
 
     def explained(self) -> ConfigError | None:
-        """Say why the config cannot be built or run, what is wrong with it, and what runs in its place; None: it runs."""
+        """Say why the config cannot be built or run, what is wrong with it, and which values run; None: it runs."""
         failure = self.run()
         if failure is None:
             return None
@@ -132,18 +124,32 @@ class Trial:
         unknown = [] if "_class_name" in named else unknown_keys(self._config)
         problems += [each.sentence(class_name) for each in unknown if each.key not in named]
         of = class_name if name == class_name else f"{class_name} from {name}"
-        what = plural(len(found.problems), "config error") if found.problems else first_line(failure.error)
+        raised = first_line(failure.error)
+        what = plural(len(found.problems), "config error") if found.problems else raised
         options = " ".join(problem.options for problem in found.problems)
-        said = f"diffusers says: {type(failure.error).__name__}: {first_line(failure.error)}"
         return ConfigError(
             f"cannot {'build' if failure.stage == 'build' else 'run'} {of}: {what}",
             problems=problems,
-            hint=f"{options} makes it run" if found.runs else f"{said}; `unetinspect config MODEL` shows every key",
+            hint=f"{options} makes it run" if found.runs else f"diffusers says: {type(failure.error).__name__}: {raised}; {SEE_CONFIG}",
         )
 
     def find_mistakes(self, failure: Failure) -> Blamed:
         """Find the keys to blame: change one at a time, keep what gets further, and go on until the UNet runs or the time is up."""
-        mistakes: list[Likely] = []
+        return self._of_another_class() or self._of_this_class(failure)
+
+    def _of_another_class(self) -> Blamed | None:
+        """Blame the class if the config, perhaps with other mistakes in it, runs as one of another class."""
+        for suspect in other_classes(self._config, self._model.config | self._overrides):
+            trial = Trial(self._model, {**self._overrides, **suspect.change}, force=self._force)
+            trial._give_up = min(self._give_up, time.process_time() + 2 * _PATIENCE)
+            failure = trial.run()
+            found = Blamed((), runs=True) if failure is None else trial.find_mistakes(failure)
+            if found.runs:
+                return Blamed((self._problem(suspect, runs=True), *found.problems), runs=True)
+        return None
+
+    def _of_this_class(self, failure: Failure) -> Blamed:
+        mistakes: list[Suspect] = []
         while len(mistakes) < _MOST_MISTAKES:
             found = self._blame(failure, _changes(mistakes))
             if found is None:
@@ -152,69 +158,71 @@ class Trial:
             again = next((place for place, other in enumerate(mistakes) if mistake.change.keys() <= other.change.keys()), None)
             if again is None:
                 mistakes.append(mistake)
-            else:  # what got further was not yet the right value
+            else:  # the value that got further was not yet the right one
                 mistakes[again] = mistakes[again]._replace(change={**mistakes[again].change, **mistake.change})
             if next_failure is None:
                 return Blamed(tuple(self._problem(mistake, runs=True) for mistake in self._without_innocents(mistakes)), runs=True)
             failure = next_failure
         return Blamed(tuple(self._problem(mistake, runs=False) for mistake in mistakes), runs=False)
 
-    def _blame(self, failure: Failure, changed: Mapping[str, Any]) -> tuple[Likely, Failure | None] | None:
+    def _blame(self, failure: Failure, changed: Mapping[str, Any]) -> tuple[Suspect, Failure | None] | None:
         """Return the first change with which the UNet runs, else the first that gets further; None: none does, or the time is up."""
-        further: tuple[Likely, Failure | None] | None = None
+        further: tuple[Suspect, Failure | None] | None = None
         give_up = self._give_up
-        for suspect in self._suspects(failure, {**self._config.values, **changed}, changed):
+        for suspect in self._suspects(failure, changed):
             if time.process_time() > give_up:
                 break
             outcome = self.run({**changed, **suspect.change})
             if outcome is None:
                 return suspect, None
-            is_final = suspect.change.keys() <= {*changed, "_class_name"}  # right only where it runs
+            is_final = suspect.change.keys() <= changed.keys()  # right only if it runs
             if further is None and not is_final and failure.comes_before(outcome, same=suspect.by_block):
                 further = suspect, outcome
                 give_up = min(give_up, time.process_time() + _PATIENCE)
         return further
 
-    def _suspects(self, failure: Failure, values: Mapping[str, Any], changed: Mapping[str, Any]) -> Iterator[Likely]:
+    def _suspects(self, failure: Failure, changed: Mapping[str, Any]) -> Iterator[Suspect]:
         """Yield changes to try: those of likely mistakes, the nearest values of each key, and then the farther ones."""
+        config = self._config._replace(values={**self._config.values, **changed})
         tried: set[str] = set()
 
-        def is_new(suspect: Likely) -> bool:
-            mark = repr(sorted(suspect.change.items()))
-            is_known = mark in tried or any(key in changed or repr(values.get(key)) == repr(value) for key, value in suspect.change.items())
-            tried.add(mark)
-            return not is_known
+        def new(suspects: Iterable[Suspect]) -> Iterator[Suspect]:
+            for suspect in suspects:
+                mark = repr(sorted(suspect.change.items()))
+                same = any(key in changed or repr(config.values.get(key)) == repr(value) for key, value in suspect.change.items())
+                if mark not in tried and not same:
+                    yield suspect
+                tried.add(mark)
 
-        class_name = self._config.class_name
-        given = {**self._model.config, **self._overrides}
-        yield from filter(is_new, misspelt_keys(self._config, given))
-        yield from other_classes(self._config, given, self._defaults) if not changed else ()
-        before = {key: self._model.config.get(key, self._defaults[key]) for key in self._overrides if key in self._defaults}
-        for suspect in likely_mistakes(class_name, values, self._defaults):
+        def other_values(keys: Iterable[str], most: int | None) -> Iterator[Suspect]:
+            return (Suspect((key,), "", {key: value}) for key in keys for value in islice(alternatives(config, key), most))
+
+        yield from new(misspelt_keys(config, self._model.config | self._overrides))
+        defaults = config_class(config.class_name).keys
+        before = {key: self._model.config.get(key, defaults[key]) for key in self._overrides if key in defaults}
+        for suspect in likely_mistakes(config):
             undone = {key: before[key] for key in suspect.change if key in before}
-            yield from filter(is_new, [suspect._replace(change=undone), suspect] if undone else [suspect])
-        yield from filter(is_new, (Likely((key,), "", {key: value}) for key, value in before.items()))
-        for key in filter(changed.__contains__, self._config.values):
-            near = islice(alternatives(class_name, key, self._config.values, self._defaults), _FIRST_VALUES)
-            yield from (Likely((key,), "", {key: value}) for value in near if repr(value) != repr(changed[key]))
-        said = str(failure.error)
-        strong, others = ranked_keys(class_name, values, self._defaults, list(self._overrides), said)
+            yield from new([suspect._replace(change=undone), suspect] if undone else [suspect])
+        yield from new(Suspect((key,), "", {key: value}) for key, value in before.items())
+        for key in filter(changed.__contains__, config.values):
+            near = islice(alternatives(self._config, key), _FIRST_VALUES)
+            yield from (Suspect((key,), "", {key: value}) for value in near if repr(value) != repr(changed[key]))
+        message = str(failure.error)
+        strong, others = ranked_keys(config, self._overrides, message)
         for keys, most in ((strong, None), (others, _FIRST_VALUES), (others, None)):
-            for key in keys:
-                near = islice(alternatives(class_name, key, values, self._defaults), most)
-                yield from filter(is_new, (Likely((key,), "", {key: value}) for value in near))
-            yield from filter(is_new, doubted_words(class_name, values, said))
+            yield from new(other_values(keys, most))
+            yield from new(doubted_words(config, message))
 
-    def _without_innocents(self, mistakes: list[Likely]) -> list[Likely]:
-        """Leave out what turns out to be no mistake once the others are changed."""
+    def _without_innocents(self, mistakes: list[Suspect]) -> list[Suspect]:
+        """Leave out what turns out not to be a mistake once the others are changed."""
         for mistake in mistakes[:-1]:
             rest = [other for other in mistakes if other is not mistake]
             if self.run(_changes(rest)) is None:
                 mistakes = rest
         return mistakes
 
-    def _problem(self, mistake: Likely, *, runs: bool) -> Problem:
-        """Say what is wrong and, where the UNet runs, what works instead, unless that is too long: the options have it."""
+    def _problem(self, mistake: Suspect, *, runs: bool) -> Problem:
+        """Say what is wrong and, if the UNet runs, what works instead, unless that is too long: the hint has it."""
         key = mistake.keys[0]
         what = mistake.what or f"{key} is {format_value(self._config.values[key])}"
         written = {name: format_value(value) for name, value in mistake.change.items()}
@@ -224,7 +232,7 @@ class Trial:
         return Problem(mistake.keys, what, mistake.change if runs else {})
 
 
-def _changes(mistakes: Iterable[Likely]) -> dict[str, Any]:
+def _changes(mistakes: Iterable[Suspect]) -> dict[str, Any]:
     return {key: value for mistake in mistakes for key, value in mistake.change.items()}
 
 
@@ -239,7 +247,7 @@ def _run(unet: nn.Module, inputs: Mapping[str, Any], steps: int) -> Failure | No
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations of a pass on meta, and answers them faster than torch does."""
+    """Counts the operations of a pass on meta, and runs them faster than torch does."""
 
     count = 0
 

@@ -1,0 +1,327 @@
+"""Times forward passes and watches their memory, whole and stage by stage, on any `Clock`. Imports torch.
+
+Only `CudaClock` needs a GPU, with one call of torch in each method. `HostClock` runs the same measurement on the CPU, for tests.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from statistics import quantiles
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from unetinspect.errors import UsageError
+from unetinspect.record import Spread
+from unetinspect.units import plural
+
+# For each stage, its modules that are called from outside the stage.
+StageModules = Mapping[str, Sequence[nn.Module]]
+
+# Products between two marks, so that the start of the first hardly counts; and how often they are timed.
+_PRODUCTS, _ROUNDS = 4, 5
+_TERA_PER_MILLI = 1e9
+_ELSEWHERE = "`unetinspect trace` and `unetinspect sweep` estimate MACs and memory without one"
+
+
+class Clock(Protocol):
+    """A device that can be timed.
+
+    Attributes:
+        device: The device of the UNet.
+        device_name: Its name in its driver.
+        matrix_side: Rows of square matrices whose product is large for this device.
+    """
+
+    device: torch.device
+    device_name: str
+    matrix_side: int
+
+    def mark(self) -> Any:
+        """Mark the moment at which the device has finished all work so far; does not wait for it."""
+
+    def wait(self) -> None:
+        """Wait until the device has finished all work."""
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Return the milliseconds between two marks; call `wait` first."""
+
+    def allocated_bytes(self) -> int | None:
+        """Return the bytes of all tensors on the device; None: it does not count them."""
+
+    def peak_bytes(self) -> int | None:
+        """Return the peak of those bytes since `reset_peak`; None: it does not count them."""
+
+    def reset_peak(self) -> None:
+        """Set the peak to the bytes of now."""
+
+
+class CudaClock:
+    """A CUDA device, timed by events in its stream; memory is that of torch's allocator."""
+
+    matrix_side = 8192  # a product takes 1 to 20 ms on a data-center GPU, and its three matrices 384 MiB in float16
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.device_name = torch.cuda.get_device_name(device)
+        self._stream = torch.cuda.current_stream(device)
+
+    def mark(self) -> Any:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(self._stream)
+        return event
+
+    def wait(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        return float(start.elapsed_time(end))
+
+    def allocated_bytes(self) -> int | None:
+        return torch.cuda.memory_allocated(self.device)
+
+    def peak_bytes(self) -> int | None:
+        return torch.cuda.max_memory_allocated(self.device)
+
+    def reset_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+
+class HostClock:
+    """The CPU: an operation is finished when its call returns, and no memory is counted."""
+
+    matrix_side = 256
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.device_name = platform.processor() or platform.machine()
+
+    def mark(self) -> Any:
+        return perf_counter()
+
+    def wait(self) -> None:
+        pass
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        return float(end - start) * 1e3
+
+    def allocated_bytes(self) -> int | None:
+        return None
+
+    def peak_bytes(self) -> int | None:
+        return None
+
+    def reset_peak(self) -> None:
+        pass
+
+
+def cuda_device(name: str) -> torch.device:
+    """Return the CUDA device for `--device`: "auto" and "cuda" are the first.
+
+    Raises:
+        UsageError: It is not a CUDA device, or torch does not see it.
+    """
+    device = torch.device("cuda" if name == "auto" else name)
+    if device.type != "cuda":
+        raise UsageError(
+            f"--device {name}: profile measures a CUDA device", hint=f"leave --device out, or give cuda or cuda:N; {_ELSEWHERE}"
+        )
+    if not torch.cuda.is_available():
+        raise UsageError("profile measures a CUDA device, and torch sees none here", hint=_ELSEWHERE)
+    index, last = device.index or 0, torch.cuda.device_count() - 1
+    if index > last:
+        raise UsageError(
+            f"--device {name}: torch sees {plural(last + 1, 'CUDA device')} here, counted from 0", hint=f"--device cuda:{last}"
+        )
+    return torch.device("cuda", index)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The times of each repeat, in milliseconds.
+
+    Attributes:
+        forward: Passes without hooks.
+        hooked: Passes with hooks.
+        stages: For each stage, its time in each of the passes with hooks.
+    """
+
+    forward: list[float]
+    hooked: list[float]
+    stages: dict[str, list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """Bytes of one stage beyond those allocated before the pass, at its end and at its peak; None: not counted."""
+
+    allocated: int | None = None
+    peak: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of a pass; None: not counted.
+
+    Attributes:
+        allocated: Before the pass.
+        peak: The peak of a pass without hooks, beyond `allocated`.
+        activations: The maximum after any operation, when kernels have freed their workspaces.
+        stages: Those of each stage.
+    """
+
+    allocated: int | None
+    peak: int | None
+    activations: int | None
+    stages: dict[str, StageMemory]
+
+
+def time_passes(run: Callable[[], None], stages: StageModules, clock: Clock, *, warmup: int, repeats: int) -> Times:
+    """Time the pass that `run` makes, without hooks and with hooks that time its stages.
+
+    The two take turns, so that a device that warms up, or whose clock rate drifts, affects both alike. The first `warmup` turns are
+    not counted: in them kernels are loaded and chosen, and stages are compiled.
+    """
+    times = Times(forward=[], hooked=[], stages={name: [] for name in stages})
+    for turn in range(warmup + repeats):
+        forward = _timed(run, clock)
+        spans = _Spans(clock)
+        with hooked(stages, spans.start, spans.end):
+            forward_with_hooks = _timed(run, clock)
+        if turn >= warmup:
+            times.forward.append(forward)
+            times.hooked.append(forward_with_hooks)
+            for name, repeats_of_stage in times.stages.items():
+                repeats_of_stage.append(spans.elapsed_ms(name))
+    return times
+
+
+class _AfterEach(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps the maximum that was allocated after an operation."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._clock = clock
+        self.most = clock.allocated_bytes()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = operation(*args, **(kwargs or {}))
+        after = self._clock.allocated_bytes()
+        self.most = None if self.most is None or after is None else max(self.most, after)
+        return output
+
+
+def watch_memory(run: Callable[[], None], stages: StageModules, clock: Clock, *, compiled: bool = False) -> Memory:
+    """Measure the memory of the pass that `run` makes, in three passes: without hooks, with hooks, and operation by operation.
+
+    The operations of a compiled pass cannot be watched.
+    """
+    clock.wait()
+    before = clock.allocated_bytes()
+    clock.reset_peak()
+    run()
+    peak = _beyond(clock.peak_bytes(), before)
+    found = {name: StageMemory() for name in stages}
+
+    def start(name: str) -> None:
+        clock.reset_peak()
+
+    def end(name: str) -> None:
+        allocated, peak, earlier = _beyond(clock.allocated_bytes(), before), _beyond(clock.peak_bytes(), before), found[name].peak
+        found[name] = StageMemory(allocated=allocated, peak=peak if earlier is None or peak is None else max(earlier, peak))
+
+    with hooked(stages, start, end):
+        run()
+    activations = None
+    if before is not None and not compiled:
+        with _AfterEach(clock) as each:
+            run()
+        activations = _beyond(each.most, before)
+    return Memory(allocated=before, peak=peak, activations=activations, stages=found)
+
+
+@contextmanager
+def hooked(stages: StageModules, start: Callable[[str], None], end: Callable[[str], None]) -> Iterator[None]:
+    """Call `start` and `end` with the name of a stage around each call of its modules while the block runs."""
+    with ExitStack() as hooks:
+        for name, modules in stages.items():
+            for module in modules:
+                hooks.callback(module.register_forward_pre_hook(lambda module, given, name=name: start(name)).remove)
+                hooks.callback(module.register_forward_hook(lambda module, given, output, name=name: end(name)).remove)
+        yield
+
+
+def matrix_tflops(clock: Clock, dtype: torch.dtype) -> float:
+    """Return the rate, in 10^12 FLOPs per second, at which the device multiplies two large square matrices: the best of several.
+
+    Each element of the product is `side` multiply-adds, which are 2 FLOPs each: 2 * side^3 in all.
+    """
+    side = clock.matrix_side
+    generator = torch.Generator(clock.device).manual_seed(0)
+    left, right = (torch.empty(side, side, device=clock.device, dtype=dtype).normal_(generator=generator) for _ in range(2))
+    product = torch.empty_like(left)
+
+    def multiply() -> None:
+        for _ in range(_PRODUCTS):
+            torch.matmul(left, right, out=product)
+
+    multiply()
+    best_ms = min(_timed(multiply, clock) for _ in range(_ROUNDS))
+    return tera_per_second(_PRODUCTS * 2 * side**3, best_ms)
+
+
+def tera_per_second(flops: int, ms: float) -> float:
+    """Return a rate in 10^12 per second; 0 FLOPs have the rate 0, however short the time.
+
+    >>> tera_per_second(800_000_000_000, 10), tera_per_second(0, 0)
+    (80.0, 0.0)
+    """
+    return flops / ms / _TERA_PER_MILLI if flops else 0.0
+
+
+def spread_of(times: Sequence[float]) -> Spread:
+    """Return the median, the 10th and the 90th percentile, interpolated between two values.
+
+    >>> spread_of([1.0, 3.0, 2.0])
+    Spread(median=2.0, low=1.2, high=2.8)
+    """
+    tenths = quantiles(times if len(times) > 1 else [*times, *times], n=10, method="inclusive")
+    return Spread(low=tenths[0], median=tenths[4], high=tenths[8])
+
+
+class _Spans:
+    """Marks around each call of each stage in one pass."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._begun: list[Any] = []
+        self._spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+
+    def start(self, name: str) -> None:
+        self._begun.append(self._clock.mark())
+
+    def end(self, name: str) -> None:
+        self._spans[name].append((self._begun.pop(), self._clock.mark()))
+
+    def elapsed_ms(self, name: str) -> float:
+        return sum(self._clock.elapsed_ms(start, end) for start, end in self._spans[name])
+
+
+def _timed(run: Callable[[], None], clock: Clock) -> float:
+    clock.wait()
+    start = clock.mark()
+    run()
+    end = clock.mark()
+    clock.wait()
+    return clock.elapsed_ms(start, end)
+
+
+def _beyond(size: int | None, before: int | None) -> int | None:
+    return None if size is None or before is None else size - before
