@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec import UNSET
 
-from unetinspect.observe.stages import paths_above
 from unetinspect.record import InputInfo, ModelInfo, Port, Shape, Trace
 from unetinspect.record.diff import ConfigDiff, InputDiff, NameCounts, Origin, TensorsDiff
 from unetinspect.record.diff_parts import Change
+from unetinspect.record.stages import paths_above
 
 
 def compare_configs(a: ModelInfo, b: ModelInfo) -> tuple[ConfigDiff, ...]:

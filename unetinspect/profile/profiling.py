@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unetinspect.errors import ForwardError, UsageError
-from unetinspect.observe.stages import paths_above
 from unetinspect.profile.clock import Clock, CudaClock, cuda_device
 from unetinspect.profile.measure import Memory, Times, matrix_tflops, spread_of, tera_per_second, time_passes, watch_memory
 from unetinspect.record import AttentionMode, Profile, Stage, StageProfile, Trace
+from unetinspect.record.stages import paths_above
 from unetinspect.run.build import build_unet, first_line, make_inputs, named_tensors, quiet_diffusers
 from unetinspect.run.freeu import freeu
 from unetinspect.run.resolve import diffusers_class, resolve_config

@@ -12,8 +12,8 @@ from torch import nn
 
 from unetinspect.observe import Observation
 from unetinspect.observe.calls import ModuleCall
-from unetinspect.observe.stages import StageOf
 from unetinspect.record import Attention, Port
+from unetinspect.record.stages import StageOf
 
 _IMAGE_TOKENS = 4  # of the first IP-Adapter; IP-Adapter Plus has 16
 
