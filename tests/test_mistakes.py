@@ -19,6 +19,8 @@ from unetinspect.errors import Problem
 from unetinspect.run.resolve import resolve_config
 from unetinspect.unets import builder_for
 
+SPARSE = kinds_video.KINDS["sparse-controlnet"]
+
 Config = dict[str, Any]
 
 # Small UNets with a mistake, one of each structure in each class.
@@ -387,12 +389,16 @@ def test_more_frames_than_the_motion_modules_have_positions_for(key: str) -> Non
 @pytest.mark.parametrize(
     ("config", "frames", "origin"),
     [
-        (kinds_video.UNET_3D, 16, "assumed: TextToVideoSDPipeline makes 16"),
-        (kinds_video.I2VGEN, 16, "assumed: I2VGenXLPipeline makes 16"),
-        ({**kinds_video.MOTION, "motion_max_seq_length": 24}, 16, "assumed: AnimateDiffPipeline makes 16"),
-        ({**kinds_video.SPARSE, "motion_max_seq_length": 1}, 16, "assumed: AnimateDiffSparseControlNetPipeline makes 16"),
-        (kinds_video.SVD, 3, "config"),
-        ({**kinds_video.SVD, "num_frames": None}, 25, "assumed: the config has no num_frames"),
+        (kinds_video.KINDS["unet3d"], 16, "assumed: TextToVideoSDPipeline makes 16"),
+        (kinds_video.KINDS["i2vgen"], 16, "assumed: I2VGenXLPipeline makes 16"),
+        ({**kinds_video.KINDS["motion"], "motion_max_seq_length": 24}, 16, "assumed: AnimateDiffPipeline makes 16"),
+        (
+            kinds_video.KINDS["sparse-controlnet"] | {"motion_max_seq_length": 1},
+            16,
+            "assumed: AnimateDiffSparseControlNetPipeline makes 16",
+        ),
+        (kinds_video.KINDS["svd"], 3, "config"),
+        ({**kinds_video.KINDS["svd"], "num_frames": None}, 25, "assumed: the config has no num_frames"),
     ],
     ids=lambda value: value["_class_name"] if isinstance(value, dict) else "",
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unetinspect.observe import ForwardRaisedError, Observation, watch_forward
 from unetinspect.observe.assemble import make_modules, make_skips, make_stages, make_totals
-from unetinspect.observe.stages import stage_finder
+from unetinspect.record.stages import stage_finder
 
 
 class Block(nn.Module):

@@ -12,9 +12,9 @@ from diffusers.models.attention_processor import Attention
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from tests.kinds_other import AUDIO, AUDIOLDM2, DECODER, DREAMLITE, KANDINSKY, KINDS, PRIOR, TEMPORAL, VALUE_FUNCTION, Config
+from tests.kinds_other import AUDIO, AUDIOLDM2, DECODER, DREAMLITE, KANDINSKY, KINDS, PRIOR, TEMPORAL, VALUE_FUNCTION
 from tests.kinds_video import MOTION
-from tests.tiny import CONDITION, PLAIN, traced_once
+from tests.tiny import CONDITION, PLAIN, Config, traced_once
 from unetinspect import Trace, trace
 from unetinspect.errors import ForwardError
 from unetinspect.run.build import make_inputs, named_tensors

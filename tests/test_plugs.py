@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from tests.kinds_plugs import KINDS, Config, adapter
-from tests.tiny import traced, traced_once
+from tests.kinds_plugs import KINDS, adapter
+from tests.tiny import Config, traced, traced_once
 from unetinspect import Trace, trace
 from unetinspect.errors import ForwardError
 from unetinspect.run.build import make_inputs

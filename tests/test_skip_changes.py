@@ -15,8 +15,8 @@ from tests.tiny import KINDS
 from unetinspect import trace
 from unetinspect.observe import watch_forward
 from unetinspect.observe.assemble import make_skips
-from unetinspect.observe.stages import stage_finder
 from unetinspect.record import Skip
+from unetinspect.record.stages import stage_finder
 
 Way = Callable[[Tensor, Tensor], Tensor]
 

@@ -9,7 +9,6 @@ from typing import TypeVar
 from msgspec import UNSET, Struct
 
 from unetinspect.compare.align import merged
-from unetinspect.observe.stages import paths_above
 from unetinspect.record import Attention, InputInfo, ModelInfo, Shape, Skip, Trace
 from unetinspect.record.diff import (
     AttentionDiff,
@@ -23,6 +22,7 @@ from unetinspect.record.diff import (
     SkipSide,
     TensorsDiff,
 )
+from unetinspect.record.stages import paths_above
 
 Part = TypeVar("Part")
 _SKIP_FIELDS = ("shape", "hidden_channels", "skip_channels", "concat_channels", "out_channels", "combine", "changes")

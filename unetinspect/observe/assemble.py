@@ -7,33 +7,33 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import get_args
 
-from msgspec import structs
 from torch import Tensor, nn
 
 from unetinspect.observe import Observation
 from unetinspect.observe.calls import ModuleCall
-from unetinspect.observe.costs import NO_COST, Cost, module_costs, uncounted
-from unetinspect.observe.macs import attention_macs
-from unetinspect.observe.stages import StageOf, paths_above, roles_of, stage_finder
+from unetinspect.observe.macs import MacKind, attention_macs
 from unetinspect.observe.tensors import dtype_name
 from unetinspect.record import (
     Attention,
     AttentionCounts,
     AttentionKind,
+    MacsByKind,
     Module,
     Shape,
     Skip,
     SkipCounts,
     Stage,
     Totals,
+    Uncounted,
 )
+from unetinspect.record.stages import StageOf, paths_above, roles_of, stage_finder
 
 _RESNETS = ("resnets",)  # and Kandinsky 3's resnets_in and resnets_out
-_TRANSFORMERS = ("transformer_blocks", "temporal_transformer_blocks", "transformer_layers")  # of images, of videos, of aMUSEd
+_TRANSFORMERS = ("transformer_blocks", "temporal_transformer_blocks", "transformer_layers")  # images, videos, aMUSEd
 
 
 def stage_finder_of(root: nn.Module) -> StageOf:
-    """Return the function from a path of this module tree to its stage."""
+    """Return the function that returns the stage of a path in this module tree."""
     return stage_finder({name for name, child in root.named_children() if isinstance(child, nn.ModuleList)})
 
 
@@ -42,16 +42,33 @@ def make_modules(root: nn.Module, seen: Observation) -> tuple[Module, ...]:
     calls: dict[str, list[ModuleCall]] = defaultdict(list)
     for call in seen.calls:
         calls[call.path].append(call)
-    params, costs, tensors = count_params(root), module_costs(seen), _own_tensors(root)
+    params, tensors = count_params(root), _own_tensors(root)
+    macs, peaks = _costs(seen)
     return tuple(
-        _module(path, module, calls[path], params=params[path], tensors=tensors[path], cost=costs.get(path, NO_COST))
+        Module(
+            path=path,
+            class_name=type(module).__name__,
+            detail=module.extra_repr(),
+            in_shape=calls[path][0].in_shape if calls[path] else None,
+            out_shape=calls[path][0].out_shape if calls[path] else None,
+            params=params[path],
+            calls=len(calls[path]),
+            step=calls[path][0].step if calls[path] else None,
+            tensors=tensors[path],
+            macs=macs[path].total(),
+            macs_by_kind=MacsByKind(conv=macs[path]["conv"], linear=macs[path]["linear"], attention=macs[path]["attention"]),
+            flops=2 * macs[path].total(),
+            activation_bytes=peaks[path],
+        )
         for path, module in root.named_modules()
     )
 
 
 def make_attentions(root: nn.Module, seen: Observation, stage_of: StageOf) -> tuple[Attention, ...]:
     """Describe every attention that was computed, in the order of computation."""
-    index = {path: place for place, path in enumerate(_processor_paths(root))}
+    # The order of `attn_processors`, which the keys of an IP-Adapter follow.
+    with_processor = (path for path, module in root.named_modules() if hasattr(type(module), "get_processor"))
+    index = {path: place for place, path in enumerate(with_processor)}
     attentions = []
     for product in seen.attentions:
         path = product.owner.path
@@ -101,7 +118,7 @@ def make_skips(seen: Observation, stage_of: StageOf) -> tuple[Skip, ...]:
                 hidden_channels=link.hidden_channels,
                 skip_channels=link.skip_shape[1],
                 concat_channels=link.concat_channels,
-                out_channels=_channels(target.out_shape),
+                out_channels=target.out_shape[1] if target.out_shape is not None and len(target.out_shape) > 1 else None,
                 conv_channels=link.conv_channels,
                 shortcut=link.shortcut.path if link.shortcut else None,
                 call=target.number,
@@ -113,7 +130,7 @@ def make_skips(seen: Observation, stage_of: StageOf) -> tuple[Skip, ...]:
 
 
 def make_stages(modules: Iterable[Module], seen: Observation, attentions: Iterable[Attention], stage_of: StageOf) -> tuple[Stage, ...]:
-    """Describe every stage that ran, in execution order: what its module is and cost, and what stands in it."""
+    """Describe every stage that ran, in execution order: its module, its costs, and what it contains."""
     attentions, module_at = tuple(attentions), {module.path: module for module in modules}
     calls: dict[str, list[ModuleCall]] = defaultdict(list)
     for call in seen.calls:
@@ -127,7 +144,7 @@ def make_stages(modules: Iterable[Module], seen: Observation, attentions: Iterab
             role=role,
             class_name=module_at[stage].class_name,
             in_shape=inside[0].in_shape,
-            out_shape=_outermost_last(inside).out_shape,
+            out_shape=_outermost(inside)[-1].out_shape,
             resnets=_items_of_lists(inside, _RESNETS),
             transformer_blocks=_items_of_lists(inside, _TRANSFORMERS),
             attention=count_attention(attention for attention in attentions if attention.stage == stage),
@@ -157,15 +174,17 @@ def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
         peak_activation_in=seen.peak.call.path if seen.peak.call else None,
         peak_activation_bytes_with_maps=seen.peak_with_maps.size,
         peak_activation_in_with_maps=seen.peak_with_maps.call.path if seen.peak_with_maps.call else None,
-        uncounted=uncounted(seen),
+        uncounted=tuple(
+            Uncounted(op=op, calls=calls) for op, calls in sorted(seen.uncounted.items(), key=lambda item: (-item[1], item[0])) if calls
+        ),
         attention=count_attention(attentions),
-        # Without a way up, what the stages of a way down hand out (a ControlNet's residuals) are no skips.
+        # A model without up blocks has no skips: what its down blocks return are residuals (ControlNet).
         skips=SkipCounts(produced=len(seen.produced) if seen.skips else 0, consumed=len({link.sources for link in seen.skips})),
     )
 
 
 def count_attention(attentions: Iterable[Attention]) -> AttentionCounts:
-    """Count attention layers by kind; one that ran several times is one layer."""
+    """Count attention layers by kind; a layer that ran several times counts once."""
     layers = {(attention.path, attention.kind): attention.processor is not None for attention in attentions}
     pooling = sum(kind == "pooling" for _, kind in layers)
     kinds: Mapping[AttentionKind, int] = Counter(kind for (_, kind), has_processor in layers.items() if has_processor and kind != "pooling")
@@ -175,7 +194,7 @@ def count_attention(attentions: Iterable[Attention]) -> AttentionCounts:
 
 
 def count_params(root: nn.Module) -> Counter[str]:
-    """Count the parameters of every module and its children, by path; one that is shared counts once in each."""
+    """Count the parameters of every module with its children, by path; a shared parameter counts once in each."""
     sizes: dict[int, int] = {}
     holders: dict[int, set[str]] = defaultdict(set)
     for name, parameter in root.named_parameters(remove_duplicate=False):
@@ -189,37 +208,31 @@ def count_params(root: nn.Module) -> Counter[str]:
 
 
 def _own_tensors(root: nn.Module) -> dict[str, dict[str, Shape]]:
-    """List the shapes of what each module itself brings to the UNet's `state_dict()`, by its path."""
+    """List the shapes of the tensors in the UNet's `state_dict()` that belong to each module itself, by its path."""
     found: dict[str, dict[str, Shape]] = defaultdict(dict)
     for name, tensor in root.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor):  # a module may also save a state of its own kind
+        if isinstance(tensor, Tensor):  # `get_extra_state` may return anything
             path, _, own = name.rpartition(".")
             found[path][own] = tuple(tensor.shape)
     return found
 
 
-def _module(path: str, module: nn.Module, calls: list[ModuleCall], *, params: int, tensors: dict[str, Shape], cost: Cost) -> Module:
-    return Module(
-        path=path,
-        class_name=type(module).__name__,
-        detail=module.extra_repr(),
-        in_shape=calls[0].in_shape if calls else None,
-        out_shape=calls[0].out_shape if calls else None,
-        params=params,
-        calls=len(calls),
-        step=calls[0].step if calls else None,
-        tensors=tensors,
-        **structs.asdict(cost),
-    )
-
-
-def _processor_paths(root: nn.Module) -> list[str]:
-    """List the attention modules in the order of `attn_processors`, which IP-Adapter's keys count along."""
-    return [path for path, module in root.named_modules() if hasattr(type(module), "get_processor")]
+def _costs(seen: Observation) -> tuple[dict[str, Counter[MacKind]], Counter[str]]:
+    """Return the MACs and the peak of live bytes of each module with its children, by path; "" is the whole UNet."""
+    around = {call.path: (call.path, *paths_above(call.path)) for call in seen.calls}
+    macs: dict[str, Counter[MacKind]] = defaultdict(Counter)
+    for count in seen.macs:
+        for path in around[count.call.path] if count.call else ():
+            macs[path][count.kind] += count.macs
+    peaks: Counter[str] = Counter()
+    for call in seen.calls:
+        for path in around[call.path]:
+            peaks[path] = max(peaks[path], call.live_bytes)
+    return macs, peaks
 
 
 def _items_of_lists(calls: list[ModuleCall], names: tuple[str, ...]) -> int:
-    """Count the modules that ran and stand in a list whose name begins with one of these."""
+    """Count the modules that ran and are items of a list whose name begins with one of these."""
     found = set()
     for call in calls:
         *_, holder, item = ("", *call.path.split("."))
@@ -228,11 +241,7 @@ def _items_of_lists(calls: list[ModuleCall], names: tuple[str, ...]) -> int:
     return len(found)
 
 
-def _outermost_last(inside: list[ModuleCall]) -> ModuleCall:
-    """Return the last call of a stage that is not made inside another call of it."""
+def _outermost(inside: list[ModuleCall]) -> list[ModuleCall]:
+    """Return the calls of a stage that are not made inside another call of it."""
     steps = {call.step for call in inside}
-    return [call for call in inside if call.parent is None or call.parent.step not in steps][-1]
-
-
-def _channels(shape: Shape | None) -> int | None:
-    return shape[1] if shape is not None and len(shape) > 1 else None
+    return [call for call in inside if call.parent is None or call.parent.step not in steps]

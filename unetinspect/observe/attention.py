@@ -2,8 +2,8 @@
 
 Fused, it is one call of `scaled_dot_product_attention`, or of what `nn.MultiheadAttention` calls. In three steps (legacy
 and sliced processors, attention pooling) it is a batched product, a softmax over it, and a product of that with the
-values; the marks that `Provenance` hands on through scaling, masks and casts tie the three together. Names of modules and
-processors play no part.
+values; the marks that `Provenance` passes on through scaling, masks and casts connect the three. Names of modules and
+processors do not matter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -33,14 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PRODUCTS = {
-    torch.bmm,
-    torch.Tensor.bmm,
-    torch.baddbmm,
-    torch.Tensor.baddbmm,
-    torch.matmul,
-    torch.Tensor.matmul,
-    torch.Tensor.__matmul__,
-    torch.einsum,
+    *(torch.bmm, torch.baddbmm, torch.matmul, torch.einsum),
+    *(torch.Tensor.bmm, torch.Tensor.baddbmm, torch.Tensor.matmul, torch.Tensor.__matmul__),
 }
 _SOFTMAXES = {torch.softmax, torch.Tensor.softmax, functional.softmax}
 _SCORES = "scores"
@@ -48,7 +42,7 @@ _WEIGHTS = "attention_weights"
 
 
 class Scores(NamedTuple):
-    """A product Q Kᵀ: how large its operands were, where the keys came from, whether the queries are frames; what it cost."""
+    """A product Q Kᵀ: the size of its operands, the origin of the keys, whether the queries are frames, and its MACs."""
 
     query_numel: int
     key_numel: int
@@ -62,14 +56,14 @@ class AttentionProduct:
     """One attention, as it was computed.
 
     Attributes:
-        owner: The call that computed it: the module that holds the projections.
+        owner: The call of the module that has the projections.
         query_shape: (batch, heads, query_tokens, head_dim).
         key_shape: (batch, heads, key_tokens, head_dim).
         value_shape: (batch, heads, key_tokens, value_dim).
         kind: Where the keys come from.
-        processor: The class that computed it, None where the owner itself did.
+        processor: The class that computed it, None if the owner itself did.
         itemsize: Bytes of one element of the map.
-        materialised: Whether the map was held in memory.
+        materialised: Whether the map was in memory.
     """
 
     owner: ModuleCall
@@ -87,11 +81,11 @@ class AttentionWatch(TorchFunctionMode):
 
     Attributes:
         products: What was seen.
-        inside: Set while something runs inside which is no data flow of the UNet: a fused kernel (on meta it decomposes,
-            on a GPU it does not), or a whole `nn.MultiheadAttention` layer, whose projections cost something all the same.
+        inside: What is running whose operations are not followed: a fused kernel (on meta it decomposes, on a GPU it does
+            not), or a whole `nn.MultiheadAttention` layer, whose projections still count as costs.
     """
 
-    def __init__(self, provenance: Provenance, stack: CallStack, frames: FrameAxis | None, macs: MacWatch, memory: MemoryWatch) -> None:
+    def __init__(self, provenance: Provenance, stack: CallStack, frames: FrameAxis, macs: MacWatch, memory: MemoryWatch) -> None:
         super().__init__()
         self.products: list[AttentionProduct] = []
         self.inside: Literal["kernel", "layer"] | None = None
@@ -127,24 +121,23 @@ class AttentionWatch(TorchFunctionMode):
             self._memory.on_fused_attention(func, args, kwargs, output)
         self._macs.on_fused_attention(tuple(query.shape), tuple(key.shape), tuple(value.shape))
         self._provenance.apply("scaled_dot_product_attention", tensors_in([args, kwargs]), [output])
-        if self._frames is not None:
-            self._frames.same_axes(query, output)
+        self._frames.same_axes(query, output)
         self._add(
             shapes=(tuple(query.shape), tuple(key.shape), tuple(value.shape)),
             key_origin=self._provenance.of(key),
-            is_temporal=self._frames is not None and self._frames.is_along_frames(query),
+            is_temporal=self._frames.is_along_frames(query),
             itemsize=query.element_size(),
             materialised=False,
         )
         return output
 
     def _multi_head_attention(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """See `nn.MultiheadAttention` as a whole: torch shows no mode what is computed inside.
+        """Observe `nn.MultiheadAttention` as a whole: torch shows function modes nothing that is computed inside.
 
         query  (query_tokens, batch, channels)
         key    (key_tokens, batch, key_channels)
 
-        Without the axis of the batch, there is one. The fast path of eval mode is not taken while a mode looks on.
+        The axis of the batch may be missing. torch does not take its fast path of eval mode while a mode is active.
         """
         named = inspect.signature(func).bind(*args, **kwargs).arguments
         query, key, heads = named["query"], named["key"], named["num_heads"]
@@ -153,15 +146,14 @@ class AttentionWatch(TorchFunctionMode):
             output = func(*args, **kwargs)
         mark_attention([count for count in self._macs.counts[counted:] if count.is_batched])
         self._provenance.apply("multi_head_attention_forward", tensors_in([args, kwargs]), tensors_in(output))
-        if self._frames is not None:
-            self._frames.same_axes(query, output[0])
+        self._frames.same_axes(query, output[0])
         batch = query.shape[1] if query.ndim == 3 else 1
         keys = key.shape[0] + (named["bias_k"] is not None) + named["add_zero_attn"]
         query_shape, key_shape = ((batch, heads, tokens, query.shape[-1] // heads) for tokens in (query.shape[0], keys))
         self._add(
             shapes=(query_shape, key_shape, key_shape),
             key_origin=self._provenance.of(key),
-            is_temporal=self._frames is not None and self._frames.is_along_frames(query, axis=0),
+            is_temporal=self._frames.is_along_frames(query, axis=0),
             itemsize=query.element_size(),
             materialised=named.get("need_weights", True),
         )
@@ -176,14 +168,13 @@ class AttentionWatch(TorchFunctionMode):
             self.inside = None
 
     def _on_product(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor, counts: Sequence[Count]) -> None:
-        operands = tensors_in([args, kwargs])[-2:]  # baddbmm and einsum have something before them
+        operands = tensors_in([args, kwargs])[-2:]  # the first tensor of baddbmm is added to the product
         if len(operands) < 2 or output.ndim < 3:
             return
         left, right = operands
         scores = self._provenance.of(left).marks.get(_WEIGHTS)
         if scores is None:
-            is_temporal = self._frames is not None and self._frames.is_along_frames(left)
-            found = Scores(left.numel(), right.numel(), self._provenance.of(right), is_temporal, counts)
+            found = Scores(left.numel(), right.numel(), self._provenance.of(right), self._frames.is_along_frames(left), counts)
             self._provenance.mark(output, **{_SCORES: found, _WEIGHTS: None})
             return
         mark_attention([*scores.counts, *counts])
@@ -215,7 +206,7 @@ class AttentionWatch(TorchFunctionMode):
 
 
 def _owner(executing: ModuleCall) -> tuple[ModuleCall, str | None]:
-    """Return the call whose module holds the projections, and the class of its processor.
+    """Return the call whose module has the projections, and the class of its processor.
 
     A processor that is a module itself (IP-Adapter's) runs as a call of its own, inside that of its attention module.
     """
@@ -227,7 +218,7 @@ def _owner(executing: ModuleCall) -> tuple[ModuleCall, str | None]:
 
 
 def _four_axes(shape: Shape, module: nn.Module) -> tuple[int, int, int, int]:
-    """Return (batch, heads, tokens, dim); where heads are folded into the batch, the module says how many there are."""
+    """Return (batch, heads, tokens, dim); if the heads are folded into the batch, by the module's own number of heads."""
     *outer, tokens, dim = shape
     if len(outer) == 2:
         return outer[0], outer[1], tokens, dim
@@ -237,10 +228,10 @@ def _four_axes(shape: Shape, module: nn.Module) -> tuple[int, int, int, int]:
 
 
 def _kind(owner: ModuleCall, key_origin: Origin, *, queries: int, keys: int) -> AttentionKind:
-    """Say where the keys come from, by which of the owner's arguments they descend from; one query for all of them pools.
+    """Return the kind of an attention, by the arguments of the owner from which the keys descend; a single query is pooling.
 
-    The owner's caller may have put the hidden states into another argument already, as Stable Cascade's block does: then
-    the keys descend from the module that made the hidden states, though not from the owner's own copy of them.
+    The owner's caller may already have put the hidden states into another argument, as Stable Cascade's block does: then
+    the keys descend from the module that made the hidden states, but not from the owner's own argument.
     """
     if not owner.arguments:
         return "cross"
@@ -256,7 +247,7 @@ def _kind(owner: ModuleCall, key_origin: Origin, *, queries: int, keys: int) -> 
 
 
 def _is_slice(first: AttentionProduct, second: AttentionProduct) -> bool:
-    """Tell whether two products are slices of one attention, computed part by part to save memory."""
+    """Return whether two products are slices of one attention, computed in parts to save memory."""
     if first.owner is not second.owner or not (first.materialised and second.materialised) or not first.owner.in_shape:
         return False
     whole = first.owner.in_shape[0] * getattr(first.owner.module, "heads", 1)
@@ -269,13 +260,4 @@ def _joined(first: AttentionProduct, second: AttentionProduct) -> AttentionProdu
     def joined(shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
         return _four_axes((sum(maps), *shape[2:]), first.owner.module)
 
-    return AttentionProduct(
-        first.owner,
-        joined(first.query_shape),
-        joined(first.key_shape),
-        joined(first.value_shape),
-        first.kind,
-        first.processor,
-        first.itemsize,
-        materialised=True,
-    )
+    return replace(first, query_shape=joined(first.query_shape), key_shape=joined(first.key_shape), value_shape=joined(first.value_shape))

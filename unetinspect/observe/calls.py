@@ -1,4 +1,4 @@
-"""The module calls of a forward pass: who runs inside whom, in which order, with which shapes."""
+"""The module calls of a forward pass: which runs inside which, in which order, with which shapes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class ModuleCall(Struct, eq=False):
         path: The module's name in `named_modules()`.
         module: The module.
         parent: The call that it ran in, None for the root.
-        number: Which execution of this module it is, from 0.
+        number: How many executions of this module came before.
         in_shape: The first tensor that it was given.
         out_shape: The first tensor that it returned.
-        arguments: For each tensor that it was given, which bit marks what descends from it.
-        bit: Which bit marks what descends from its output; None until it has returned.
+        arguments: The tensors that it was given.
+        bit: The bit that marks descendants of its output; None until it has returned.
         inner: The call inside this one that had already returned the very same tensor.
-        live_bytes: The most bytes of activations that lived at once while it ran, those made before it included.
+        live_bytes: The most bytes of activations alive at once while it ran, including those created before.
     """
 
     step: int
@@ -48,9 +48,9 @@ class Argument(Struct, frozen=True):
     """A tensor that a call was given.
 
     Attributes:
-        bit: Which bit marks what the call makes of it.
+        bit: The bit that marks what the call derives from it.
         shape: Its shape.
-        made_by: The call that returned it, untouched since; None: something happened to it on its way here.
+        made_by: The call that returned it; None if it was changed since.
     """
 
     bit: int
@@ -61,8 +61,8 @@ class Argument(Struct, frozen=True):
 class CallStack:
     """The open module calls, innermost last, and all that have begun.
 
-    `watch` hooks every module of a tree and takes every hook off again, whatever happens in between. `on_enter` is called
-    with the call, what it was given, and the tensors in that; `on_leave` with the call, the tensors that it was given, its
+    `watch` hooks every module of a tree and removes every hook again, whatever happens in between. `on_enter` is called
+    with the call, its arguments, and the tensors among them; `on_leave` with the call, the tensors among its arguments, its
     output, and the tensors in that.
 
     Attributes:
@@ -92,12 +92,12 @@ class CallStack:
         return tuple(self._open)
 
     def raised_in(self, error: BaseException) -> str:
-        """Return the path of the innermost call that an error left; "" where it was raised in the root itself."""
+        """Return the path of the innermost call that an error passed through; "" if the root itself raised it."""
         return next((path for failure, path in self._failures if failure is error), "")
 
     @contextmanager
     def watch(self, root: nn.Module) -> Iterator[None]:
-        """Put hooks on `root` and every module under it for as long as the block runs."""
+        """Put hooks on `root` and every module in it while the block runs."""
         handles = []
         try:
             for path, module in root.named_modules():
@@ -123,14 +123,14 @@ class CallStack:
         return enter
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        # A module that raised, in a forward that went on, leaves its children's calls open above it.
+        # If a module raised and a forward around it caught that, its children's calls are still open.
         while self._open and self._open[-1].module is not module:
             self._open.pop()
         if not self._open:
             return
         call = self._open[-1]
         error = sys.exception()
-        if output is None and error is not None:  # also called for a module that raised, innermost first
+        if output is None and error is not None:  # the hook is also called for a module that raised, innermost first
             self._failures.append((error, call.path))
         tensors = tensors_in(output)
         call.out_shape = tuple(tensors[0].shape) if tensors else None

@@ -1,14 +1,15 @@
-"""Follows the axis of a video's frames through a forward pass, so that attention along it can be told from attention in space.
+"""Follows the axis of a video's frames through a forward pass, to distinguish attention along it from attention in space.
 
 A tensor's axes are written as factors: (batch * frames, channels, height * width) is [[batch, frames], [channels],
 [height, width]], each with its length. Reshaping splits and merges factors, permuting moves them, and every other
-operation that keeps the number of axes keeps what they mean. Shapes alone could not tell: 16 frames look like 4 x 4 pixels.
+operation that keeps the number of axes keeps their meaning. Shapes alone are ambiguous: 16 frames look like 4 x 4 pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
+from math import prod
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -32,14 +33,18 @@ Axes = tuple[tuple[Factor, ...], ...]
 class FrameAxis:
     """Which axes of which tensors count frames, in one forward pass."""
 
-    def __init__(self, inputs: Iterable[tuple[Tensor, int]]) -> None:
-        """Start from the inputs that have such an axis, each with its place among the tensor's axes."""
+    def __init__(self, inputs: Mapping[str, Tensor], frame_axes: Mapping[str, int]) -> None:
+        """Start from the inputs that have such an axis, by name with the index of that axis; an image UNet has none."""
         self._axes: TensorTable[Axes] = TensorTable()
-        for tensor, axis in inputs:
+        self._is_video = bool(frame_axes)
+        for name, axis in frame_axes.items():
+            tensor = inputs[name]
             self._axes[tensor] = tuple((Factor(place == axis, length),) for place, length in enumerate(tensor.shape))
 
     def apply(self, op: str, args: tuple[Any, ...], inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
         """Follow the axes through one operation."""
+        if not self._is_video:
+            return
         operands = [(tensor, axes) for tensor in inputs if (axes := self._axes.get(tensor)) is not None]
         if not operands:
             return
@@ -49,13 +54,13 @@ class FrameAxis:
                 self._axes[result] = axes
 
     def same_axes(self, tensor: Tensor, result: Tensor) -> None:
-        """Let a result have the axes of a tensor, the last one (its channels) apart."""
+        """Give a result the axes of a tensor, except for the length of the last one, its channels."""
         axes = self._axes.get(tensor)
         if axes is not None:
             self._axes[result] = _kept(axes, tuple(result.shape))
 
     def is_along_frames(self, query: Tensor, axis: int = -2) -> bool:
-        """Tell whether the queries, which an axis of (..., query_tokens, head_dim) counts, are frames and nothing else."""
+        """Return whether the queries, the axis given of (..., query_tokens, head_dim), are frames and nothing else."""
         axes = self._axes.get(query)
         if axes is None:
             return False
@@ -63,15 +68,17 @@ class FrameAxis:
         return any(factor.is_frames for factor in tokens) and all(factor.is_frames or factor.length == 1 for factor in tokens)
 
     @staticmethod
-    def _after(name: str, args: tuple[Any, ...], operands: list[tuple[Tensor, Axes]], shape: Shape) -> Axes | None:
+    def _after(op: str, args: tuple[Any, ...], operands: list[tuple[Tensor, Axes]], shape: Shape) -> Axes | None:
         _, axes = operands[0]
-        if name in _REGROUPING:
+        if op in _REGROUPING:
             return regroup(axes, shape)
-        if name == "permute":
+        if op == "permute":
             return tuple(axes[place] for place in args[1])
-        if name == "transpose":
-            return _swapped(axes, args[1], args[2])
-        if name == "t":
+        if op == "transpose":
+            swapped = list(axes)
+            swapped[args[1]], swapped[args[2]] = axes[args[2]], axes[args[1]]
+            return tuple(swapped)
+        if op == "t":
             return axes[::-1]
         same = [(operand.shape, axes) for operand, axes in operands if operand.ndim == len(shape)]
         exact = [axes for operand_shape, axes in same if operand_shape == shape]
@@ -79,7 +86,7 @@ class FrameAxis:
 
 
 def regroup(axes: Iterable[Sequence[Factor]], shape: Shape) -> Axes | None:
-    """Return the axes of a tensor that was reshaped, None where a factor would have to be torn in uneven parts, or it is empty.
+    """Return the axes of a reshaped tensor; None if a factor would be split unevenly, or the tensor is empty.
 
     >>> frames, rest = Factor(True, 4), Factor(False, 6)
     >>> regroup([[rest], [frames]], (24,)) == ((rest, frames),)
@@ -97,14 +104,14 @@ def regroup(axes: Iterable[Sequence[Factor]], shape: Shape) -> Axes | None:
             if not factors:
                 return None
             factor = factors.pop()
-            taken = factor.length if missing % factor.length == 0 else missing
-            if factor.length % taken:
+            part = factor.length if missing % factor.length == 0 else missing
+            if factor.length % part:
                 return None
-            group.append(Factor(factor.is_frames, taken))
-            if taken < factor.length:
-                factors.append(Factor(factor.is_frames, factor.length // taken))
-            missing //= taken
-        # Factors of length 1 (one frame) go to the axes of that length that follow next, one each; what is too many stays here.
+            group.append(Factor(factor.is_frames, part))
+            if part < factor.length:
+                factors.append(Factor(factor.is_frames, factor.length // part))
+            missing //= part
+        # Factors of length 1 (one frame) go to the next axes of that length, one each; surplus ones stay here.
         waiting = _ones_first(shape[place + 1 :])
         while factors and factors[-1].length == 1 and (not group or _ones_first(f.length for f in reversed(factors)) > waiting):
             group.append(factors.pop())
@@ -118,21 +125,8 @@ def _ones_first(lengths: Iterable[int]) -> int:
 
 
 def _kept(axes: Axes, shape: Shape) -> Axes:
-    """Return the same axes where an operation changed their lengths: pixels that were halved, channels, frames that were cut."""
+    """Return the axes after an operation that changed their lengths: downsampled pixels, projected channels, dropped frames."""
     return tuple(
-        axis if _length(axis) == length else (Factor(len(axis) == 1 and axis[0].is_frames, length),)
+        axis if prod(factor.length for factor in axis) == length else (Factor(len(axis) == 1 and axis[0].is_frames, length),)
         for axis, length in zip(axes, shape, strict=True)
     )
-
-
-def _length(axis: Sequence[Factor]) -> int:
-    product = 1
-    for factor in axis:
-        product *= factor.length
-    return product
-
-
-def _swapped(axes: Axes, first: int, second: int) -> Axes:
-    swapped = list(axes)
-    swapped[first], swapped[second] = swapped[second], swapped[first]
-    return tuple(swapped)

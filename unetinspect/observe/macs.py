@@ -1,8 +1,8 @@
 """Counts multiply-accumulates (MACs), operation by operation, with torch's own formulas (`torch.utils.flop_counter`).
 
 One multiply-accumulate is two of torch's FLOPs. Convolutions and matrix products have a formula; fused attention is
-counted from its operands, since torch has no formula for its CPU kernel and decomposes it on meta. What has none is
-written down by name, never taken for nothing: only views, copies and what makes an empty tensor compute nothing.
+counted from its operands, since torch has no formula for its CPU kernel and decomposes it on meta. An operation without
+a formula is listed by name, never counted as zero: only views, copies and the creation of tensors compute nothing.
 """
 
 from __future__ import annotations
@@ -27,29 +27,18 @@ _CONVOLUTIONS = {_aten.convolution, _aten._convolution, _aten.cudnn_convolution,
 _BATCHED_PRODUCTS = {_aten.bmm, _aten.baddbmm}
 _PRODUCTS = {_aten.mm, _aten.addmm, _aten._scaled_mm} | _BATCHED_PRODUCTS
 _FUSED_ATTENTION = _aten._scaled_dot_product_flash_attention
-# Torch has no formula for its fused attention on the CPU, and would leave it out without a word.
+# torch has no formula for its fused attention on the CPU, and would silently leave it out.
 _FORMULAS: dict[Any, Any] = {**flop_registry, _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_FUSED_ATTENTION]}
 
-# Operations that are no views and compute nothing all the same: they make, copy or move tensors.
+# Operations that are not views and still compute nothing: they create, copy or move tensors.
 _MOVERS = {
-    *(
-        "alias_copy",
-        "arange",
-        "cat",
-        "clone",
-        "constant_pad_nd",
-        "contiguous",
-        "copy",
-        "copy_",
-        "_to_copy",
-        "lift_fresh",
-        "lift_fresh_copy",
-    ),
-    *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "fill", "fill_", "full", "full_like", "new_full"),
-    *("ones", "ones_like", "new_ones", "zeros", "zeros_like", "new_zeros", "zero_", "scalar_tensor", "_local_scalar_dense"),
-    *("embedding", "flip", "gather", "index", "index_select", "reflection_pad1d", "reflection_pad2d", "replication_pad2d", "repeat"),
-    *("repeat_interleave", "roll", "select_scatter", "slice_scatter", "stack", "_unsafe_view", "_reshape_copy", "expand_copy", "view_copy"),
-    *("permute_copy", "pixel_shuffle", "pixel_unshuffle", "split_with_sizes_copy", "unsafe_split", "_unsafe_index"),
+    *("arange", "empty", "empty_like", "empty_strided", "fill", "fill_", "full", "full_like", "new_empty", "new_empty_strided"),
+    *("new_full", "new_ones", "new_zeros", "ones", "ones_like", "scalar_tensor", "zero_", "zeros", "zeros_like"),
+    *("alias_copy", "clone", "contiguous", "copy", "copy_", "expand_copy", "lift_fresh", "lift_fresh_copy", "permute_copy"),
+    *("split_with_sizes_copy", "view_copy", "_local_scalar_dense", "_reshape_copy", "_to_copy", "_unsafe_view", "unsafe_split"),
+    *("cat", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad2d", "repeat", "repeat_interleave", "stack"),
+    *("embedding", "gather", "index", "index_select", "_unsafe_index", "select_scatter", "slice_scatter"),
+    *("flip", "roll", "pixel_shuffle", "pixel_unshuffle"),
 }
 
 
@@ -58,8 +47,8 @@ class Count(Struct, eq=False):
 
     Attributes:
         call: The module call that ran it.
-        macs: How many.
-        kind: What it is; a matrix product turns from "linear" to "attention" once a softmax has stood between two of them.
+        macs: The number of multiply-accumulates.
+        kind: A matrix product changes from "linear" to "attention" once a softmax is found between two of them.
         is_batched: Whether it is a product of two batches of matrices.
     """
 
@@ -73,8 +62,8 @@ class MacWatch:
     """Counts the operations of one pass.
 
     Attributes:
-        counts: Those that have a formula, in the order in which they ran.
-        uncounted: How often each operation ran that has none, by torch's name of it: "aten.silu".
+        counts: One for each operation that has a formula, in the order in which they ran.
+        uncounted: How often each operation without a formula ran, by torch's name: "aten.silu".
     """
 
     def __init__(self, stack: CallStack) -> None:
@@ -84,7 +73,7 @@ class MacWatch:
         self._known: dict[Any, int] = {}
 
     def on_operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, *, listed: bool = True) -> None:
-        """Count an operation that ran; one without a formula is listed, but for those inside what is looked at as a whole."""
+        """Count an operation; if it has no formula, it is uncounted, unless it ran inside something observed as a whole."""
         kind = _kind(func)
         if kind == "free":
             return
@@ -95,19 +84,19 @@ class MacWatch:
         self.counts.append(Count(self._stack.current, flops // 2, kind, func.overloadpacket in _BATCHED_PRODUCTS))
 
     def _flops(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
-        """Ask the formula, once for arguments alike: going through them costs torch more than the multiplication."""
+        """Apply the formula, once for equal shapes: torch takes longer to go through the arguments than to multiply."""
         key = (func, *map(_shape, args), *map(_shape, kwargs.items()), _shape(output))
         if key not in self._known:
             self._known[key] = _FORMULAS[func.overloadpacket](*args, **kwargs, out_val=output)
         return self._known[key]
 
     def on_fused_attention(self, query: Shape, key: Shape, value: Shape) -> None:
-        """Count scaled-dot-product attention, of whose kernel nothing else is seen."""
+        """Count scaled-dot-product attention, whose kernel shows no other operation."""
         self.counts.append(Count(self._stack.current, attention_macs(query, key, value), "attention"))
 
 
 def mark_attention(counts: Sequence[Count]) -> None:
-    """Turn matrix products that were found to be those of an attention into that."""
+    """Count these matrix products as attention."""
     for count in counts:
         count.kind = "attention"
 
@@ -116,7 +105,7 @@ def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
     """Count the two products of softmax(Q Kᵀ) V, by torch's formula of a batched matrix product.
 
     query  (..., query_tokens, head_dim)
-    key    (..., key_tokens, head_dim), over whose leading axes the queries' count: keys may be shared by heads
+    key    (..., key_tokens, head_dim); its leading axes may be shorter than the query's: heads may share keys
     value  (..., key_tokens, value_dim)
 
     >>> attention_macs((2, 8, 4096, 40), (2, 8, 77, 40), (2, 8, 77, 40)) == 2 * 8 * 4096 * 77 * (40 + 40)
@@ -131,7 +120,7 @@ def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
 
 
 def _shape(value: Any) -> Any:
-    """Return what a formula looks at: a tensor's shape, and everything else as it is, lists as tuples."""
+    """Return what a formula depends on: a tensor's shape, and everything else as it is, lists as tuples."""
     if isinstance(value, torch.Tensor):
         return value.shape
     return tuple(map(_shape, value)) if isinstance(value, tuple | list) else value
@@ -139,7 +128,7 @@ def _shape(value: Any) -> Any:
 
 @cache
 def _kind(func: Any) -> MacKind | Literal["free", "unknown"]:
-    """Say what counts an operation; asked for each of thousands, and hence remembered."""
+    """Return how an operation is counted; cached, since it is asked thousands of times."""
     packet = func.overloadpacket
     if packet in _FORMULAS:
         return "conv" if packet in _CONVOLUTIONS else "linear" if packet in _PRODUCTS else "attention"

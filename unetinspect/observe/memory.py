@@ -1,8 +1,8 @@
-"""Follows the memory of activations: what lives at each moment of a pass, from the lifetimes of its storages.
+"""Follows the memory of activations: which are alive at each moment of a pass, from the lifetimes of their storages.
 
-An activation is what an operation of the pass makes: weights, buffers and inputs were there before and are not counted.
-A view shares its storage with what it views. Nothing is asked of an allocator, so that the bytes are the same on meta,
-where nothing is allocated; what a kernel takes for itself while it runs is not seen.
+An activation is a tensor that an operation of the pass creates: weights, buffers and inputs existed before and are not
+counted. A view shares its storage with its base. No allocator is asked, so the bytes are the same on meta, where nothing is
+allocated; the workspace of a kernel is not seen.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from unetinspect.observe import meta_kernels
 from unetinspect.observe.calls import CallStack, ModuleCall
 from unetinspect.observe.tensors import tensors_in
 
-_LOGSUMEXP_BYTES = 4  # of one query's, in the accumulation dtype, float32 or wider
+_LOGSUMEXP_BYTES = 4  # for one query, in the accumulation dtype: float32 or wider
 
 
 class _Lifetime(ref):  # type: ignore[type-arg]
-    """A weak reference to a storage that knows what to take off when the storage goes."""
+    """A weak reference to a storage, with the bytes to subtract when the storage is freed."""
 
     __slots__ = ("key", "size")
     key: int
@@ -32,18 +32,14 @@ class _Lifetime(ref):  # type: ignore[type-arg]
 
 
 class LiveBytes:
-    """The bytes of all storages that operations made and that are still alive.
-
-    Attributes:
-        now: How many there are.
-    """
+    """The bytes of all storages that operations created and that are still alive: `now`."""
 
     def __init__(self) -> None:
         self.now = 0
         self._alive: dict[int, _Lifetime] = {}
 
     def add(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
-        """Take in what an operation made; False: it made nothing new (a view, or it wrote in place)."""
+        """Add what an operation created; returns False if it created no storage (a view, or an operation in place)."""
         given = {storage._cdata for storage in map(_storage, inputs) if storage is not None}
         grown = False
         for storage in map(_storage, outputs):
@@ -63,13 +59,13 @@ class LiveBytes:
 
 @dataclass(slots=True)
 class Peak:
-    """The largest number of live bytes so far, and the call that ran then."""
+    """The largest number of live bytes so far, and the first call in which it was reached."""
 
     size: int = 0
     call: ModuleCall | None = None
 
     def raise_to(self, size: int, call: ModuleCall | None) -> None:
-        """Take a larger number; of equals, the first stays."""
+        """Replace the peak if this number is larger."""
         if size > self.size:
             self.size, self.call = size, call
 
@@ -78,8 +74,8 @@ class MemoryWatch:
     """Follows the live bytes of one pass, and their peak: in all, and within each module call.
 
     Attributes:
-        peak: With fused attention as it is: its maps are never held.
-        peak_with_maps: As if each fused attention ran as torch's math attention does, which holds its map.
+        peak: With fused attention, whose maps are never materialized.
+        peak_with_maps: As if each fused attention ran as torch's math attention, which materializes its map.
     """
 
     def __init__(self, stack: CallStack) -> None:
@@ -90,21 +86,21 @@ class MemoryWatch:
         self._scratch: dict[Any, int] = {}
 
     def on_enter(self, call: ModuleCall) -> None:
-        """Let a call start with what lives already."""
+        """Count what is already alive in the call's peak."""
         call.live_bytes = self._live.now
 
     def on_leave(self, call: ModuleCall) -> None:
-        """Let the call around this one have seen its peak too."""
+        """Count the call's peak in that of the call around it."""
         if call.parent is not None:
             call.parent.live_bytes = max(call.parent.live_bytes, call.live_bytes)
 
     def on_operation(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """Take in what an operation made."""
+        """Add what an operation created."""
         if self._live.add(inputs, outputs):
             self._note(self._live.now, self._live.now)
 
     def on_fused_attention(self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        """Take in the output of a fused attention, with the log-sum-exp of each query that its kernel returns beside it."""
+        """Add the output of a fused attention, with the log-sum-exp of each query that its kernel also returns."""
         before = self._live.now
         inputs = tensors_in([args, kwargs])
         self._live.add(inputs, [output])
@@ -119,7 +115,7 @@ class MemoryWatch:
             call.live_bytes = max(call.live_bytes, size)
 
     def _math_scratch(self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-        """Return how many bytes torch's math attention would hold at most: by running it on meta, once for operands alike."""
+        """Return the peak of torch's math attention, found by running it on meta once for each layout of the operands."""
         key = (*map(_signature, args), *((name, _signature(value)) for name, value in kwargs.items()))
         if key not in self._scratch:
             given, named = list(map(_on_meta, args)), {name: _on_meta(value) for name, value in kwargs.items()}
@@ -131,7 +127,7 @@ class MemoryWatch:
 
 
 class _Scratch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees how much operations hold at most, beyond what they are given."""
+    """Measures the peak of operations beyond what they are given."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -147,7 +143,7 @@ class _Scratch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _storage(tensor: Tensor) -> torch.UntypedStorage | None:
-    """Return what holds a tensor's bytes; None: a sparse tensor has no such thing."""
+    """Return the storage of a tensor; a sparse tensor has none."""
     try:
         return tensor.untyped_storage()
     except NotImplementedError:
@@ -159,7 +155,7 @@ def _signature(value: Any) -> Any:
 
 
 def _on_meta(value: Any) -> Any:
-    """Return a tensor of the same shape, strides and dtype on meta; what is no tensor as it is."""
+    """Return a tensor with the same shape, strides and dtype on meta; other values as they are."""
     if not isinstance(value, Tensor) or value.is_meta:
         return value
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")

@@ -1,9 +1,8 @@
-"""Makes the results of operations on meta at once: shapes, strides and dtypes alone.
+"""Runs operations on meta fast: a result there is only a shape, strides and a dtype.
 
-torch finds out most of them in Python, in up to milliseconds a call, and imports sympy for the first. Nothing in that is data
-flow of the UNet. So the operations that UNets run have a kernel here, which answers for operands of one floating-point dtype
-and any layout, and returns None where torch has more to decide. What no kernel answers torch is asked once for operands that
-are alike, and its answer is remembered; errors are torch's own.
+torch computes most of them in Python, which takes up to milliseconds a call and imports sympy at the first. So the operations
+that published UNets run have a kernel here, for operands of one floating-point dtype in any layout; it returns None where torch
+has more to decide. For all other operations torch's answer is remembered for operands of the same layout. Errors are torch's own.
 """
 
 from __future__ import annotations
@@ -25,27 +24,26 @@ _remembered: dict[Any, _Layout | tuple[_Layout, ...]] = {}
 
 
 def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Sequence[Tensor]) -> Any:
-    """Run an operation; on meta, where its result is known, make that. `inputs` are the tensors in its arguments."""
-    if inputs:
-        if not inputs[0].is_meta:
-            return func(*args, **kwargs)
-        kernel = _KERNELS.get(func)
-        result = None if kernel is None else kernel(*args, **kwargs)
-        return _recall(func, args, kwargs, inputs) if result is None else result
-    result = _arange(*args, **kwargs) if func in _RANGES else None
-    return func(*args, **kwargs) if result is None else result
+    """Run an operation, on meta by its kernel if it has one. `inputs` are the tensors among its arguments."""
+    if inputs and not inputs[0].is_meta:
+        return func(*args, **kwargs)
+    kernel = _KERNELS.get(func)
+    result = None if kernel is None else kernel(*args, **kwargs)
+    if result is not None:
+        return result
+    return _recall(func, args, kwargs) if inputs else func(*args, **kwargs)
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Return what fused attention returns on meta, where torch would decompose it and make the map after all.
+    """Return the result of fused attention on meta, which torch would decompose into steps that make the map.
 
     query  (batch, heads, query_tokens, head_dim)
     key    (batch, heads, key_tokens, head_dim)
     value  (batch, heads, key_tokens, value_dim)
 
-    None where the tensors are not on meta, or do not fit plainly: torch then computes, or raises its error. As the kernels
-    have it, the output lies in memory as the query does: in diffusers the heads of a token side by side, so that joining
-    them again afterwards copies nothing.
+    None if the tensors are not on meta, or need broadcasting or promotion: torch then computes, or raises its error. As from
+    torch's kernels, the output has the layout of the query: in diffusers the heads of a token side by side, so that joining
+    them afterwards copies nothing.
     """
     fits = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]
     if not (query.is_meta and query.ndim == 4 and fits and query.dtype == key.dtype == value.dtype and _is_plain_mask(mask, query, key)):
@@ -57,15 +55,15 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 
 def _is_plain_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> bool:
-    """Tell whether a mask spreads over the map as it is: each axis, counted from behind, has its length or 1."""
+    """Return whether a mask is broadcast over the map: each axis, counted from the last, has the map's length or 1."""
     if mask is None:
         return True
     axes = zip(reversed(mask.shape), reversed((*query.shape[:-1], key.shape[-2])), strict=False)
     return mask.ndim <= query.ndim and mask.dtype in (torch.bool, query.dtype) and all(own in (1, of_map) for own, of_map in axes)
 
 
-def _recall(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Sequence[Tensor]) -> Any:
-    """Ask torch once for operands that are alike, of an operation that makes new tensors, and make the same from then on."""
+def _recall(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Ask torch once for the results of an operation that makes new tensors, and repeat the answer for operands of the same layout."""
     if not _makes_new(func):
         return func(*args, **kwargs)
     key = (func, torch.get_default_dtype(), _signature(args), _signature(kwargs))
@@ -82,15 +80,15 @@ def _recall(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Se
 
 @cache
 def _makes_new(func: Any) -> bool:
-    """Tell whether an operation returns tensors that share nothing with its inputs, and changes none of them."""
+    """Return whether the results of an operation share no memory with its inputs, and it changes none of them."""
     schema = func._schema
     returned = all(str(value.type) == "Tensor" and value.alias_info is None for value in schema.returns)
-    # `_unsafe_view` is a view that says it is none.
+    # `_unsafe_view` is a view that its schema does not declare.
     return returned and not func.is_view and not schema.is_mutable and func is not _aten._unsafe_view.default
 
 
 def _signature(value: Any) -> Any:
-    """Return what the result's layout depends on: the layout of tensors, and everything else with its type (1, 1.0 and True differ)."""
+    """Return what a result's layout depends on: the layout of tensors, and other values with their type (1, 1.0 and True differ)."""
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype, value.is_meta
     if isinstance(value, tuple | list):
@@ -112,7 +110,7 @@ def _extent(tensor: Tensor) -> int:
 
 
 def _row_major(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Make a tensor whose last axis lies together, then the one before it, and so on."""
+    """Make a contiguous tensor."""
     return _permuted(shape, dtype, range(len(shape) - 1, -1, -1))
 
 
@@ -129,12 +127,12 @@ def _strides(shape: Sequence[int], innermost_first: Iterable[int]) -> list[int]:
 
 
 def _is_row_major(tensor: Tensor) -> bool:
-    """Tell whether every stride is that of `_row_major`, those of axes of length 1 too, which `is_contiguous` looks past."""
+    """Return whether every stride is that of `_row_major`, even of axes of length 1, which `is_contiguous` ignores."""
     return list(tensor.stride()) == _strides(tensor.shape, range(tensor.ndim - 1, -1, -1))
 
 
 def _laid_out(shape: Sequence[int], dtype: torch.dtype, tensors: Sequence[Tensor]) -> Tensor:
-    """Make what an elementwise operation returns for operands of this shape, spread over each other: it lies as they do.
+    """Make the result of an elementwise operation on operands that are broadcast to this shape: it has their order of axes.
 
     Source: `compute_elementwise_output_logical_to_physical_perm` in torch/_prims_common, after TensorIterator's reorder_dimensions.
     """
@@ -146,7 +144,7 @@ def _laid_out(shape: Sequence[int], dtype: torch.dtype, tensors: Sequence[Tensor
     channels_last = whole and axes == 4 and all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors)
     if contiguous != channels_last:
         return _row_major(shape, dtype) if contiguous else _permuted(shape, dtype, (1, 3, 2, 0))
-    strides = [_spread_strides(tensor, shape) for tensor in tensors]
+    strides = [_broadcast_strides(tensor, shape) for tensor in tensors]
     order = list(range(axes - 1, -1, -1))
     for place in range(1, axes):
         moving = place
@@ -160,15 +158,15 @@ def _laid_out(shape: Sequence[int], dtype: torch.dtype, tensors: Sequence[Tensor
     return _permuted(shape, dtype, order)
 
 
-def _spread_strides(tensor: Tensor, shape: Sequence[int]) -> list[int]:
-    """Return the strides of a tensor that is spread over a shape: 0 along an axis that it lacks, or has only once."""
+def _broadcast_strides(tensor: Tensor, shape: Sequence[int]) -> list[int]:
+    """Return the strides of a tensor that is broadcast to a shape: 0 along an axis that is missing or has length 1."""
     missing = len(shape) - tensor.ndim
     own = zip(tensor.shape, tensor.stride(), shape[missing:], strict=True)
     return [0] * missing + [stride if length == wanted else 0 for length, stride, wanted in own]
 
 
 def _compared(inner: int, outer: int, shape: Sequence[int], strides: Sequence[Sequence[int]]) -> int:
-    """Say whether two axes change places (1), do not (-1), or whether no operand tells (0)."""
+    """Return whether two axes are swapped (1) or not (-1), or 0 if no operand decides."""
     for own in strides:
         if own[inner] and own[outer]:
             if own[inner] != own[outer]:
@@ -179,7 +177,7 @@ def _compared(inner: int, outer: int, shape: Sequence[int], strides: Sequence[Se
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
-    """Tell whether torch's `suggest_memory_format` would say that the channels lie innermost."""
+    """Return whether torch's `suggest_memory_format` would be channels-last."""
     least = 0
     for axis in (1, *range(tensor.ndim - 1, 1, -1), 0):
         length, stride = tensor.shape[axis], tensor.stride()[axis]
@@ -190,16 +188,16 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 
 def _are_alike(dtype: torch.dtype, *tensors: Tensor) -> bool:
-    """Tell whether operands are on meta and all of one floating-point dtype: torch then promotes nothing."""
+    """Return whether operands are on meta and of one floating-point dtype, so that torch promotes nothing."""
     return dtype.is_floating_point and all(tensor.is_meta and tensor.dtype == dtype for tensor in tensors)
 
 
 def _elementwise(*operands: Any, of_integers: bool = False, in_steps: bool = False, **options: Any) -> Tensor | None:
-    """Return a sum, a product, an activation, ...: of tensors that spread over each other, and numbers.
+    """Return a sum, a product, an activation, ... of tensors, which are broadcast, and numbers.
 
-    of_integers  whether integers are taken too, and stay what they are
-    in_steps     whether torch computes it in several steps, as it does everything in half precision, which is cast there and
-                 back: after the first no operand has gaps, and axes of length 1 may lie otherwise
+    of_integers  whether operands may be integers, and the result is then too
+    in_steps     whether torch computes it in several steps, as it does everything in half precision, with casts: after the
+                 first step no operand has gaps, and the strides of axes of length 1 may differ
     """
     tensors = [operand for operand in operands if isinstance(operand, Tensor)]
     dtype = tensors[0].dtype
@@ -209,7 +207,7 @@ def _elementwise(*operands: Any, of_integers: bool = False, in_steps: bool = Fal
         promotes = not (_are_alike(dtype, *tensors) and all(isinstance(operand, Tensor | int | float) for operand in operands))
     if promotes:
         return None
-    shape = _spread_shape(tensors)
+    shape = _broadcast_shape(tensors)
     if (in_steps or dtype.itemsize < 4) and not all(map(_is_row_major, tensors)):
         if any(1 in tensor.shape for tensor in tensors):
             return None
@@ -217,10 +215,10 @@ def _elementwise(*operands: Any, of_integers: bool = False, in_steps: bool = Fal
     return None if shape is None else _laid_out(shape, dtype, tensors)
 
 
-def _spread_shape(tensors: Sequence[Tensor]) -> Sequence[int] | None:
-    """Return the shape of tensors that are spread over each other.
+def _broadcast_shape(tensors: Sequence[Tensor]) -> Sequence[int] | None:
+    """Return the shape to which tensors are broadcast.
 
-    None where they do not fit, or where one gets an axis of length 1, whose stride may be any, and not all are row-major.
+    None if that fails, or if one gets an axis of length 1, which may have any stride, and not all are contiguous.
     """
     shape: Sequence[int] = tensors[0].shape
     for tensor in tensors[1:]:
@@ -234,20 +232,13 @@ def _spread_shape(tensors: Sequence[Tensor]) -> Sequence[int] | None:
 
 
 def _where(condition: Tensor, *choices: Tensor) -> Tensor | None:
-    """Return the one or the other."""
     if not (condition.is_meta and condition.dtype == torch.bool and _are_alike(choices[0].dtype, *choices)):
         return None
-    shape = _spread_shape((condition, *choices))
+    shape = _broadcast_shape((condition, *choices))
     return None if shape is None else _laid_out(shape, choices[0].dtype, (condition, *choices))
 
 
-def _empty_like(tensor: Tensor, **options: Any) -> Tensor | None:
-    """Return a tensor that lies as the given one does."""
-    return None if any(value for value in options.values()) else _laid_out(tensor.shape, tensor.dtype, (tensor,))
-
-
 def _softmax(scores: Tensor, dim: int, *options: Any, **more: Any) -> Tensor | None:
-    """Return a softmax along an axis, in the dtype of the scores."""
     changes_dtype = any(options) or any(value is not None for value in more.values())
     if changes_dtype or not -scores.ndim <= dim < scores.ndim or not scores.is_contiguous() or not _are_alike(scores.dtype, scores):
         return None
@@ -257,7 +248,7 @@ def _softmax(scores: Tensor, dim: int, *options: Any, **more: Any) -> Tensor | N
 def _native_group_norm(
     hidden_states: Tensor, weight: Tensor | None, bias: Tensor | None, batch: int, channels: int, places: int, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return the normalised tensor, and the mean and the inverse deviation of each group.
+    """Return the normalized tensor, and the mean and the inverse deviation of each group.
 
     hidden_states    (batch, channels, ...)
     mean, deviation  (batch, groups)
@@ -271,7 +262,7 @@ def _native_group_norm(
 def _native_layer_norm(
     hidden_states: Tensor, normalized_shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return the normalised tensor, and the mean and the inverse deviation of each place.
+    """Return the normalized tensor, and the mean and the inverse deviation at each position.
 
     hidden_states    (..., *normalized_shape)
     mean, deviation  (..., 1, ...)
@@ -296,7 +287,7 @@ def _addmm(bias: Tensor, left: Tensor, right: Tensor) -> Tensor | None:
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor | None:
-    """Return left @ right: a linear layer without a bias, or one such product for each map of an attention.
+    """Return left @ right: a linear layer without a bias, or a batch of products.
 
     left   (..., rows, in_features)
     right  (..., in_features, out_features)
@@ -321,7 +312,7 @@ def _convolution(
     hidden_states  (batch, in_channels, ...)
     weight         (out_channels, in_channels / groups, ...)
     bias           (out_channels,)
-    others         whether it is transposed, its output padding then, and the number of groups
+    others         transposed, output_padding, groups
     """
     transposed, _, groups = others
     kernel = weight.shape[2:]
@@ -339,7 +330,6 @@ def _convolution(
 
 
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
-    """Return tensors that are alike but for one axis, joined along that axis."""
     first = tensors[0]
     if not -first.ndim <= dim < first.ndim or not _are_alike(first.dtype, *tensors):
         return None
@@ -352,24 +342,22 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
 
 
 def _formatted(shape: Sequence[int], dtype: torch.dtype, tensors: Sequence[Tensor]) -> Tensor:
-    """Make a tensor with its channels innermost where they are in all of the given ones."""
+    """Make a tensor that is channels-last if all of the given ones are."""
     if all(map(_is_channels_last, tensors)):
         return _permuted(shape, dtype, (1, *range(len(shape) - 1, 1, -1), 0))
     return _row_major(shape, dtype)
 
 
 def _upsample_nearest2d(hidden_states: Tensor, output_size: list[int], *scales: float | None) -> Tensor | None:
-    """Return (batch, channels, *output_size)."""
     if hidden_states.ndim != 4 or min(*output_size, hidden_states.numel()) <= 0:
         return None
     shape = (*hidden_states.shape[:2], *output_size)
-    # With one channel or one place, to be row-major is to have the channels innermost already.
+    # With one channel or one pixel, the two layouts are the same.
     either = 1 in (shape[1], shape[2] * shape[3])
     return _row_major(shape, hidden_states.dtype) if either else _formatted(shape, hidden_states.dtype, (hidden_states,))
 
 
 def _repeat(tensor: Tensor, repeats: list[int]) -> Tensor | None:
-    """Return a tensor again and again, along each axis."""
     missing = len(repeats) - tensor.ndim
     if missing < 0 or min(repeats) < 1:
         return None
@@ -377,22 +365,20 @@ def _repeat(tensor: Tensor, repeats: list[int]) -> Tensor | None:
 
 
 def _arange(*bounds: Any, dtype: torch.dtype | None = None, device: Any = None, **options: Any) -> Tensor | None:
-    """Return the whole numbers from the first bound, or 0, up to the last."""
     first, last = bounds if len(bounds) == 2 else (0, *bounds)
     if str(device) != "meta" or not isinstance(first, int) or not isinstance(last, int) or last < first:
         return None
     return _row_major((last - first,), dtype or torch.int64)
 
 
-_RANGES = (_aten.arange.default, _aten.arange.start)
 _FLOATING = (
-    *(getattr(_aten, name).default for name in ("cos", "exp", "rsqrt", "sigmoid", "silu", "sin")),
-    *(_aten.div.Tensor, _aten.mul.Scalar, _aten.pow.Tensor_Scalar, _aten.rsub.Scalar),
+    *(getattr(_aten, name).default for name in ("cos", "exp", "sigmoid", "silu", "sin")),
+    *(_aten.div.Tensor, _aten.mul.Scalar, _aten.rsub.Scalar),
 )
-_IN_STEPS = (_aten.gelu.default, _aten.mish.default)
 _KERNELS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(_FLOATING, _elementwise),
-    **dict.fromkeys(_IN_STEPS, partial(_elementwise, in_steps=True)),
+    **dict.fromkeys((_aten.arange.default, _aten.arange.start), _arange),
+    _aten.gelu.default: partial(_elementwise, in_steps=True),
     **dict.fromkeys((_aten.add.Tensor, _aten.mul.Tensor, _aten.sub.Tensor), partial(_elementwise, of_integers=True)),
     _aten._safe_softmax.default: _softmax,
     _aten._softmax.default: _softmax,
@@ -400,7 +386,6 @@ _KERNELS: dict[Any, Callable[..., Any]] = {
     _aten.bmm.default: _mm,
     _aten.cat.default: _cat,
     _aten.convolution.default: _convolution,
-    _aten.empty_like.default: _empty_like,
     _aten.mm.default: _mm,
     _aten.native_group_norm.default: _native_group_norm,
     _aten.native_layer_norm.default: _native_layer_norm,

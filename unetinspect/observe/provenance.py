@@ -1,12 +1,12 @@
-"""Which data made which data: every tensor of the pass carries what it descends from.
+"""Which data each tensor of the pass was derived from.
 
-An `Origin` is kept for each tensor, by weak reference, beside it and never on it:
+Each tensor has an `Origin`, kept in a table of weak references and never on the tensor itself:
 
 - `ancestors` is a bit set of all completed module calls, model inputs and call arguments that the tensor depends on;
-- `sources` are the nearest of them: the module outputs and model inputs met first on the way back.
+- `sources` are the nearest of them: the first module outputs and model inputs on the way back.
 
-A module that returns exactly one tensor becomes that tensor's source; one that returns several (a down block: its
-hidden states and the tuple of its skips) leaves the sources as they are, so that they name the module inside it.
+A module that returns exactly one tensor becomes that tensor's source. A module that returns several (a down block: its
+hidden states and the tuple of its skips) does not, so that their sources name the modules inside it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NearestSource = ModuleCall | str
 
 
 class Step(NamedTuple):
-    """An operation that made a tensor: its name, the origins of what it was made of, and the tensor's shape."""
+    """An operation that made a tensor: its name, the origins of its operands, and the tensor's shape."""
 
     op: str
     parents: tuple[Origin, ...]
@@ -39,10 +39,10 @@ class Origin(Struct, frozen=True, eq=False):
 
     Attributes:
         ancestors: Bit set of everything that it depends on.
-        sources: The nearest module calls, and the names of model inputs, that it was made of.
-        returned: The call whose output it is, untouched; None for what ops made since.
-        marks: What observers of this package have to say of the tensor, by their own keys.
-        step: The operation that made it since its nearest sources; None for a source itself.
+        sources: The nearest module calls, and names of model inputs, that it was derived from.
+        returned: The call that returned it; None if an operation changed it since.
+        marks: Notes of the observers in this package, by their own keys.
+        step: The operation that made it from its nearest sources; None for a source itself.
     """
 
     ancestors: int = 0
@@ -58,7 +58,7 @@ class Origin(Struct, frozen=True, eq=False):
         return sorted(calls, key=lambda call: call.bit or 0)
 
     def descends_from(self, bit: int | None) -> bool:
-        """Tell whether the tensor depends on what `bit` marks."""
+        """Return whether the tensor depends on what `bit` marks."""
         return bit is not None and bool(self.ancestors >> bit & 1)
 
 
@@ -73,7 +73,7 @@ class Provenance:
         self._bits = count()
 
     def of(self, tensor: Tensor) -> Origin:
-        """Return a tensor's origin; that of a weight, or of a tensor from nowhere, is empty."""
+        """Return a tensor's origin; that of a weight or a constant is empty."""
         return self._origins.get(tensor) or _NOWHERE
 
     def mark(self, tensor: Tensor, **marks: Any) -> None:
@@ -82,13 +82,13 @@ class Provenance:
         self._origins[tensor] = replace(origin, marks={**origin.marks, **marks})
 
     def add_input(self, name: str, tensor: Tensor) -> int:
-        """Take a tensor as an input of the model; returns the bit that its descendants carry."""
+        """Register an input of the model; returns the bit that marks its descendants."""
         bit = next(self._bits)
         self._origins[tensor] = Origin(1 << bit, frozenset([name]))
         return bit
 
     def enter(self, call: ModuleCall, given: Sequence[Tensor]) -> None:
-        """Mark the tensors that a call is given, so that what it makes of each can be told apart."""
+        """Mark each tensor that a call is given with a bit of its own, to distinguish what the call derives from each."""
         seen: set[int] = set()
         for tensor in given:
             if id(tensor) in seen:
@@ -100,13 +100,13 @@ class Provenance:
             call.arguments.append(Argument(bit, tuple(tensor.shape), origin.returned))
 
     def leave(self, call: ModuleCall, given: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """Mark what a call returned; its single output gets the call as its source."""
+        """Mark what a call returned; a single output gets the call as its source."""
         call.bit = next(self._bits)
         passed_on = {id(tensor) for tensor in given}
         for tensor in outputs:
             origin = self.of(tensor)
             if id(tensor) in passed_on:
-                continue  # nn.Identity, or dropout in eval mode: it made nothing
+                continue  # nn.Identity, or dropout in eval mode
             ancestors = origin.ancestors | 1 << call.bit
             if len(outputs) == 1:
                 call.inner = origin.returned
@@ -115,7 +115,7 @@ class Provenance:
                 self._origins[tensor] = replace(origin, ancestors=ancestors)
 
     def apply(self, op: str, inputs: list[Tensor], outputs: Iterable[Tensor]) -> None:
-        """Let the outputs of an operation descend from its inputs."""
+        """Derive the origins of an operation's outputs from those of its inputs."""
         origins = [self.of(tensor) for tensor in inputs]
         ancestors = 0
         sources: set[NearestSource] = set()
@@ -129,7 +129,7 @@ class Provenance:
 
     @staticmethod
     def _kept_marks(inputs: list[Tensor], origins: list[Origin], output: Tensor) -> Iterator[tuple[str, Any]]:
-        """Yield the marks that an operation hands on: those of inputs that it only reshapes, casts or scales."""
+        """Yield the marks that an operation passes on: those of inputs that it only reshapes, casts or scales."""
         alone = len(inputs) == 1 and inputs[0].numel() == output.numel()
         for tensor, origin in zip(inputs, origins, strict=True):
             if origin.marks and (alone or tensor.shape == output.shape):

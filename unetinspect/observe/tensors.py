@@ -1,4 +1,4 @@
-"""Tensors in what a call or an operation is given, and a table of what is known of each."""
+"""The tensors among the arguments of a call or an operation, and a table with an entry for each tensor."""
 
 from __future__ import annotations
 
@@ -21,32 +21,6 @@ def tensors_in(value: Any) -> list[Tensor]:
     return found
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return a dtype's name without torch's: "float32"."""
-    return str(dtype).removeprefix("torch.")
-
-
-class TensorTable(Generic[_Known]):
-    """What is known of each tensor, by identity, as long as it lives. No tensor is kept alive by it.
-
-    An id is used again when its tensor is gone, so each entry holds a weak reference and counts only for the tensor
-    that this still leads to. Entries of tensors that are gone stay until their ids are used again: there are no more
-    of them than tensors were alive at once. (torch's own WeakTensorKeyDictionary does the same at several times the cost.)
-    """
-
-    def __init__(self) -> None:
-        self._entries: dict[int, tuple[ref[Tensor], _Known]] = {}
-
-    def get(self, tensor: Tensor) -> _Known | None:
-        """Return what is known of a tensor, None where nothing is."""
-        entry = self._entries.get(id(tensor))
-        return entry[1] if entry is not None and entry[0]() is tensor else None
-
-    def __setitem__(self, tensor: Tensor, known: _Known) -> None:
-        """Write down what is known of a tensor, in place of what was."""
-        self._entries[id(tensor)] = (ref(tensor), known)
-
-
 def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
     for value in values:
         if isinstance(value, Tensor):
@@ -55,3 +29,28 @@ def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
             _collect(value, found)
         elif isinstance(value, dict):
             _collect(value.values(), found)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a dtype's name without torch's: "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+class TensorTable(Generic[_Known]):
+    """An entry for each tensor, by identity, while it is alive. The table keeps no tensor alive.
+
+    An id is used again after its tensor is gone, so each entry has a weak reference and counts only for the tensor that
+    this still refers to. Entries of dead tensors remain until their ids are used again: there are never more of them than
+    tensors were alive at once. (torch's own WeakTensorKeyDictionary does the same at several times the cost.)
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[ref[Tensor], _Known]] = {}
+
+    def get(self, tensor: Tensor) -> _Known | None:
+        """Return the entry of a tensor, None if it has none."""
+        entry = self._entries.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else None
+
+    def __setitem__(self, tensor: Tensor, known: _Known) -> None:
+        self._entries[id(tensor)] = (ref(tensor), known)

@@ -18,9 +18,10 @@ from unetinspect.observe.frames import FrameAxis
 from unetinspect.observe.macs import Count, MacWatch
 from unetinspect.observe.memory import MemoryWatch, Peak
 from unetinspect.observe.provenance import Provenance
-from unetinspect.observe.skips import CONCAT_OP, CONVOLUTION_OP, SkipLink, SkipWatch, concat_arguments
+from unetinspect.observe.skips import SkipLink, SkipWatch
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import Shape
+from unetinspect.record.stages import StageOf
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,14 +31,14 @@ class Observation:
     Attributes:
         calls: Every module call, in the order in which they began; the first is the root.
         skips: In the order in which they were consumed.
-        produced: The calls that made each skip tensor that was handed out, in the order in which they returned, and its shape.
+        produced: The calls that made each skip tensor that a stage returned, in the order in which they returned, and its shape.
         attentions: In the order in which they were computed.
         returned: What the root returned.
         from_main_input: The steps of the calls whose output depends on the first input.
         macs: The multiply-accumulates of every operation that has a formula.
-        uncounted: How often each operation ran that has none.
-        peak: The most bytes of activations that lived at once.
-        peak_with_maps: The same, as if fused attention had held its maps.
+        uncounted: How often each operation without a formula ran.
+        peak: The most bytes of activations that were alive at once.
+        peak_with_maps: The same if fused attention materialized its maps.
     """
 
     calls: list[ModuleCall]
@@ -53,7 +54,7 @@ class Observation:
 
 
 class Operand(NamedTuple):
-    """A tensor that an operation was given: its shape, and the module, or the input, that it comes from ("" a weight)."""
+    """A tensor that an operation was given: its shape, and the module or input that it comes from ("" for a weight)."""
 
     shape: Shape
     source: str
@@ -63,9 +64,9 @@ class ForwardRaisedError(Exception):
     """Raised when the pass raised.
 
     Attributes:
-        path: The module in which it did; "" is the root.
+        path: The module that raised; "" is the root.
         error: What was raised.
-        operation: The operation that raised it, "" where that was no operation.
+        operation: The operation that raised it; "" if it was not an operation.
         operands: The tensors that the operation was given.
     """
 
@@ -81,21 +82,19 @@ def watch_forward(
     run: Callable[[], Any],
     root: nn.Module,
     inputs: Mapping[str, Tensor],
-    stage_of: Callable[[str], str | None],
+    stage_of: StageOf,
     frame_axes: Mapping[str, int] | None = None,
 ) -> Observation:
-    """Run the forward pass of `root` by calling `run`, and write down what happens.
+    """Run the forward pass of `root` by calling `run`, and record what happens.
 
-    `inputs` are the tensors that it is given, by name, the main one (`sample`) first. `stage_of` says for a module's
-    path which stage it belongs to, `frame_axes` for the inputs of a video which axis counts its frames. Every hook and
-    mode is gone again afterwards, also if the pass raises.
+    `inputs` are the tensors that it is given, by name, the main one (`sample`) first. `stage_of` returns the stage of a
+    module's path, and `frame_axes` names the axis of a video's frames for the inputs that have one. Every hook and mode is
+    removed afterwards, even if the pass raises.
 
     Raises:
         ForwardRaisedError: The pass raised.
     """
-    provenance = Provenance()
-    frames = FrameAxis((inputs[name], axis) for name, axis in frame_axes.items()) if frame_axes else None
-    watcher = _Watcher(provenance, inputs, stage_of, frames)
+    watcher = _Watcher(inputs, stage_of, frame_axes or {})
     with ExitStack() as on:
         on.enter_context(torch.no_grad())
         on.enter_context(watcher.stack.watch(root))
@@ -105,10 +104,9 @@ def watch_forward(
             output = run()
         except Exception as error:
             raise ForwardRaisedError(watcher.stack.raised_in(error), error, *watcher.failed_at(error)) from error
-    skips = watcher.skips.finish()
     return Observation(
         calls=watcher.stack.calls,
-        skips=skips,
+        skips=watcher.skips.finish(),
         produced=dict(sorted(watcher.skips.produced.items(), key=lambda item: [call.bit or 0 for call in reversed(item[0])])),
         attentions=watcher.attention.products,
         returned=output,
@@ -121,23 +119,20 @@ def watch_forward(
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation below the module calls, and hands each event to whom it concerns."""
+    """Sees every operation below the module calls, and passes each event on to the parts of the observation."""
 
-    def __init__(
-        self, provenance: Provenance, inputs: Mapping[str, Tensor], stage_of: Callable[[str], str | None], frames: FrameAxis | None
-    ) -> None:
+    def __init__(self, inputs: Mapping[str, Tensor], stage_of: StageOf, frame_axes: Mapping[str, int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        bits = [provenance.add_input(name, tensor) for name, tensor in inputs.items()]
-        self._main_input = bits[0]
-        self._provenance = provenance
-        self._frames = frames
-        self.from_main_input: set[int] = set()
+        self._provenance = Provenance()
+        self._main_input, *_ = [self._provenance.add_input(name, tensor) for name, tensor in inputs.items()]
+        self._frames = FrameAxis(inputs, frame_axes)
         self._failed: tuple[Exception, str, tuple[Operand, ...]] | None = None
+        self.from_main_input: set[int] = set()
         self.stack = CallStack(self._on_enter, self._on_leave)
-        self.skips = SkipWatch(provenance, self.stack, stage_of, self._main_input)
+        self.skips = SkipWatch(self._provenance, self.stack, stage_of, self._main_input)
         self.macs = MacWatch(self.stack)
         self.memory = MemoryWatch(self.stack)
-        self.attention = AttentionWatch(provenance, self.stack, frames, self.macs, self.memory)
+        self.attention = AttentionWatch(self._provenance, self.stack, self._frames, self.macs, self.memory)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -146,7 +141,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # A subclass of torch.Tensor has its own results.
             output = func(*args, **kwargs) if types else meta_kernels.run(func, args, kwargs, inputs)
         except Exception as error:
-            self._failed = error, func.overloadpacket.__name__, tuple(self._operand(tensor) for tensor in tensors_in(args))
+            self._failed = error, func.overloadpacket.__name__, tuple(map(self._operand, tensors_in(args)))
             raise
         if self.attention.inside == "kernel":
             return output
@@ -157,16 +152,12 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.attention.inside == "layer":
             return output
         self._provenance.apply(op, inputs, outputs)
-        if self._frames is not None:
-            self._frames.apply(op, args, inputs, outputs)
-        if func is CONCAT_OP:
-            self.skips.on_concat(*concat_arguments(args, kwargs), output)
-        elif func is CONVOLUTION_OP:
-            self.skips.on_convolution(args[1], args[8])
+        self._frames.apply(op, args, inputs, outputs)
+        self.skips.on_operation(func, args, kwargs, output)
         return output
 
     def failed_at(self, error: Exception) -> tuple[str, tuple[Operand, ...]]:
-        """Return the operation that raised an error, and what it was given; none where it was raised by no operation."""
+        """Return the operation that raised an error and its operands; "" and none if an operation did not raise it."""
         return self._failed[1:] if self._failed is not None and self._failed[0] is error else ("", ())
 
     def _operand(self, tensor: Tensor) -> Operand:

@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unetinspect.errors import ForwardError, UsageError
-from unetinspect.observe.stages import paths_above
 from unetinspect.profile.timing import (
     Clock,
     CudaClock,
@@ -28,6 +27,7 @@ from unetinspect.profile.timing import (
     watch_memory,
 )
 from unetinspect.record import AttentionMode, Profile, StageProfile, Trace
+from unetinspect.record.stages import paths_above
 from unetinspect.run.attach import freeu
 from unetinspect.run.build import build_unet, first_line, make_inputs, named_tensors, quiet_diffusers
 from unetinspect.run.resolve import diffusers_class, resolve_config

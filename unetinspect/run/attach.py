@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from unetinspect.observe import Observation
-    from unetinspect.observe.stages import StageOf
+    from unetinspect.record.stages import StageOf
 
 FREEU_FACTORS = ("b1", "b2", "s1", "s2")
 _IMAGE_TOKENS = 4  # of the first IP-Adapter; IP-Adapter Plus has 16
