@@ -1,7 +1,6 @@
 """The bare script: import torch and diffusers, build a UNet on meta, run it once, observe nothing. `bare.py MODEL INPUTS`.
 
-This is what anyone would write who has to run a UNet on meta. It does not use unetinspect: the inputs of the pass come from a
-file, so it does not even work them out.
+This is the least that it takes to run a UNet on meta. It does not use unetinspect: the inputs of the pass come from a file.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def make_tensors(inputs: Iterable[Mapping[str, Any]]) -> dict[str, Tensor]:
 
 
 def as_arguments(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn "added_cond_kwargs.time_ids" into an item of a dict: the keyword arguments of `forward`."""
+    """Return the keyword arguments of `forward`; "added_cond_kwargs.time_ids" becomes an item of a dict."""
     arguments: dict[str, Any] = {}
     for name, tensor in tensors.items():
         first, _, rest = name.partition(".")

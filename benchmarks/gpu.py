@@ -45,7 +45,7 @@ TINY = {
     "attention_head_dim": 4,
     "norm_num_groups": 8,
 }
-# What depends on the kernels that torch picks on a device: the operations that have no formula, and what single modules hold.
+# These depend on the kernels that torch picks on a device: the operations without a formula, and the memory of single modules.
 MAY_DIFFER = ("run.device", "totals.uncounted", "stages.activation_bytes", "modules.activation_bytes")
 USUAL = ProfileOptions(repeats=10, warmup=3)
 WAYS = (
@@ -119,7 +119,7 @@ def profile_cases() -> list[Case]:
 
 
 def measure(records: Iterable[Case], profiles: Iterable[Case], clock: Clock, *, limit: float = float("inf")) -> Results:
-    """Run the cases on the device of a clock; once `limit` seconds have passed, none is begun."""
+    """Run the cases on the device of a clock; none begins after `limit` seconds."""
     began, found = time.perf_counter(), Results()
     for case, step in [*((case, _compare) for case in records), *((case, _profile) for case in profiles)]:
         spent = time.perf_counter() - began
@@ -129,9 +129,9 @@ def measure(records: Iterable[Case], profiles: Iterable[Case], clock: Clock, *, 
             continue
         try:
             step(case, clock, found)
-        except Exception as error:  # whatever a device raises, the others are measured all the same
+        except Exception as error:  # whatever a device raises, the other cases still run
             found.failures.append(f"{case}: {type(error).__name__}: {first_line(error)}")
-        torch.cuda.empty_cache()  # so that the next one finds the memory free
+        torch.cuda.empty_cache()  # free the memory for the next case
     return found
 
 
@@ -164,12 +164,12 @@ def differing(one: Any, other: Any, name: str = "") -> Counter[str]:
 
 
 def is_same(differences: Iterable[str]) -> bool:
-    """Tell whether nothing differs but what depends on the device's kernels."""
+    """Return whether nothing differs except what depends on the device's kernels."""
     return all(name.startswith(MAY_DIFFER) for name in differences)
 
 
 def records_table(found: Results) -> str:
-    """Write how each record compares with meta's."""
+    """Write the table of records and how they differ from meta's."""
     headers = ["model", "dtype", "modules", "skips", "attention layers", "MACs", "same as on meta", "values that differ"]
     return table(
         headers,
@@ -190,7 +190,7 @@ def records_table(found: Results) -> str:
 
 
 def memory_table(found: Results) -> str:
-    """Write the estimated peak of activations beside the measured one."""
+    """Write the table of estimated and measured peaks of activations."""
     return table(
         ["model", "size", "dtype", "how", "estimated", "measured", "estimate is off by", "within 5 %", "with what kernels use"],
         (
@@ -207,7 +207,7 @@ def memory_table(found: Results) -> str:
 
 
 def times_table(found: Results) -> str:
-    """Write the time of each pass, the sum of its stages beside it, and the rate."""
+    """Write the table of pass times, sums of the stages, and rates."""
     return table(
         ["model", "size", "dtype", "how", "pass", "sum of the stages", "sum is off by", "within 5 %", "hooks", "TFLOP/s", "of matrix rate"],
         (
@@ -226,7 +226,7 @@ def times_table(found: Results) -> str:
 
 
 def sections(found: Results, device_name: str) -> dict[tuple[str, str], str]:
-    """Return the text of each marked place, by page and name."""
+    """Return the text of each section, by page and name."""
     versions = f"unetinspect {__version__}, torch {torch.__version__}, diffusers {diffusers.__version__}"
     where = f"Measured {dt.datetime.now(tz=dt.UTC):%Y-%m-%d} on {device_name}: {versions}."
     failed = "\n".join(["Failed:", "", *(f"- {failure}" for failure in found.failures)]) if found.failures else ""
@@ -263,16 +263,16 @@ def _yes(holds: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the tables, and write them into the pages where that is asked for; returns 1 where something failed."""
+    """Measure, print the tables, and write them into the pages if asked to; returns 1 if something failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dry-run", action="store_true", help="a tiny UNet on the CPU in place of a CUDA device")
-    parser.add_argument("--limit", type=float, default=330, metavar="SECONDS", help="begin nothing later than this (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="run a tiny UNet on the CPU instead of a CUDA device")
+    parser.add_argument("--limit", type=float, default=330, metavar="SECONDS", help="begin no case after this time (default: %(default)s)")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the tables into the pages of this folder")
     options = parser.parse_args(arguments)
     if not (options.dry_run or torch.cuda.is_available()):
         parser.error("torch sees no CUDA device here; --dry-run runs on the CPU")
     clock: Clock = HostClock() if options.dry_run else CudaClock(cuda_device("auto"))
-    # Compiling would take longer than all the rest, and needs a C++ compiler.
+    # Compiling takes longer than all the rest, and needs a C++ compiler.
     tiny = [Case(TINY, {"dtype": "float32"}, replace(how, repeats=2, warmup=1)) for how in (USUAL, *WAYS) if not how.compile]
     cases = (tiny[:1], tiny) if options.dry_run else (record_cases(), profile_cases())
     found = measure(*cases, clock, limit=options.limit)

@@ -1,4 +1,4 @@
-"""Write a .safetensors file with the names and shapes of a catalog UNet and a hole in place of its weights: `header.py MODEL FILE`."""
+"""Write a .safetensors file with the names and shapes of a catalog UNet, and a hole instead of its weights: `header.py MODEL FILE`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from bare import build, read_config
 
-_BYTES = 2  # of a number in float16
+_BYTES = 2  # per number in float16
 
 
 def write_header(model: str, path: Path) -> None:
-    """Write the file; it has its full size, and takes none of it on a disk that knows holes."""
+    """Write the file: a sparse file of the full size."""
     entries, position = {}, 0
     for name, tensor in build(read_config(model)).state_dict().items():
         end = position + _BYTES * tensor.numel()

@@ -1,4 +1,4 @@
-"""What was measured as Markdown tables, and the marked places of a page that they are written to."""
+"""Measurements as Markdown tables, and the marked sections of a page that they are written to."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Quantity = Literal["wall", "cpu", "peak"]
 
 @dataclass(frozen=True)
 class Goal:
-    """The most that a median should be: of seconds, of bytes, or, with `ratio`, of the ratio to the row's base."""
+    """The upper limit of a median: in seconds, in bytes, or, with `ratio`, of the ratio to the row's base."""
 
     quantity: Quantity
     most: float
@@ -41,7 +41,7 @@ class Goal:
         return megabytes(self.most) if self.quantity == "peak" else seconds(self.most)
 
     def is_met(self, runs: Sequence[Run], base: Sequence[Run]) -> bool:
-        """Tell whether the median of the runs is within the goal."""
+        """Return whether the median of the runs is within the limit."""
         median = ratio(runs, base, self.quantity).median if self.ratio else median_of(runs, self.quantity)
         return median <= self.most
 
@@ -53,9 +53,9 @@ class Row:
     Attributes:
         name: What is measured, as the page shows it.
         command: The command that is measured; None: the runs come from within a process.
-        base: The name of the row that this one is divided by; "": none.
-        goals: What is aimed at.
-        note: What the last column says.
+        base: The name of the row that this one is compared with, or "".
+        goals: The goals.
+        note: The text of the last column.
     """
 
     name: str
@@ -88,7 +88,7 @@ def median_of(runs: Sequence[Run], quantity: Quantity) -> float:
 
 
 def results(rows: Iterable[Row], runs: Mapping[str, Sequence[Run]], *, note: str = "") -> str:
-    """Write a table of what was measured; `note` is the header of the column of notes, "": there is none."""
+    """Write a table of measurements; `note` is the header of the column of notes, or ""."""
     headers = ["what", "wall", "CPU", "peak memory", "beside", "wall ratio", "CPU ratio", "goal", "met"]
     return table([*headers, *filter(None, [note])], [[*_cells(row, runs), *([row.note] if note else [])] for row in rows])
 
@@ -143,14 +143,14 @@ def verdict(macs: int | None, total: int) -> str:
 
 
 def environment(python: Path, packages: Sequence[str]) -> str:
-    """Say when, on what and with which versions something was measured."""
+    """Describe when, where and with which versions something was measured."""
     day = f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}"
     versions = run_once(Command([str(python), "-c", _VERSIONS, *packages])).output.splitlines()
     return f"Measured {day} on {os.cpu_count()} CPU cores: {', '.join(versions)}."
 
 
 def write_section(path: Path, name: str, text: str) -> None:
-    """Put text between the page's marks `<!-- results: NAME -->` and `<!-- end: NAME -->`.
+    """Write text between the page's marks `<!-- results: NAME -->` and `<!-- end: NAME -->`.
 
     Raises:
         ValueError: The page has no such marks.

@@ -47,7 +47,7 @@ _ON_META = make_request(device="meta")
 
 
 def timed(run: Callable[[], Any], times: Times) -> Any:
-    """Call a function, note its wall and CPU seconds, and return what it returns."""
+    """Call a function, add its wall and CPU seconds to `times`, and return its result."""
     wall, cpu = time.perf_counter(), time.process_time()
     returned = run()
     times.append([time.perf_counter() - wall, time.process_time() - cpu])
@@ -61,7 +61,7 @@ def arguments_of(record: Trace) -> dict[str, Any]:
 
 
 class Pass:
-    """The pass alone, of a UNet that is built: traced, and bare."""
+    """The pass of a built UNet, observed and bare."""
 
     def __init__(self, model: str) -> None:
         loaded = _load(model, {})
@@ -99,7 +99,7 @@ class Growth:
 
 
 def main() -> None:
-    """Measure all of one kind, after a first time each that is not counted: it loads what all later ones find loaded."""
+    """Measure all of one kind, after a warm-up each that is not counted."""
     kind, rounds = sys.argv[1], int(sys.argv[2])
     passes: dict[str, Any] = {name: Pass(name) for name in MODELS} if kind == "pass" else {name: Growth(name) for name in GROWING}
     kinds = ("observed pass", "observed pass and record", "bare pass") if kind == "pass" else ("trace", "bare")

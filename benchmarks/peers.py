@@ -16,7 +16,7 @@ from typing import Any
 
 from bare import as_arguments, build, make_tensors, read_config, read_inputs
 
-# Where these are installed, `import diffusers` can import them too, and take seconds more. None: Python finds no such package.
+# `import diffusers` can import these too, which takes seconds. None: as if they were not installed.
 _SLOW_IMPORTS = ("transformers", "accelerate", "peft")
 
 
@@ -26,7 +26,7 @@ def print_unet(model: str, inputs: str, header: str) -> None:
 
 
 def count_flops(model: str, inputs: str, header: str) -> int:
-    """Count on meta, where torch takes fused attention apart into the two products that it has formulas for."""
+    """Count on meta, where torch splits fused attention into two products that it has formulas for."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -50,7 +50,7 @@ def draw_graph(model: str, inputs: str, header: str) -> None:
 
 
 def estimate_memory(model: str, inputs: str, header: str) -> None:
-    """Have hf-mem read a checkpoint's header from a hub whose answers come from this process, so that no network slows it down."""
+    """Let hf-mem read a checkpoint's header from a hub whose answers come from this process, without a network."""
     import httpx2
 
     with Path(header).open("rb") as file:

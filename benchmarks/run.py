@@ -1,4 +1,4 @@
-"""Measure unetinspect beside what it is compared with, and write the results page: see README.md in this folder."""
+"""Measure unetinspect and what it is compared with, and write the results page: see README.md in this folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("unetinspect", "torch", "diffusers", "typer", "rich", "transformers"
 
 
 def main() -> int:
-    """Measure the sections that are asked for, print their tables, and write them to the page; returns 1 where one failed."""
+    """Measure sections, print their tables, and write them to the page; returns 1 if one failed."""
     options = _parser().parse_args()
     failed = False
     with tempfile.TemporaryDirectory() as folder:
@@ -26,7 +26,7 @@ def main() -> int:
             began = time.perf_counter()
             try:
                 text = SECTIONS[name](setting)
-            except (RuntimeError, OSError) as error:  # the others are measured all the same
+            except (RuntimeError, OSError) as error:  # the other sections are still measured
                 print(f"{name} failed: {error}", file=sys.stderr, flush=True)
                 failed = True
                 continue

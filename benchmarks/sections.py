@@ -1,4 +1,4 @@
-"""What is measured: each section of the results page is a list of rows, and how they are run."""
+"""The sections of the results page: the rows of each, and how they are run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _TRACE_BYTES = Goal("peak", 300e6)
 
 @dataclass(frozen=True)
 class Setting:
-    """What every section is given.
+    """What all sections need.
 
     Attributes:
         python: The Python of the environment with unetinspect and without transformers, accelerate and peft.
         other_python: The Python of the environment that has these three and the other tools too.
         rounds: How often each command runs.
-        folder: Where files may be written.
+        folder: A folder for temporary files.
     """
 
     python: Path
@@ -36,7 +36,7 @@ class Setting:
 
     @property
     def few_rounds(self) -> int:
-        """How often something runs that takes minutes per round."""
+        """The rounds of what takes minutes per round."""
         return (self.rounds + 1) // 2
 
     def unetinspect(self, *words: str, other: bool = False) -> Command:
@@ -53,7 +53,7 @@ class Setting:
         return Command([str(self.other_python if other else self.python), str(HERE / name), *words])
 
     def bare(self, model: str, *, other: bool = False) -> Command:
-        """Return a call of the bare script, which is given the inputs that a trace makes."""
+        """Return a call of the bare script with the inputs that a trace makes."""
         return self.script("bare.py", model, self.inputs(model), other=other)
 
     def inputs(self, model: str) -> str:
@@ -78,7 +78,7 @@ def trace_words(model: str) -> list[str]:
 
 
 def cold_rows(setting: Setting) -> list[Row]:
-    """Return a trace with an empty cache beside the bare script, for each model."""
+    """Compare a trace with an empty cache and the bare script, for each model."""
     rows = []
     for model, most in {"sd15": 0.60, "sdxl": 0.60, "svd-xt": 0.70, "ddpm-cat-256": 0.70}.items():
         bare = f"bare script: {model}"
@@ -89,7 +89,7 @@ def cold_rows(setting: Setting) -> list[Row]:
 
 
 def crowded_rows(setting: Setting) -> list[Row]:
-    """Return a cold trace where transformers, accelerate and peft are installed, beside one where they are not."""
+    """Compare a cold trace with transformers, accelerate and peft installed and one without."""
     words = trace_words("sd15")
     without, there = "`trace sd15` without them", "`trace sd15` with them"
     return [
@@ -100,7 +100,7 @@ def crowded_rows(setting: Setting) -> list[Row]:
 
 
 def first_rows(setting: Setting) -> list[Row]:
-    """Return a cold trace of which nothing is compiled to bytecode yet, beside the bare script in the same state."""
+    """Compare a cold trace and the bare script without any compiled bytecode."""
     nothing = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(setting.folder / "no-bytecode")}
     bare = "bare script, no bytecode"
     return [
@@ -115,7 +115,7 @@ def first_rows(setting: Setting) -> list[Row]:
 
 
 def warm_rows(setting: Setting) -> list[Row]:
-    """Return commands that are repeated, or need no torch, beside a bare Typer app."""
+    """Compare repeated commands, and those that need no torch, with a bare Typer app."""
     help_page, app = "bare Typer app, `--help`", "bare Typer app"
     saved = setting.file("saved.json", setting.unetinspect(*trace_words("sd15"), "--json", "--output"))
     goals = {
@@ -145,7 +145,7 @@ def warm_rows(setting: Setting) -> list[Row]:
 
 
 def several_rows(setting: Setting) -> list[Row]:
-    """Return a trace of all catalog models in one process beside that of one."""
+    """Compare a trace of all catalog models in one process and a trace of one."""
     one = "`trace sd15`"
     return [
         Row(one, setting.unetinspect(*trace_words("sd15"))),
@@ -154,7 +154,7 @@ def several_rows(setting: Setting) -> list[Row]:
 
 
 def field_rows(setting: Setting) -> list[Row]:
-    """Return other tools beside unetinspect, on the same UNets and inputs."""
+    """Compare other tools with unetinspect, on the same UNets and inputs."""
     identify, header = "unetinspect identify", setting.header("sd15")
     hf_mem = setting.script("peers.py", "hf-mem", "sd15", setting.inputs("sd15"), header, other=True)
     rows = [
@@ -189,7 +189,7 @@ def fresh(rows: list[Row], rounds: int, *, warm_up: bool = True) -> str:
 
 
 def measure_warm(setting: Setting) -> str:
-    """Measure warm commands, and find out which of them import torch."""
+    """Measure warm commands, and note which of them import torch."""
     rows = warm_rows(setting)
     runs = run_rounds(commands_of(rows), setting.rounds)
     found = []
@@ -244,7 +244,7 @@ def _within(setting: Setting, kind: str, rounds: int) -> dict[str, Any]:
 def _side_by_side(
     found: Mapping[str, Any], base: str, goal_of: Callable[[str, str], Goal | None]
 ) -> tuple[list[Row], dict[str, list[Run]]]:
-    """Return what ran within a process as rows, each beside its base, and their runs."""
+    """Return passes of one process as rows with their bases, and their runs."""
     rows, runs = [], {}
     for name, measured in found.items():
         for what, times in measured["times"].items():

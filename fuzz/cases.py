@@ -31,7 +31,7 @@ _FLAGS = {
 
 
 class Case(NamedTuple):
-    """One input: what is typed, the files that lie in the folder where it is typed, and what comes on standard input."""
+    """One input: the arguments, the files in the current folder, and standard input."""
 
     arguments: list[str]
     files: Mapping[str, bytes] = MappingProxyType({})
@@ -87,8 +87,8 @@ def headers(random: Random) -> Case:
     text = mutate.dumped(entries)
     if random.random() < 0.4:
         text = mutate.raw(text, random)
-    said = len(text) if random.random() < 0.8 else random.choice((0, 1, 2**31, 2**63, 2**64 - 1, len(text) + 1, len(text) * 2, 25_000_000))
-    data = struct.pack("<Q", said) + text + bytes(_held(entries) if random.random() < 0.8 else random.randrange(100))
+    size = len(text) if random.random() < 0.8 else random.choice((0, 1, 2**31, 2**63, 2**64 - 1, len(text) + 1, len(text) * 2, 25_000_000))
+    data = struct.pack("<Q", size) + text + bytes(_held(entries) if random.random() < 0.8 else random.randrange(100))
     if random.random() < 0.15:
         data = random.choice(
             (mutate.raw(data, random), data[: random.randrange(len(data))], b"\x80\x04\x95", b"PK\x03\x04" + data, b"GGUF")

@@ -76,11 +76,11 @@ class Worker:
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
         }
-        with (self._folder / "worker.txt").open("w", encoding="utf-8") as told:
+        with (self._folder / "worker.txt").open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(  # noqa: S603  our own worker
-                self._command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told
+                self._command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
             )
-        self._streams[1].readline()  # it has imported torch: that is no part of an input's time
+        self._streams[1].readline()  # it has imported torch, which must not count as an input's time
 
     def _answer(self) -> dict[str, Any]:
         """Wait for what came of an input, and watch the worker's time and memory meanwhile."""
@@ -95,8 +95,8 @@ class Worker:
                 return {"code": None, "ended": True, "wrong": f"not done after {MOST_SECONDS:.0f} s", "detail": ""}
         line = answers.readline()
         if not line:
-            told = (self._folder / "worker.txt").read_text(encoding="utf-8")
-            return {"code": None, "ended": True, "wrong": f"the process ended with {process.wait()}", "detail": told[-4000:]}
+            log = (self._folder / "worker.txt").read_text(encoding="utf-8")
+            return {"code": None, "ended": True, "wrong": f"the process ended with {process.wait()}", "detail": log[-4000:]}
         answer: dict[str, Any] = json.loads(line)
         return answer
 

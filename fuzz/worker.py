@@ -20,7 +20,7 @@ _CODES = (0, 1, 2, 3, 4)
 
 
 def run_case(case: Case, folder: Path) -> dict[str, Any]:
-    """Run one input in a folder, and return what came of it: the exit code, and what is wrong with it, None: nothing."""
+    """Run one input in a folder, and return its exit code, and what is wrong with the outcome, or None."""
     from unetinspect.cli.main import main
 
     for name, content in case.files.items():
@@ -33,42 +33,42 @@ def run_case(case: Case, folder: Path) -> dict[str, Any]:
             code, raised = main(list(case.arguments)), None
         except BaseException as error:  # what main lets through is a bug, whatever it is
             code, raised = None, error
-        said, told = _text(stdout), _text(stderr)
+        out, err = _text(stdout), _text(stderr)
     if raised is not None:
         place = traceback.extract_tb(raised.__traceback__)
         ours = [frame for frame in place if "unetinspect" in frame.filename]
         where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(ours[-3:]))
         text = "".join(traceback.format_exception(raised))
         return {"code": code, "wrong": f"traceback: {type(raised).__name__} at {where}", "detail": text[-4000:]}
-    wrong = _wrong(case, code, said, told, _files(folder) - before, folder)
-    return {"code": code, "wrong": wrong, "detail": f"{said[:1500]}\n--- stderr\n{told[:1500]}" if wrong else ""}
+    wrong = _wrong(case, code, out, err, _files(folder) - before, folder)
+    return {"code": code, "wrong": wrong, "detail": f"{out[:1500]}\n--- stderr\n{err[:1500]}" if wrong else ""}
 
 
-def _wrong(case: Case, code: int | None, said: str, told: str, made: set[str], folder: Path) -> str | None:
-    """Say what is wrong with an outcome that is no traceback."""
-    loose = [character for character in said + told if (ord(character) < 32 and character not in "\n\t") or 127 <= ord(character) < 160]
+def _wrong(case: Case, code: int | None, out: str, err: str, made: set[str], folder: Path) -> str | None:
+    """Describe what is wrong with an outcome other than a traceback."""
+    loose = [character for character in out + err if (ord(character) < 32 and character not in "\n\t") or 127 <= ord(character) < 160]
     asked_for = any(word.startswith(("-o", "--output")) for word in case.arguments)
     is_error = code is None or code >= 2
     # Of several models, one may fail, and the answers for the others are written.
     others_answered = asked_for and case.arguments[0] in ("trace", "sweep", "check")
     findings = {
         f"exit code {code}": code not in _CODES,
-        "a traceback on stderr": "Traceback (most recent call last)" in told,
-        f"exit code {code} without an error:": is_error and not any(line.startswith("error: ") for line in told.splitlines()),
-        f"exit code {code} without an answer": not is_error and not said and not made and not _overwritten(case, folder),
+        "a traceback on stderr": "Traceback (most recent call last)" in err,
+        f"exit code {code} without an error:": is_error and not any(line.startswith("error: ") for line in err.splitlines()),
+        f"exit code {code} without an answer": not is_error and not out and not made and not _overwritten(case, folder),
         f"the control character {ord(loose[0]) if loose else 0:#x} in what is printed": bool(loose),
         f"files left: {min(made, default='')}": bool(made)
         and ((is_error and not others_answered) or bool(made - {"answer.txt"} and not asked_for)),
     }
     found = next((sentence for sentence, is_so in findings.items() if is_so), None)
     if found is None and not is_error and ("--json" in case.arguments or "--format=json" in case.arguments):
-        whole = said if "-o" not in case.arguments else (folder / "answer.txt").read_text(encoding="utf-8") if "answer.txt" in made else ""
+        whole = out if "-o" not in case.arguments else (folder / "answer.txt").read_text(encoding="utf-8") if "answer.txt" in made else ""
         found = _json_mistake(whole) if whole else None
     return found
 
 
 def _overwritten(case: Case, folder: Path) -> bool:
-    """Tell whether the answer went into a file that was there before."""
+    """Return whether the answer was written to an existing file."""
     return any((folder / name).read_bytes() != content for name, content in case.files.items() if (folder / name).is_file())
 
 
@@ -81,7 +81,7 @@ def _json_mistake(text: str) -> str | None:
         while text := text.lstrip():  # one document, or one for each of several models
             text = text[decoder.raw_decode(text)[1] :]
     except ValueError as error:
-        return f"what is printed is no JSON: {error}"[:100]
+        return f"what is printed is not JSON: {error}"[:100]
     return None
 
 

@@ -163,7 +163,7 @@ def test_the_config_of_a_saved_trace_is_profiled(cli: Any, tmp_path: Path) -> No
     code, out, error = cli("profile", str(path), "--repeats", "1", "--warmup", "1", "--latent", "4")
 
     assert code == 0
-    assert "note: the config in the saved trace is profiled, with these options alone" in error
+    assert "note: the saved trace's config is profiled, with these options only" in error
     assert "sum of the stages: " in out
 
 

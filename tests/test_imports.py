@@ -25,13 +25,18 @@ ROOMS = (
 LAZY = {("record", "views"), ("record", "drawing"), ("run", "check")}
 
 
-def imported_after(*steps: str) -> list[set[str]]:
+def imported_after_each(*steps: str) -> list[set[str]]:
     """Run pieces of code one after another in a fresh interpreter; returns which of the modules are imported after each."""
     report = f"print(*sorted({ {*HEAVY, *SLOW, *COMMANDS} } & sys.modules.keys()), file=sys.stderr)"
     code = "\n".join(["import os, sys", "from contextlib import redirect_stderr", *(f"{step}\n{report}" for step in steps)])
     # Without `env` the child would also get what readline, where pytest has loaded it, has put beside Python's os.environ: COLUMNS.
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ))
     return [set(line.split()) for line in ran.stderr.splitlines()]
+
+
+def imported_after(code: str, names: tuple[str, ...] = HEAVY) -> set[str]:
+    """Run code in a fresh interpreter and return which of the modules it has imported."""
+    return imported_after_each(code)[0] & {*names}
 
 
 def run(*commands: str) -> str:
@@ -52,7 +57,7 @@ def test_light_commands_import_nothing_heavy_and_this_test_can_fail(tmp_path: Pa
     views = ("trace", "skips", "skips --explain", "attn", "tree", "inputs", "inputs --code", "ports")
     shown = [f"{view} {path}" for view in (*views, "config", "names", "draw", "draw --as svg")]
 
-    assert imported_after(
+    assert imported_after_each(
         "import unetinspect",
         "from unetinspect.cli.main import main",
         run("--help", "--version"),
