@@ -165,6 +165,13 @@ def test_damaged_on_the_hub(hub):
     assert hub.refusal(f"hf://acme/sd/{WEIGHTS}", header=True)[0] == said
 
 
+def test_headers_have_a_deadline(hub, monkeypatch):
+    """The headers of a repository are given up after a number of seconds, however many files it has."""
+    monkeypatch.setattr("unetinspect.source.hub._HEADERS_SECONDS", -1)
+    late = ("reading the headers of acme/sd took longer than -1 s", "give one .safetensors file")
+    assert hub.refusal(f"hf://acme/sd/{WEIGHTS}", header=True) == late
+
+
 def test_index_and_config_on_the_hub(hub, monkeypatch):
     """An index brings its files as one; the config beside a checkpoint in diffusers' layout is its own, and a damaged one is a note."""
     files, sizes = {f"unet/{INDEX}": as_json({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})}, {}

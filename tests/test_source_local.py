@@ -135,6 +135,7 @@ def test_subfolder_of_a_folder(here):
         vae_scale_from="vae/config.json",
     )
     assert read_model("sd", subfolder="v2").source.subfolder == "v2/unet"
+    assert refusal("sd/unet/config.json", subfolder="x")[1] == "--subfolder does not apply to a file: sd/unet/config.json"
     assert refusal("sd", subfolder="uent") == (SourceError, "sd has no folder 'uent'", "folders with a config: ema, unet, vae")
 
 
@@ -145,6 +146,8 @@ def test_index_says_the_class_that_a_config_leaves_out(here):
     for model in ("sd", "sd/unet", "sd/unet/config.json"):
         assert read_model(model).config == {"_class_name": "UNet2DConditionModel", "sample_size": 8}
     assert read_model("other").config == bare
+    write(here, {"third/config.json": {"block_out_channels": [32]}})  # known by its keys
+    assert read_model("third").config == {"block_out_channels": [32]}
 
 
 def test_several_unets_in_a_pipeline(here):
