@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoint_kinds import CLIP, FILES, KOHYA, VAE
 from tests.checkpoints import ORIGINALS, Shapes, elements, header_of, original_unet, write_checkpoint
 from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.identify import identify
@@ -17,6 +17,11 @@ from unetinspect.checkpoint.safetensors_header import PREFIX_BYTES, Header, Tens
 from unetinspect.record import Checkpoint
 from unetinspect.views.checks import checkpoint_table
 from unetinspect.views.render import Screen, render_table
+
+_KINDS = yaml.safe_load(Path(__file__).with_name("checkpoint_kinds.yaml").read_text(encoding="utf-8"))
+FILES: dict[str, Shapes] = {name: {key: tuple(shape) for key, shape in kind["tensors"].items()} for name, kind in _KINDS.items()}
+VAE = FILES["VAE, original"]
+CLIP = "transformer.text_model.encoder.layers.0.self_attn.k_proj.weight"
 
 
 def whole(model: str = "sd15", **metadata: str) -> Header:
@@ -29,10 +34,10 @@ def whole(model: str = "sd15", **metadata: str) -> Header:
 @pytest.mark.parametrize("name", FILES)
 def test_each_kind_of_file_is_found_by_a_handful_of_its_names(name: str) -> None:
     """Content, layout, class and family; and a sentence of evidence that quotes a name of the file."""
-    shapes, expected = FILES[name]
+    shapes = FILES[name]
     found = identify(header_of(shapes))
 
-    assert (found.content, found.layout, found.class_name, found.family) == expected
+    assert [found.content, found.layout, found.class_name, found.family] == _KINDS[name]["is"]
     assert not shapes or any(repr(tensor) in sentence for tensor in shapes for sentence in found.evidence)
     assert sum(part.tensors for part in found.parts) == len(shapes)
 
@@ -106,7 +111,7 @@ def test_a_unet_that_cannot_be_read_says_why_and_has_no_config() -> None:
     shapes = original_unet(ORIGINALS["sd15"])
     del shapes["time_embed.0.weight"]
     cut = identify(header_of(shapes))
-    video = identify(header_of(FILES["SVD, original"][0]))
+    video = identify(header_of(FILES["SVD, original"]))
 
     assert (cut.config, cut.untold[0]) == (None, "cannot infer the config: tensor 'time_embedding.linear_1.weight' is missing")
     assert (video.config, video.untold) == (None, ("cannot infer the config of UNetSpatioTemporalConditionModel: use its config.json",))
@@ -114,7 +119,7 @@ def test_a_unet_that_cannot_be_read_says_why_and_has_no_config() -> None:
 
 def test_the_rank_of_a_lora_is_the_side_that_its_two_matrices_share() -> None:
     """Also where it is trained for a convolution, whose kernel is smaller than the rank."""
-    shapes = {"lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": (8, 320, 3, 3), KOHYA.format("x", "lora_up.weight"): (320, 8)}
+    shapes = {"lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": (8, 320, 3, 3), "lora_unet_x_to_k.lora_up.weight": (320, 8)}
     both = [identify(header_of({name: shape})).evidence[0] for name, shape in shapes.items()]
 
     assert all(sentence.endswith("of rank 8") for sentence in both)
@@ -173,7 +178,7 @@ def test_control_characters_of_a_file_are_shown_and_not_obeyed() -> None:
 
 SIDES = st.lists(st.sampled_from([0, 1, 3, 4, 64, 320, 768, 2048]), max_size=5).map(tuple)
 WORDS = st.sampled_from(
-    [name for shapes, _ in FILES.values() for name in shapes]
+    [name for shapes in FILES.values() for name in shapes]
     + list(original_unet(ORIGINALS["sdxl-refiner"]))[::40]
     + ["conv_in.weight", "conv_out.weight", "down_blocks.0.resnets.0.conv1.weight", "up_blocks.0.resnets.0.conv1.weight", "", ".", "a..b"]
 )

@@ -148,6 +148,13 @@ def test_a_key_that_the_file_has_at_its_default_is_a_cause_too() -> None:
     assert keys_of(against(here, shapes_of(CONDITION))) == {"use_linear_projection", "addition_embed_type"}
 
 
+def test_keys_of_blocks_are_causes_of_their_own_where_both_have_as_many_blocks() -> None:
+    """Only where there are more or fewer blocks do all their keys change together."""
+    report = against(CONDITION, shapes_of(condition(layers_per_block=2, mid_block_type=None)))
+
+    assert {finding.where for finding in report.findings} == {("layers_per_block",), ("mid_block_type",)}
+
+
 def test_stable_diffusion_2_against_1() -> None:
     """Two keys differ, each shown with both values; the models that the file does fit are verified."""
     report = against(catalog("sd15"), shapes_of(catalog("sd21")), models=("sd21", "sd21-base", "sd15"))
