@@ -162,6 +162,8 @@ def test_merging_keeps_what_either_has(a: list[int], b: list[int]) -> None:
     assert [one for one, _ in found if one is not None] == a
     assert sorted(two for _, two in found if two is not None) == sorted(b)
     assert all(one is not None or two is not None for one, two in found)
+    places = [next(place for place, pair in enumerate(found) if pair[1] == key) for key in b]
+    assert all(before < place for before, place, key in zip(places, places[1:], b[1:], strict=False) if key not in a)
 
 
 @pytest.mark.parametrize(

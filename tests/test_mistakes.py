@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 from shlex import split
 from typing import Any
 
@@ -17,6 +19,7 @@ from unetinspect import ConfigError, ForwardError, UsageError, trace
 from unetinspect.cli.run import parse_pairs
 from unetinspect.errors import Problem
 from unetinspect.run.resolve import resolve_config
+from unetinspect.source.local import find_models
 from unetinspect.unets import builder_for
 
 SPARSE = kinds_video.KINDS["sparse-controlnet"]
@@ -225,6 +228,7 @@ def test_a_key_that_the_class_does_not_know_is_a_likely_cause() -> None:
 
     beside = refused(condition(act_fn="silo", heads=4))
     assert beside.problems[1] == "heads is not a key of UNet2DConditionModel"
+    assert beside.message.startswith("cannot build UNet2DConditionModel: 1 config error\n")
     elsewhere = refused(condition(act_fn="silo", num_frames=4, **{"3": 3}))
     assert elsewhere.problems[1] == "num_frames is not a key of UNet2DConditionModel: a key of UNetSpatioTemporalConditionModel"
 
@@ -415,6 +419,18 @@ def test_a_class_that_cannot_be_traced_says_which_one_can(name: str) -> None:
 
     assert raised.value.message == f"{name} is not a UNet class that can be traced"
     assert (raised.value.hint or "").startswith(NO_CLASS_OF_OURS[name])
+
+
+def test_a_misspelled_class_in_a_folder_is_noted(tmp_path: Path) -> None:
+    """Configs of other models are passed over in silence; one that is meant for a UNet is not."""
+    for name in ("UNet2DConditionModel", "UNet2DConditonModel", "AutoencoderKL"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"_class_name": name}))
+    notes: list[str] = []
+
+    assert [path for path, _ in find_models(str(tmp_path), notes.append)] == [str(tmp_path / "UNet2DConditionModel.json")]
+    assert notes == [
+        f"{tmp_path / 'UNet2DConditonModel.json'} names no UNet class: UNet2DConditonModel: did you mean UNet2DConditionModel?"
+    ]
 
 
 def test_a_class_that_this_diffusers_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
