@@ -293,14 +293,17 @@ def test_six_levels_that_are_deep_and_what_changes_a_skip(level: Level) -> None:
     assert broken_laws(scene) == []
 
 
-def test_a_skip_between_boxes_of_one_side_has_a_curve() -> None:
-    """A skip that is consumed on the down path, which no class does today, leaves and enters by the corridor's side."""
+def test_skips_that_no_class_has_today_have_curves() -> None:
+    """One that is consumed on the down path leaves and enters by the corridor's side; two of one layer enter it one above the other."""
     trace = traced("sd15")
     odd = replace(trace.skips[-1], target_stage="down_blocks.2", target="down_blocks.2.resnets.1")
     scene = place(outline_of(replace(trace, skips=(*trace.skips[:-1], odd))), level="stage")
     box = next(one for one in scene.boxes if one.box.name == "down_blocks.2").rect
     assert scene.skips[-1].end[0] == box.right
     assert box.y < scene.skips[-1].end[1] < box.bottom
+
+    both = replace(trace.skips[1], target=trace.skips[0].target)
+    assert broken_laws(place(outline_of(replace(trace, skips=(trace.skips[0], both, *trace.skips[2:]))), level="layer")) == []
 
 
 @pytest.mark.parametrize("text", ["", "down_blocks.0", "WWWW", "日本語のモデル", "🙂" * 9, "é" * 40])
