@@ -113,7 +113,7 @@ function skipWay(skip) {
   return [
     step("produced by", ...sources, element("small", {}, produced)),
     step("tensor", skip.shape),
-    ...(skip.way ? [step("changed by", skip.way)] : []),
+    ...(skip.way ? [step("changes", skip.way)] : []),
     step("consumed by", linkToPath(skip.target), element("small", {}, consumed)),
   ];
 }
