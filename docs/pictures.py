@@ -2,7 +2,7 @@
 
     python docs/pictures.py
 
-`make docs` runs it; tests hold each picture against that of today, and the gallery against the catalog's families.
+`make docs` runs it; tests compare each picture with that of today, and the gallery with the families of the catalog.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TABLE = "skips-sd15"
 COMMAND = "unetinspect skips sd15"
 WIDTH = 80
 
-# One model for each family of the catalog, the one that stands for it.
+# One model for each family of the catalog.
 GALLERY = {
     "AnimateDiff": "animatediff-sd15-v3",
     "AudioLDM": "audioldm2",
@@ -50,7 +50,7 @@ GALLERY = {
     "aMUSEd": "amused-512",
     "unCLIP": "karlo-decoder",
 }
-# What is drawn in more detail too, or stands beside another.
+# Drawn in more detail too; and drawn beside another.
 LAYERS = ("ddpm-cat-256",)
 ALSO = ("bk-sdm-tiny",)
 

@@ -66,10 +66,10 @@ def test_stdout_takes_png_and_utf_8_and_text_in_ascii(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence", "hint"),
     [
-        (["-o", "unet.jpg"], "cannot draw unet.jpg: a drawing cannot be a .jpg file", ".svg, .html, .png, .mmd, .dot, .txt"),
-        (["-o", "unet.sgv"], "cannot draw unet.sgv: a drawing cannot be a .sgv file", "did you mean unet.svg?"),
-        (["-o", "unet"], "cannot draw unet: it has no file extension", "drawings are .svg"),
-        (["-o", "unet.json"], "cannot draw unet.json: a drawing cannot be a .json file", "use --json instead; drawings are"),
+        (["-o", "unet.jpg"], "unknown drawing format '.jpg': unet.jpg", ".svg, .html, .png, .mmd, .dot, .txt"),
+        (["-o", "unet.sgv"], "unknown drawing format '.sgv': unet.sgv", "did you mean unet.svg?"),
+        (["-o", "unet"], "unet has no file extension", "drawings are .svg"),
+        (["-o", "unet.json"], "unknown drawing format '.json': unet.json", "use --json instead; drawings are"),
         (["-o", "unet.svg", "--json"], "-o unet.svg and --format json cannot be used together", "use one of them"),
         (["--as", "svg", "--json"], "--as svg and --format json cannot be used together", "use one of them"),
         (["--format", "csv"], "draw has no csv form", "leave out --format csv"),

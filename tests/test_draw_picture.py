@@ -40,13 +40,13 @@ def loose(scene: Scene) -> list[Text]:
 
 
 def overlaps(one: Rect, other: Rect) -> bool:
-    """Tell whether two rectangles share more than an edge."""
+    """Return whether two rectangles share more than an edge."""
     apart = one.right <= other.x + 0.01 or other.right <= one.x + 0.01
     return not (apart or one.bottom <= other.y + 0.01 or other.bottom <= one.y + 0.01)
 
 
 def holds(outer: Rect, inner: Rect) -> bool:
-    """Tell whether a rectangle is inside another."""
+    """Return whether a rectangle is inside another."""
     across = outer.x - 0.01 <= inner.x and inner.right <= outer.right + 0.01
     return across and outer.y - 0.01 <= inner.y and inner.bottom <= outer.bottom + 0.01
 
@@ -154,7 +154,7 @@ def ends_right(scene: Scene) -> Iterator[str]:
 
 
 def shows(row: Row, module: str) -> bool:
-    """Tell whether a row shows the layer that a module is, or is in."""
+    """Return whether a row shows the layer that a module is, or is in."""
     return any(module == layer.module.path or module.startswith(f"{layer.module.path}.") for layer in row.layers)
 
 
@@ -205,7 +205,7 @@ def arrows_join(scene: Scene) -> Iterator[str]:
 
 
 def on_edge(rect: Rect, point: Point) -> bool:
-    """Tell whether a point is on a rectangle's border."""
+    """Return whether a point is on a rectangle's border."""
     x, y = point
     inside = rect.x - 0.01 <= x <= rect.right + 0.01 and rect.y - 0.01 <= y <= rect.bottom + 0.01
     return inside and min(abs(x - rect.x), abs(x - rect.right), abs(y - rect.y), abs(y - rect.bottom)) < 0.01
@@ -293,14 +293,17 @@ def test_six_levels_that_are_deep_and_what_changes_a_skip(level: Level) -> None:
     assert broken_laws(scene) == []
 
 
-def test_a_skip_between_boxes_of_one_side_has_a_curve() -> None:
-    """A skip that is consumed on the down path, which no class does today, leaves and enters by the corridor's side."""
+def test_skips_that_no_class_has_today_have_curves() -> None:
+    """One that is consumed on the down path leaves and enters by the corridor's side; two of one layer enter it one above the other."""
     trace = traced("sd15")
     odd = replace(trace.skips[-1], target_stage="down_blocks.2", target="down_blocks.2.resnets.1")
     scene = place(outline_of(replace(trace, skips=(*trace.skips[:-1], odd))), level="stage")
     box = next(one for one in scene.boxes if one.box.name == "down_blocks.2").rect
     assert scene.skips[-1].end[0] == box.right
     assert box.y < scene.skips[-1].end[1] < box.bottom
+
+    both = replace(trace.skips[1], target=trace.skips[0].target)
+    assert broken_laws(place(outline_of(replace(trace, skips=(trace.skips[0], both, *trace.skips[2:]))), level="layer")) == []
 
 
 @pytest.mark.parametrize("text", ["", "down_blocks.0", "WWWW", "日本語のモデル", "🙂" * 9, "é" * 40])

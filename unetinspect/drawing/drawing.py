@@ -40,8 +40,8 @@ def form_of(path: str | os.PathLike[str]) -> Form:
     forms = [f".{form}" for form in get_args(Form)]
     close = _INSTEAD.get(suffix) or next(iter(nearest_names(suffix, forms, count=1)), None)
     meant = f"did you mean {Path(path).stem}{close}? " if close in forms else f"use {close} instead; " if close else ""
-    wrong = f"a drawing cannot be a {suffix} file" if suffix else "it has no file extension"
-    raise UsageError(f"cannot draw {os.fspath(path)}: {wrong}", hint=f"{meant}drawings are {', '.join(forms)}")
+    wrong = f"unknown drawing format {suffix!r}: {os.fspath(path)}" if suffix else f"{os.fspath(path)} has no file extension"
+    raise UsageError(wrong, hint=f"{meant}drawings are {', '.join(forms)}")
 
 
 class Drawing:

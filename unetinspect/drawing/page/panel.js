@@ -17,7 +17,7 @@ function factList(pairs) {
 }
 
 function describe(pick) {
-  const build = { stage: describeBox, skip: describeSkip, attn: describeAttention, module: describeModule }[pick.kind];
+  const build = { stage: describeBox, skip: describeSkip }[pick.kind] ?? ((at, heading) => describeRow(pick, heading));
   const title = element("h2", { id: "details-title", tabindex: "-1" });
   details.replaceChildren(title, ...build(pick.at, title).filter(Boolean));
   byId("close").hidden = pinned === null;
@@ -58,11 +58,7 @@ function describeBox(at, title) {
 function macsByKind(kinds) {
   if (!kinds.length) return null;
   const whole = kinds.reduce((sum, [, macs]) => sum + macs, 0);
-  const parts = kinds.map(([name, macs]) => {
-    const part = element("span", { class: `part ${name}` });
-    part.style.flexGrow = String(macs / whole);
-    return part;
-  });
+  const parts = kinds.map(([name, macs]) => partOf(name, macs / whole));
   const words = kinds.map(([name, , text]) => element("li", { class: name }, `${name} ${text}`));
   const bar = element("div", { class: "parts", "aria-hidden": "true" }, ...parts);
   return element("div", { class: "split" }, bar, element("ul", { "aria-label": "MACs by kind" }, ...words));
@@ -111,18 +107,15 @@ function describeSkip(at, title) {
 
 function skipWay(skip) {
   const step = (title, ...inside) => element("li", { class: title === "tensor" ? title : null }, element("b", {}, title), ...inside);
-  const made = [skip.source_class, `number ${skip.index} in production order`].filter(Boolean).join(", ");
-  const taken = skip.target_class + (skip.call ? `, call ${skip.call}` : "");
+  const sources = skip.sources.flatMap((path, at) => (at ? [" + ", linkToPath(path)] : [linkToPath(path)]));
+  const produced = [skip.source_class, `number ${skip.index} in production order`].filter(Boolean).join(", ");
+  const consumed = skip.target_class + (skip.call ? `, call ${skip.call}` : "");
   return [
-    step("produced by", ...madeBy(skip), element("small", {}, made)),
+    step("produced by", ...sources, element("small", {}, produced)),
     step("tensor", skip.shape),
-    ...(skip.way ? [step("changed by", skip.way)] : []),
-    step("consumed by", linkToPath(skip.target), element("small", {}, taken)),
+    ...(skip.way ? [step("changes", skip.way)] : []),
+    step("consumed by", linkToPath(skip.target), element("small", {}, consumed)),
   ];
-}
-
-function madeBy(skip) {
-  return skip.sources.flatMap((path, at) => (at ? [" + ", linkToPath(path)] : [linkToPath(path)]));
 }
 
 function stepButtons() {
@@ -131,14 +124,16 @@ function stepButtons() {
   return element("p", { class: "steps" }, previous, next);
 }
 
-function concatenation(skip) {
-  const part = (name, channels) => {
-    const made = element("span", { class: `part ${name}` }, `${name} ${channels}`);
-    made.style.flexGrow = String(channels);
-    return made;
-  };
-  const out = element("span", { class: "out" }, ` → ${skip.out ?? "?"}`);
-  return element("div", { class: "parts wide", "aria-hidden": "true" }, part("hidden", skip.hidden), part("skip", skip.skip), out);
+function concatenation({ hidden, skip, out }) {
+  const parts = [partOf("hidden", hidden, `hidden ${hidden}`), partOf("skip", skip, `skip ${skip}`)];
+  return element("div", { class: "parts wide", "aria-hidden": "true" }, ...parts, element("span", { class: "out" }, ` → ${out ?? "?"}`));
+}
+
+// A part of a bar, as wide as its share of the whole.
+function partOf(name, share, text = "") {
+  const part = element("span", { class: `part ${name}` }, text);
+  part.style.flexGrow = String(share);
+  return part;
 }
 
 function rowFacts(kind, at) {
@@ -151,25 +146,13 @@ function inBox(pick) {
   return box === null ? null : element("p", { class: "class" }, "in ", linkTo({ kind: "stage", at: box }));
 }
 
-function describeAttention(at, title) {
-  const pick = { kind: "attn", at };
-  const path = withoutCall(nameOf(pick));
-  title.append(...breakable(nameOf(pick)));
-  const module = tables.get("module").names.indexOf(path);
-  return [
-    inBox(pick),
-    factList(rowFacts("attn", at)),
-    ...moduleTree(module < 0 ? [] : childrenOf(path), isList),
-  ];
-}
-
-function describeModule(at, title) {
-  const pick = { kind: "module", at };
+function describeRow(pick, title) {
+  const tensors = pick.kind === "module" ? record.tensors.texts[record.tensors.of[pick.at]] : "";
   title.append(...breakable(nameOf(pick)));
   return [
     inBox(pick),
-    factList([...rowFacts("module", at), ["tensors", record.tensors.texts[record.tensors.of[at]]]]),
-    ...moduleTree(childrenOf(nameOf(pick)), isList),
+    factList([...rowFacts(pick.kind, pick.at), ["tensors", tensors]]),
+    ...moduleTree(childrenOf(withoutCall(nameOf(pick))), isList),
   ];
 }
 

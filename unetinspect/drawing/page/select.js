@@ -50,13 +50,12 @@ let pinned = null;
 let peeked = null;
 const same = (one, other) => one?.kind === other?.kind && one?.at === other?.at;
 
-function boxOfPick({ kind, at }) {
-  if (kind === "stage") return at;
-  if (kind === "attn") return boxOfPath(withoutCall(cellOf("attn", at, "attention layer")));
-  return kind === "module" ? boxOfPath(tables.get("module").names[at]) : null;
-}
-
 const withoutCall = (name) => name.replace(/ \(call \d+\)$/, "");
+
+function boxOfPick(pick) {
+  if (pick.kind === "stage") return pick.at;
+  return pick.kind === "skip" ? null : boxOfPath(withoutCall(nameOf(pick)));
+}
 
 function lightUp(pick) {
   for (const lit of view.querySelectorAll(".lit, .picked")) lit.classList.remove("lit", "picked");
@@ -64,13 +63,14 @@ function lightUp(pick) {
   view.classList.toggle("pinned", pinned !== null);
   if (pick === null) delete view.dataset.showing;
   else view.dataset.showing = pick.kind;
-  const at = pick?.kind === "skip" ? pick.at : pick && boxOfPick(pick);
-  if (at === null || at === undefined) return;
-  const drawn = pick.kind === "skip" ? skipElements.get(at) : boxElements.get(record.boxes[at].name);
+  if (pick === null) return;
+  const drawn = drawnOf(pick);
   drawn?.setAttribute("aria-pressed", String(pinned !== null));
-  const picked = pick.kind === "skip" ? pickedBySkip(record.skips[at]) : pick.kind === "stage" ? [] : layersHolding(withoutCall(nameOf(pick)));
+  const isSkip = pick.kind === "skip";
+  const picked = isSkip ? pickedBySkip(record.skips[pick.at]) : pick.kind === "stage" ? [] : layersHolding(withoutCall(nameOf(pick)));
   for (const one of [drawn, ...picked]) one?.classList.add("lit", "picked");
-  if (pick.kind !== "skip") lightSkips(record.boxes[at]);
+  const box = record.boxes[boxOfPick(pick)];
+  if (box) lightSkips(box);
 }
 
 const pickedBySkip = ({ from, to, sources, target }) => [
