@@ -1,8 +1,8 @@
-"""Draws the pictures of README and docs with the tool itself: SVG that needs nothing from elsewhere.
+"""Draw the pictures of README and docs with the tool itself, as self-contained SVG.
 
     python docs/pictures.py
 
-`make docs` runs it; tests compare each picture with that of today, and the gallery with the families of the catalog.
+`make docs` runs it; tests compare each picture and the gallery with what the code draws now.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TABLE = "skips-sd15"
 COMMAND = "unetinspect skips sd15"
 WIDTH = 80
 
-# One model for each family of the catalog.
+# One model of each family in the catalog.
 GALLERY = {
     "AnimateDiff": "animatediff-sd15-v3",
     "AudioLDM": "audioldm2",
@@ -50,16 +50,16 @@ GALLERY = {
     "aMUSEd": "amused-512",
     "unCLIP": "karlo-decoder",
 }
-# Drawn in more detail too; and drawn beside another.
+# Models that are also drawn layer by layer, and models outside the gallery.
 LAYERS = ("ddpm-cat-256",)
 ALSO = ("bk-sdm-tiny",)
 
-# Rich links fonts from a server; the picture falls back to the reader's own.
+# Rich links fonts from a server; without them the viewer's own fonts are used.
 TEMPLATE = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 def table() -> str:
-    """Return what a command prints, as SVG, the same on every machine."""
+    """Return the output of a command as SVG, the same on every machine."""
     text, _ = render_table(skips_table(unetinspect.trace("sd15", device="meta")), Screen(width=WIDTH, color=True))
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=True)
@@ -68,7 +68,7 @@ def table() -> str:
 
 
 def drawings() -> dict[str, tuple[str, Level]]:
-    """Return for each drawing's name the model and the level that it shows."""
+    """Return the model and the level of each drawing, by its name."""
     stages: dict[str, tuple[str, Level]] = {name: (name, "stage") for name in (*GALLERY.values(), *ALSO)}
     return {**stages, **{f"{name}-layers": (name, "layer") for name in LAYERS}}
 
@@ -79,9 +79,12 @@ def draw(record: unetinspect.Trace, level: Level) -> str:
 
 
 def gallery() -> str:
-    """Return the page that shows a model of each family."""
-    drawn = "One UNet of each family of the [catalog](models.md), drawn by `unetinspect draw NAME -o NAME.svg`"
-    parts = ["# Gallery", f"{drawn}; [draw](draw.md) says how to read it. Each is at the size of its config, and to its own scale."]
+    """Return the gallery page: one model of each family."""
+    intro = (
+        "One UNet of each family in the [catalog](models.md), drawn by `unetinspect draw NAME -o NAME.svg` at its default size,\n"
+        "each at its own scale. [draw](draw.md) explains how to read the pictures."
+    )
+    parts = ["# Gallery", intro]
     for family, name in GALLERY.items():
         entry = load_catalog()[name]
         parts += [f"## {family}", f"`{name}`: {entry.title}", f"![{name}, drawn]({PICTURES.name}/{name}.svg)"]
@@ -89,7 +92,7 @@ def gallery() -> str:
 
 
 def main() -> None:
-    """Write every picture, and the page that shows them."""
+    """Write every picture and the gallery page."""
     PICTURES.mkdir(exist_ok=True)
     (PICTURES.parent / "gallery.md").write_text(gallery(), encoding="utf-8")
     (PICTURES / f"{TABLE}.svg").write_text(table(), encoding="utf-8")
