@@ -97,8 +97,8 @@ def drawn_by_rich(layout: Layout, *, unicode: bool) -> list[str]:
     return [line.rstrip() or next(headings) for line in drawn.getvalue().rstrip("\n").split("\n")]
 
 
-def test_screens_without_unicode_or_colour_lose_nothing_else() -> None:
-    """An ASCII screen gets ASCII, guides of the tree included; a coloured table without its escape sequences is the plain one."""
+def test_screens_without_unicode_or_color_lose_nothing_else() -> None:
+    """An ASCII screen gets ASCII, guides of the tree included; a colored table without its escape sequences is the plain one."""
     record = traced("conditioned")
     for table in (tree_table(record, unicode=False), *(view(record) for name, view in VIEWS.items() if name != "tree")):
         assert render_table(table, Screen(width=100, unicode=False))[0].isascii()

@@ -165,12 +165,12 @@ class Check(Struct, frozen=True, kw_only=True):
 
 
 class PortFit(Struct, frozen=True, kw_only=True):
-    """One tensor: what the UNet takes, and what it would be given.
+    """One tensor: the shape that the UNet expects, and the one that it would get.
 
     Attributes:
-        name: The port, or the input that both are given.
-        takes: The shape that the UNet takes, None: it has no such port.
-        given: The shape that it is given, None: it is given none.
+        name: The port, or the input that both receive.
+        takes: The shape that the UNet expects, None: it has no such port.
+        given: The shape that it would get, None: it would get none.
         fits: Whether the one can be added to the other; of an input, whether both take the same.
         reason: Why they do not fit, None where they do.
     """
@@ -220,17 +220,17 @@ class ModelMatch(Struct, frozen=True, kw_only=True):
 
 
 class ErrorExplanation(Struct, frozen=True, kw_only=True):
-    """One error that was recognised in a text.
+    """One error that was recognized in a text.
 
     Attributes:
-        kind: What it is: "cross_attention_width", "skip_size", "in_channels", "added_cond_kwargs", "class_labels", "head_count",
+        kind: Its kind: "cross_attention_width", "skip_size", "in_channels", "added_cond_kwargs", "class_labels", "head_count",
             "checkpoint", ...
-        error: The message as it stood in the text.
-        module: The module or function that raised it, where the text has a traceback that tells.
-        meaning: What it means for a UNet, in a few sentences.
+        error: The message as in the text.
+        module: The module or function that raised it, where the text has a traceback that shows it.
+        meaning: Its meaning for a UNet, in a few sentences.
         numbers: Its numbers.
         models: The models of the catalog that have them.
-        changes: What to change, most likely first.
+        changes: Changes to make, most likely first.
     """
 
     kind: str
@@ -243,7 +243,7 @@ class ErrorExplanation(Struct, frozen=True, kw_only=True):
 
 
 class ErrorExplanations(Struct, frozen=True, kw_only=True):
-    """Every error that was recognised, the one that was raised last first."""
+    """Every error that was recognized, the one that was raised last first."""
 
     schema: Literal["unetinspect.errors/1"] = "unetinspect.errors/1"
     explanations: tuple[ErrorExplanation, ...]

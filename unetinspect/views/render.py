@@ -20,11 +20,11 @@ _LABEL = re.compile(r"\w+: {2,}|\w{6}: | +")
 
 
 class Screen(Struct, frozen=True, kw_only=True):
-    """Where a table is drawn: its width, whether it takes colour, and whether it can show more than ASCII.
+    """Where a table is drawn: its width, whether it shows color, and whether it can show more than ASCII.
 
     Attributes:
         width: Columns; None is as many as the table needs (a pipe, a file).
-        color: Whether to colour.
+        color: Whether to color.
         unicode: Whether box-drawing characters can be shown.
         shorten: Whether long paths may be shortened.
     """
