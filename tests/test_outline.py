@@ -85,4 +85,6 @@ def test_names_are_printable_and_ascii_where_asked() -> None:
 
     assert outline_of(evil).trace.model.name == r"a\x1b[31m\n\ud800é"
     assert outline_of(evil, ascii_only=True).trace.model.name == r"a\x1b[31m\n\ud800\xe9"
+    live = msgspec.structs.replace(evil, model=msgspec.structs.replace(evil.model, config={"act_fn": object()}))
+    assert outline_of(live).title.startswith(r"a\x1b[31m\n")
     assert outline_of(record).trace is record

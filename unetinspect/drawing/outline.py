@@ -216,7 +216,7 @@ def channels_of(shape: Shape | None, run: Run) -> int | None:
 
 def _printable(trace: Trace, *, ascii_only: bool) -> Trace:
     """Escape what could move a cursor or end a line, once for every form: names are what others wrote."""
-    plain = msgspec.to_builtins(trace)
+    plain = msgspec.to_builtins(trace, enc_hook=str)  # a live module may have anything in its config
     written = str(plain)  # Python escapes what cannot be printed
     if "\\" not in written and (written.isascii() or not ascii_only):
         return trace
