@@ -30,6 +30,7 @@ WITH_TENSOR = [aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tenso
 
 
 def described(value: Any) -> list[tuple[Any, ...]]:
+    """Return shape, dtype and strides of a tensor, or of several."""
     tensors = value if isinstance(value, tuple) else (value,)
     return [(tuple(tensor.shape), tensor.dtype, tensor.stride()) for tensor in tensors]
 
@@ -170,6 +171,7 @@ def test_cat(data: st.DataObject, shape: list[int], dtype: torch.dtype) -> None:
 
 @given(data=st.data(), shape=st.tuples(sides, sides, sides, sides), scale=st.sampled_from([1.0, 2.0, None]))
 def test_upsampling(data: st.DataObject, shape: tuple[int, ...], scale: float | None) -> None:
+    """To any size."""
     size = [data.draw(sides), data.draw(sides)]
     for hidden_states in (data.draw(laid_out(shape, overlapping=False)), torch.ones(shape).contiguous(memory_format=torch.channels_last)):
         made(aten.upsample_nearest2d.default, hidden_states, size, scale, scale)
@@ -237,6 +239,7 @@ def test_views_and_in_place_operations_always_run_in_torch() -> None:
 
 @pytest.mark.parametrize("kind", ["gligen", "k-blocks", "skip-blocks", "cascade-decoder", "svd", "motion"])
 def test_a_record_is_the_same_where_torch_makes_every_result(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last byte, for blocks of every sort and for video."""
     config = {**KINDS, **OTHER_KINDS, **VIDEO_KINDS}[kind]
     ours = trace(config, device="meta", cache=False)
     asked: list[Any] = []
