@@ -218,7 +218,7 @@ def test_a_folder_is_listed_with_the_numbers_of_its_records(cli: Any, monkeypatc
         (["--from", "empty"], 3, "found no UNet config in empty"),
         (["--from", f"*/{'x' * 300}"], 3, f"found no UNet config in */{'x' * 300}"),
         (["--from", "x**y"], 3, ""),  # older versions of Python refuse such a pattern
-        (["--from", ".", "--classes"], 2, "--from and --classes contradict each other"),
+        (["--from", ".", "--classes"], 2, "--from and --classes cannot be used together"),
         (["--from", ""], 3, "--from needs a folder"),
         (["--from", "bad"], 2, "none of the UNet configs in bad can be traced"),
     ],
@@ -236,7 +236,7 @@ def test_nothing_to_list_is_an_error(cli: Any, arguments: list[str], code: int, 
     *notes, last, hint = [line for line in found[2].splitlines() if line.startswith(("error: ", "hint: ", "note: "))]
     assert last.startswith(f"error: {error}")
     assert [note.split(": ")[:3] for note in notes] == ([["note", "bad/config.json", "not traced"]] if "bad" in arguments else [])
-    assert "bad" not in arguments or hint == "hint: `unetinspect check bad/config.json` says what is wrong"
+    assert "bad" not in arguments or hint == "hint: `unetinspect check bad/config.json` shows what is wrong"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
