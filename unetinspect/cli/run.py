@@ -149,9 +149,11 @@ def unknown_keys(model: ModelInfo) -> list[str]:
     """Describe the keys of the config that the class does not have."""
     if not model.config_ignored:
         return []
-    unknown = [explain_key(key, model.config) for key in model.config_ignored]
-    shown = [f"{each.key} (did you mean {each.meant}?)" if each.meant else each.key for each in unknown]
-    return [f"ignored, because {model.class_name} does not know them: {', '.join(shown)}"]
+    notes = []
+    for unknown in (explain_key(key, model.config) for key in model.config_ignored):
+        advice = f"did you mean {unknown.meant}?" if unknown.meant else "remove it"
+        notes.append(f"{unknown._replace(meant=None).sentence(model.class_name)} ({advice})")
+    return notes
 
 
 def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:

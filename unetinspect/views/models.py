@@ -196,7 +196,7 @@ def config_table(model: ModelInfo, notes: Sequence[str] = ()) -> Table:
     ]
     below = [f"{plural(len(rows) - len(defaults), 'key')} given, {len(defaults)} filled in by diffusers"]
     if model.config_ignored:
-        below.append(f"ignored, because {model.class_name} does not know them: {', '.join(model.config_ignored)}")
+        below.append(f"ignored (not a key of {model.class_name}): {', '.join(model.config_ignored)}")
     return Table(
         columns=(
             Column("key", lambda row: row.key),
