@@ -10,6 +10,7 @@ import pytest
 
 from tests.tiny import condition, traced, traced_once
 from unetinspect.compare import compare
+from unetinspect.compare.parts import compare_skips
 from unetinspect.record import to_json
 from unetinspect.record.diff import Diff, LayerDiff, NameCounts, StageDiff
 
@@ -199,6 +200,16 @@ def test_what_makes_the_batch_is_a_note_and_no_difference() -> None:
 
     assert diff.same
     assert diff.notes == ("both run a batch of 2: A 2, without CFG, B 1, doubled for CFG",)
+
+
+def test_a_skip_from_the_partner_of_its_source_is_renamed() -> None:
+    """Another name of the same place is not another source."""
+    skip = traced("conditioned").skips[0]
+    other = msgspec.structs.replace(skip, source="down_blocks.9")
+    for partner, differs in (("down_blocks.9", "names"), (skip.source, "source")):
+        (found,) = compare_skips([skip], [other], {skip.target: skip.target, skip.source: partner})
+
+        assert found.differs == (differs,)
 
 
 def test_versions_and_devices_are_notes() -> None:
