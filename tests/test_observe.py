@@ -1,4 +1,4 @@
-"""Observation on modules made for it: one hazard each, with numbers that follow from the module's own sizes."""
+"""Observation of modules made for it: one hazard each, with numbers that follow from the module's own sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unetinspect.record.stages import stage_finder
 
 
 class Block(nn.Module):
-    """A stage that convolves, and hands out what it made beside it, as diffusers' down blocks do."""
+    """A stage that convolves, and also returns a tuple of what it made, as diffusers' down blocks do."""
 
     def __init__(self, channels: int, *, as_sum: bool = False) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def test_a_skip_that_is_a_sum_names_all_that_were_added() -> None:
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["hidden-first", "skip-first"])
 def test_two_streams_that_feed_each_other_on_the_way_down_make_no_skips(swapped: bool) -> None:
-    """What a second stream concatenates beside the U (ControlNet-XS) stands at the other place among the operands."""
+    """What a second stream concatenates beside the U (ControlNet-XS) is at the other place among the operands."""
 
     class Streams(TinyU):
         def __init__(self) -> None:
@@ -133,7 +133,7 @@ def test_skips_that_no_block_reads_are_counted_as_produced() -> None:
     assert (totals.skips.produced, totals.skips.consumed) == (3, 1)
 
 
-def test_a_concatenation_inside_one_stage_is_no_skip() -> None:
+def test_a_concatenation_inside_one_stage_is_not_a_skip() -> None:
     """A dense block that concatenates its own output to its input is not a skip connection of the U."""
 
     class Dense(nn.Module):
@@ -149,7 +149,7 @@ def test_a_concatenation_inside_one_stage_is_no_skip() -> None:
 
 
 def test_a_mismatch_is_shown_and_not_hidden() -> None:
-    """Where the first convolution in the target takes another width than the concatenation, the record says so."""
+    """If the first convolution in the target has another width than the concatenation, the record shows it."""
 
     class Resnet(nn.Module):
         def __init__(self) -> None:
@@ -169,7 +169,7 @@ def test_a_mismatch_is_shown_and_not_hidden() -> None:
 
 
 def test_a_shared_module_is_one_module_and_its_weights_count_once() -> None:
-    """Tied modules stand in `named_modules()` once."""
+    """Tied modules occur once in `named_modules()`."""
 
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -188,7 +188,7 @@ def test_a_shared_module_is_one_module_and_its_weights_count_once() -> None:
 
 
 def test_a_module_that_never_runs_has_no_shapes() -> None:
-    """What is not called is listed with 0 calls, and is no stage."""
+    """What is not called is listed with 0 calls, and is not a stage."""
     module = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
     module.forward = module["used"].__call__
     found = seen(module, torch.zeros(1, 2))
@@ -223,7 +223,7 @@ def test_outputs_of_any_form_are_read(output: Any) -> None:
 
 
 class Failing(nn.Module):
-    """Raises, as long as it is told to."""
+    """Raises while `fails` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,12 +231,12 @@ class Failing(nn.Module):
 
     def forward(self, sample: Tensor) -> Tensor:
         if self.fails:
-            raise RuntimeError("as told")
+            raise RuntimeError("as asked")
         return self.linear(sample)
 
 
 def test_hooks_and_modes_are_gone_after_a_forward_that_raises() -> None:
-    """The error names the module; nothing is left on it or in torch, and the next pass is clean."""
+    """The error names the module; no hook or mode is left, and the next pass is clean."""
     failing = Failing()
     module = nn.Sequential(nn.Identity(), failing)
     before = {path: {key: str(value) for key, value in vars(child).items()} for path, child in module.named_modules()}
@@ -244,7 +244,7 @@ def test_hooks_and_modes_are_gone_after_a_forward_that_raises() -> None:
         seen(module, torch.zeros(1, 2))
 
     assert raised.value.path == "1"
-    assert str(raised.value.error) == "as told"
+    assert str(raised.value.error) == "as asked"
     assert before == {path: {key: str(value) for key, value in vars(child).items()} for path, child in module.named_modules()}
     assert torch.overrides._get_current_function_mode() is None
     assert torch.utils._python_dispatch._get_current_dispatch_mode() is None

@@ -1,4 +1,4 @@
-"""Attention as it is seen: by its products, fused, in three steps or in torch's own module, with shapes known by arithmetic."""
+"""Attention found by its products: fused, in three steps or in torch's own module, with shapes known by arithmetic."""
 
 from __future__ import annotations
 
@@ -73,14 +73,17 @@ class MultiHead(nn.Module):
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta", pytest.param("cuda", marks=pytest.mark.cuda)])
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
-@pytest.mark.parametrize("batch_first", [True, False], ids=["batch-first", "tokens-first"])
-@pytest.mark.parametrize("need_weights", [True, False], ids=["weights", "no-weights"])
-@pytest.mark.parametrize("width", [None, 8, 6], ids=["self", "cross", "cross-of-another-width"])
+@pytest.mark.parametrize(
+    ("training", "batch_first", "need_weights", "width"),  # every pair of values occurs together
+    [
+        *((False, True, True, None), (False, False, False, None), (True, True, False, None), (True, True, False, 8)),
+        *((True, False, True, 8), (False, False, True, 8), (False, True, False, 6), (True, False, True, 6)),
+    ],
+)
 def test_multihead_attention_of_torch_is_seen(
     device: str, training: bool, batch_first: bool, need_weights: bool, width: int | None
 ) -> None:
-    """Its heads and shapes are those of its arguments, whichever way it computes, and it has no processor."""
+    """Its heads and shapes are those of its arguments, however it computes, and it has no processor; `width` is that of other keys."""
     module = MultiHead(batch_first=batch_first, need_weights=need_weights, kdim=width, vdim=width).train(training).to(device)
     shapes = [(2, 5, 8)] if width is None else [(2, 5, 8), (2, 3, width)]
     given = [torch.zeros(shape if batch_first else (shape[1], shape[0], shape[2]), device=device) for shape in shapes]
@@ -98,14 +101,14 @@ def test_multihead_attention_of_torch_is_seen(
 
 @pytest.mark.parametrize(("options", "more"), [({}, 0), ({"add_bias_kv": True}, 1), ({"add_bias_kv": True, "add_zero_attn": True}, 2)])
 def test_multihead_attention_counts_the_keys_that_it_adds(options: dict[str, Any], more: int) -> None:
-    """A learned key and one of zeros stand behind those that were given; without an axis for the batch there is one."""
+    """A learned key and one of zeros come after those that were given; without an axis for the batch, that is 1."""
     (product,) = seen(MultiHead(**options), torch.zeros(5, 8)).attentions
 
     assert (product.query_shape, product.key_shape) == ((1, 2, 5, 4), (1, 2, 5 + more, 4))
 
 
 def test_the_fast_path_of_a_transformer_layer_is_seen_too() -> None:
-    """In eval mode torch runs a whole encoder layer as one kernel, where nobody looks on: each layer's attention is listed."""
+    """In eval mode torch runs a whole encoder layer as one kernel, unless it is observed: each layer's attention is listed."""
     module = nn.Sequential(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)).eval()
     found = seen(module, torch.zeros(2, 5, 8))
 
@@ -115,7 +118,7 @@ def test_the_fast_path_of_a_transformer_layer_is_seen_too() -> None:
 
 
 def test_a_skip_is_followed_through_multihead_attention() -> None:
-    """What torch's attention made of the hidden states still descends from what was pushed before it."""
+    """The output of torch's attention still descends from what was pushed before it."""
 
     class Attending(TinyU):
         def __init__(self) -> None:
@@ -141,8 +144,8 @@ def test_one_tensor_given_twice_is_self_attention() -> None:
     assert layer.kind == "self"
 
 
-def test_a_softmax_without_products_around_it_is_no_attention() -> None:
-    """A softmax over logits, as a classifier has one, is not taken for an attention map."""
+def test_a_softmax_without_products_around_it_is_not_attention() -> None:
+    """A softmax over logits, as in a classifier, is not an attention map."""
     module = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Softmax(dim=-1))
 
     assert not seen(module, torch.zeros(1, 4, 2, 2)).attentions
@@ -174,7 +177,7 @@ def test_fused_attention_on_meta_is_that_of_the_cpu(key: tuple[int, ...], value:
 
 @pytest.mark.parametrize("processor", [None, object()], ids=["itself", "by-a-processor"])
 def test_a_module_that_runs_twice_is_two_calls_of_one_layer(processor: Any) -> None:
-    """Calls are numbered; counts are of layers, and a layer without an attention processor stands beside the total."""
+    """Calls are numbered; counts are of layers, and a layer without an attention processor is counted apart from the total."""
 
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.kinds_other import KINDS as OTHER
-from tests.kinds_video import KINDS as VIDEO
-from tests.tiny import KINDS
-from unetinspect import trace
+from tests.tiny import traced, traced_once
 from unetinspect.observe import watch_forward
 from unetinspect.observe.assemble import make_skips
 from unetinspect.record import Skip
@@ -22,7 +20,7 @@ Way = Callable[[Tensor, Tensor], Tensor]
 
 
 class OneSkip(nn.Module):
-    """One level: what `conv_in` pushes goes some way and is concatenated at half the size, outside any block."""
+    """One level: what `conv_in` pushes is changed in some way and concatenated at half the size, outside any block."""
 
     def __init__(self, way: Way, channels: int) -> None:
         super().__init__()
@@ -67,7 +65,7 @@ WAYS: dict[str, tuple[Way, list[tuple[str, tuple[str, ...]]]]] = {
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_happens_to_a_skip_on_its_way(way: str, device: str) -> None:
-    """Each kind of change in its order; the slice to the hidden states' size comes last, where there is something to cut."""
+    """Each kind of change in its order; the slice to the hidden states' size comes last, if there is one."""
     go, expected = WAYS[way]
     if way == "cast and added to":
         go, expected = (lambda skip, other: (skip.half() + other.half()).float()), [*expected, ("cast", ())]
@@ -76,7 +74,7 @@ def test_what_happens_to_a_skip_on_its_way(way: str, device: str) -> None:
 
     changes = [(change.kind, change.with_) for change in skip.changes if change.kind != "slice"]
     assert changes == expected
-    is_cut = way not in ("filtered", "folded")  # the one is all one filter; the other has the hidden states' size already
+    is_cut = way not in ("filtered", "folded")  # all of the first is one filter; the second has that size already
     assert [change.kind for change in skip.changes].count("slice") == is_cut
     assert (skip.source, skip.target, skip.concat_in) == ("conv_in", "up_blocks.0.0", "")
     assert (skip.hidden_channels, skip.skip_channels, skip.conv_channels) == (8, channels, 8 + channels)
@@ -94,7 +92,7 @@ def observed(module: nn.Module) -> Skip:
 def test_a_skip_that_a_repeated_block_reads_is_listed_each_time() -> None:
     """Stable Cascade's decoder runs some up blocks several times, and each run reads the same tensor."""
     config = OTHER["cascade-decoder"]
-    record = trace(config, device="meta")
+    record = traced_once(config)
     reads = Counter(skip.index for skip in record.skips)
 
     assert len(reads) == record.totals.skips.consumed == record.totals.skips.produced == len(config["block_out_channels"]) - 1
@@ -107,8 +105,8 @@ def test_a_skip_that_a_repeated_block_reads_is_listed_each_time() -> None:
 
 
 def test_a_sum_in_a_blocks_own_body_names_both_of_its_modules() -> None:
-    """NCSN++: a skip block adds the picture, brought to its width, to what its resnet halved."""
-    skips = {skip.source: skip for skip in trace(KINDS["skip-blocks"], device="meta").skips}
+    """NCSN++: a skip block adds the picture, projected to its width, to what its resnet downsampled."""
+    skips = {skip.source: skip for skip in traced("skip-blocks").skips}
 
     for block in (0, 1):
         skip = skips[f"down_blocks.{block}.skip_conv"]
@@ -118,8 +116,8 @@ def test_a_sum_in_a_blocks_own_body_names_both_of_its_modules() -> None:
 
 
 def test_a_k_block_reads_the_last_of_the_skips_that_it_is_given() -> None:
-    """Each block is given two and concatenates one, the last: that of the last layer, not of the halving."""
-    record = trace(KINDS["k-blocks"], device="meta")
+    """Each block is given two and concatenates the last: that of the last layer, not of the downsampler."""
+    record = traced("k-blocks")
 
     assert (record.totals.skips.produced, record.totals.skips.consumed) == (6, 3)
     assert [skip.source.split(".")[1:] for skip in record.skips] == [
@@ -130,20 +128,11 @@ def test_a_k_block_reads_the_last_of_the_skips_that_it_is_given() -> None:
     assert [skip.index for skip in record.skips] == [5, 3, 1]
 
 
-def test_a_concatenation_in_the_unets_own_forward_is_taken_by_the_first_module_that_is_given_it() -> None:
-    """Kandinsky 3 concatenates between two blocks; the first convolution of the next has room for both."""
-    skips = trace(OTHER["kandinsky3"], device="meta").skips
+def test_a_concatenation_in_the_unets_own_forward_is_consumed_by_the_first_module_that_is_given_it() -> None:
+    """Kandinsky 3 concatenates between two blocks; the first convolution of the next reads both."""
+    skips = traced_once(OTHER["kandinsky3"]).skips
 
     assert skips
     for skip in skips:
         assert (skip.concat_in, skip.adds_up) == ("", True)
         assert skip.target.startswith(f"{skip.target_stage}.resnets_in.0")
-
-
-@pytest.mark.parametrize("kind", ["unet3d", "motion", "svd"])
-def test_frames_beside_the_batch_are_no_change_of_a_skip(kind: str) -> None:
-    """All videos' frames are one batch from the first skip to the last: what a module returned is what is concatenated."""
-    record = trace(VIDEO[kind], device="meta", frames=3, cfg=False)
-
-    assert {skip.shape[0] for skip in record.skips} == {3}
-    assert [skip.changes for skip in record.skips] == [()] * len(record.skips)
