@@ -89,9 +89,9 @@ CHANGED = (
 )
 
 
-def report_of(config: Config, *mistakes: Problem, **more: Any) -> ConfigReport:
+def report_of(config: Config, *mistakes: Problem, adapt: bool = False, **more: Any) -> ConfigReport:
     """Check a config as `check` does: defaults filled in, unknown keys named."""
-    resolved = resolve_config({"_class_name": "UNet2DConditionModel", **config}, adapt=False)
+    resolved = resolve_config({"_class_name": "UNet2DConditionModel", **config}, adapt=adapt)
     return find_in_config(resolved, config, classes=class_keys(), diffusers_version="0.42.1", mistakes=mistakes, **more)
 
 
@@ -295,7 +295,7 @@ def test_every_key_without_effect_is_found_where_it_is_given(name: str) -> None:
     """A finding for each, which names the key and the value; those at their default are passed over."""
     config = {**KINDS[name], **without_effect(name)}
     defaults = class_keys()[config["_class_name"]]
-    findings = report_of(config, same=trials_of(config).same).findings
+    findings = report_of(config, adapt=True, same=trials_of(config).same).findings
     found = {finding.where[0]: finding for finding in findings if finding.kind in ("ignored", "unusual")}
 
     assert set(found) >= {key for key, value in without_effect(name).items() if value != defaults[key]}
@@ -312,7 +312,7 @@ def test_every_key_without_effect_is_found_where_it_is_given(name: str) -> None:
 def test_a_word_that_diffusers_does_not_know_is_found(name: str, key: str, value: str) -> None:
     """Where it has an effect, and any other word the same."""
     config = {**KINDS[name], key: value}
-    (finding,) = [finding for finding in report_of(config, same=trials_of(config).same).findings if finding.where == (key,)]
+    (finding,) = [finding for finding in report_of(config, adapt=True, same=trials_of(config).same).findings if finding.where == (key,)]
 
     assert finding.kind == "unusual"
     assert finding.what == f'{key} is "{value}": diffusers does not know this value, and runs with it'
