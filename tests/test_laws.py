@@ -16,7 +16,7 @@ few = settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
 
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw a small UNet of either class: one to three blocks, with attention or without, a mid block or none."""
+    """Draw a small UNet of either class: one to three blocks, with or without attention and a mid block."""
     blocks = draw(st.integers(1, 3))
     channels = draw(st.lists(st.sampled_from([16, 32, 48]), min_size=blocks, max_size=blocks))
     has_attention = draw(st.lists(st.booleans(), min_size=blocks, max_size=blocks))
@@ -42,7 +42,7 @@ def per_block(config: dict[str, Any]) -> list[int]:
 @few
 @given(config=configs())
 def test_the_skips_of_a_classical_u(config: dict[str, Any]) -> None:
-    """One skip behind each layer, one behind each downsampler, one of conv_in; each is used once, mirrored, and adds up."""
+    """One skip from each layer, each downsampler and conv_in; each is used once, in reverse order, and adds up."""
     record = trace(config, device="meta")
     layers, channels = per_block(config), config["block_out_channels"]
 
@@ -63,7 +63,7 @@ def test_the_skips_of_a_classical_u(config: dict[str, Any]) -> None:
 @few
 @given(config=configs(), batch=st.integers(1, 2))
 def test_the_batch_scales_what_a_pass_costs_and_guidance_is_a_batch_of_two(config: dict[str, Any], batch: int) -> None:
-    """n images cost n times as much and have not one parameter more; guided, they run what twice as many run without it."""
+    """n images cost n times as much with the same parameters; with guidance they run the same pass as twice as many without."""
     one, many = (trace(config, cfg=False, batch=count, device="meta") for count in (1, 2 * batch))
     guided = trace(config, cfg=True, batch=batch, device="meta")
 
@@ -87,7 +87,7 @@ def test_tokens_are_the_keys_of_cross_attention_and_of_nothing_else(config: dict
         assert layer.map_shape == (layer.query_shape[0] * layer.heads, layer.query_shape[2], layer.key_shape[2])
 
 
-# Small enough that no mutant is a large UNet.
+# Small enough that no mutated config is a large UNet.
 values = st.recursive(
     st.none()
     | st.booleans()
@@ -102,8 +102,8 @@ keys = st.sampled_from(sorted(traced("conditioned").model.config))
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(config=st.sampled_from([CONDITION, PLAIN]), mutations=st.dictionaries(keys, values, min_size=1, max_size=3))
-def test_a_mutated_config_ends_in_a_trace_or_in_a_sentence(config: dict[str, Any], mutations: dict[str, Any]) -> None:
-    """Whatever a config holds, there is a record or one of the package's own errors, which says something."""
+def test_a_mutated_config_ends_in_a_trace_or_in_an_error_with_a_hint(config: dict[str, Any], mutations: dict[str, Any]) -> None:
+    """Whatever a config contains, there is a record, or one of the package's own errors with a message and a hint."""
     failure = None
     try:
         trace({**config, **mutations}, device="meta", latent=8)
@@ -116,7 +116,7 @@ def test_a_mutated_config_ends_in_a_trace_or_in_a_sentence(config: dict[str, Any
 @few
 @given(config=configs())
 def test_a_trace_traced_again_is_itself(config: dict[str, Any]) -> None:
-    """A record holds all that it takes to make it again."""
+    """A record contains all that is needed to make it again."""
     record = trace(config, device="meta")
 
     assert trace(record, device="meta") == record

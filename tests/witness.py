@@ -1,10 +1,10 @@
-"""An independent witness: a pass of a model that is observed by torch's own hooks and modes, and by nothing of this package."""
+"""An independent witness: a pass of a model on the CPU that is observed by torch's own hooks and modes, and by nothing of this package."""
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.tiny import Config
 from unetinspect import Trace
 from unetinspect.run.build import make_inputs, named_tensors
 from unetinspect.run.resolve import diffusers_class
@@ -25,12 +26,11 @@ from unetinspect.unets import InputSpec
 Shapes = tuple[tuple[int, ...], ...]
 
 
-def by_hand(config: Config, record: Trace, device: str = "meta") -> tuple[nn.Module, Callable[[], Any]]:
-    """Build the model of a config as diffusers does; return it, and how to run it with the inputs that a record lists."""
-    with torch.device(device):
-        model = diffusers_class(config["_class_name"]).from_config(config).eval()
+def by_hand(record: Trace) -> tuple[nn.Module, Callable[[], Any]]:
+    """Build the model of a record as diffusers does; return it, and how to run it with the inputs that the record lists."""
+    model = diffusers_class(record.model.class_name).from_config(record.model.given_config).eval()
     specs = [InputSpec.of(given) for given in record.run.inputs]
-    inputs = make_inputs(specs, device=torch.device(device), dtype=torch.float32)
+    inputs = make_inputs(specs, device=torch.device("cpu"), dtype=torch.float32)
 
     def run() -> Any:
         with torch.no_grad():
@@ -40,20 +40,19 @@ def by_hand(config: Config, record: Trace, device: str = "meta") -> tuple[nn.Mod
 
 
 class Witness(TorchFunctionMode):
-    """What torch's hooks and modes see of one pass, where attention is computed as two products, which torch's counter knows.
+    """What hooks and modes see of one pass in which attention is computed as two products, which torch's counter knows.
 
     Attributes:
-        params: How many parameters the model has.
-        returned: The shape of every tensor that it returned.
+        returned: The shape of every tensor that the model returned.
         calls: How often each module ran, by path.
         shapes: The shapes of what each module returned at its first call, by path.
         operands: The shapes of query, key and value of each scaled-dot-product attention.
-        kinds: What each diffusers `Attention` was given keys of, by its arguments: (path, kind).
+        kinds: The kind of each call of a diffusers `Attention`, by its arguments: (path, kind).
         concats: The channels of the two operands of each `torch.cat` inside an up block: (hidden, skip).
         flops: What torch's own counter counted.
     """
 
-    def __init__(self, config: Config, record: Trace, device: str = "meta") -> None:
+    def __init__(self, record: Trace) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
         self.shapes: dict[str, Shapes] = {}
@@ -62,12 +61,11 @@ class Witness(TorchFunctionMode):
         self.concats: list[tuple[int, int]] = []
         self.flops = FlopCounterMode(display=False)
         self._open: list[str] = []
-        self.model, run = by_hand(config, record, device)
-        self.params = sum(parameter.numel() for parameter in self.model.parameters())
+        self.model, run = by_hand(record)
         for path, module in self.model.named_modules():
             module.register_forward_pre_hook(partial(self._enter, path), with_kwargs=True)
             module.register_forward_hook(partial(self._leave, path))
-        with self, self.flops, sdpa_kernel(SDPBackend.MATH) if device != "meta" else nullcontext():
+        with self, self.flops, sdpa_kernel(SDPBackend.MATH):
             self.returned = _shapes(run())
 
     def _enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -89,12 +87,8 @@ class Witness(TorchFunctionMode):
         if func is functional.scaled_dot_product_attention:
             named = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
             self.operands.append(tuple(tuple(named[name].shape) for name in ("query", "key", "value")))
-        if (
-            func is torch.cat
-            and kwargs.get("dim") == 1
-            and args[0][0].ndim == 4
-            and any(path.startswith("up_blocks.") for path in self._open)
-        ):
+        is_in_up_block = any(path.startswith("up_blocks.") for path in self._open)
+        if func is torch.cat and kwargs.get("dim") == 1 and args[0][0].ndim == 4 and is_in_up_block:
             hidden, skip = args[0]
             self.concats.append((hidden.shape[1], skip.shape[1]))
         return func(*args, **kwargs)
@@ -102,3 +96,33 @@ class Witness(TorchFunctionMode):
 
 def _shapes(output: Any) -> Shapes:
     return tuple(tuple(tensor.shape) for _, tensor in named_tensors(output))
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of what operations create while it is alive, by finalizers of the storages, and how often each operation ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.operations: Counter[str] = Counter()
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations[str(func.overloadpacket)] += 1
+        before = [leaf.untyped_storage() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        output = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, torch.Tensor) and not any(leaf.untyped_storage() is storage for storage in before):
+                self._add(leaf.untyped_storage())
+        del before
+        self.peak = max(self.peak, self.now)
+        return output
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._known:
+            self._known.add(storage)
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, size: int) -> None:
+        self.now -= size
