@@ -122,8 +122,10 @@ def test_every_record_adds_up(kind: str) -> None:
     for stage in record.stages:
         assert modules[stage.name].calls != 1 or stage.out_shape == modules[stage.name].out_shape
     for skip in record.skips:
-        assert skip.hidden_channels + skip.skip_channels == skip.concat_channels == skip.conv_channels
+        assert skip.hidden_channels + skip.skip_channels == skip.concat_channels
         assert skip.adds_up
+        # The first convolution in a block of Stable Cascade is depthwise over the hidden states alone.
+        assert skip.conv_channels == skip.concat_channels or kind.startswith("cascade")
 
 
 @pytest.mark.parametrize("kind", ON_THE_CPU)
