@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
@@ -20,6 +21,7 @@ from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 
 Config = dict[str, Any]
+Kind = TypeVar("Kind")
 
 
 def kinds(group: str) -> dict[str, Config]:
@@ -82,6 +84,11 @@ def _shared_or_traced(model: str | Config, options: dict[str, Any]) -> Trace:
         mock.patch("unetinspect.run.cache.code_state", code_of_this_run),
     ):
         return trace(model, **options)
+
+
+def some(kinds: Iterable[Kind], one_in: int) -> list[Kind]:
+    """Return one in so many of the kinds; all of them if ALL_KINDS is in the environment: `ALL_KINDS=1 make test`."""
+    return list(kinds)[:: 1 if "ALL_KINDS" in os.environ else one_in]
 
 
 # The code does not change during a run, whatever a test pretends.
