@@ -29,7 +29,7 @@ ON_THE_CPU = [
     *("text-image", "skip-blocks", "plain-resnet-sampling", *OTHER_CLASSES.values()),
 ]
 # A pass by hand takes longer than all else.
-BY_HAND = list(dict.fromkeys([*ON_THE_CPU, *some(ALL, 4)]))
+BY_HAND = list(dict.fromkeys([*ON_THE_CPU, *some(ALL, 8)]))
 # There torch runs other operations on the CPU than on meta, and single modules have slightly other peaks: a group norm keeps
 # channels-last there and copies it on meta, a linear layer adds its bias separately on meta, a constant is copied to the device.
 OTHER_OPERATIONS_ON_THE_CPU = {"plain", "simple-cross-attention", "plain-resnet-sampling", "k-blocks", "skip-blocks", "uvit"}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.schema import assert_fits_the_schema
-from tests.tiny import CONDITION, PLAIN, condition, traced
+from tests.tiny import CONDITION, PLAIN, condition, some, traced
 from unetinspect.cli.main import COMMANDS, load_command
 from unetinspect.views.inputs import inputs_code
 
@@ -200,7 +200,7 @@ CALLED = (
 )
 
 
-@pytest.mark.parametrize("kind", CALLED)
+@pytest.mark.parametrize("kind", some(CALLED, 2))
 def test_code_is_python_that_runs(capsys: pytest.CaptureFixture[str], kind: str) -> None:
     """`inputs --code` builds the UNet and calls it: it prints the output shape that was observed."""
     record = traced(kind)

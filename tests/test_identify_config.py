@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.checkpoints import ORIGINALS, Shapes, built_shapes, catalog_shapes, header_of, original_unet, specs
-from tests.tiny import KINDS, condition, plain
+from tests.tiny import KINDS, condition, plain, some
 from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.config_from_shapes import INFERRED, defaults_of
 from unetinspect.checkpoint.identify import identify
@@ -33,7 +33,7 @@ def inferred(shapes: Shapes, *, catalog: bool = True) -> dict[str, Any]:
     return config
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", some(STRUCTURES, 2))
 def test_the_config_of_a_published_unet_is_inferred(name: str) -> None:
     """Without the catalog it builds the same tensors; with it, all models like it are found, and the first gives the other keys."""
     shapes = catalog_shapes(name)

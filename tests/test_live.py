@@ -17,7 +17,7 @@ from torch import nn
 import unetinspect
 from tests import kinds_other, kinds_plugs, kinds_video
 from tests.test_ports import ip_adapter
-from tests.tiny import CONDITION, KINDS, Config, traced, traced_once
+from tests.tiny import CONDITION, KINDS, Config, some, traced, traced_once
 from unetinspect import ConfigError, ForwardError, UsageError
 from unetinspect.run.build import build_unet
 from unetinspect.run.failures import SizeError
@@ -186,9 +186,10 @@ def pass_of(record: unetinspect.Trace) -> unetinspect.Trace:
     return replace(record, model=traced("conditioned").model, run=replace(record.run, notes=()))
 
 
-@pytest.mark.parametrize("config", ONE_OF_EACH_CLASS.values(), ids=ONE_OF_EACH_CLASS)
-def test_the_record_of_a_live_module_is_that_of_its_config(config: Config) -> None:
-    """To the last byte, for every class."""
+@pytest.mark.parametrize("name", some(ONE_OF_EACH_CLASS, 2))
+def test_the_record_of_a_live_module_is_that_of_its_config(name: str) -> None:
+    """To the last byte, whatever the class."""
+    config = ONE_OF_EACH_CLASS[name]
     module, _ = live(config)
     record, expected = unetinspect.trace(module, device="meta"), traced_once(config)
 

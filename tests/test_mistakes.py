@@ -194,7 +194,7 @@ def refused(config: Config, *, kind: str = "conditioned", overrides: Config | No
     return raised.value
 
 
-@pytest.mark.parametrize(("kind", "edit"), some(MISTAKES, 2), ids=_ids(some(MISTAKES, 2)))
+@pytest.mark.parametrize(("kind", "edit"), some(MISTAKES, 3), ids=_ids(some(MISTAKES, 3)))
 def test_a_mistake_is_blamed_and_what_is_suggested_runs(kind: str, edit: Config) -> None:
     """A key that was edited is to blame, alone; with the suggested value the UNet runs."""
     error = refused({**KINDS[kind], **edit}, kind=kind)
@@ -204,7 +204,7 @@ def test_a_mistake_is_blamed_and_what_is_suggested_runs(kind: str, edit: Config)
     assert error.problems == (mistake.what,)
 
 
-@pytest.mark.parametrize(("kind", "edit"), SEVERAL, ids=_ids(SEVERAL))
+@pytest.mark.parametrize(("kind", "edit"), some(SEVERAL, 2), ids=_ids(some(SEVERAL, 2)))
 def test_all_mistakes_are_named_at_once(kind: str, edit: Config) -> None:
     """Nobody fixes a config one message at a time."""
     error = refused({**KINDS[kind], **edit}, kind=kind)
@@ -311,7 +311,7 @@ def test_what_diffusers_runs_is_traced(config: Config, edit: Config) -> None:
     assert trace({**config, **edit}, device="meta").model.params
 
 
-@pytest.mark.parametrize("seed", some(range(4), 2))
+@pytest.mark.parametrize("seed", some(range(4), 3))
 def test_trace_refuses_what_diffusers_refuses_and_nothing_else(seed: int) -> None:
     """Of random edits, one key each, `trace` takes exactly those that diffusers builds and runs by itself."""
     counts, different = compare(20, seed, SMALL)
