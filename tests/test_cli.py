@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.models import ArgumentInfo
 
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, condition, some, traced
@@ -251,3 +253,12 @@ def test_of_several_the_first_failure_decides_the_exit_code(cli: Any, tiny: str)
     code, out, err = cli("trace", "bad.json", "deep.json", tiny, "--latent", "15", "--device", "meta")
     assert (code, err.count("error: "), "tiny.json" in out) == (2, 2, True)
     assert "error: deep.json: the forward pass of" in err  # alone, its exit code is 4
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_option_is_named_where_typer_would_name_it_after_its_metavar(name: str) -> None:
+    """Some versions of Typer take a metavar that is the option's name in capitals for its name: `--DTYPE`."""
+    for parameter in inspect.signature(load_command(name).callback).parameters.values():
+        for info in getattr(parameter.annotation, "__metadata__", ()):
+            has_name = any(str(word).startswith("--") for word in (info.default, *info.param_decls))
+            assert has_name or (info.metavar or "").lower() != parameter.name or isinstance(info, ArgumentInfo), parameter

@@ -86,7 +86,9 @@ def _pair(given: str | None, *, option: str) -> tuple[str | None, str | None]:
 @takes(TraceOptions)
 def draw(
     options: TraceOptions,
-    level: Annotated[Level, typer.Option(metavar="LEVEL", help="stage (one box per stage) or layer (one row per layer)")] = "stage",
+    level: Annotated[
+        Level, typer.Option("--level", metavar="LEVEL", help="stage (one box per stage) or layer (one row per layer)")
+    ] = "stage",
     form: Annotated[
         Form | None,
         typer.Option("--as", metavar="FORM", help="svg, html, png, mmd, dot or txt [default: from FILE's extension, else txt]"),

@@ -65,7 +65,7 @@ def attn(
     options: TraceOptions,
     kind: Annotated[
         _Kind | None,
-        typer.Option(metavar="KIND", help="Only layers of this kind: self, cross, joint, temporal or pooling [default: all]"),
+        typer.Option("--kind", metavar="KIND", help="Only layers of this kind: self, cross, joint, temporal or pooling [default: all]"),
     ] = None,
     stage: _Stage = None,
     tokens_at: Annotated[

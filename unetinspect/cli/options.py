@@ -29,7 +29,7 @@ class OutputOptions(Struct, frozen=True, kw_only=True):
     json: Annotated[bool, _output("--json", help="Same as --format json")] = False
     format: Annotated[
         Literal["table", "json", "md", "csv", "tsv"] | None,
-        _output(metavar="FORMAT", help="Output format: table, json, md, csv or tsv [default: table]"),
+        _output("--format", metavar="FORMAT", help="Output format: table, json, md, csv or tsv [default: table]"),
     ] = None
     output: Annotated[str | None, _output("--output", "-o", metavar="FILE", help="Write to FILE instead of standard output")] = None
     no_truncate: Annotated[bool, _output("--no-truncate", help="Do not shorten module paths")] = False
@@ -41,7 +41,7 @@ class SourceOptions(OutputOptions, frozen=True, kw_only=True):
 
     revision: Annotated[str | None, _source(metavar="REV", help="Branch, tag or commit on the hub")] = None
     subfolder: Annotated[str | None, _source(metavar="DIR", help="Folder that contains the config")] = None
-    token: Annotated[str | None, _source(metavar="TOKEN", help="Hub token [default: the stored login]")] = None
+    token: Annotated[str | None, _source("--token", metavar="TOKEN", help="Hub token [default: the stored login]")] = None
     offline: Annotated[bool, _source("--offline", help="Do not use the network, only the hub cache and the catalog")] = False
 
 
@@ -66,8 +66,10 @@ class PassOptions(ModelOptions, frozen=True, kw_only=True):
         _attached("--with", metavar="MODEL", help="Attach a ControlNet or T2I-Adapter (same forms as MODEL)"),
     ] = None
     freeu: Annotated[str | None, _attached(metavar="B1,B2,S1,S2", help="Enable FreeU with these factors")] = None
-    device: Annotated[str, _run(metavar="DEVICE", help="auto, meta, cpu, cuda or cuda:N; auto is cuda if available, else meta")] = "auto"
-    dtype: Annotated[str | None, _run(metavar="DTYPE", help="float32, float16, bfloat16 or float64 [default: float32]")] = None
+    device: Annotated[
+        str, _run("--device", metavar="DEVICE", help="auto, meta, cpu, cuda or cuda:N; auto is cuda if available, else meta")
+    ] = "auto"
+    dtype: Annotated[str | None, _run("--dtype", metavar="DTYPE", help="float32, float16, bfloat16 or float64 [default: float32]")] = None
     no_cache: Annotated[bool, _run("--no-cache", help="Ignore the cache")] = False
     force: Annotated[bool, _run("--force", help="Lift the size limits")] = False
 
