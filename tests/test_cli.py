@@ -260,5 +260,5 @@ def test_an_option_is_named_where_typer_would_name_it_after_its_metavar(name: st
     """Some versions of Typer take a metavar that is the option's name in capitals for its name: `--DTYPE`."""
     for parameter in inspect.signature(load_command(name).callback).parameters.values():
         for info in getattr(parameter.annotation, "__metadata__", ()):
-            has_name = any(str(word).startswith("--") for word in (info.default, *info.param_decls))
+            has_name = any(str(word).startswith("--") for word in (info.default, *(info.param_decls or ())))
             assert has_name or (info.metavar or "").lower() != parameter.name or isinstance(info, ArgumentInfo), parameter
