@@ -56,7 +56,7 @@ def test_light_commands_import_nothing_heavy_and_this_test_can_fail(tmp_path: Pa
     path.write_text(traced("conditioned").to_json())
     lookup, looking = "unetinspect.cli.lookup", "unetinspect.cli.inspect"
     views = ("trace", "skips", "skips --explain", "attn", "tree", "inputs", "inputs --code", "ports")
-    shown = [f"{view} {path}" for view in (*views, "config", "names", "draw", "draw --as svg")]
+    shown = [f"{view} {path}" for view in (*views, "config", "names", "draw", "draw --as svg", f"diff {path}")]
 
     assert imported_after_each(
         "import unetinspect",
