@@ -9,10 +9,11 @@ from hashlib import sha256
 from importlib.resources import files
 
 from unetinspect.drawing.outline import Level, Outline
-from unetinspect.drawing.page.markup import TIMES, Markup, joined, script_json, tag
+from unetinspect.drawing.page.markup import Markup, joined, script_json, tag
 from unetinspect.drawing.page.record import page_record
 from unetinspect.drawing.page.tables import PageTable, page_tables, table_markup
 from unetinspect.drawing.svg import svg
+from unetinspect.drawing.text_width import TIMES
 from unetinspect.record import Trace
 from unetinspect.units import format_bytes, format_count, format_si, plural
 from unetinspect.views.header import header

@@ -8,7 +8,6 @@ from typing import Any
 
 from unetinspect.units import visible
 
-TIMES = "\N{MULTIPLICATION SIGN}"
 _EMPTY = frozenset({"meta", "link", "input"})
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from unetinspect.drawing.labels import typeset
 from unetinspect.drawing.outline import Box, Outline, mark_text
-from unetinspect.drawing.page.markup import TIMES
-from unetinspect.drawing.page.tables import typeset
+from unetinspect.drawing.text_width import TIMES
 from unetinspect.record import Module, Skip, Stage
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size
 from unetinspect.views.words import ROLES, skip_sum, skip_way

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
 
-from unetinspect.drawing.page.markup import TIMES, Markup, joined, tag
+from unetinspect.drawing.labels import typeset
+from unetinspect.drawing.page.markup import Markup, joined, tag
+from unetinspect.drawing.text_width import TIMES
 from unetinspect.record import Trace
 from unetinspect.views.attention import attention_table
 from unetinspect.views.skips import skips_table
@@ -112,12 +113,3 @@ def _cell(column: Column, row: Any) -> Markup:
         return tag("td", text, class_="p" if column.path else None)
     value = column.value(row)
     return tag("td", typeset(text), data_value="" if value is None else value)
-
-
-def typeset(text: str) -> str:
-    """Write arrows and multiplication signs as characters, which a terminal may lack and a page never does.
-
-    >>> typeset("1280 + 640 = 1920 -> 1280")
-    '1280 + 640 = 1920 → 1280'
-    """
-    return re.sub(r"(?<=\d)x(?=\d)", TIMES, text.replace("->", "→"))
