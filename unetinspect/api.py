@@ -118,15 +118,3 @@ def _is_live(model: Any) -> TypeGuard[nn.Module]:
             hint="pass a catalog name, a path, a hub ID, a config dict, a module or a Trace",
         )
     return True
-
-
-def loaded_trace(record: Trace) -> LoadedModel:
-    """Return the model of a record, to be traced again: its config as it was given, its VAE scale factor, its name."""
-    return LoadedModel(
-        name=record.model.name,
-        config=record.model.given_config,
-        source=record.model.source,
-        vae_scale_factor=record.run.vae_scale_factor,
-        medium=record.run.medium,
-        vae_scale_from=record.run.vae_scale_from,
-    )
