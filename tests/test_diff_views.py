@@ -5,25 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import re
-from functools import cache
 
 import msgspec
 import pytest
 
+from tests.test_diff import diff_of
 from tests.tiny import traced
 from unetinspect.compare import compare
-from unetinspect.record.diff import Diff, NameCounts, Quantity, SkipDiff, SkipSide
+from unetinspect.record.diff import NameCounts, Quantity, SkipDiff, SkipSide
 from unetinspect.units import format_count
 from unetinspect.views.diff import diff_csv, diff_markdown, diff_sections, diff_text
 from unetinspect.views.diff_words import difference, folded, skip_text, weights_text
 from unetinspect.views.layout import fit
 from unetinspect.views.render import Screen
-
-
-@cache
-def diff_of(a: str, b: str) -> Diff:
-    """Compare two catalog models, once."""
-    return compare(traced(a), traced(b))
 
 
 @pytest.mark.parametrize(("a", "b"), [("sd15", "bk-sdm-tiny"), ("sd15", "svd-xt"), ("ddpm-cat-256", "sd15")], ids=str)
