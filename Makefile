@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 # The tests share out among the cores; one worker per core, two at most: each holds its own torch.
 WORKERS ?= 2
 
-.PHONY: demo test mutants lint format docs catalog benchmark benchmark-gpu clean
+.PHONY: demo test mutants lint format docs catalog atlas benchmark benchmark-gpu clean
 
 demo: .venv/installed
 	.venv/bin/unetinspect trace sd15 --device meta --offline
@@ -31,9 +31,13 @@ docs: .venv/tests-installed
 	.venv/bin/python docs/pictures.py
 	CI=1 .venv/bin/python -m pytest --quiet tests/test_docs.py --update-golden
 
-# What the program reads of configs/*.yaml.
+# What the program reads of configs/*.yaml, and of the models that diffusers builds of them.
 catalog: .venv/tests-installed
-	CI=1 .venv/bin/python -m pytest --quiet tests/test_catalog.py -k yaml_files --update-golden
+	CI=1 .venv/bin/python -m pytest --quiet tests/test_catalog.py tests/test_catalog_tensors.py -k "yaml_files or built_anew" --update-golden
+
+# What explain-error knows of diffusers' errors: they are provoked, which takes three minutes.
+atlas: .venv/tests-installed
+	.venv/bin/python -m tests.atlas
 
 # The other tools get an environment of their own, with transformers: where that is installed, `import diffusers` imports it too.
 benchmark: .venv/installed .venv-benchmark/installed

@@ -1,19 +1,46 @@
-"""What people paste: messages of several versions of torch and diffusers, logs, boxed and coloured tracebacks, anything at all."""
+"""What people paste: messages, logs, boxed and coloured tracebacks, errors of other libraries, anything at all."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.error_messages import MESSAGES, MUST_MATCH
+from tests.tiny import some
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import UsageError
 from unetinspect.explain import explain_error
+from unetinspect.explain.answers import compute
+from unetinspect.explain.sides import sides_to
 from unetinspect.record import ErrorExplanation, ErrorExplanations, to_json
 from unetinspect.views.checks import explanations_table
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
-from unetinspect.views.table import Table
+
+CROSS = "mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)"
+CLASSES = "class_labels should be provided when num_class_embeds > 0"
+PROJ_IN = (
+    "size mismatch for up_blocks.1.attentions.{}.proj_in.weight: copying a param with shape torch.Size([4, 4]) from checkpoint, "
+    "the shape in current model is torch.Size([4, 4, 1, 1])."
+)
+
+
+def texts(name: str) -> list[Any]:
+    """Read texts with their right answers."""
+    lines = (Path(__file__).parent / "explain_error" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+# Messages of several versions of torch and diffusers; what people paste, and what the right answer says: `kind`, and words.
+KNOWN = {
+    f"{name} {place}": row for name in ("messages", "cases", "threads", "threads_held_out") for place, row in enumerate(texts(name), 1)
+}
+# Errors of other libraries and other models.
+FOREIGN = texts("foreign")
 
 
 def only(text: str) -> ErrorExplanation:
@@ -23,25 +50,33 @@ def only(text: str) -> ErrorExplanation:
     return found[0]
 
 
-def words_of(one: ErrorExplanation) -> str:
-    """Return everything that an explanation says."""
-    return to_json(ErrorExplanations(explanations=(one,)))
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_people_paste(name: str) -> None:
+    """Each is told as what it is; its answer has the facts that it must and none that are wrong, and says what to change."""
+    row = KNOWN[name]
+    found = explain_error(row["text"]).explanations
+    said = "".join(to_json(ErrorExplanations(explanations=(msgspec.structs.replace(one, error=""),))) for one in found).lower()
+
+    assert found[0].kind == row["kind"]
+    assert [word for word in row["must"] if word.lower() not in said] == []
+    assert [word for word in row["must_not"] if word.lower() in said] == []
+    assert all(one.changes for one in found)
 
 
-@pytest.mark.parametrize(("text", "kind", "word"), MESSAGES, ids=[f"{place}-{kind}" for place, (_, kind, _) in enumerate(MESSAGES)])
-def test_messages_of_public_threads(text: str, kind: str, word: str) -> None:
-    """Each is told as what it is, names what it must, and says what to change."""
-    one = only(text)
-
-    assert one.kind == kind
-    assert word in words_of(one)
-    assert len(one.meaning) > 60
-    assert one.changes
+@pytest.mark.parametrize("row", FOREIGN, ids=lambda row: str(row["from"]))
+def test_no_error_of_another_library_is_claimed(row: dict[str, Any]) -> None:
+    """It is refused, or it is said that nothing in the text says which model it is, or that it is none of a UNet."""
+    try:
+        found = explain_error(row["text"]).explanations
+    except UsageError:
+        return
+    for one in found:
+        assert one.decided_by == "nothing" or "not a UNet" in one.meaning or "not the UNet" in one.meaning
 
 
 def test_the_numbers_of_cross_attention() -> None:
     """154 = 2 x 77 tokens; 2048 came in, 768 is taken; in blocks of 320 channels of the models whose config says so."""
-    one = only("mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)")
+    one = only(CROSS)
     takers = {model.name for model in one.models if "768" in model.role}
     by_config = {
         name
@@ -54,12 +89,8 @@ def test_the_numbers_of_cross_attention() -> None:
     assert [number.value for number in one.numbers] == [154, 2048, 768, 320]
     assert "2 x 77 tokens" in one.numbers[0].meaning
     assert takers == by_config
-    sd15 = next(model for model in one.models if model.name == "sd15")
-    assert sd15.where == (
-        "cross_attention_dim",
-        "down_blocks.0.attentions.*.transformer_blocks.*.attn2.to_k",
-        "up_blocks.3.attentions.*.transformer_blocks.*.attn2.to_k",
-    )
+    assert {model.name for model in one.models if "2048" in model.role} >= {"sdxl", "kolors"}
+    assert one.decided_by == "numbers"
 
 
 def test_a_traceback_decides_between_layers_of_the_same_size() -> None:
@@ -68,6 +99,7 @@ def test_a_traceback_decides_between_layers_of_the_same_size() -> None:
     frame = '  File "/x/diffusers/models/unets/unet_spatio_temporal_condition.py", line 400, in forward\n    self.add_embedding(time)\n'
 
     assert only(frame + message).kind == "added_cond_width"
+    assert only(frame + message).decided_by == "traceback"
     assert {model.name for model in only(frame + message).models} >= {"svd-xt"}
     assert only(message.replace("2x512", "154x1024")).kind == "cross_attention_width"
 
@@ -83,38 +115,174 @@ def test_what_is_not_known_is_a_usage_error(text: str) -> None:
     assert raised.value.hint
 
 
-@pytest.mark.parametrize(
-    "text",
-    [MESSAGES[0][0], f"{MESSAGES[0][0]}\n{MUST_MATCH}Expected size 24 but got size 25 for tensor number 1 in the list"],
-    ids=["one", "two"],
-)
-def test_the_view_says_all_in_80_columns(text: str) -> None:
-    """Every number, model, place and change is shown, no line is wider than 80 columns; CSV has a record for each error."""
-    found = explain_error(text)
-    table = explanations_table(found)
-    shown, _ = render_table(table, Screen(width=80))
-    said = " ".join(shown.split())
+@pytest.mark.parametrize("name", some(KNOWN, 4))
+def test_a_screen_shows_what_to_change_and_verbose_shows_all(name: str) -> None:
+    """Without --verbose at most 20 lines of 80 columns, the changes before the meaning; with it every number, model and other cause."""
+    found = explain_error(KNOWN[name]["text"])
+    short, _ = render_table(explanations_table(ErrorExplanations(explanations=found.explanations[:1])), Screen(width=80))
+    table = explanations_table(found, verbose=True)
+    said = " ".join(render_table(table, Screen(width=80))[0].split())
 
-    assert max(map(len, shown.splitlines())) <= 80
+    assert [line for line in short.splitlines() if len(line) > 80 and " " in line.strip()] == []
+    assert len(short.splitlines()) <= 24  # 20, and what an error's own text takes beyond a line
+    assert 0 < short.index("What to change") < short.index("What it means")
     for one in found.explanations:
-        for part in (
+        parts = (
             one.error,
             one.meaning,
             *one.changes,
             *(number.meaning for number in one.numbers),
-            *(model.role for model in one.models),
-        ):
-            assert " ".join(part.split()) in said
+            *(other.meaning for other in one.others),
+        )
+        assert [part for part in parts if " ".join(part.split()) not in said] == []
         assert all(part in said for model in one.models for part in (model.name, *model.where))
     assert len(render_csv(table, delimiter=",").splitlines()) == 1 + len(found.explanations)
     assert "What it means" in render_markdown(table)
-    assert isinstance(table, Table)
 
 
-def test_nothing_here_imports_torch(tmp_path: Path) -> None:
+def test_nothing_here_imports_torch() -> None:
     """A message is explained without torch, diffusers or the hub's client."""
     from tests.test_imports import imported_after
 
-    code = f"from unetinspect.explain import explain_error\nfor text in {[text for text, _, _ in MESSAGES[:30]]!r}: explain_error(text)"
+    some_texts = [row["text"] for row in KNOWN.values()][::8]
+    code = f"from unetinspect.explain import explain_error\nfor text in {some_texts!r}: explain_error(text)"
 
     assert imported_after(code) == set()
+
+
+@pytest.mark.parametrize("name", some(KNOWN, 6))
+def test_decoration_changes_nothing(name: str) -> None:
+    """Colours, quotes, log prefixes and Windows line ends lead to the same explanation."""
+    text = KNOWN[name]["text"]
+    plain = explain_error(text).explanations[0]
+
+    for decorated in (f"\x1b[31m\x1b[1m{text}\x1b[0m", f"```\n{text}\n```", f"2024-09-16 - ERROR - {text}", text.replace("\n", "\r\n")):
+        assert msgspec.structs.replace(explain_error(decorated).explanations[0], error=plain.error) == plain
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        '  File "C:\\v\\Lib\\site-packages\\diffusers\\models\\attention_processor.py", line 1023, in __call__\n',
+        "File ~/v/site-packages/diffusers/models/attention_processor.py:1023, in AttnProcessor.__call__(self, attn)\n-> 1023\n",
+        "│ /home/u/v/site-packages/diffusers/models/attention_processor.py:1023 in __call__       │\n│ ❱ 1023 │   key            │\n",
+        "│ /home/u/v/site-packages/diffusers/m │\n│ odels/attention_processor.py:1023 in __call__       │\n",
+    ],
+    ids=["python on Windows", "IPython", "boxed", "boxed and broken"],
+)
+def test_the_module_is_read_from_every_kind_of_traceback(frames: str) -> None:
+    """Paths of Windows, of notebooks, and of boxes that break them."""
+    one = only(f"{frames}RuntimeError: {CROSS}")
+
+    assert one.module is not None
+    assert one.module.startswith("diffusers.models.attention_processor.")
+    assert one.module.endswith("__call__, line 1023")
+
+
+def test_a_message_before_its_traceback() -> None:
+    """Where a tool prints the message first and does not repeat it, the frames behind it are its own."""
+    text = (
+        f"Error occurred when executing KSampler:\n\n{CROSS}\n\n"
+        'File "D:\\ComfyUI\\execution.py", line 151, in recursive_execute\nout = 1\n'
+        'File "D:\\ComfyUI\\comfy\\ldm\\modules\\attention.py", line 327, in forward\nk = self.to_k(context)\n'
+    )
+
+    assert only(text).module == "ldm.modules.attention.forward, line 327"
+
+
+def test_several_errors_are_told_last_first_and_once() -> None:
+    """Each error of a log is explained once, that raised last first, each with its own traceback; of many the last twenty."""
+    attention, unet = 'attention_processor.py", line 9, in __call__', 'unets/unet_2d.py", line 297, in forward'
+    first = f'File "/x/diffusers/models/{unet}\nValueError: class_labels should be provided when doing class conditioning\n'
+    second = f'File "/x/diffusers/models/{attention}\n{CROSS}\n'
+
+    found = explain_error(first + second * 3).explanations
+    many = explain_error("\n".join(CROSS.replace("2048", str(n)) for n in range(1000, 3000))).explanations
+
+    assert [(one.kind, one.module) for one in found] == [
+        ("cross_attention_width", "diffusers.models.attention_processor.__call__, line 9"),
+        ("class_labels", "diffusers.models.unets.unet_2d.forward, line 297"),
+    ]
+    assert len(many) == 20
+    assert "154x2999" in many[0].error
+
+
+def test_a_failed_load_is_one_error_and_others_beside_it_stay() -> None:
+    """All lines of a state dict's error belong to one explanation; what stands behind it is another."""
+    lines = "".join(f"\t{PROJ_IN.format(n)}\n" for n in range(500))
+    text = f"Error(s) in loading state_dict for UNet2DConditionModel:\n{lines}done\nmat1 and mat2 must have the same dtype\n"
+
+    assert [one.kind for one in explain_error(text).explanations] == ["dtype", "checkpoint"]
+
+
+@given(st.text(max_size=400))
+@settings(max_examples=60, deadline=None)
+def test_any_text_is_answered(text: str) -> None:
+    """Random text is explained or refused; nothing else is raised."""
+    answered(text)
+
+
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_mutated_messages_are_answered(data: st.DataObject) -> None:
+    """Messages with pieces cut out, repeated, swapped for others or for odd numbers are explained or refused."""
+    known = [row["text"] for row in KNOWN.values()]
+    pieces = [data.draw(st.sampled_from(known)) for _ in range(data.draw(st.integers(1, 3)))]
+    text = data.draw(st.sampled_from(["\n", " ", "", "\r\n"])).join(pieces)
+    for _ in range(data.draw(st.integers(0, 6))):
+        start, stop = sorted(data.draw(st.tuples(st.integers(0, len(text)), st.integers(0, len(text)))))
+        piece = data.draw(st.sampled_from(["", "0", "-1", "99999999999", "1x1", "[]", "(", "{", "\x1b[31m", "٣", text[start:stop]]))
+        text = text[:start] + piece + text[min(stop, start + 6) :]
+    answered(text)
+
+
+def answered(text: str) -> None:
+    """Explain a text or see it refused, and show what is said."""
+    try:
+        found = explain_error(text)
+    except UsageError:
+        return
+    assert msgspec.json.decode(msgspec.json.encode(found), type=ErrorExplanations) == found
+    render_table(explanations_table(found), Screen(width=80))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["size mismatch for ", 'File "', "Block", "Sizes of tensors ", ".py:1", "\x1b[", f"{CROSS}\n", "Error(s) in loading state_dict for "],
+    ids=repr,
+)
+def test_two_megabytes_are_read(unit: str) -> None:
+    """A log of 2 MB of one thing over and over is read to its end, where the error is."""
+    text = unit * (2_000_000 // len(unit)) + f"\n\n{CLASSES}\n"
+
+    assert explain_error(text).explanations[0].kind == "class_labels"
+
+
+def test_sides_follow_from_halving() -> None:
+    """A U is simulated: sides halve, rounded up or down, and double again; every side that fails so is told, and no other."""
+    for got in (3, 5, 9, 13, 25):
+        for expected in (got - 1, got + 1):
+            failing = {
+                side for side in range(1, 300) for levels in range(1, 6) if first_failure(side, levels, expected > got) == (expected, got)
+            }
+            assert {side for sides in sides_to(expected, got) for side in sides if side < 300} == failing
+
+
+def first_failure(side: int, halvings: int, rounds_up: bool) -> tuple[int, int] | None:
+    """Run the sides of a U, and return the first (hidden states, skip) that differ on the way up."""
+    sides = [side]
+    for _ in range(halvings):
+        sides.append((sides[-1] + rounds_up) // 2)
+    hidden = sides[-1]
+    for skip in reversed(sides[:-1]):
+        if 2 * hidden != skip:
+            return 2 * hidden, skip
+        hidden = skip
+    return None
+
+
+@pytest.mark.parametrize("formula", ["a / 2", "unknown", "a.b", "[a]", "a ** 2"])
+def test_formulas_compute_numbers_and_nothing_else(formula: str) -> None:
+    """A division with a rest, an unknown name and whatever is no formula of numbers raise what the caller takes for 'does not hold'."""
+    with pytest.raises((ValueError, KeyError)):
+        compute(formula, {"a": 3})

@@ -1,40 +1,35 @@
-"""Errors that diffusers really raises: made with tiny UNets, told by their message alone and by their traceback."""
+"""Errors that diffusers really raises: by models with the sizes of `kinds.yaml`, which the atlas was not made from, and by PEFT."""
 
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel, UNet2DModel
-from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 
-from tests.tiny import CONDITION, condition, plain
+from tests.atlas.provoke import Provoked, provoke
+from tests.tiny import condition
 from unetinspect.errors import UsageError
 from unetinspect.explain import explain_error
+from unetinspect.explain.answers import facts
 from unetinspect.record import ErrorExplanation
 
-DEVICES = ("cpu", "meta")
+# Of the errors with their tracebacks: what was measured, rounded down. The rest has another cause that raises the same there.
+RIGHT, NAMED, REFUSED = 0.7, 0.92, 0.02
 
 
 def unet(device: str = "cpu", **keys: Any) -> Any:
     """Build the tiny conditioned UNet with some keys replaced."""
     with torch.device(device):
-        return UNet2DConditionModel.from_config(_config(condition(**keys)))
-
-
-def plain_unet(device: str = "cpu", **keys: Any) -> Any:
-    """Build the tiny unconditional UNet with some keys replaced."""
-    with torch.device(device):
-        return UNet2DModel.from_config(_config(plain(**keys)))
-
-
-def _config(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "_class_name"}
+        return UNet2DConditionModel.from_config({key: value for key, value in condition(**keys).items() if key != "_class_name"})
 
 
 def raised_by(call: Callable[[], Any]) -> tuple[str, str]:
@@ -53,221 +48,148 @@ def explained(text: str) -> ErrorExplanation:
     return found[0]
 
 
-def run(model: Any, sample: tuple[int, ...] = (2, 4, 16, 16), text: tuple[int, ...] | None = (2, 7, 24), **arguments: Any) -> Any:
+@cache
+def provoked() -> list[Provoked]:
+    """Provoke one in so many of the errors."""
+    return list(provoke(primes=False, one_in=25))
+
+
+def kinds_of(error: Provoked) -> set[str]:
+    """Return the kinds that an explanation by the true cause may have."""
+    cause = f"{error.row['cause']} {error.row['about']} {error.row['axis']}"
+    return {answer.kind for answer in facts().message if fnmatchcase(cause, answer.cause)}
+
+
+@pytest.mark.slow
+def test_the_true_cause_is_the_first_or_one_of_those_that_are_named() -> None:
+    """From its traceback most errors are explained by what was really wrong; the others name it as another cause."""
+    counts: Counter[str] = Counter()
+    for error in provoked():
+        try:
+            found = explain_error(error.traceback).explanations[0]
+        except UsageError:
+            counts["refused"] += 1
+            continue
+        first = found.kind in kinds_of(error)
+        counts["right"] += first
+        counts["named"] += first or bool(kinds_of(error) & {other.kind for other in found.others})
+
+    assert len(provoked()) > 100
+    assert counts["right"] >= RIGHT * len(provoked())
+    assert counts["named"] >= NAMED * len(provoked())
+    assert counts["refused"] <= REFUSED * len(provoked())
+
+
+@pytest.mark.slow
+def test_a_message_alone_is_decided_only_where_it_says_so_itself() -> None:
+    """Without a traceback what is claimed is right, but for a few; nothing is claimed of most."""
+    claimed = wrong = 0
+    for error in provoked():
+        try:
+            found = explain_error(error.message).explanations[0]
+        except UsageError:
+            continue
+        claimed += found.decided_by != "nothing"
+        wrong += found.decided_by != "nothing" and not kinds_of(error) & {found.kind, *(other.kind for other in found.others)}
+
+    assert claimed > 40
+    assert wrong <= 0.2 * claimed  # a config that the message itself takes for another mistake
+
+
+def run(model: Any, sample: tuple[int, ...] = (2, 4, 16, 16), text: tuple[int, ...] | None = (2, 7, 24)) -> Any:
     """Call a UNet with zeros of these shapes."""
     device = next(model.parameters()).device
-    states = None if text is None else torch.zeros(text, device=device)
-    return model(torch.zeros(sample, device=device), 1, states, **arguments)
+    return model(torch.zeros(sample, device=device), 1, None if text is None else torch.zeros(text, device=device))
 
 
-def zeros(device: str, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Make a list of tensors."""
-    return [torch.zeros(shape, device=device) for shape in shapes]
+def _without_processors(model: Any) -> None:
+    model.set_attn_processor({})
 
 
-ADDED = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 80}
-RESIDUALS = ((2, 32, 16, 16), (2, 32, 16, 16), (2, 32, 8, 8), (2, 64, 8, 8))
-
-
-def residuals(device: str, first: tuple[int, ...]) -> dict[str, Any]:
-    """Return residuals of which the first has another shape than it must have."""
-    return {
-        "down_block_additional_residuals": zeros(device, first, *RESIDUALS[1:]),
-        "mid_block_additional_residual": torch.zeros(2, 64, 8, 8, device=device),
-    }
-
-
-# Each: the mistake, the kind with a traceback, the numbers that must be told, and the function that raised it.
-FORWARDS: dict[str, tuple[Callable[[str], Any], str, set[Any], str]] = {
-    "width": (lambda on: run(unet(on), text=(2, 7, 40)), "cross_attention_width", {14, 40, 24, 32}, "__call__"),
-    "no text": (lambda on: run(unet(on), text=None), "encoder_hidden_states", {512, 32, 24}, "__call__"),
-    "batch of text": (lambda on: run(unet(on), text=(3, 7, 24)), "batch_size", {16384}, "__call__"),
-    "size of residuals": (lambda on: run(unet(on), **residuals(on, (2, 32, 12, 12))), "residual_size", {16, 12}, "forward"),
-    "batch of residuals": (lambda on: run(unet(on), **residuals(on, (3, 32, 16, 16))), "batch_size", {2, 3}, "forward"),
-    "channels of residuals": (lambda on: run(unet(on), **residuals(on, (2, 64, 16, 16))), "residual_channels", {32, 64}, "forward"),
-    "no conditions": (lambda on: run(unet(on, **ADDED)), "added_cond_kwargs", set(), "get_aug_embed"),
-    "no text_embeds": (lambda on: run(unet(on, **ADDED), added_cond_kwargs={}), "added_cond_kwargs", set(), "get_aug_embed"),
-    "no time_ids": (
-        lambda on: run(unet(on, **ADDED), added_cond_kwargs={"text_embeds": torch.zeros(2, 32, device=on)}),
-        "added_cond_kwargs",
-        set(),
-        "get_aug_embed",
-    ),
-    "too few time_ids": (
-        lambda on: run(
-            unet(on, **ADDED),
-            added_cond_kwargs={"text_embeds": torch.zeros(2, 32, device=on), "time_ids": torch.zeros(2, 5, device=on)},
-        ),
-        "added_cond_width",
-        {2, 72, 80},
-        "forward",
-    ),
-    "no classes": (lambda on: run(unet(on, num_class_embeds=10)), "class_labels", set(), "get_class_embed"),
-    "width of class embeddings": (
-        lambda on: run(
-            unet(on, class_embed_type="projection", projection_class_embeddings_input_dim=16), class_labels=torch.zeros(2, 20, device=on)
-        ),
-        "class_labels_width",
-        {16, 20},
-        "forward",
-    ),
-    "width of projected text": (
-        lambda on: run(unet(on, encoder_hid_dim=40, encoder_hid_dim_type="text_proj")),
-        "encoder_hid_width",
-        {14, 24, 40},
-        "process_encoder_hidden_states",
-    ),
-    "no image": (
-        lambda on: run(unet(on, encoder_hid_dim=40, encoder_hid_dim_type="image_proj"), added_cond_kwargs={}),
-        "added_cond_kwargs",
-        set(),
-        "process_encoder_hidden_states",
-    ),
-    "timestep_cond": (
-        lambda on: run(unet(on, time_cond_proj_dim=16), timestep_cond=torch.zeros(2, 20, device=on)),
-        "time_embedding_width",
-        {16, 20},
-        "forward",
-    ),
-    "odd height": (lambda on: plain_unet(on)(torch.zeros(2, 3, 17, 16, device=on), 1), "skip_size", {18, 17}, "forward"),
-    "odd width": (lambda on: plain_unet(on)(torch.zeros(2, 3, 16, 17, device=on), 1), "skip_size", {18, 17}, "forward"),
-    "no class of an image": (
-        lambda on: plain_unet(on, num_class_embeds=4)(torch.zeros(2, 3, 16, 16, device=on), 1),
-        "class_labels",
-        set(),
-        "forward",
-    ),
-    "classes for a UNet without": (
-        lambda on: plain_unet(on)(torch.zeros(2, 3, 16, 16, device=on), 1, class_labels=torch.zeros(2, device=on)),
-        "class_labels",
-        set(),
-        "forward",
-    ),
-    "processors": (lambda on: unet(on).set_attn_processor({"a": AttnProcessor()}), "processor_count", {1, 8}, "set_attn_processor"),
+MISTAKES: dict[str, tuple[Callable[[Any], Any], dict[str, Any], str, set[Any], str]] = {
+    "width of text": (lambda model: run(model, text=(2, 7, 40)), {}, "cross_attention_width", {14, 40, 24, 32}, "__call__"),
+    "no text": (lambda model: run(model, text=None), {}, "encoder_hidden_states", {24, 32}, "__call__"),
+    "inpainting": (lambda model: run(model, sample=(2, 9, 16, 16)), {}, "in_channels", {9, 4}, "forward"),
+    "channels last": (lambda model: run(model, sample=(2, 32, 32, 4)), {}, "axis_order", {32, 4}, "forward"),
+    "no classes": (run, {"num_class_embeds": 10}, "class_labels", set(), "get_class_embed"),
+    "processors": (_without_processors, {}, "processor_count", {0, 8}, "set_attn_processor"),
 }
 
 
-@cache
-def raised_in_forward(mistake: str, device: str) -> tuple[str, str]:
-    """Return the message and the traceback of a mistake, made once."""
-    return raised_by(lambda: FORWARDS[mistake][0](device))
+ON_META = ("width of text", "no text", "no classes", "processors")  # a convolution says only "Invalid channel dimensions" there
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("mistake", FORWARDS)
-def test_a_forward_that_fails_is_explained_from_its_traceback(mistake: str, device: str) -> None:
+@pytest.mark.parametrize(("name", "device"), [*((name, "cpu") for name in MISTAKES), *((name, "meta") for name in ON_META)])
+def test_a_forward_that_fails_is_explained_from_its_traceback(name: str, device: str) -> None:
     """The kind, the numbers and the function that raised are found, in the words of the CPU and of meta."""
-    _, kind, numbers, function = FORWARDS[mistake]
+    call, keys, kind, numbers, function = MISTAKES[name]
 
-    found = explained(raised_in_forward(mistake, device)[1])
+    model = unet(device, **keys)
+
+    found = explained(raised_by(lambda: call(model))[1])
 
     assert found.kind == kind
     assert numbers <= {number.value for number in found.numbers}
     assert found.module is not None
-    assert found.module.startswith("diffusers.models.")
     assert f".{function}, line " in found.module
-    assert found.changes
 
 
-@pytest.mark.parametrize("mistake", FORWARDS)
-def test_a_message_alone_is_explained_too(mistake: str) -> None:
-    """Without a traceback nothing is known of the module, and each number of the message is still told."""
-    found = explained(f"RuntimeError: {raised_in_forward(mistake, 'cpu')[0]}")
+@pytest.mark.parametrize(
+    ("keys", "word"),
+    [
+        ({"up_block_types": ["UpBlock2D"]}, "up_block_types"),
+        ({"cross_attention_dim": [24]}, "cross_attention_dim"),
+        ({"down_block_types": ["CrosAttnDownBlock2D", "DownBlock2D"]}, "did you mean CrossAttnDownBlock2D"),
+        ({"time_embedding_type": "sines"}, "positional"),
+        ({"encoder_hid_dim_type": "ip_image_proj", "encoder_hid_dim": 12}, "IP-Adapter"),
+        ({"class_embed_type": "projection"}, "projection_class_embeddings_input_dim"),
+        ({"act_fn": "sulu"}, "act_fn"),
+        ({"norm_num_groups": 7}, "norm_num_groups"),
+    ],
+    ids=str,
+)
+def test_a_config_that_diffusers_refuses(keys: dict[str, Any], word: str) -> None:
+    """The key is named, and for a misspelled block the one that was meant."""
+    found = explained(raised_by(lambda: unet("meta", **keys))[1])
 
-    assert found.module is None
-    assert found.meaning
-    assert found.changes
+    assert found.kind in ("config", "norm_groups")
+    assert word in " ".join((found.meaning, *found.changes))
 
 
-CHANNELS: dict[str, tuple[tuple[int, ...], str]] = {
-    "inpainting": ((2, 9, 16, 16), "in_channels"),
-    "pixels": ((2, 3, 16, 16), "in_channels"),
-    "channels last": ((2, 32, 32, 4), "axis_order"),
+def lora(**keys: Any) -> dict[str, torch.Tensor]:
+    """Return a LoRA of the tiny UNet with some keys replaced, as PEFT names it."""
+    model = unet(**keys)
+    model.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    return get_peft_model_state_dict(model)
+
+
+def load_lora(weights: dict[str, torch.Tensor]) -> None:
+    """Load a LoRA into the tiny UNet."""
+    unet().load_lora_adapter(weights, prefix=None)
+
+
+PEFT: dict[str, tuple[Callable[[], Any], str, str]] = {
+    "of another family": (
+        lambda: load_lora(lora(cross_attention_dim=40)),
+        "lora_checkpoint",
+        "cross_attention_dim is 40 in the LoRA and 24",
+    ),
+    "with a prefix": (lambda: load_lora({f"unet.{name}": one for name, one in lora().items()}), "checkpoint", "prefix 'unet.'"),
+    "of a deeper UNet": (
+        lambda: load_lora({name.replace("transformer_blocks.0", "transformer_blocks.3"): one for name, one in lora().items()}),
+        "lora_keys",
+        "SDXL",
+    ),
+    "for other modules": (lambda: unet().add_adapter(LoraConfig(target_modules=["q_proj"])), "lora_keys", "q_proj"),
 }
 
 
-@pytest.mark.parametrize("case", CHANNELS)
-def test_wrong_input_channels(case: str) -> None:
-    """What came in and what conv_in takes are both told, and channels at the end are seen."""
-    shape, kind = CHANNELS[case]
+@pytest.mark.parametrize("name", PEFT)
+def test_a_lora_that_peft_refuses(name: str) -> None:
+    """Of another width, with names that the UNet does not have, or with a prefix before them."""
+    call, kind, words = PEFT[name]
 
-    found = explained(raised_by(lambda: run(unet(), sample=shape))[1])
+    found = explained(raised_by(call)[1])
 
     assert found.kind == kind
-    assert {shape, 4} <= {number.value for number in found.numbers}
-
-
-def test_channels_both_ways_name_the_pipelines() -> None:
-    """9 channels into 4 are an inpainting pipeline's, 4 into 9 lack the mask."""
-    into_four = explained(raised_by(lambda: run(unet(), sample=(2, 9, 16, 16)))[1])
-    into_nine = explained(raised_by(lambda: run(unet(in_channels=9)))[1])
-
-    assert any("StableDiffusionInpaintPipeline" in change for change in into_four.changes)
-    assert any("torch.cat([latents, mask, masked_image_latents], dim=1)" in change for change in into_nine.changes)
-    assert "sd15-inpaint" in {model.name for model in into_four.models}
-
-
-def test_a_control_image_of_another_size_is_told_from_its_controlnet() -> None:
-    """The sides of both are told, and that a ControlNet is at work."""
-    keys = ("in_channels", "block_out_channels", "layers_per_block", "down_block_types", "cross_attention_dim", "norm_num_groups")
-    control: Any = ControlNetModel.from_config({key: CONDITION[key] for key in keys})
-
-    found = explained(raised_by(lambda: run(control, controlnet_cond=torch.zeros(2, 3, 96, 128)))[1])
-
-    assert (found.kind, [number.value for number in found.numbers]) == ("residual_size", [16, 12])
-    assert "shows a ControlNet" in found.meaning
-
-
-def test_a_missing_argument_names_the_class() -> None:
-    """The class stands in front of `forward()`; what is missing is named."""
-    message, trace = raised_by(lambda: unet()(torch.zeros(2, 4, 16, 16), 1))
-
-    assert {explained(text).kind for text in (message, trace)} == {"encoder_hidden_states"}
-    assert "UNet2DConditionModel" in explained(message).meaning
-
-
-def test_dtypes_and_devices() -> None:
-    """Half into float, and an input on another device, are told apart."""
-    half = torch.zeros(2, 7, 24).half()
-
-    assert explained(raised_by(lambda: unet()(torch.zeros(2, 4, 16, 16), 1, half))[0]).kind == "dtype"
-    assert explained(raised_by(lambda: unet().half()(torch.zeros(2, 4, 16, 16), 1, half))[0]).kind == "dtype"
-    assert explained(raised_by(lambda: unet()(torch.zeros(2, 4, 16, 16), 1, half.to("meta")))[0]).kind in ("dtype", "device")
-    assert explained(raised_by(lambda: unet()(torch.zeros(2, 4, 16, 16).to("meta"), 1, half.float()))[0]).kind == "device"
-
-
-CONFIGS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "up_block_types": ({"up_block_types": ["UpBlock2D"]}, "config", "up_block_types"),
-    "block_out_channels": ({"block_out_channels": [32]}, "config", "block_out_channels"),
-    "only_cross_attention": ({"only_cross_attention": [True]}, "config", "only_cross_attention"),
-    "attention_head_dim": ({"attention_head_dim": [4]}, "config", "attention_head_dim"),
-    "cross_attention_dim": ({"cross_attention_dim": [24]}, "config", "cross_attention_dim"),
-    "num_attention_heads": ({"num_attention_heads": 8}, "head_count", "attention_head_dim"),
-    "down block": ({"down_block_types": ["CrosAttnDownBlock2D", "DownBlock2D"]}, "config", "CrossAttnDownBlock2D"),
-    "up block": ({"up_block_types": ["UpBlok2D", "CrossAttnUpBlock2D"]}, "", ""),
-    "mid block": ({"mid_block_type": "UNetMidBlock2DCrosAttn"}, "config", "UNetMidBlock2DCrossAttn"),
-    "time": ({"time_embedding_type": "sines"}, "config", "'sines'"),
-    "addition": ({"addition_embed_type": "texttime"}, "config", "'texttime'"),
-    "ip_image_proj": ({"encoder_hid_dim_type": "ip_image_proj", "encoder_hid_dim": 12}, "config", "IP-Adapter"),
-    "encoder_hid_dim": ({"encoder_hid_dim_type": "text_proj"}, "config", "encoder_hid_dim"),
-    "projection": ({"class_embed_type": "projection"}, "config", "projection_class_embeddings_input_dim"),
-    "activation": ({"act_fn": "sulu"}, "config", "'sulu'"),
-    "groups": ({"norm_num_groups": 7}, "norm_groups", "norm_num_groups"),
-    "depths": ({"transformer_layers_per_block": [[1, 1], 1]}, "config", "reverse_transformer_layers_per_block"),
-}
-
-
-@pytest.mark.parametrize("case", CONFIGS)
-def test_a_config_that_diffusers_refuses(case: str) -> None:
-    """The key is named, and for a misspelt block the one that was meant; what is no error of a UNet is not explained."""
-    keys, kind, words = CONFIGS[case]
-    message, trace = raised_by(lambda: unet("meta", **keys))
-
-    if not kind:  # "UpBlok2D does not exist." may be about anything
-        with pytest.raises(UsageError):
-            explain_error(message)
-        return
-    for text in (message, trace):
-        found = explained(text)
-        assert found.kind == kind
-        assert words in " ".join((found.meaning, *found.changes))
+    assert words in found.meaning

@@ -31,7 +31,12 @@ def test_the_wheel_holds_the_package_and_runs_away_from_the_checkout(tmp_path: P
     wheel.extractall(tmp_path / "away")
     (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
 
-    assert {"unetinspect/catalog.jsonl", "unetinspect/py.typed"} <= names
+    assert {
+        "unetinspect/catalog.jsonl",
+        "unetinspect/catalog_tensors.jsonl",
+        "unetinspect/explain/weights.toml",
+        "unetinspect/py.typed",
+    } <= names
     assert not [name for name in names if "test" in name]
     assert wheel.read(scripts).decode().strip() == "[console_scripts]\nunetinspect = unetinspect.__main__:main"
     assert run("-c", "import unetinspect; print(unetinspect.__file__)").startswith(str(tmp_path))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Collection
 
 # A prefix, and the part that it marks; None: the names after it decide. Longer prefixes come before those that they start with.
 PREFIXES: tuple[tuple[str, str | None], ...] = (
@@ -23,7 +25,20 @@ PREFIXES: tuple[tuple[str, str | None], ...] = (
     ("controlnet.", None),
     ("model.", None),
     ("module.", None),
+    ("_orig_mod.", None),
 )
+# Who puts such a part before or into every name.
+WRAPPERS = {
+    "module.": "DataParallel",
+    "_orig_mod.": "torch.compile",
+    "base_model.model.": "PEFT",
+    "base_layer.": "a LoRA in the model",
+    "model.diffusion_model.": "a whole checkpoint",
+    "diffusion_model.": "ComfyUI",
+    "control_model.": "ControlNet's own code",
+    "unet.": "a pipeline or trainer",
+    "model.": "a wrapper such as Lightning's",
+}
 # What LoRA files put before the name of a UNet's layer, besides.
 LORA_PREFIXES = ("base_model.model.", "lora_unet_", "lycoris_")
 # How the names of a text encoder's layers start, in checkpoints and in LoRAs.
@@ -41,3 +56,23 @@ NOT_PARAMETERS = (
     *(".pe", "down.kernel", "up.kernel", "position_ids"),
     *(".scale_weight", ".scale_input", ".weight_scale", ".input_scale", "scaled_fp8"),
 )
+
+
+def constant_part(longer: Collection[str], shorter: Collection[str]) -> str:
+    """Return the part that the longer names have too much, with a dot behind it; "" where there is none.
+
+    Of parts that no tool is known to add, all names must have it, and several. Without shorter names, only a known prefix is found.
+
+    >>> constant_part(["a.base_layer.weight", "b.0.base_layer.bias"], {"a.weight", "b.0.bias"})
+    'base_layer.'
+    """
+    if longer and not shorter:
+        return next((part for part in WRAPPERS if all(name.startswith(part) for name in longer)), "")
+    votes: Counter[str] = Counter()
+    for parts in (name.split(".") for name in longer):
+        for start in range(len(parts) - 1):
+            for end in range(start + 1, min(start + 5, len(parts))):
+                if ".".join((*parts[:start], *parts[end:])) in shorter:
+                    votes[".".join(parts[start:end]) + "."] += 1
+    part, count = max(votes.items(), key=lambda vote: (vote[1], vote[0] in WRAPPERS), default=("", 0))
+    return part if count == len(longer) > 2 or (part in WRAPPERS and 2 * count > min(len(longer), len(shorter))) else ""

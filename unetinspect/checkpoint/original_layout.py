@@ -84,6 +84,16 @@ def is_original(name: str) -> bool:
     return _ORIGINAL.match(name) is not None
 
 
+def diffusers_name(name: str) -> str:
+    """Return diffusers' name of one tensor; without the others, its place in a list of the original layout may be another.
+
+    >>> diffusers_name("input_blocks.0.0.weight"), diffusers_name("mid_block.attentions.0.query.weight")
+    ('conv_in.weight', 'mid_block.attentions.0.to_q.weight')
+    """
+    layout: Layout | None = "original" if is_original(name) else None
+    return next(iter(diffusers_tensors({name: TensorSpec((), "")}, layout, expected=("add_embedding.linear_1.weight",))))
+
+
 def original_modules(down: Iterable[Block], up: Iterable[Block], label: Mapping[str, str]) -> dict[str, str]:
     """Return the original name of each module of a UNet or ControlNet with these blocks, by diffusers' name.
 

@@ -43,6 +43,9 @@ def identify(
 def explain_error(
     options: OutputOptions,
     text: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Error message or traceback [default: stdin]")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", rich_help_panel="Output", help="Show all numbers, models and other causes")
+    ] = False,
 ) -> None:
     """unetinspect explain-error 'mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)'
     python train.py 2>&1 | unetinspect explain-error
@@ -58,7 +61,7 @@ def explain_error(
         raw = getattr(sys.stdin, "buffer", None)
         message = sys.stdin.read(_MAX_TEXT) if raw is None else raw.read(_MAX_TEXT).decode("utf-8", "replace")
     explanations = explain(message)
-    output.show(explanations_table(explanations), explanations)
+    output.show(explanations_table(explanations, verbose=verbose), explanations)
 
 
 @takes(ModelOptions)

@@ -1,91 +1,105 @@
-"""What a recogniser is: the pattern of a message, and the words for what it means."""
+"""What a recogniser is: the pattern of a message, and what explains it there; and what stands around a message."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
-from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning, Shape
+from unetinspect.explain.text import Frame
+from unetinspect.record import ErrorExplanation, Shape
 
-NUMBER = r"([0-9]{1,12})"
-SHAPE = r"(?:torch\.Size)?[\[(]{1,2}([0-9,\s]{1,80})[\])]{1,2}"
-_SHOWN_CHARACTERS = 300
-_WORD_CHARACTERS = 60
-_LAST_WORD = re.compile(r"\w{1,60}[. ]?$")
+# What only texts about diffusion UNets hold; a "unet" alone may be one that segments images.
+_OF_UNETS = re.compile(
+    r"diffusers|\bldm\b|\bsgm\b|comfy|ksampler|stable.?diffusion|\bsdxl|\bsd ?(?:1\.?5|2\.?1|xl)\b|animatediff|controlnet|t2i.?adapter|"
+    r"ip.?adapter|unet[123]d|unet_?(?:spatio|motion|condition|stable)|unet_[123]d|motion_module|lora_unet|text.to.image|kohya|"
+    r"(?:down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)\b|encoder_hidden_states|transformer_2d",
+    re.IGNORECASE,
+)
+# Other models that diffusers and tools run: transformers, whose blocks are not a UNet's.
+_TRANSFORMERS = re.compile(
+    r"models/transformers/(?!transformer_2d|transformer_temporal|dual)|mmdit|\bdit\b|"
+    r"/(?:flux|hunyuan|wan|lightricks|ltx|aura|cosmos|genmo|mochi|pixart|hydit|lumina|chroma|qwen|sd3|cogvideo)\w*(?:/|\.py)",
+    re.IGNORECASE,
+)
+_VAE = re.compile(r"autoencoder|/vae|_vae|diffusionmodules/model\.py|consistency_decoder|taesd", re.IGNORECASE)
+
+
+def of_unets(text: str) -> bool:
+    """Whether a text has words that only texts about diffusion UNets have."""
+    return _OF_UNETS.search(text) is not None
 
 
 class Scene(NamedTuple):
     """What stands around a message in the text.
 
     Attributes:
-        nearby: The traceback that it belongs to, as far as it was found: frames and the lines of code that they show.
-        module: The innermost module and function of diffusers, or of a tool that runs UNets, in that traceback.
+        nearby: The text before it, as far as the message before; or behind it, where a tool prints the message first.
+        frames: The frames of its traceback, outermost first.
+        code: The code that the innermost frame of diffusers, or of a tool that runs UNets, shows.
     """
 
     nearby: str = ""
-    module: str | None = None
+    frames: tuple[Frame, ...] = ()
+    code: str = ""
+
+    @property
+    def module(self) -> str | None:
+        """The innermost module and function of diffusers, or else of a tool that runs UNets, in the traceback."""
+        at_home = [frame for frame in self.frames if frame.home is not None]
+        of_diffusers = [frame for frame in at_home if frame.home == "diffusers"]
+        return next((frame.written for frame in reversed(of_diffusers or at_home)), None)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The frames of diffusers, outermost first, as "attention_processor.__call__"."""
+        return tuple(frame.place for frame in self.frames if frame.home == "diffusers")
+
+    @property
+    def part(self) -> str:
+        """What raised the error, as its innermost frame says: "VAE", "other" for another library or program, "UNet", or ""."""
+        if not self.frames:
+            return "UNet" if of_unets(self.nearby) else ""
+        innermost = self.frames[-1]
+        if any(_TRANSFORMERS.search(frame.path) for frame in self.frames):
+            return "other"
+        if any(_VAE.search(frame.path) for frame in self.frames[-2:]):
+            return "VAE"
+        library = re.search(r".*(?:site|dist)-packages/(\w+)/", innermost.path)
+        if innermost.home is None and (library is not None or not of_unets(self.nearby)):
+            return "other"
+        return "UNet"
 
     def shows(self, *words: str) -> bool:
-        """Tell whether the traceback holds any of the words."""
+        """Tell whether the text around the message holds any of the words."""
         return any(word in self.nearby for word in words)
 
 
 class Recogniser(NamedTuple):
-    """One message, and how to explain it; `explain` returns None where the numbers say that it is another error."""
+    """One message, and how to explain it.
 
-    pattern: re.Pattern[str]
+    Attributes:
+        word: What every such message holds: where the text does not, the pattern is not even compiled.
+        pattern: The message as a regular expression.
+        explain: Returns None where what stands around the message says that it is another error.
+    """
+
+    word: str
+    pattern: str | re.Pattern[str]
     explain: Callable[[re.Match[str], Scene], ErrorExplanation | None]
 
 
-class Said(NamedTuple):
-    """The words of an explanation, before they are joined with where the error stood."""
-
-    kind: str
-    meaning: str
-    numbers: Iterable[NumberMeaning] = ()
-    models: Iterable[ModelMatch] = ()
-    changes: Iterable[str] = ()
-
-
+@cache
 def message(text: str) -> re.Pattern[str]:
     r"""Compile the pattern of a message, in which a line may break at any space.
 
     Every repetition in it must have an upper bound, so that no text can make it slow.
 
-    >>> bool(message(f"Expected size {NUMBER} but got").search("Expected size 24\n  but got"))
+    >>> bool(message("Expected size [0-9]{1,12} but got").search("Expected size 24\n  but got"))
     True
     """
     return re.compile(text.replace(" ", r"\s{1,9}"))
-
-
-def word_before(match: re.Match[str]) -> str:
-    """Return the word that stands right before the match, with the dots and spaces between them; "" where none does.
-
-    A pattern that began with any word would try every word of a long log.
-    """
-    before = match.string[max(0, match.start() - _WORD_CHARACTERS) : match.start()]
-    word = _LAST_WORD.search(before)
-    return word[0] if word else ""
-
-
-def explained(match: re.Match[str], scene: Scene, said: Said, *, front: str = "") -> ErrorExplanation:
-    """Return the record of an explanation; the error is shown in one line, `front` before it, and cut where it is very long."""
-    error = " ".join((front + match[0]).split())
-    return ErrorExplanation(
-        kind=said.kind,
-        error=error if len(error) <= _SHOWN_CHARACTERS else f"{error[:_SHOWN_CHARACTERS]} ...",
-        module=scene.module,
-        meaning=said.meaning,
-        numbers=tuple(said.numbers),
-        models=tuple(said.models),
-        changes=tuple(said.changes),
-    )
-
-
-def meant(value: int | Shape, meaning: str) -> NumberMeaning:
-    """Say what a number or a shape is."""
-    return NumberMeaning(value=value, meaning=meaning)
 
 
 def shape_of(text: str) -> Shape:
@@ -95,11 +109,3 @@ def shape_of(text: str) -> Shape:
     ((320, 4, 3, 3), (2,))
     """
     return tuple(int(number) for number in re.findall(r"[0-9]{1,12}", text))
-
-
-def names(models: Iterable[ModelMatch], *, limit: int = 3) -> str:
-    """Name a few of the models: "sd14, sd15, ... (13 in the catalog)"."""
-    unique = list(dict.fromkeys(model.name for model in models))
-    if len(unique) <= limit:
-        return ", ".join(unique)
-    return f"{', '.join(unique[:limit])}, ... ({len(unique)} in the catalog)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from typing import NamedTuple
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]{0,40}[A-Za-z]|\][^\x07\x1b\n]{0,500}(?:\x07|\x1b\\)|[()][A-Z0-9])")
@@ -11,20 +10,48 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]{0,40}[A-Za-z]|\][^\x07\x1b\n]{0,500}(?:
 _FULL_WIDTH = str.maketrans("\uff08\uff09\uff1a\uff0c\uff3b\uff3d\uff07\uff02\xa0", "():,[]'\" ")
 # A boxed traceback goes on in the next row where a row is full up to its border.
 _BOXED = re.compile(r"(?<=\S) [│|]\n[│|] (?=\S)")
-_FRAME = re.compile(r"\.py[\\\"']{0,3}(?:, line |:)([0-9]{1,7})(?:,? in |,?[\s│|]{1,120}in )([\w.<>]{1,80})")
+_FRAME = re.compile(r"(\w{1,80})\.py[\\\"']{0,3}(?:, line |:)([0-9]{1,7})(?:,? in |,?[\s│|]{1,120}in )([\w.<>]{1,80})")
 _PATH_CHARACTERS = 400
 _PATH_START = re.compile(r"[\s\"'│|]")
-# Where UNets run: their own code, not that of torch below it nor of the pipeline above.
-_HOMES = ("diffusers", "ldm", "ldm_patched", "sgm", "comfy", "cldm", "ip_adapter", "peft")
-_NOT_MODELS = ("/utils/", "/hooks/")
+# Where UNets run: diffusers, and the tools and trainers that have UNets of their own.
+_HOMES = (
+    "diffusers",
+    "ldm",
+    "ldm_patched",
+    "sgm",
+    "comfy",
+    "cldm",
+    "ip_adapter",
+    "animatediff",
+    "networks",
+    "lora",
+    "library",
+    "custom_nodes",
+)
+# Frames between a module and its code: torch's own, wrappers, hooks.
+_BETWEEN = re.compile(
+    r"/torch/|_contextlib|/diffusers/(?:utils|hooks)/|/accelerate/|/peft/|/functools|/transformers/(?:trainer|utils/generic)|<frozen|runpy"
+)
 
 
 class Frame(NamedTuple):
-    """One frame of a traceback: where it stands in the text, and "diffusers.models.attention_processor.__call__, line 2749"."""
+    """One frame of a traceback.
+
+    Attributes:
+        start: Where it stands in the text.
+        end: Where what it shows begins: its line of code.
+        home: The part of its path that runs UNets, such as "diffusers"; None: none does.
+        place: File and function: "attention_processor.__call__".
+        written: As an explanation names it: "diffusers.models.attention_processor.__call__, line 2749".
+        path: The path of its file, with slashes.
+    """
 
     start: int
+    end: int
     home: str | None
+    place: str
     written: str
+    path: str
 
 
 def plain_text(text: str) -> str:
@@ -39,34 +66,17 @@ def plain_text(text: str) -> str:
 
 
 def find_frames(text: str) -> list[Frame]:
-    """List the frames of every traceback in the text: Python's, IPython's and boxed ones."""
-    return [_frame(text, match) for match in _FRAME.finditer(text)]
-
-
-def last_home(frames: list[Frame], start: int, end: int) -> str | None:
-    """Return the innermost place between two positions that runs UNets: diffusers' own before that of any other tool."""
-    places = frames[bisect_left(frames, start, key=_start) : bisect_left(frames, end, key=_start)]
-    at_home = [frame for frame in places if frame.home is not None]
-    of_diffusers = [frame for frame in at_home if frame.home == "diffusers"]
-    chosen = of_diffusers or at_home
-    return chosen[-1].written if chosen else None
-
-
-def has_frames(frames: list[Frame], start: int, end: int) -> bool:
-    """Tell whether any frame stands between two positions."""
-    return bisect_left(frames, start, key=_start) < bisect_left(frames, end, key=_start)
-
-
-def _start(frame: Frame) -> int:
-    return frame.start
+    """List the frames of every traceback in the text (Python's, IPython's and boxed ones) that are a program's own code."""
+    return [frame for match in _FRAME.finditer(text) if not _BETWEEN.search((frame := _frame(text, match)).path)]
 
 
 def _frame(text: str, match: re.Match[str]) -> Frame:
+    file, line, function = match.groups()
     before = text[max(0, match.start() - _PATH_CHARACTERS) : match.start()]
-    path = _PATH_START.split(before)[-1].replace("\\\\", "/").replace("\\", "/")
-    parts = path.split("/")
-    home = next((part for part in reversed(parts[:-1]) if part in _HOMES), None)
-    if home is None or any(place in f"/{path}" for place in _NOT_MODELS):
-        return Frame(match.start(), None, "")
-    inside = parts[len(parts) - 1 - parts[::-1].index(home) :]
-    return Frame(match.start(), home, f"{'.'.join(inside)}.{match[2]}, line {match[1]}")
+    path = f"{_PATH_START.split(before)[-1]}{file}.py".replace("\\\\", "/").replace("\\", "/")
+    folders = path.split("/")[:-1]
+    home = next((folder for folder in reversed(folders) if folder in _HOMES), None)
+    inside = folders[len(folders) - 1 - folders[::-1].index(home) :] if home else []
+    place = f"{file}.{function.rpartition('.')[2]}"
+    written = f"{'.'.join([*inside, file])}.{function}, line {line}"
+    return Frame(match.start(), match.end(), home, place, written, f"/{path}")

@@ -219,6 +219,20 @@ class ModelMatch(Struct, frozen=True, kw_only=True):
     where: tuple[str, ...] = ()
 
 
+class OtherCause(Struct, frozen=True, kw_only=True):
+    """Another cause of the same message.
+
+    Attributes:
+        kind: Its kind.
+        meaning: Its meaning for a UNet.
+        changes: Changes to make if it is the cause.
+    """
+
+    kind: str
+    meaning: str
+    changes: tuple[str, ...] = ()
+
+
 class ErrorExplanation(Struct, frozen=True, kw_only=True):
     """One error that was recognized in a text.
 
@@ -227,19 +241,24 @@ class ErrorExplanation(Struct, frozen=True, kw_only=True):
             "checkpoint", ...
         error: The message as in the text.
         module: The module or function that raised it, where the text has a traceback that shows it.
+        decided_by: Why this cause and no other: the message says it itself ("text"), the traceback leads there, its numbers are
+            those of published models; "nothing": the text fits any model, and this is what it means if it is a UNet.
+        changes: Changes to make, most likely first.
         meaning: Its meaning for a UNet, in a few sentences.
         numbers: Its numbers.
         models: The models of the catalog that have them.
-        changes: Changes to make, most likely first.
+        others: Other causes of the same message, most likely first.
     """
 
     kind: str
     error: str
     module: str | None = None
+    decided_by: Literal["text", "traceback", "numbers", "nothing"] = "text"
     meaning: str
     numbers: tuple[NumberMeaning, ...] = ()
     models: tuple[ModelMatch, ...] = ()
     changes: tuple[str, ...] = ()
+    others: tuple[OtherCause, ...] = ()
 
 
 class ErrorExplanations(Struct, frozen=True, kw_only=True):

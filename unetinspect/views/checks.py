@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 
 from unetinspect.record import (
     Check,
@@ -12,6 +13,7 @@ from unetinspect.record import (
     Finding,
     ModelInfo,
     ModelMatch,
+    Shape,
     SizeCheck,
     TensorDifference,
     WeightsCheck,
@@ -23,6 +25,8 @@ from unetinspect.views.table import Column, Table
 _TITLES = {"config": "Config", "size": "Sizes", "weights": "Weights", "expectation": "Expectations"}
 _SHOWN_METADATA = 6
 _LONGEST = 60
+# What an explanation takes without --verbose, of a screen.
+_MOST_LINES, _COLUMNS, _MODELS_SHOWN, _OTHERS_SHOWN = 19, 78, 6, 2
 _PARTS = {"text_encoder": "text encoder", "vae": "VAE", "unet": "UNet", "ema": "EMA weights", "image_proj": "image projection"}
 
 
@@ -164,43 +168,58 @@ def _listed(title: str, lines: tuple[str, ...]) -> Iterator[str]:
         yield from (f"  {line}" for line in lines)
 
 
-def explanations_table(explanations: ErrorExplanations) -> Table:
-    """Show every explanation as paragraphs, the error raised last first; CSV and TSV have one record for each."""
-    found = explanations.explanations
-    lines = [line for place, one in enumerate(found, 1) for line in (*_error_heading(place, len(found)), *_error_lines(one), "")]
-    return Table(columns=(), rows=(), above=lines[:-1], records=found)
+def explanations_table(explanations: ErrorExplanations, *, verbose: bool = False) -> Table:
+    """Show the error raised last, what to change first; CSV and TSV have one record for each error.
+
+    Without `verbose` it is what fits into a screen of 80 columns, and of the errors before it the message and the first change.
+    """
+    first, *before = explanations.explanations
+    lines = list(_error_lines(first, verbose=verbose))
+    alike = sum(one.kind == first.kind for one in before)
+    if alike and not verbose:
+        lines += ["", f"{alike} more of this kind before it"]
+    for one in before:
+        if verbose:
+            lines += ["", *_error_lines(one, verbose=True)]
+        elif one.kind != first.kind:
+            lines += ["", f"before: {_short(one.error)}", *(f"  -> {change}" for change in one.changes[:1])]
+    return Table(columns=(), rows=(), above=lines, records=explanations.explanations)
 
 
-def _error_heading(place: int, count: int) -> Iterator[str]:
-    if count > 1:
-        yield f"Error {place} of {count}{', the last in the text' if place == 1 else ''}"
+def _error_lines(one: ErrorExplanation, *, verbose: bool) -> list[str]:
+    lines = [f"error:  {one.error}", f"kind:   {one.kind}", *([f"raised: {one.module}"] if one.module else [])]
+    lines += ["", "What to change", *(f"  {place}. {change}" for place, change in enumerate(one.changes, 1))]
+    lines += ["", "What it means", f"  {one.meaning}"]
+    others = "If it is a diffusion UNet, perhaps" if one.decided_by == "nothing" else "Or"
+    more = [
+        ["", others, *(f"  {other.meaning}" for other in one.others[: None if verbose else _OTHERS_SHOWN])] if one.others else [],
+        ["", "Its numbers", *(f"  {_written(number.value)}: {number.meaning}" for number in one.numbers)] if one.numbers else [],
+        ["", "In the catalog", *_models(one.models, verbose=verbose)] if one.models else [],
+    ]
+    for section in filter(None, more):
+        if not verbose and _screen_lines(lines + section) > _MOST_LINES:
+            return [*lines, "", "--verbose shows the rest"]
+        lines += section
+    return lines
 
 
-def _error_lines(one: ErrorExplanation) -> Iterator[str]:
-    yield f"error:  {one.error}"
-    yield f"kind:   {one.kind}"
-    if one.module is not None:
-        yield f"raised: {one.module}"
-    yield from ("", "What it means", f"  {one.meaning}")
-    if one.numbers:
-        yield from ("", "Its numbers")
-        values = [str(one.value) if isinstance(one.value, int) else format_shape(one.value) for one in one.numbers]
-        yield from (f"  {value}: {number.meaning}" for value, number in zip(values, one.numbers, strict=True))
-    if one.models:
-        yield from ("", "In the catalog")
-        yield from _models(one.models)
-    if one.changes:
-        yield from ("", "What to change, most likely first")
-        yield from (f"  {place}. {change}" for place, change in enumerate(one.changes, 1))
+def _screen_lines(lines: Sequence[str]) -> int:
+    return sum(max(1, len(wrap(line, _COLUMNS))) for line in lines)
 
 
-def _models(models: Sequence[ModelMatch]) -> Iterator[str]:
-    """Yield the models under what they have in common: one line for a role, one for each set of places."""
+def _written(value: int | Shape) -> str:
+    return str(value) if isinstance(value, int) else format_shape(value)
+
+
+def _models(models: Sequence[ModelMatch], *, verbose: bool) -> Iterator[str]:
+    """Yield the models under what they have in common: a line for each role, and with `verbose` one for each set of places."""
     roles: dict[str, dict[tuple[str, ...], list[str]]] = {}
     for model in models:
         roles.setdefault(model.role, {}).setdefault(model.where, []).append(model.name)
     for role, places in roles.items():
-        yield f"  {role}: {plural(sum(map(len, places.values())), 'model')}"
-        for where, names in places.items():
-            yield f"    {', '.join(names)}"
-            yield from (f"      {part}" for part in where)
+        names = [name for own in places.values() for name in own]
+        shown = names if verbose else names[:_MODELS_SHOWN]
+        left = len(names) - len(shown)
+        yield f"  {role}: {', '.join(shown)}{f' and {left} more' if left else ''}"
+        if verbose:
+            yield from (f"    {', '.join(own)}: {', '.join(where)}" for where, own in places.items() if where)

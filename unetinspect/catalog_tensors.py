@@ -1,0 +1,135 @@
+"""Every tensor of the catalog's models, by name and shape, read without torch.
+
+`catalog_tensors.jsonl` holds each distinct module once. A line is a module: what is in it by name, a tensor as its shape, a module
+as the number of an earlier line. The last line holds the models. `make catalog` writes it, and a test compares it with what
+diffusers builds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from fnmatch import translate
+from functools import cache
+from itertools import count, takewhile
+from pathlib import Path
+
+import msgspec
+
+from unetinspect.catalog import load_catalog
+from unetinspect.checkpoint.original_layout import Block, is_original, label_module, original_modules
+from unetinspect.record import Shape
+
+CATALOG_TENSORS = Path(__file__).with_name("catalog_tensors.jsonl")
+
+# What is told of a tensor's shape: an axis of None has any length, and others may follow it.
+Wanted = tuple[int | None, ...]
+ABSENT: Wanted = (-1,)
+PRESENT: Wanted = (None,)
+
+_Line = dict[str, int | Shape]
+_WITHOUT_DOTS = re.compile(r"(?:(?:down|up)_blocks|mid_block)_")
+
+
+@cache
+def tensors_of(model: str) -> Mapping[str, Shape]:
+    """Return the shape of each tensor in the state dict of a catalog model, by its name."""
+    return dict(_expanded(_models()[model], ""))
+
+
+def find_tensor(model: str, name: str) -> Shape | None:
+    """Return the shape of a tensor of a catalog model, by diffusers' name, the original one, or either without dots.
+
+    >>> find_tensor("sd15", "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    (320, 768)
+    """
+    known, key = _lookup(name)
+    return known(model).get(key)
+
+
+def _lookup(name: str) -> tuple[Callable[[str], Mapping[str, Shape]], str]:
+    """Return where such a name is looked up, and how it is written there."""
+    return (_other_names, name.replace(".", "_")) if is_original(name) or _WITHOUT_DOTS.match(name) else (tensors_of, name)
+
+
+def agreeing(tensors: Collection[tuple[str, Wanted]]) -> tuple[list[str], int]:
+    """Return the models that agree with most of what is told of tensors, and with how much of it they do.
+
+    >>> agreeing([("conv_in.weight", (320, 9, 3, 3)), ("add_embedding.linear_1.weight", PRESENT), ("class_embedding.weight", ABSENT)])
+    (['sdxl-inpaint'], 3)
+    """
+    told = [(*_lookup(name), wanted) for name, wanted in tensors]
+    counts = {model: sum(_fits(known(model).get(key), wanted) for known, key, wanted in told) for model in load_catalog()}
+    most = max(counts.values())
+    return [model for model, count in counts.items() if count == most], most
+
+
+def _fits(shape: Shape | None, wanted: Wanted) -> bool:
+    if shape is None or wanted == ABSENT:
+        return shape is None and wanted == ABSENT
+    return (None in wanted or len(wanted) == len(shape)) and all(length in (None, own) for length, own in zip(wanted, shape, strict=False))
+
+
+def having(pattern: str, axes: Mapping[int, int]) -> dict[str, list[str]]:
+    """Return the models with tensors whose name matches a glob pattern and whose axes have these lengths, and the names.
+
+    Numbers in names are written as *: a list has one name for all its items.
+
+    >>> having("add_embedding.linear_1.weight", {1: 2560})
+    {'sdxl-refiner': ['add_embedding.linear_1.weight']}
+    """
+    last = re.compile(translate(pattern.rpartition(".")[2]))
+    found: list[dict[str, None]] = []
+    for line in _lines():
+        names: dict[str, None] = {}
+        for part, value in line.items():
+            if isinstance(value, int):
+                part = "*" if part.isdecimal() else part  # noqa: PLW2901 - the name of an item is not needed
+                names.update(dict.fromkeys(f"{part}.{name}" for name in found[value]))
+            elif last.match(part) and all(axis < len(value) and value[axis] == length for axis, length in axes.items()):
+                names[part] = None
+        found.append(names)
+    whole = re.compile(translate(pattern))
+    matching = {model: [name for name in found[root] if whole.match(name)] for model, root in _models().items()}
+    return {model: names for model, names in matching.items() if names}
+
+
+@cache
+def _other_names(model: str) -> dict[str, Shape]:
+    """Return the tensors of a model by their names without dots, in diffusers' layout and the original one."""
+    tensors = tensors_of(model)
+    paths = {name[: dot.start()] for name in tensors for dot in re.finditer(r"\.", name)}
+    kind = "add_embedding" if "add_embedding" in paths else "class_embedding"
+    label = label_module(kind, is_table=f"{kind}.weight" in tensors)
+    modules = original_modules(_blocks(paths, "down"), _blocks(paths, "up"), label)
+    found: dict[str, Shape] = {}
+    for name, shape in tensors.items():
+        path = name
+        while path and path not in modules:
+            path = path.rpartition(".")[0]
+        original = modules.get(path, "") + name[len(path) :]
+        found |= {name.replace(".", "_"): shape, original.replace(".", "_"): shape}
+    return found
+
+
+def _blocks(paths: Collection[str], way: str) -> Iterator[Block]:
+    for block in takewhile(paths.__contains__, (f"{way}_blocks.{level}" for level in count())):
+        layers = takewhile(lambda layer: f"{block}.resnets.{layer}" in paths, count())  # noqa: B023 - used before the next block
+        yield Block([f"{block}.attentions.{layer}" in paths for layer in layers], sampler=f"{block}.{way}samplers.0" in paths)
+
+
+def _expanded(line: int, prefix: str) -> Iterator[tuple[str, Shape]]:
+    for part, value in _lines()[line].items():
+        if isinstance(value, int):
+            yield from _expanded(value, f"{prefix}{part}.")
+        else:
+            yield prefix + part, value
+
+
+@cache
+def _lines() -> list[_Line]:
+    return msgspec.json.Decoder(_Line).decode_lines(CATALOG_TENSORS.read_bytes())
+
+
+def _models() -> dict[str, int]:
+    return _lines()[-1]  # type: ignore[return-value]

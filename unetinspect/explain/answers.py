@@ -1,0 +1,253 @@
+"""The tables written by hand: what a message or a cause means, and what to change."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from unetinspect.catalog import load_catalog
+from unetinspect.catalog_tensors import having
+from unetinspect.errors import nearest_names
+from unetinspect.explain.recogniser import Recogniser, Scene, message
+from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning
+
+_FOLDER = Path(__file__).parent
+_SHOWN_CHARACTERS = 300
+UNDECIDED = " Nothing in the text says which model this is."
+PASTE = "paste the whole traceback: the lines above the error say which layer it is"
+
+
+class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a message, or a cause in the atlas, means.
+
+    In `meaning` and `changes`, {name} is a named number or word; {name_is} says whose embedding is so wide, and {name_use} what
+    takes so many channels. What stands in [brackets] goes where one of its names is not known.
+
+    Attributes:
+        text: The message as a regular expression; a space is any white space.
+        cause: Which causes of the atlas it explains: "size encoder_hidden_states *", with * for anything.
+        kind: The kind of the explanation.
+        meaning: What it means.
+        changes: What to change, most likely first.
+        needs: Words of which one must stand around the message, if there are any.
+        sure: Whether the message itself says that it is about a UNet, or about something made for one.
+        let: Further numbers, computed from the named ones.
+        where: What must hold of the numbers.
+        numbers: What named numbers are.
+        models: Numbers by which models of the catalog are named: "*.attn2.to_k.weight/1" is the second axis of such a tensor.
+        example: Such a message.
+    """
+
+    text: str = ""
+    cause: str = ""
+    kind: str
+    meaning: str
+    changes: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    sure: bool = False
+    let: dict[str, str] = {}
+    where: str = ""
+    numbers: dict[str, str] = {}
+    models: dict[str, str] = {}
+    example: str = ""
+
+    def explain(self, match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
+        """Explain a message of another tool, or of diffusers itself."""
+        around = scene.nearby + match[0]
+        related = self.sure or any(word in around for word in self.needs)
+        if not related and (scene.part == "other" or self.needs):
+            return None
+        values = self.known({name: int(text) if text.isdigit() else text for name, text in match.groupdict("").items()})
+        if values is None:
+            return None
+        decided = related or scene.part == "UNet"
+        return ErrorExplanation(
+            kind=self.kind,
+            error=shown(match[0]),
+            module=scene.module,
+            decided_by="text" if decided else "nothing",
+            meaning=fill(self.meaning, values) + ("" if decided else UNDECIDED),
+            numbers=tuple(
+                NumberMeaning(value=values[name], meaning=fill(words, values)) for name, words in self.numbers.items() if name in values
+            ),
+            models=tuple(self.named_models(values)),
+            changes=(*(() if decided else (PASTE,)), *_meant_blocks(values), *(fill(change, values) for change in self.changes)),
+        )
+
+    def named_models(self, values: Mapping[str, Any]) -> Iterator[ModelMatch]:
+        """Name the models of the catalog that its numbers are those of."""
+        for name, place in self.models.items():
+            yield from models_at(place, values.get(name))
+
+    def known(self, values: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the values with those that are computed from them, or None where they do not hold what they must."""
+        try:
+            for name, formula in self.let.items():
+                values = {**values, name: compute(formula, values)}
+            return values if not self.where or compute(self.where, values) else None
+        except (ValueError, KeyError, ZeroDivisionError, TypeError):
+            return None
+
+
+def _meant_blocks(values: Mapping[str, Any]) -> list[str]:
+    """Say which blocks may have been meant by one that does not exist."""
+    configs = [entry.config for entry in load_catalog().values()]
+    blocks = {str(block) for config in configs for way in ("down", "up") for block in config.get(f"{way}_block_types") or ()}
+    near = nearest_names(str(values["block"]), sorted(blocks)) if "block" in values else []
+    return [f"did you mean {' or '.join(near)}?"] if near else []
+
+
+class Dialect(Struct, frozen=True):
+    """A message of another version of torch or Python, and the text in the atlas that says the same; its groups are the numbers."""
+
+    text: str
+    now: str
+
+    def explain(self, atlas: Mapping[str, Recogniser], match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
+        """Explain the message as the one that the atlas knows."""
+        numbers = iter(match.groups())
+        canonical = re.sub("#", lambda _: next(numbers), self.now)
+        known = message(str(atlas[self.now].pattern)).search(canonical)
+        explanation = atlas[self.now].explain(known, scene) if known else None
+        return explanation and replace(explanation, error=shown(match[0]))
+
+
+class Facts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of numbers and words, what messages mean in any model, and the answers by cause."""
+
+    widths: dict[str, str]
+    channels: dict[str, str]
+    how: dict[str, str]
+    dtypes: dict[str, str]
+    vae: Answer
+    dialect: tuple[Dialect, ...]
+    generic: tuple[Answer, ...]
+    message: tuple[Answer, ...]
+
+
+@cache
+def facts() -> Facts:
+    """Return the widths and channels that are known, and the answers by cause."""
+    return msgspec.toml.decode((_FOLDER / "causes.toml").read_bytes(), type=Facts)
+
+
+def recognisers(table: str) -> list[Recogniser]:
+    """Return what recognises the messages of a table."""
+    answers = msgspec.toml.decode((_FOLDER / table).read_bytes(), type=dict[str, list[Answer]])["message"]
+    return [Recogniser(word_of(answer.text), answer.text, answer.explain) for answer in answers]
+
+
+def word_of(pattern: str) -> str:
+    r"""Return the longest word that a pattern spells out.
+
+    >>> word_of(r"lora key not loaded: (?P<key>\\S{1,200})")
+    'loaded'
+    """
+    if "|" in pattern or ")?" in pattern or "(?i" in pattern:
+        pattern = re.sub(r"\((?:[^()]|\([^()]*\))*\)\??|\(\?i\)", " ", pattern)
+        if "|" in pattern or "(?i" in pattern:
+            return ""
+    plain = re.sub(r"\(\?P<\w+>|\\.|\[[^\]]*\]|\{[0-9,]*\}|\w\?", " ", pattern)
+    return max(re.findall(r"[A-Za-z_]+", plain), key=len, default="")
+
+
+def compute(formula: str, values: Mapping[str, Any]) -> Any:
+    """Compute a formula of numbers by their names; a division must leave no rest.
+
+    >>> compute("size / rows", {"size": 491520, "rows": 640}), compute("abs(a - b) == 1 and a in (1, 2)", {"a": 2, "b": 3})
+    (768, True)
+    """
+    return _value(ast.parse(formula, mode="eval").body, values)
+
+
+def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name():
+            return values[node.id]
+        case ast.Tuple():
+            return tuple(_value(item, values) for item in node.elts)
+        case ast.Call(args=[argument]):
+            return abs(_value(argument, values))
+        case ast.BoolOp():
+            return (all if isinstance(node.op, ast.And) else any)(_value(item, values) for item in node.values)
+        case ast.Compare(left=left, ops=[operation], comparators=[right]) | ast.BinOp(left=left, op=operation, right=right):
+            return _OPERATORS[type(operation)](_value(left, values), _value(right, values))
+    raise ValueError(node)
+
+
+def _divide(dividend: int, divisor: int) -> int:
+    quotient, rest = divmod(dividend, divisor)
+    if rest:
+        raise ValueError(rest)
+    return quotient
+
+
+_OPERATORS: Mapping[type, Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: _divide,
+    ast.Mod: operator.mod,
+    ast.FloorDiv: operator.floordiv,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.Gt: operator.gt,
+    ast.In: lambda value, known: value in known,
+}
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """Write values into a template, without the [brackets] in which a name is not known.
+
+    >>> fill("takes text[ {width} wide{width_is}][ of {model}]", {"width": 2816})
+    'takes text 2816 wide (SDXL: 1280 of text_embeds + 6 time_ids x 256)'
+    """
+
+    def written(name: re.Match[str]) -> str:
+        plain, _, what = name[1].rpartition("_")
+        table = {"is": facts().widths, "use": facts().channels}.get(what)
+        if table is None:
+            return str(values[name[1]])
+        known = table.get(str(values.get(plain)))
+        return f" ({known})" if known else ""
+
+    def optional(segment: re.Match[str]) -> str:
+        try:
+            return re.sub(r"\{(\w+)\}", written, segment[1])
+        except KeyError:
+            return ""
+
+    return re.sub(r"\{(\w+)\}", written, re.sub(r"\[([^\[\]]*\{\w+\}[^\[\]]*)\]", optional, template))
+
+
+def models_at(place: str, number: Any) -> list[ModelMatch]:
+    """Name the catalog models that have a number at one axis of a tensor; without an axis, those that have such a tensor."""
+    if place == "attention_layers":
+        return [
+            ModelMatch(name=name, role=f"has {number} attention layers")
+            for name, one in load_catalog().items()
+            if one.attention_layers == number
+        ]
+    pattern, _, axis = place.partition("/")
+    found = having(pattern, {int(axis): number} if axis else {})
+    return [
+        ModelMatch(name=name, role=f"takes {number}" if axis else "has such a layer", where=tuple(paths)) for name, paths in found.items()
+    ]
+
+
+def shown(error: str) -> str:
+    """Return an error in one line, cut where it is very long."""
+    line = " ".join(error.split())
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]} ..."

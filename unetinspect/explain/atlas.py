@@ -1,0 +1,353 @@
+"""The atlas of errors that were provoked from diffusers: which of their causes a message has.
+
+`atlas.jsonl` has a row for each message, place and cause; `python -m tests.atlas` writes it. Small models whose sizes are distinct
+primes were run with one mistake at a time, so that each number of a message says itself what it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import cache, partial
+from itertools import combinations, takewhile
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from unetinspect.catalog_tensors import having
+from unetinspect.explain.answers import Answer, facts, fill, shown, word_of
+from unetinspect.explain.recogniser import Recogniser, Scene, of_unets
+from unetinspect.explain.sides import written_sides
+from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning, OtherCause
+
+ATLAS = Path(__file__).with_name("atlas.jsonl")
+_MOST_OTHERS = 4
+_CLASS_CHARACTERS = 40  # before a message, for the name of a class
+_TOKENS = 77  # of CLIP's text encoders
+_SMALL = 16  # up to it, and as a power of two, a size says nothing: layers of any model have it
+_MOST_WORD = 200
+_FEWEST_SHARED = 3  # a third of the names in a line of code
+# Files that models share: their own, which the atlas writes as *, is none of them.
+_SHARED = re.compile("blocks|attention|resnet|embeddings|transformer|sampling|activations|normalization|processor")
+_WORD = re.compile(r"\b(?!self\b)[A-Za-z_]\w{2,}")
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """A message that diffusers, or torch below it, was seen to raise, and what caused it.
+
+    Attributes:
+        text: The message, each number as #, each word that varies as @.
+        numbers: What each number is: "given", "expected", "weight.0" of the module, "sample.batch"; "=1": always 1; "": unknown.
+        frames: The frames of diffusers, outermost first: "attention_processor.__call__"; the model's own file is *.
+        code: The line of code of the innermost frame.
+        module: The path of the innermost module that ran, each index as *.
+        cause: What was wrong: "size", "order", "missing", ...
+        about: With which input, or config key.
+        axis: Along which axis, or how.
+        classes: The classes in which it was seen.
+        own: Whether diffusers itself says it, and not torch or Python below.
+        times: How often.
+    """
+
+    text: str
+    numbers: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
+    code: str = ""
+    module: str = ""
+    cause: str
+    about: str = ""
+    axis: str = ""
+    classes: tuple[str, ...] = ()
+    own: bool = False
+    times: int = 1
+
+
+class Candidate(NamedTuple):
+    """A cause that a message can have, and what speaks for it, the strongest first.
+
+    Attributes:
+        row: The row of the atlas.
+        answer: What it means.
+        values: The numbers of the message by name, and words.
+        numbers: The numbers of the message in their order.
+        frames: How many of the innermost frames agree.
+        line: Whether the innermost line of code names the same things; 1: it names the input.
+        named: How many parts of the module's path the lines of code of the traceback call.
+        published: Whether the catalog has such a module; 2: and what was given fits another model there.
+        holds: Whether the answer asks something of the numbers, which holds; 2: and that decides.
+        chance: How many equal numbers of the message would be so by chance.
+        order: The place of the answer in its table, which has the commonest causes first.
+    """
+
+    row: Row
+    answer: Answer
+    values: dict[str, Any]
+    numbers: list[int]
+    frames: int
+    line: int
+    named: int
+    published: int
+    holds: int
+    chance: int
+    order: int
+
+    @property
+    def evidence(self) -> tuple[int, ...]:
+        """What speaks for it in the traceback, and then in the numbers. A wrong config that builds is rarer than wrong inputs."""
+        place, config = (self.frames > 0) + (self.line > 1), self.row.cause == "config" and not self.row.own
+        return (place - config, -config, self.line, self.named, self.frames, self.published + self.holds, -self.chance)
+
+    @property
+    def weight(self) -> tuple[int, ...]:
+        """What decides between two candidates."""
+        return (*self.evidence, -self.order, self.row.times)
+
+    def speaks_like(self, first: Candidate) -> bool:
+        """Whether the text leaves it possible beside the first."""
+        if first.frames or first.line:
+            return self.line >= first.line and (self.frames > 0 or self.line > 1)
+        return self.published + self.holds >= first.published + first.holds
+
+    def meaning(self) -> str:
+        """Say what it means."""
+        return fill(self.answer.meaning, self.values)
+
+    def as_other(self) -> OtherCause:
+        """Return it as one of several."""
+        return OtherCause(kind=self.answer.kind, meaning=self.meaning(), changes=self.changes())
+
+    def changes(self) -> tuple[str, ...]:
+        """Say what to change."""
+        return tuple(filter(None, (fill(change, self.values) for change in self.answer.changes)))
+
+
+def recognisers() -> list[Recogniser]:
+    """Return what recognises each message of the atlas."""
+    rows: dict[str, list[Row]] = {}
+    for row in msgspec.json.Decoder(Row).decode_lines(ATLAS.read_bytes()):
+        rows.setdefault(row.text, []).append(row)
+    known = [Recogniser(word_of(re.escape(text)), pattern_of(text), partial(explain, own)) for text, own in rows.items()]
+    by_text = dict(zip(rows, known, strict=True))
+    older = [Recogniser(word_of(one.text), one.text, partial(one.explain, by_text)) for one in facts().dialect if one.now in by_text]
+    generic = [Recogniser(word_of(one.text), one.text, one.explain) for one in facts().generic]
+    return [*known, *older, *generic]
+
+
+def pattern_of(text: str) -> str:
+    r"""Return the regular expression of a message of the atlas: a group for each number and each word.
+
+    >>> pattern_of("@ got # channels of @")
+    'got ([0-9]{1,12}) channels of (\\S{0,60})'
+    """
+    escaped = re.sub(r"[^\w\s#@]", lambda sign: re.escape(sign[0]), _known_text(text))
+    if escaped.endswith("@"):
+        escaped = escaped[:-1] + r"(\S{0,60})"
+    return escaped.replace("#", "([0-9]{1,12})").replace("@", rf"(.{{0,{_MOST_WORD}}}?)")
+
+
+def _known_text(text: str) -> str:
+    """Return the text from its first constant word on, as no search can begin with any word."""
+    return text.lstrip("@ ")
+
+
+def explain(rows: Iterable[Row], match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
+    """Explain a message by the causes that it was seen to have."""
+    best: dict[tuple[str, str], Candidate] = {}
+    for candidate in _candidates(rows, match, scene):
+        key = (candidate.answer.kind, candidate.meaning())
+        if key not in best or best[key].weight < candidate.weight:
+            best[key] = candidate
+    if not best:
+        return None
+    ordered = sorted(best.values(), key=lambda one: one.weight, reverse=True)
+    first, *rest = ordered
+    decided = _decided_by(first, match, scene)
+    if scene.part == "other" and decided != "text":
+        return None
+    if scene.part == "VAE":
+        return facts().vae.explain(match, scene)
+    if decided == "nothing":
+        return _undecided(ordered, match, scene)
+    return ErrorExplanation(
+        kind=first.answer.kind,
+        error=shown(match[0]),
+        module=scene.module,
+        decided_by=decided,
+        meaning=first.meaning(),
+        numbers=tuple(_numbers(first)),
+        models=tuple(_models(first)),
+        changes=first.changes(),
+        others=_others([one for one in rest if one.speaks_like(first)], first.answer.kind),
+    )
+
+
+def _others(candidates: Sequence[Candidate], kind: str) -> tuple[OtherCause, ...]:
+    """Return the best candidate of each other kind."""
+    kinds = {one.answer.kind: one for one in reversed(candidates) if one.answer.kind != kind}
+    return tuple(one.as_other() for one in candidates if kinds.get(one.answer.kind) is one)[:_MOST_OTHERS]
+
+
+def _undecided(candidates: Sequence[Candidate], match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
+    """Say what a message means in any model, and the causes that it has in a UNet."""
+    plain = " ".join(match[0].split())
+    for answer in facts().generic:
+        known = re.search(answer.text, plain)
+        explanation = answer.explain(known, scene) if known else None
+        if explanation is not None:
+            return replace(explanation, decided_by="nothing", others=() if answer.where else _others(candidates, explanation.kind))
+    return None
+
+
+def _decided_by(first: Candidate, match: re.Match[str], scene: Scene) -> Literal["text", "traceback", "numbers", "nothing"]:
+    row = first.row
+    before = match.string[max(0, match.start() - _CLASS_CHARACTERS) : match.start()] if row.text.startswith("@") else ""
+    named = any(name in before + match[0] for name in row.classes) or any("_" in name and name in row.text for name in row.about.split())
+    if named or of_unets(row.text) or (row.own and scene.part == "UNet"):
+        return "text"
+    if first.frames or first.line or first.named:
+        return "traceback"
+    telling = any(size > _SMALL and size & (size - 1) for size in _sizes(first.values).values())
+    fits = first.published + first.holds > 1 or "conv" in _last(row.module)
+    return "numbers" if first.answer.sure or (first.published and telling and fits) else "nothing"
+
+
+def _candidates(rows: Iterable[Row], match: re.Match[str], scene: Scene) -> Iterator[Candidate]:
+    for row in rows:
+        groups = list(zip(re.findall("[#@]", _known_text(row.text)), match.groups(), strict=True))
+        numbers = [int(group) for sign, group in groups if sign == "#"]
+        values = _values(row, numbers)
+        if values is None:
+            continue
+        values |= {
+            f"w{place}": word
+            for place, word in enumerate(facts().dtypes.get(group, group) for sign, group in groups if sign == "@")
+            if word
+        }
+        for order, answer in enumerate(facts().message):
+            known = answer.known(values) if fnmatchcase(f"{row.cause} {row.about} {row.axis}", answer.cause) else None
+            if known is not None and (not answer.needs or scene.shows(*answer.needs)):
+                speaks_for_it = (
+                    *_in_traceback(row, scene),
+                    _published(row, values),
+                    bool(answer.where) + answer.sure,
+                    _by_chance(row, numbers),
+                )
+                yield Candidate(row, answer, known, numbers, *speaks_for_it, order)
+                break
+
+
+def _values(row: Row, numbers: list[int]) -> dict[str, Any] | None:
+    """Return the numbers by what they are, or None where they cannot be that."""
+    values: dict[str, Any] = {
+        "about": row.about,
+        "axis": row.axis.replace("<->", " and "),
+        "how": facts().how.get(row.axis.partition(" ")[0] if row.own else "", "does not fit the inputs or the other keys"),
+        "module": row.module,
+        "classes": " or ".join(row.classes[:2]),
+    }
+    for role, number in zip(row.numbers, numbers, strict=True):
+        for name in filter(None, role.split("|")):
+            if (name.startswith("=") and name != f"={number}") or values.setdefault(re.sub(r"\W", "_", name), number) != number:
+                return None
+    varying = (number for role, number in zip(row.numbers, numbers, strict=True) if not role.startswith("="))
+    values |= {f"n{place}": number for place, number in enumerate(varying)}
+    unnamed = [number for role, number in zip(row.numbers, numbers, strict=True) if not role]
+    if len(unnamed) == 1:
+        values["unnamed"] = unnamed[0]
+    if row.cause == "indivisible" and "n1" in values and (sides := written_sides(values["n0"], values["n1"])):
+        values["sides"] = sides
+    return None if "given" in values and values["given"] == values.get("expected") else values
+
+
+def _in_traceback(row: Row, scene: Scene) -> tuple[int, int, int]:
+    """Return how many of the innermost frames agree, whether their line of code does, and how much of the module's path is called."""
+    pairs = zip(reversed(row.frames), reversed(scene.places), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: _is_same(*pair), pairs))
+    names, shown = set(_WORD.findall(row.code)), set(_WORD.findall(scene.code))
+    about = row.about.rpartition(".")[2].rstrip("s")
+    line = 2 if names and names <= shown else int(about != "sample" and about in {name.rstrip("s") for name in shown})
+    if shown and not line and _FEWEST_SHARED * len(names & shown) < len(names):
+        shared = 0  # the traceback was cut, or it is another line of a long forward
+    return shared, line, sum(f".{name}(" in scene.nearby for name in row.module.split(".") if name != "*")
+
+
+def _is_same(frame: str, place: str) -> bool:
+    return frame == place or (frame.startswith("*.") and frame[1:] == place[-len(frame) + 1 :] and not _SHARED.search(place))
+
+
+def _by_chance(row: Row, numbers: list[int]) -> int:
+    """Count the pairs of equal numbers that a row does not say to be the same."""
+    pairs = combinations(zip(row.numbers, numbers, strict=True), 2)
+    return sum(number == other and not set(role.split("|")) & set(another.split("|")) - {""} for (role, number), (another, other) in pairs)
+
+
+def _published(row: Row, values: Mapping[str, Any]) -> int:
+    """Count the evidence of the catalog: the module exists with these sizes, and with what was given."""
+    sizes = _sizes(values)
+    if not row.module or len(sizes) < 2 or not _at(row.module, tuple(sizes.items())):
+        return 0
+    return 1 + bool(_also_published(row, values))
+
+
+def _also_published(row: Row, values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the models in which the module takes what was given here: what the row says is given, or the one number it cannot name."""
+    given = values.get("given", values.get("unnamed"))
+    return _at(row.module, ((1, given),)) if given is not None and values["weight_1"] != given else {}
+
+
+def _sizes(values: Mapping[str, Any]) -> dict[int, int]:
+    return {int(name[-1]): value for name, value in values.items() if name in ("weight_0", "weight_1")}
+
+
+def _last(module: str) -> str:
+    return module.rpartition("*.")[2]
+
+
+@cache
+def _at(module: str, sizes: tuple[tuple[int, int], ...]) -> dict[str, list[str]]:
+    """Return the catalog models that have such a module, in whichever block, with these sizes."""
+    return having(f"*.{_last(module)}.weight" if "*." in module else f"{module}.weight", dict(sizes))
+
+
+def _numbers(candidate: Candidate) -> Iterator[NumberMeaning]:
+    """Say what each number of the message is, once."""
+    said: dict[int, str] = {}
+    for role, number in zip(candidate.row.numbers, candidate.numbers, strict=True):
+        if role and not role.startswith("="):
+            said.setdefault(number, _role_words(role.partition("|")[0], candidate) + _known_words(role, number))
+    yield from (NumberMeaning(value=value, meaning=words) for value, words in said.items())
+
+
+def _role_words(role: str, candidate: Candidate) -> str:
+    row = candidate.row
+    axis = row.axis.replace("_", " ")
+    words = {
+        "given": f"{axis} of {row.about}, as given",
+        "expected": f"{axis} of {row.about} that fits",
+        "weight.0": f"output features of {_last(row.module)}",
+        "weight.1": f"input features of {_last(row.module)}",
+    }
+    return words.get(role) or " x ".join(" of ".join(reversed(part.split("."))) for part in role.split("*"))
+
+
+def _known_words(role: str, number: int) -> str:
+    if "tokens" in role and number % _TOKENS == 0:
+        return f": {number // _TOKENS} x {_TOKENS} tokens"
+    width = facts().widths.get(str(number)) if "given" in role or "expected" in role or role == "weight.1" else None
+    return f": {width}" if width else ""
+
+
+def _models(candidate: Candidate) -> Iterator[ModelMatch]:
+    """Name the models that have a module of these sizes, and those that have one for what was given."""
+    values, module, sizes = candidate.values, candidate.row.module, _sizes(candidate.values)
+    if candidate.published:
+        for name, paths in _at(module, tuple(sizes.items())).items():
+            yield ModelMatch(name=name, role=f"{_last(module)} of {sizes[1]} -> {sizes[0]}", where=tuple(paths))
+    for name, paths in _also_published(candidate.row, values).items() if candidate.published > 1 else ():
+        given = values.get("given", values.get("unnamed"))
+        yield ModelMatch(name=name, role=f"{_last(module)} takes {given}, as given", where=tuple(paths))
+    yield from candidate.answer.named_models(values)
