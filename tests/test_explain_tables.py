@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import string
@@ -14,11 +13,12 @@ from typing import Any
 import pytest
 
 import unetinspect.explain
+from unetinspect.explain.answers import compute
 
 TEXTS = Path(__file__).parent / "explain_error"
 TABLE = Path(unetinspect.explain.__file__).parent / "tools.toml"
 ROWS: list[dict[str, Any]] = tomllib.loads(TABLE.read_text(encoding="utf-8"))["message"]
-KEYS = {"text", "kind", "needs", "sure", "let", "meaning", "changes", "numbers", "models", "example"}
+KEYS = {"text", "kind", "needs", "sure", "where", "let", "meaning", "changes", "numbers", "models", "example"}
 # Repetitions: a possessive one gives nothing back, so that it needs no upper bound.
 POSSESSIVE = re.compile(r"(?:[*+?]|\{[\d,]{1,9}\})\+")
 UNBOUNDED = re.compile(r"[*+]|\{\d{0,6},\}")
@@ -36,28 +36,9 @@ def values(row: dict[str, Any]) -> dict[str, str]:
     groups = {name: value or "" for name, value in found.groupdict().items()}
     numbers = {name: int(value) for name, value in groups.items() if value.isdigit()}
     for name, formula in row.get("let", {}).items():
-        result = _calculated(ast.parse(formula, mode="eval").body, numbers)
-        groups[name] = str(result)
+        groups[name] = str(compute(formula, numbers))
+    assert compute(row.get("where", "True"), numbers), row["where"]
     return groups
-
-
-def _calculated(node: ast.expr, numbers: dict[str, int]) -> int:
-    match node:
-        case ast.Name(id=name):
-            return numbers[name]
-        case ast.Constant(value=int(number)):
-            return number
-        case ast.BinOp(left=left, op=ast.Div(), right=right):
-            quotient, rest = divmod(_calculated(left, numbers), _calculated(right, numbers))
-            assert rest == 0
-            return quotient
-        case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _calculated(left, numbers) * _calculated(right, numbers)
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _calculated(left, numbers) + _calculated(right, numbers)
-        case ast.BinOp(left=left, op=ast.Sub(), right=right):
-            return _calculated(left, numbers) - _calculated(right, numbers)
-    raise AssertionError(ast.dump(node))
 
 
 def _names(row: dict[str, Any]) -> str:

@@ -52,15 +52,15 @@ class _EndlessError(BaseException):
     """A run that does not end."""
 
 
-def provoke(*, primes: bool = True, one_in: int = 1) -> Iterator[Provoked]:
-    """Provoke errors, every mistake or one in so many: with sizes that are primes, or with those of `kinds.yaml`."""
+def provoke(*, primes: bool = True, one_in: int = 1, one_base_in: int = 1) -> Iterator[Provoked]:
+    """Provoke errors, every mistake of every base or one in so many: with sizes that are primes, or with those of `kinds.yaml`."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGVTALRM, _stop)
     seen: set[str] = set()
     bent: dict[str, Config] = {}
     with quiet_diffusers(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        for base in bases(primes=primes):
+        for base in list(bases(primes=primes))[::one_base_in]:
             for variant, model, more in _variants(base, bent.setdefault(base.class_name, base.config)):
                 yield from _provoked(variant, model, seen, more, one_in)
             if base.name == "conditioned":

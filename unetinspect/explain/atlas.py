@@ -21,7 +21,6 @@ from msgspec.structs import replace
 from unetinspect.catalog_tensors import having
 from unetinspect.explain.answers import Answer, facts, fill, shown, word_of
 from unetinspect.explain.recogniser import Recogniser, Scene, of_unets
-from unetinspect.explain.sides import written_sides
 from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning, OtherCause
 
 ATLAS = Path(__file__).with_name("atlas.jsonl")
@@ -29,7 +28,7 @@ _MOST_OTHERS = 4
 _CLASS_CHARACTERS = 40  # before a message, for the name of a class
 _TOKENS = 77  # of CLIP's text encoders
 _SMALL = 16  # up to it, and as a power of two, a size says nothing: layers of any model have it
-_MOST_WORD = 200
+_MOST_WORD, _MOST_HALVINGS = 200, 5
 _FEWEST_SHARED = 3  # a third of the names in a line of code
 # Files that models share: their own, which the atlas writes as *, is none of them.
 _SHARED = re.compile("blocks|attention|resnet|embeddings|transformer|sampling|activations|normalization|processor")
@@ -102,27 +101,16 @@ class Candidate(NamedTuple):
         return (place - config, -config, self.line, self.named, self.frames, self.published + self.holds, -self.chance)
 
     @property
-    def weight(self) -> tuple[int, ...]:
-        """What decides between two candidates."""
-        return (*self.evidence, -self.order, self.row.times)
+    def cause(self) -> OtherCause:
+        """What it means, and what to change."""
+        changes = tuple(filter(None, (fill(change, self.values) for change in self.answer.changes)))
+        return OtherCause(kind=self.answer.kind, meaning=fill(self.answer.meaning, self.values), changes=changes)
 
     def speaks_like(self, first: Candidate) -> bool:
         """Whether the text leaves it possible beside the first."""
         if first.frames or first.line:
             return self.line >= first.line and (self.frames > 0 or self.line > 1)
         return self.published + self.holds >= first.published + first.holds
-
-    def meaning(self) -> str:
-        """Say what it means."""
-        return fill(self.answer.meaning, self.values)
-
-    def as_other(self) -> OtherCause:
-        """Return it as one of several."""
-        return OtherCause(kind=self.answer.kind, meaning=self.meaning(), changes=self.changes())
-
-    def changes(self) -> tuple[str, ...]:
-        """Say what to change."""
-        return tuple(filter(None, (fill(change, self.values) for change in self.answer.changes)))
 
 
 def recognisers() -> list[Recogniser]:
@@ -156,39 +144,34 @@ def _known_text(text: str) -> str:
 
 def explain(rows: Iterable[Row], match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
     """Explain a message by the causes that it was seen to have."""
-    best: dict[tuple[str, str], Candidate] = {}
-    for candidate in _candidates(rows, match, scene):
-        key = (candidate.answer.kind, candidate.meaning())
-        if key not in best or best[key].weight < candidate.weight:
-            best[key] = candidate
-    if not best:
+    found = sorted(_candidates(rows, match, scene), key=lambda one: (*one.evidence, -one.order, one.row.times), reverse=True)
+    if not found:
         return None
-    ordered = sorted(best.values(), key=lambda one: one.weight, reverse=True)
-    first, *rest = ordered
+    first, cause = found[0], found[0].cause
     decided = _decided_by(first, match, scene)
     if scene.part == "other" and decided != "text":
         return None
     if scene.part == "VAE":
         return facts().vae.explain(match, scene)
     if decided == "nothing":
-        return _undecided(ordered, match, scene)
+        return _undecided(found, match, scene)
     return ErrorExplanation(
-        kind=first.answer.kind,
+        kind=cause.kind,
         error=shown(match[0]),
         module=scene.module,
         decided_by=decided,
-        meaning=first.meaning(),
+        meaning=cause.meaning,
         numbers=tuple(_numbers(first)),
         models=tuple(_models(first)),
-        changes=first.changes(),
-        others=_others([one for one in rest if one.speaks_like(first)], first.answer.kind),
+        changes=cause.changes,
+        others=_others([one for one in found if one.speaks_like(first)], cause.kind),
     )
 
 
 def _others(candidates: Sequence[Candidate], kind: str) -> tuple[OtherCause, ...]:
     """Return the best candidate of each other kind."""
     kinds = {one.answer.kind: one for one in reversed(candidates) if one.answer.kind != kind}
-    return tuple(one.as_other() for one in candidates if kinds.get(one.answer.kind) is one)[:_MOST_OTHERS]
+    return tuple(one.cause for one in candidates if kinds.get(one.answer.kind) is one)[:_MOST_OTHERS]
 
 
 def _undecided(candidates: Sequence[Candidate], match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
@@ -229,7 +212,7 @@ def _candidates(rows: Iterable[Row], match: re.Match[str], scene: Scene) -> Iter
         }
         for order, answer in enumerate(facts().message):
             known = answer.known(values) if fnmatchcase(f"{row.cause} {row.about} {row.axis}", answer.cause) else None
-            if known is not None and (not answer.needs or scene.shows(*answer.needs)):
+            if known is not None:
                 speaks_for_it = (
                     *_in_traceback(row, scene),
                     _published(row, values),
@@ -258,9 +241,23 @@ def _values(row: Row, numbers: list[int]) -> dict[str, Any] | None:
     unnamed = [number for role, number in zip(row.numbers, numbers, strict=True) if not role]
     if len(unnamed) == 1:
         values["unnamed"] = unnamed[0]
-    if row.cause == "indivisible" and "n1" in values and (sides := written_sides(values["n0"], values["n1"])):
-        values["sides"] = sides
+    sides = list(sides_to(values["n0"], values["n1"])) if row.cause == "indivisible" and "n1" in values else []
+    if sides:
+        values["sides"] = ", ".join(f"{side[0]} to {side[-1]}" if len(side) > 1 else str(side[0]) for side in sides)
     return None if "given" in values and values["given"] == values.get("expected") else values
+
+
+def sides_to(expected: int, got: int) -> Iterator[range]:
+    """Yield the sides of a sample with which hidden states of `expected` meet a skip of `got`, for each level where that can be.
+
+    Halving an odd side rounds up (a convolution with padding 1) or down; doubling cannot make it odd again.
+
+    >>> list(sides_to(8, 7))[:3], list(sides_to(24, 25))[:2]
+    ([range(7, 8), range(13, 15), range(25, 29)], [range(25, 26), range(50, 52)])
+    """
+    if got % 2 and abs(expected - got) == 1:
+        for scale in (2**level for level in range(_MOST_HALVINGS)):
+            yield range((got - 1) * scale + 1, got * scale + 1) if expected > got else range(got * scale, (got + 1) * scale)
 
 
 def _in_traceback(row: Row, scene: Scene) -> tuple[int, int, int]:
@@ -315,30 +312,20 @@ def _at(module: str, sizes: tuple[tuple[int, int], ...]) -> dict[str, list[str]]
 
 def _numbers(candidate: Candidate) -> Iterator[NumberMeaning]:
     """Say what each number of the message is, once."""
-    said: dict[int, str] = {}
-    for role, number in zip(candidate.row.numbers, candidate.numbers, strict=True):
-        if role and not role.startswith("="):
-            said.setdefault(number, _role_words(role.partition("|")[0], candidate) + _known_words(role, number))
-    yield from (NumberMeaning(value=value, meaning=words) for value, words in said.items())
-
-
-def _role_words(role: str, candidate: Candidate) -> str:
-    row = candidate.row
-    axis = row.axis.replace("_", " ")
+    row, said = candidate.row, dict[int, str]()
     words = {
-        "given": f"{axis} of {row.about}, as given",
-        "expected": f"{axis} of {row.about} that fits",
+        "given": f"{row.axis} of {row.about}, as given",
+        "expected": f"{row.axis} of {row.about} that fits",
         "weight.0": f"output features of {_last(row.module)}",
         "weight.1": f"input features of {_last(row.module)}",
     }
-    return words.get(role) or " x ".join(" of ".join(reversed(part.split("."))) for part in role.split("*"))
-
-
-def _known_words(role: str, number: int) -> str:
-    if "tokens" in role and number % _TOKENS == 0:
-        return f": {number // _TOKENS} x {_TOKENS} tokens"
-    width = facts().widths.get(str(number)) if "given" in role or "expected" in role or role == "weight.1" else None
-    return f": {width}" if width else ""
+    for role, number in zip((role.partition("|")[0] for role in row.numbers), candidate.numbers, strict=True):
+        if role and not role.startswith("="):
+            meaning = words.get(role) or " x ".join(" of ".join(reversed(part.split("."))) for part in role.split("*"))
+            tokens = f": {number // _TOKENS} x {_TOKENS} tokens" if "tokens" in role and number % _TOKENS == 0 else ""
+            width = facts().widths.get(str(number), "") if role in ("given", "expected", "weight.1") else ""
+            said.setdefault(number, meaning + (tokens or (width and f": {width}")))
+    yield from (NumberMeaning(value=value, meaning=meaning) for value, meaning in said.items())
 
 
 def _models(candidate: Candidate) -> Iterator[ModelMatch]:

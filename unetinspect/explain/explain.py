@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from operator import attrgetter
 from typing import NamedTuple
 
 from unetinspect.errors import UsageError
@@ -52,7 +53,8 @@ def explain_error(text: str) -> ErrorExplanations:
         before = max(one.match.end() for one in places[place - 1]) if place else 0
         after = places[place + 1][0].match.start() if place + 1 < len(places) else len(plain)
         tried = (
-            _recognisers()[rank].explain(match, _scene(plain, frames, match, (before, after))) for match, rank in sorted(matches, key=_rank)
+            _recognisers()[rank].explain(match, _scene(plain, frames, match, (before, after)))
+            for match, rank in sorted(matches, key=attrgetter("rank"))
         )
         explanations += [explanation for explanation in tried if explanation is not None][:1]
         if len(explanations) == _MOST_ERRORS:
@@ -81,10 +83,6 @@ def _find(text: str) -> list[list[_Found]]:
         places[-1].append(found)
         end = max(end, found.match.end())
     return places
-
-
-def _rank(found: _Found) -> int:
-    return found.rank
 
 
 def _scene(text: str, frames: list[Frame], match: re.Match[str], limits: tuple[int, int]) -> Scene:

@@ -71,10 +71,6 @@ class Scene(NamedTuple):
             return "other"
         return "UNet"
 
-    def shows(self, *words: str) -> bool:
-        """Tell whether the text around the message holds any of the words."""
-        return any(word in self.nearby for word in words)
-
 
 class Recogniser(NamedTuple):
     """One message, and how to explain it.

@@ -15,6 +15,7 @@ from unetinspect.catalog import load_catalog
 from unetinspect.catalog_tensors import ABSENT, PRESENT, Wanted, agreeing, find_tensor
 from unetinspect.checkpoint.affixes import WRAPPERS, constant_part
 from unetinspect.checkpoint.original_layout import is_original
+from unetinspect.explain.answers import shown
 from unetinspect.explain.failed_load import MESSAGE, Named, read_class, read_tensors
 from unetinspect.explain.recogniser import Recogniser, Scene
 from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning
@@ -57,7 +58,7 @@ _TABLES = msgspec.toml.decode(Path(__file__).with_name("weights.toml").read_byte
 _IP_KEY = re.compile(r"^(?:ip_adapter\.)?([0-9]{1,6})\.to_(?:[kv]_(ip)|(?:q|k|v|out)_lora)\b")
 _SIDES, _BUILT = ("file", "model"), "the model that was built"
 _MOST_MODELS = {True: 26, False: 9}  # more agree by chance in shapes or many names, and in a few names
-_MANY, _MOST_NAMED, _SHOWN_CHARACTERS = 20, 12, 300
+_MANY, _MOST_NAMED = 20, 12
 
 
 class _Found(NamedTuple):
@@ -73,10 +74,10 @@ def _explain(match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
     class_name, named = read_class(match), read_tensors(match[0])
     if not _is_ours(class_name, named):
         return None
-    found, error = _Found([], [], [], []), " ".join(match[0].split())
+    found = _Found([], [], [], [])
     return ErrorExplanation(
         kind=_find(class_name, named, found),
-        error=error if len(error) <= _SHOWN_CHARACTERS else f"{error[:_SHOWN_CHARACTERS]} ...",
+        error=shown(match[0]),
         module=scene.module,
         meaning=" ".join([*dict.fromkeys(found.words)][:4]),
         numbers=tuple(_numbers(named, found)),

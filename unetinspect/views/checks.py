@@ -26,7 +26,7 @@ _TITLES = {"config": "Config", "size": "Sizes", "weights": "Weights", "expectati
 _SHOWN_METADATA = 6
 _LONGEST = 60
 # What an explanation takes without --verbose, of a screen.
-_MOST_LINES, _COLUMNS, _MODELS_SHOWN, _OTHERS_SHOWN = 19, 78, 6, 2
+_MOST_LINES, _COLUMNS, _MODELS_SHOWN, _OTHERS_SHOWN, _ERROR_SHOWN = 18, 74, 6, 2, 180
 _PARTS = {"text_encoder": "text encoder", "vae": "VAE", "unet": "UNet", "ema": "EMA weights", "image_proj": "image projection"}
 
 
@@ -187,9 +187,13 @@ def explanations_table(explanations: ErrorExplanations, *, verbose: bool = False
 
 
 def _error_lines(one: ErrorExplanation, *, verbose: bool) -> list[str]:
-    lines = [f"error:  {one.error}", f"kind:   {one.kind}", *([f"raised: {one.module}"] if one.module else [])]
-    lines += ["", "What to change", *(f"  {place}. {change}" for place, change in enumerate(one.changes, 1))]
-    lines += ["", "What it means", f"  {one.meaning}"]
+    error = one.error if verbose or len(one.error) <= _ERROR_SHOWN else f"{one.error[:_ERROR_SHOWN].removesuffix(' ...')} ..."
+    head = [f"error:  {error}", f"kind:   {one.kind}", *([f"raised: {one.module}"] if one.module else []), "", "What to change"]
+    meaning = ["", "What it means", f"  {one.meaning}"]
+    changes = [f"  {place}. {change}" for place, change in enumerate(one.changes, 1)]
+    while not verbose and len(changes) > 1 and _screen_lines([*head, *changes, *meaning]) > _MOST_LINES:
+        changes.pop()
+    lines = [*head, *changes, *meaning]
     others = "If it is a diffusion UNet, perhaps" if one.decided_by == "nothing" else "Or"
     more = [
         ["", others, *(f"  {other.meaning}" for other in one.others[: None if verbose else _OTHERS_SHOWN])] if one.others else [],
@@ -200,7 +204,7 @@ def _error_lines(one: ErrorExplanation, *, verbose: bool) -> list[str]:
         if not verbose and _screen_lines(lines + section) > _MOST_LINES:
             return [*lines, "", "--verbose shows the rest"]
         lines += section
-    return lines
+    return [*lines, *(["", "--verbose shows the rest"] if len(changes) < len(one.changes) else [])]
 
 
 def _screen_lines(lines: Sequence[str]) -> int:
