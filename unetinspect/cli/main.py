@@ -38,7 +38,7 @@ _GROUPS = {
     "Check": {
         "check": ("measure", "Find config errors and sizes that fail; exits 1 on findings"),
         "identify": ("lookup", "Identify a checkpoint from its header"),
-        "explain-error": ("lookup", "Explain a shape error: what it means and what to change"),
+        "explain-error": ("lookup", "Explain an error: what it means and what to change"),
     },
     "Catalog and cache": {
         "config": ("lookup", "Show a config with diffusers' defaults filled in"),
