@@ -139,6 +139,16 @@ def test_a_screen_shows_what_to_change_and_verbose_shows_all(name: str) -> None:
     assert "What it means" in render_markdown(table)
 
 
+def test_a_model_that_the_text_names_is_in_the_commands_to_type() -> None:
+    """By its hub ID, in any case."""
+    memory = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.25 GiB"
+
+    assert any(
+        "unetinspect sweep sdxl " in change for change in only(f"loading StabilityAI/stable-diffusion-xl-base-1.0\n{memory}").changes
+    )
+    assert any("unetinspect sweep MODEL " in change for change in only(memory).changes)
+
+
 def test_nothing_here_imports_torch() -> None:
     """A message is explained without torch, diffusers or the hub's client."""
     from tests.test_imports import imported_after

@@ -82,9 +82,14 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         )
 
     def named_models(self, values: Mapping[str, Any]) -> Iterator[ModelMatch]:
-        """Name the models of the catalog that its numbers are those of."""
+        """Name the catalog models that have its numbers at an axis of a tensor, as many attention layers, or simply such a tensor."""
         for name, place in self.models.items():
-            yield from models_at(place, values.get(name))
+            pattern, _, axis = place.partition("/")
+            if place == "attention_layers":
+                counted = (model for model, one in load_catalog().items() if one.attention_layers == values.get(name))
+                yield from (ModelMatch(name=model, role=f"has {values[name]} attention layers") for model in counted)
+            for model, paths in having(pattern, {int(axis): values[name]} if axis else {}).items():
+                yield ModelMatch(name=model, role=f"takes {values[name]}" if axis else "has such a layer", where=tuple(paths))
 
     def known(self, values: dict[str, Any]) -> dict[str, Any] | None:
         """Return the values with those that are computed from them, or None where they do not hold what they must."""
@@ -191,21 +196,6 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
             return ""
 
     return re.sub(r"\{(\w+)\}", written, re.sub(r"\[([^\[\]]*\{\w+\}[^\[\]]*)\]", optional, template))
-
-
-def models_at(place: str, number: Any) -> list[ModelMatch]:
-    """Name the catalog models that have a number at one axis of a tensor; without an axis, those that have such a tensor."""
-    if place == "attention_layers":
-        return [
-            ModelMatch(name=name, role=f"has {number} attention layers")
-            for name, one in load_catalog().items()
-            if one.attention_layers == number
-        ]
-    pattern, _, axis = place.partition("/")
-    found = having(pattern, {int(axis): number} if axis else {})
-    return [
-        ModelMatch(name=name, role=f"takes {number}" if axis else "has such a layer", where=tuple(paths)) for name, paths in found.items()
-    ]
 
 
 def shown(error: str) -> str:

@@ -7,6 +7,9 @@ from functools import cache
 from operator import attrgetter
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
+from unetinspect.catalog import load_catalog
 from unetinspect.errors import UsageError
 from unetinspect.explain import answers, atlas, weights
 from unetinspect.explain.recogniser import Recogniser, Scene, message
@@ -40,6 +43,8 @@ def _recognisers() -> tuple[Recogniser, ...]:
 def explain_error(text: str) -> ErrorExplanations:
     """Explain every error of a text that is known: a message, a whole traceback, or a log with several.
 
+    MODEL in a command to type is the catalog model whose hub ID the text has, if it has one.
+
     Raises:
         UsageError: The text is empty, or no error of a UNet is known in it.
     """
@@ -61,7 +66,10 @@ def explain_error(text: str) -> ErrorExplanations:
             break
     if not explanations:
         raise UsageError("no known UNet error found", hint=_HINT)
-    return ErrorExplanations(explanations=tuple(explanations))
+    places_on_the_hub = ((place.id.lower(), entry.name) for entry in load_catalog().values() for place in entry.hub)
+    model = next((name for place, name in places_on_the_hub if place in plain.lower()), "MODEL")
+    named = (replace(one, changes=tuple(change.replace("MODEL", model) for change in one.changes)) for one in explanations)
+    return ErrorExplanations(explanations=tuple(named))
 
 
 def _find(text: str) -> list[list[_Found]]:
