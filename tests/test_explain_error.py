@@ -188,6 +188,14 @@ def test_the_module_is_read_from_every_kind_of_traceback(frames: str) -> None:
     assert one.module.endswith("__call__, line 1023")
 
 
+def test_a_transformer_below_a_script_is_not_a_unet() -> None:
+    """Its frames are diffusers' too, and its numbers may be those of Stable Diffusion."""
+    frames = 'File "/home/u/run.py", line 3, in <module>\nFile "/x/diffusers/models/transformers/transformer_flux.py", line 9, in forward\n'
+
+    with pytest.raises(UsageError):
+        explain_error(f"{frames}RuntimeError: {CROSS}")
+
+
 def test_a_message_before_its_traceback() -> None:
     """Where a tool prints the message first and does not repeat it, the frames behind it are its own."""
     text = (
@@ -197,6 +205,26 @@ def test_a_message_before_its_traceback() -> None:
     )
 
     assert only(text).module == "ldm.modules.attention.forward, line 327"
+
+
+def test_a_bare_message_does_not_take_the_traceback_of_an_earlier_one() -> None:
+    """What stands before the earlier message is that message's alone."""
+    frame = 'File "/x/diffusers/models/attention_processor.py", line 9, in __call__\n'
+
+    found = explain_error(
+        f"{frame}RuntimeError: {CROSS}\n\nRuntimeError: mat1 and mat2 shapes cannot be multiplied (128x128 and 256x128)\n"
+    )
+
+    assert [one.module for one in found.explanations] == [None, "diffusers.models.attention_processor.__call__, line 9"]
+
+
+@pytest.mark.parametrize("before", ["    raise KeyError(f", "-> 74     f"], ids=["Python", "IPython"])
+def test_a_message_in_a_line_of_code_is_no_second_error(before: str) -> None:
+    """A traceback shows the line that raises, with the text in it."""
+    frame = 'File "/x/diffusers/models/activations.py", line 74, in get_activation\n'
+    code = f'{before}"activation function {{act_fn}} not found in ACT2FN mapping {{list(ACT2FN)}}")\n'
+
+    assert only(f"{frame}{code}ValueError: activation function sulu not found in ACT2FN mapping ['swish', 'silu']").kind == "config"
 
 
 def test_several_errors_are_told_last_first_and_once() -> None:

@@ -149,3 +149,18 @@ def test_warnings_of_a_folder_whose_config_has_other_parts(tmp_path: Path, caplo
     assert {one.kind for one in found} == {"checkpoint"}
     assert "In the file and not in the model: LCM's embedding" in meaning
     assert "In the model and not in the file: encoder_hid_proj" in meaning
+
+
+def test_a_model_that_agrees_in_all_but_one_tensor_does_not_have_the_shapes() -> None:
+    """It is said in how many tensors it agrees."""
+    sizes = {
+        "add_embedding.linear_1.weight": ([1280, 2816], [1536, 2560]),
+        "conv_norm_out.weight": ([320], [384]),
+        "conv_out.weight": ([4, 320, 3, 3], [5, 384, 3, 3]),
+    }
+    lines = [f"\tsize mismatch for {name}: {MISMATCH.format(*shapes)}." for name, shapes in sizes.items()]
+
+    found = explained("\n".join([f"{IN_LOADING}UNet2DConditionModel:", *lines]))
+
+    roles = {model.role for model in found.models if model.name == "sdxl-refiner"}
+    assert roles == {"agrees with the model that was built in 2 of 3 tensors named"}
