@@ -20,7 +20,7 @@ from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning
 
 _FOLDER = Path(__file__).parent
 _SHOWN_CHARACTERS = 300
-UNDECIDED = " Nothing in the text says which model this is."
+UNDECIDED = " Nothing in the {} says which model this is."
 PASTE = "paste the whole traceback: the lines above the error say which layer it is"
 
 
@@ -67,18 +67,23 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         values = self.known({name: int(text) if text.isdigit() else text for name, text in match.groupdict("").items()})
         if values is None:
             return None
-        decided = related or scene.part == "UNet"
+        decided = related or scene.part in ("UNet", "VAE")
+        undecided = "" if decided else UNDECIDED.format("traceback" if scene.frames else "text")
         return ErrorExplanation(
             kind=self.kind,
             error=shown(match[0]),
             module=scene.module,
             decided_by="text" if decided else "nothing",
-            meaning=fill(self.meaning, values) + ("" if decided else UNDECIDED),
+            meaning=fill(self.meaning, values) + undecided,
             numbers=tuple(
                 NumberMeaning(value=values[name], meaning=fill(words, values)) for name, words in self.numbers.items() if name in values
             ),
             models=tuple(self.named_models(values)),
-            changes=(*(() if decided else (PASTE,)), *_meant_blocks(values), *(fill(change, values) for change in self.changes)),
+            changes=(
+                *(() if decided or scene.frames else (PASTE,)),
+                *_meant_blocks(values),
+                *(fill(change, values) for change in self.changes),
+            ),
         )
 
     def named_models(self, values: Mapping[str, Any]) -> Iterator[ModelMatch]:

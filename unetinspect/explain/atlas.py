@@ -25,13 +25,14 @@ from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning, Othe
 
 ATLAS = Path(__file__).with_name("atlas.jsonl")
 _MOST_OTHERS = 4
+_LARGEST_WIDTH = 1280  # of the blocks of UNets that people have; wider layers are those of transformers
+_COMMON = {"UNet2DConditionModel", "UNet2DModel", "UNetMotionModel", "UNet3DConditionModel", "UNetSpatioTemporalConditionModel"}
+_COMMON |= {"ControlNetModel", "ControlNetUnionModel", "T2IAdapter", "MultiAdapter"}
 _CLASS_CHARACTERS = 40  # before a message, for the name of a class
 _TOKENS = 77  # of CLIP's text encoders
 _SMALL = 16  # up to it, and as a power of two, a size says nothing: layers of any model have it
 _MOST_WORD, _MOST_HALVINGS = 200, 5
 _FEWEST_SHARED = 3  # a third of the names in a line of code
-# Files that models share: their own, which the atlas writes as *, is none of them.
-_SHARED = re.compile("blocks|attention|resnet|embeddings|transformer|sampling|activations|normalization|processor")
 _WORD = re.compile(r"\b(?!self\b)[A-Za-z_]\w{2,}")
 
 
@@ -106,6 +107,15 @@ class Candidate(NamedTuple):
         changes = tuple(filter(None, (fill(change, self.values) for change in self.answer.changes)))
         return OtherCause(kind=self.answer.kind, meaning=fill(self.answer.meaning, self.values), changes=changes)
 
+    @property
+    def is_common(self) -> bool:
+        """Whether it may be named where no traceback leads there: not a rare class or input, no config, no layer of unknown sizes."""
+        sizes = _sizes(self.values)
+        rare = self.row.cause == "config" or "gligen" in self.row.about or not _COMMON & set(self.row.classes)
+        return bool(
+            self.row.own or (not rare and (self.published or self.holds or len(sizes) < 2 or max(sizes.values()) <= _LARGEST_WIDTH))
+        )
+
     def speaks_like(self, first: Candidate) -> bool:
         """Whether the text leaves it possible beside the first."""
         if first.frames or first.line:
@@ -145,15 +155,17 @@ def _known_text(text: str) -> str:
 def explain(rows: Iterable[Row], match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
     """Explain a message by the causes that it was seen to have."""
     found = sorted(_candidates(rows, match, scene), key=lambda one: (*one.evidence, -one.order, one.row.times), reverse=True)
+    if not any(one.frames or one.line > 1 for one in found):
+        found = [one for one in found if one.is_common]
     if not found:
         return None
     first, cause = found[0], found[0].cause
     decided = _decided_by(first, match, scene)
     if scene.part == "other" and decided != "text":
         return None
-    if scene.part == "VAE":
+    if scene.part == "VAE" and "channels" in match[0]:
         return facts().vae.explain(match, scene)
-    if decided == "nothing":
+    if decided == "nothing" or scene.part == "VAE":
         return _undecided(found, match, scene)
     return ErrorExplanation(
         kind=cause.kind,
@@ -181,6 +193,8 @@ def _undecided(candidates: Sequence[Candidate], match: re.Match[str], scene: Sce
         known = re.search(answer.text, plain)
         explanation = answer.explain(known, scene) if known else None
         if explanation is not None:
+            if scene.part == "VAE":
+                return explanation
             return replace(explanation, decided_by="nothing", others=() if answer.where else _others(candidates, explanation.kind))
     return None
 
@@ -191,10 +205,11 @@ def _decided_by(first: Candidate, match: re.Match[str], scene: Scene) -> Literal
     named = any(name in before + match[0] for name in row.classes) or any("_" in name and name in row.text for name in row.about.split())
     if named or of_unets(row.text) or (row.own and scene.part == "UNet"):
         return "text"
-    if first.frames or first.line or first.named:
+    if first.frames or first.line or (first.named and first.published):
         return "traceback"
     telling = any(size > _SMALL and size & (size - 1) for size in _sizes(first.values).values())
-    fits = first.published + first.holds > 1 or "conv" in _last(row.module)
+    known_width = str(first.values.get("given")) in facts().widths
+    fits = first.published + first.holds + known_width > 1 or "conv" in _last(row.module)
     return "numbers" if first.answer.sure or (first.published and telling and fits) else "nothing"
 
 
@@ -228,7 +243,7 @@ def _values(row: Row, numbers: list[int]) -> dict[str, Any] | None:
     values: dict[str, Any] = {
         "about": row.about,
         "axis": row.axis.replace("<->", " and "),
-        "how": facts().how.get(row.axis.partition(" ")[0] if row.own else "", "does not fit the inputs or the other keys"),
+        "how": facts().how.get(row.axis.partition(" ")[0] if row.own else "", "does not fit what is passed"),
         "module": row.module,
         "classes": " or ".join(row.classes[:2]),
     }
@@ -263,7 +278,7 @@ def sides_to(expected: int, got: int) -> Iterator[range]:
 def _in_traceback(row: Row, scene: Scene) -> tuple[int, int, int]:
     """Return how many of the innermost frames agree, whether their line of code does, and how much of the module's path is called."""
     pairs = zip(reversed(row.frames), reversed(scene.places), strict=False)
-    shared = sum(1 for _ in takewhile(lambda pair: _is_same(*pair), pairs))
+    shared = sum(1 for _ in takewhile(lambda pair: _is_same(*pair, row.classes), pairs))
     names, shown = set(_WORD.findall(row.code)), set(_WORD.findall(scene.code))
     about = row.about.rpartition(".")[2].rstrip("s")
     line = 2 if names and names <= shown else int(about != "sample" and about in {name.rstrip("s") for name in shown})
@@ -272,8 +287,12 @@ def _in_traceback(row: Row, scene: Scene) -> tuple[int, int, int]:
     return shared, line, sum(f".{name}(" in scene.nearby for name in row.module.split(".") if name != "*")
 
 
-def _is_same(frame: str, place: str) -> bool:
-    return frame == place or (frame.startswith("*.") and frame[1:] == place[-len(frame) + 1 :] and not _SHARED.search(place))
+def _is_same(frame: str, place: str, classes: Iterable[str]) -> bool:
+    """Whether a place is a row's frame; "*.forward" is forward in the file of one of the row's classes, as unet_2d_condition is."""
+    file, _, function = place.partition(".")
+    parts = file.replace("modeling_", "").replace("sparsectrl", "sparse").split("_")
+    own = frame == f"*.{function}" and any(all(part in name.lower() for part in parts) for name in classes)
+    return frame == place or own
 
 
 def _by_chance(row: Row, numbers: list[int]) -> int:
@@ -314,10 +333,11 @@ def _numbers(candidate: Candidate) -> Iterator[NumberMeaning]:
     """Say what each number of the message is, once."""
     row, said = candidate.row, dict[int, str]()
     words = {
-        "given": f"{row.axis} of {row.about}, as given",
-        "expected": f"{row.axis} of {row.about} that fits",
+        "given": f"{row.axis} of {row.about} that was given",
+        "expected": f"expected {row.axis} of {row.about}",
         "weight.0": f"output features of {_last(row.module)}",
         "weight.1": f"input features of {_last(row.module)}",
+        **dict.fromkeys(("weight.2", "weight.3"), "kernel size"),
     }
     for role, number in zip((role.partition("|")[0] for role in row.numbers), candidate.numbers, strict=True):
         if role and not role.startswith("="):
@@ -336,5 +356,5 @@ def _models(candidate: Candidate) -> Iterator[ModelMatch]:
             yield ModelMatch(name=name, role=f"{_last(module)} of {sizes[1]} -> {sizes[0]}", where=tuple(paths))
     for name, paths in _also_published(candidate.row, values).items() if candidate.published > 1 else ():
         given = values.get("given", values.get("unnamed"))
-        yield ModelMatch(name=name, role=f"{_last(module)} takes {given}, as given", where=tuple(paths))
+        yield ModelMatch(name=name, role=f"{_last(module)} takes {given}, the width that was given", where=tuple(paths))
     yield from candidate.answer.named_models(values)

@@ -134,10 +134,11 @@ def _find(class_name: str, named: list[Named], found: _Found) -> str:
     found.changes.append("`unetinspect identify FILE` says what the file is; `unetinspect check MODEL --weights FILE` compares all tensors")
     if not found.words:
         what, whom = "LoRA" if is_lora else "file", class_name or "the model"
-        modules = dict.fromkeys(one.text.partition(".")[0] for one in named if ABSENT in (one.file, one.model))
+        first = re.compile(r"\w+(?:\.\d+)?")
+        lacks = {side: [first.findall(one.text)[0] for one in named if getattr(one, side) == ABSENT] for side in _SIDES}
+        layers = "; ".join(f"the {side} lacks {', '.join([*dict.fromkeys(names)][:3])}" for side, names in lacks.items() if names)
         kinds = {len(shape) for one in named for shape in one.shapes or ()}
-        layers = f"only one of them has {', '.join([*modules][:3])}" if modules else "their layers differ"
-        layers = "one has a convolution where the other has a linear layer" if kinds == {2, 4} else layers
+        layers = "one has a convolution where the other has a linear layer" if kinds == {2, 4} else layers or "their layers differ"
         found.words.append(f"The {what} does not fit {whom} as it was built: {layers}.")
     return kind
 
