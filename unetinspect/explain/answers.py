@@ -38,6 +38,7 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         changes: What to change, most likely first.
         needs: Words of which one must stand around the message, if there are any.
         sure: Whether the message itself says that it is about a UNet, or about something made for one.
+        general: Whether the answer is the same for any model.
         let: Further numbers, computed from the named ones.
         where: What must hold of the numbers.
         numbers: What named numbers are.
@@ -52,6 +53,7 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     changes: tuple[str, ...]
     needs: tuple[str, ...] = ()
     sure: bool = False
+    general: bool = False
     let: dict[str, str] = {}
     where: str = ""
     numbers: dict[str, str] = {}
@@ -68,7 +70,7 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if values is None:
             return None
         decided = related or scene.part in ("UNet", "VAE")
-        undecided = "" if decided else UNDECIDED.format("traceback" if scene.frames else "text")
+        undecided = "" if decided or self.general else UNDECIDED.format("traceback" if scene.frames else "text")
         return ErrorExplanation(
             kind=self.kind,
             error=shown(match[0]),
@@ -195,10 +197,8 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
         return f" ({known})" if known else ""
 
     def optional(segment: re.Match[str]) -> str:
-        try:
-            return re.sub(r"\{(\w+)\}", written, segment[1])
-        except KeyError:
-            return ""
+        names = re.findall(r"\{(\w+?)(?:_is|_use)?\}", segment[1])
+        return re.sub(r"\{(\w+)\}", written, segment[1]) if all(values.get(name, "") != "" for name in names) else ""
 
     return re.sub(r"\{(\w+)\}", written, re.sub(r"\[([^\[\]]*\{\w+\}[^\[\]]*)\]", optional, template))
 

@@ -194,7 +194,7 @@ def _undecided(candidates: Sequence[Candidate], match: re.Match[str], scene: Sce
         explanation = answer.explain(known, scene) if known else None
         if explanation is not None:
             if scene.part == "VAE":
-                return explanation
+                return replace(explanation, meaning=f"{explanation.meaning} The VAE raised this, not the UNet.")
             return replace(explanation, decided_by="nothing", others=() if answer.where else _others(candidates, explanation.kind))
     return None
 

@@ -64,7 +64,7 @@ class Scene(NamedTuple):
         innermost = self.frames[-1]
         if any(_TRANSFORMERS.search(frame.path) for frame in self.frames):
             return "other"
-        if any(_VAE.search(frame.path) for frame in self.frames[-2:]):
+        if any(frame.home is not None and _VAE.search(frame.path) for frame in self.frames[-2:]):
             return "VAE"
         library = re.search(r".*(?:site|dist)-packages/(\w+)/", innermost.path)
         if innermost.home is None and (library is not None or not of_unets(self.nearby)):

@@ -116,7 +116,7 @@ def _find(class_name: str, named: list[Named], found: _Found) -> str:
     if not is_lora:
         _find_parts(named, found)
     in_file, in_model = ("", "") if found.models else (_agreeing(sides, side, class_name, found) for side in _SIDES)
-    other = f"take a file for {in_model or 'this model'}"
+    other = f"use a file for {in_model or 'this model'}"
     keys = list(dict.fromkeys(change for change in found.changes if change.startswith("set ")))
     others = [change for change in found.changes if change not in keys]
     is_open = any(one.differing > (one in found.decisive) for one in named)
