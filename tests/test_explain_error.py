@@ -15,7 +15,6 @@ from tests.tiny import some
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import UsageError
 from unetinspect.explain import explain_error
-from unetinspect.explain.atlas import sides_to
 from unetinspect.record import ErrorExplanation, ErrorExplanations, to_json
 from unetinspect.views.checks import explanations_table
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
@@ -293,26 +292,3 @@ def test_two_megabytes_are_read(unit: str) -> None:
     text = unit * (2_000_000 // len(unit)) + f"\n\n{CLASSES}\n"
 
     assert explain_error(text).explanations[0].kind == "class_labels"
-
-
-def test_sides_follow_from_halving() -> None:
-    """A U is simulated: sides halve, rounded up or down, and double again; every side that fails so is told, and no other."""
-    for got in (3, 5, 9, 13, 25):
-        for expected in (got - 1, got + 1):
-            failing = {
-                side for side in range(1, 300) for levels in range(1, 6) if first_failure(side, levels, expected > got) == (expected, got)
-            }
-            assert {side for sides in sides_to(expected, got) for side in sides if side < 300} == failing
-
-
-def first_failure(side: int, halvings: int, rounds_up: bool) -> tuple[int, int] | None:
-    """Run the sides of a U, and return the first (hidden states, skip) that differ on the way up."""
-    sides = [side]
-    for _ in range(halvings):
-        sides.append((sides[-1] + rounds_up) // 2)
-    hidden = sides[-1]
-    for skip in reversed(sides[:-1]):
-        if 2 * hidden != skip:
-            return 2 * hidden, skip
-        hidden = skip
-    return None

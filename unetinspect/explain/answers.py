@@ -18,7 +18,6 @@ from unetinspect.errors import nearest_names
 from unetinspect.explain.recogniser import Recogniser, Scene, message
 from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning
 
-_FOLDER = Path(__file__).parent
 _SHOWN_CHARACTERS = 300
 UNDECIDED = " Nothing in the {} says which model this is."
 PASTE = "paste the whole traceback: the lines above the error say which layer it is"
@@ -134,6 +133,7 @@ class Dialect(Struct, frozen=True):
 class Facts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known of numbers and words, what messages mean in any model, and the answers by cause."""
 
+    common: frozenset[str]
     widths: dict[str, str]
     channels: dict[str, str]
     how: dict[str, str]
@@ -147,12 +147,12 @@ class Facts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 @cache
 def facts() -> Facts:
     """Return the widths and channels that are known, and the answers by cause."""
-    return msgspec.toml.decode((_FOLDER / "causes.toml").read_bytes(), type=Facts)
+    return msgspec.toml.decode(Path(__file__).with_name("causes.toml").read_bytes(), type=Facts)
 
 
 def recognisers(table: str) -> list[Recogniser]:
     """Return what recognises the messages of a table."""
-    answers = msgspec.toml.decode((_FOLDER / table).read_bytes(), type=dict[str, list[Answer]])["message"]
+    answers = msgspec.toml.decode(Path(__file__).with_name(table).read_bytes(), type=dict[str, list[Answer]])["message"]
     return [Recogniser(word_of(answer.text), answer.text, answer.explain) for answer in answers]
 
 

@@ -24,14 +24,11 @@ from unetinspect.explain.recogniser import Recogniser, Scene, of_unets
 from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning, OtherCause
 
 ATLAS = Path(__file__).with_name("atlas.jsonl")
-_MOST_OTHERS = 4
+_MOST_OTHERS, _MOST_WORD = 4, 200
 _LARGEST_WIDTH = 1280  # of the blocks of UNets that people have; wider layers are those of transformers
-_COMMON = {"UNet2DConditionModel", "UNet2DModel", "UNetMotionModel", "UNet3DConditionModel", "UNetSpatioTemporalConditionModel"}
-_COMMON |= {"ControlNetModel", "ControlNetUnionModel", "T2IAdapter", "MultiAdapter"}
 _CLASS_CHARACTERS = 40  # before a message, for the name of a class
 _TOKENS = 77  # of CLIP's text encoders
 _SMALL = 16  # up to it, and as a power of two, a size says nothing: layers of any model have it
-_MOST_WORD, _MOST_HALVINGS = 200, 5
 _FEWEST_SHARED = 3  # a third of the names in a line of code
 _WORD = re.compile(r"\b(?!self\b)[A-Za-z_]\w{2,}")
 
@@ -50,7 +47,6 @@ class Row(Struct, frozen=True, kw_only=True):
         axis: Along which axis, or how.
         classes: The classes in which it was seen.
         own: Whether diffusers itself says it, and not torch or Python below.
-        times: How often.
     """
 
     text: str
@@ -63,7 +59,6 @@ class Row(Struct, frozen=True, kw_only=True):
     axis: str = ""
     classes: tuple[str, ...] = ()
     own: bool = False
-    times: int = 1
 
 
 class Candidate(NamedTuple):
@@ -111,7 +106,7 @@ class Candidate(NamedTuple):
     def is_common(self) -> bool:
         """Whether it may be named where no traceback leads there: not a rare class or input, no config, no layer of unknown sizes."""
         sizes = _sizes(self.values)
-        rare = self.row.cause == "config" or "gligen" in self.row.about or not _COMMON & set(self.row.classes)
+        rare = self.row.cause == "config" or "gligen" in self.row.about or facts().common.isdisjoint(self.row.classes)
         return bool(
             self.row.own or (not rare and (self.published or self.holds or len(sizes) < 2 or max(sizes.values()) <= _LARGEST_WIDTH))
         )
@@ -154,7 +149,7 @@ def _known_text(text: str) -> str:
 
 def explain(rows: Iterable[Row], match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
     """Explain a message by the causes that it was seen to have."""
-    found = sorted(_candidates(rows, match, scene), key=lambda one: (*one.evidence, -one.order, one.row.times), reverse=True)
+    found = sorted(_candidates(rows, match, scene), key=lambda one: (*one.evidence, -one.order), reverse=True)
     if not any(one.frames or one.line > 1 for one in found):
         found = [one for one in found if one.is_common]
     if not found:
@@ -256,23 +251,7 @@ def _values(row: Row, numbers: list[int]) -> dict[str, Any] | None:
     unnamed = [number for role, number in zip(row.numbers, numbers, strict=True) if not role]
     if len(unnamed) == 1:
         values["unnamed"] = unnamed[0]
-    sides = list(sides_to(values["n0"], values["n1"])) if row.cause == "indivisible" and "n1" in values else []
-    if sides:
-        values["sides"] = ", ".join(f"{side[0]} to {side[-1]}" if len(side) > 1 else str(side[0]) for side in sides)
     return None if "given" in values and values["given"] == values.get("expected") else values
-
-
-def sides_to(expected: int, got: int) -> Iterator[range]:
-    """Yield the sides of a sample with which hidden states of `expected` meet a skip of `got`, for each level where that can be.
-
-    Halving an odd side rounds up (a convolution with padding 1) or down; doubling cannot make it odd again.
-
-    >>> list(sides_to(8, 7))[:3], list(sides_to(24, 25))[:2]
-    ([range(7, 8), range(13, 15), range(25, 29)], [range(25, 26), range(50, 52)])
-    """
-    if got % 2 and abs(expected - got) == 1:
-        for scale in (2**level for level in range(_MOST_HALVINGS)):
-            yield range((got - 1) * scale + 1, got * scale + 1) if expected > got else range(got * scale, (got + 1) * scale)
 
 
 def _in_traceback(row: Row, scene: Scene) -> tuple[int, int, int]:
@@ -354,7 +333,8 @@ def _models(candidate: Candidate) -> Iterator[ModelMatch]:
     if candidate.published:
         for name, paths in _at(module, tuple(sizes.items())).items():
             yield ModelMatch(name=name, role=f"{_last(module)} of {sizes[1]} -> {sizes[0]}", where=tuple(paths))
-    for name, paths in _also_published(candidate.row, values).items() if candidate.published > 1 else ():
-        given = values.get("given", values.get("unnamed"))
-        yield ModelMatch(name=name, role=f"{_last(module)} takes {given}, the width that was given", where=tuple(paths))
+        for name, paths in _also_published(candidate.row, values).items():
+            yield ModelMatch(
+                name=name, role=f"{_last(module)} takes {values.get('given', values.get('unnamed'))}, as was given", where=tuple(paths)
+            )
     yield from candidate.answer.named_models(values)
