@@ -149,7 +149,7 @@ def _known_text(text: str) -> str:
 
 def explain(rows: Iterable[Row], match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
     """Explain a message by the causes that it was seen to have."""
-    found = sorted(_candidates(rows, match, scene), key=lambda one: (*one.evidence, -one.order), reverse=True)
+    found = sorted(_candidates(rows, match, scene), key=lambda one: (*one.evidence, -one.order, len(one.values)), reverse=True)
     if not any(one.frames or one.line > 1 for one in found):
         found = [one for one in found if one.is_common]
     if not found:
