@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "unetinspect"
 # Raising these is a decision: is there no mechanism that could go instead?
-MOST_LINES, MOST_FILES = 26_900, 170
+MOST_LINES, MOST_FILES = 25_700, 160
 
 
 def main() -> int:
@@ -21,6 +21,8 @@ def main() -> int:
         files[folder] += 1
     for folder in lines:
         print(f"{lines[folder]:6,} lines in {files[folder]:3} files  {folder}")
+    tables = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.toml"))
+    print(f"{tables:6,} lines of tables written by hand, which are not counted")
     print(f"{lines.total():6,} lines in {files.total():3} files  (at most {MOST_LINES:,} in {MOST_FILES})")
     return int(lines.total() > MOST_LINES or files.total() > MOST_FILES)
 

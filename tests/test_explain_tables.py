@@ -112,3 +112,12 @@ def test_no_row_that_is_sure_takes_a_text_of_another_model() -> None:
             continue
         taken = [text["from"] for text in rows if compiled(row).search(text["text"]) and not text.get("bare")]
         assert not taken, (row["text"], taken)
+
+
+def test_the_documents_list_every_kind() -> None:
+    """docs/explain-error.md has each kind that a table has."""
+    tables = [tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(TABLE.parent.glob("*.toml"))]
+    kinds = {row["kind"] for table in tables for part in ("message", "generic") for row in table.get(part, ())}
+    listed = (Path(__file__).parents[1] / "docs" / "explain-error.md").read_text(encoding="utf-8")
+
+    assert [kind for kind in sorted(kinds) if f"`{kind}`" not in listed] == []

@@ -222,8 +222,9 @@ def _models(models: Sequence[ModelMatch], *, verbose: bool) -> Iterator[str]:
         roles.setdefault(model.role, {}).setdefault(model.where, []).append(model.name)
     for role, places in roles.items():
         names = [name for own in places.values() for name in own]
-        shown = names if verbose else names[:_MODELS_SHOWN]
-        left = len(names) - len(shown)
-        yield f"  {role}: {', '.join(shown)}{f' and {left} more' if left else ''}"
-        if verbose:
-            yield from (f"    {', '.join(own)}: {', '.join(where)}" for where, own in places.items() if where)
+        if verbose and any(places):
+            yield f"  {role}"
+            yield from (f"    {', '.join(own)}: {', '.join(where)}" for where, own in places.items())
+        else:
+            left = 0 if verbose else len(names[_MODELS_SHOWN:])
+            yield f"  {role}: {', '.join(names if verbose else names[:_MODELS_SHOWN])}{f' and {left} more' if left else ''}"
