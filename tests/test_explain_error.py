@@ -113,7 +113,7 @@ def test_what_is_not_known_is_a_usage_error(text: str) -> None:
     assert raised.value.hint
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", some(KNOWN, 2))
 def test_a_screen_shows_what_to_change_and_verbose_shows_all(name: str) -> None:
     """Without --verbose at most 20 lines of 80 columns, the changes before the meaning; with it every number, model and other cause."""
     found = explain_error(KNOWN[name]["text"])
@@ -282,11 +282,19 @@ def answered(text: str) -> None:
     render_table(explanations_table(found), Screen(width=80))
 
 
-@pytest.mark.parametrize(
-    "unit",
-    ["size mismatch for ", 'File "', "Block", "Sizes of tensors ", ".py:1", "\x1b[", f"{CROSS}\n", "Error(s) in loading state_dict for "],
-    ids=repr,
-)
+UNITS = [
+    "size mismatch for ",
+    'File "',
+    "Block",
+    "Sizes of tensors ",
+    ".py:1",
+    "\x1b[",
+    f"{CROSS}\n",
+    "Error(s) in loading state_dict for ",
+]
+
+
+@pytest.mark.parametrize("unit", some(UNITS, 3), ids=repr)
 def test_two_megabytes_are_read(unit: str) -> None:
     """A log of 2 MB of one thing over and over is read to its end, where the error is."""
     text = unit * (2_000_000 // len(unit)) + f"\n\n{CLASSES}\n"

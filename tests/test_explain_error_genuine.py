@@ -51,7 +51,7 @@ def explained(text: str) -> ErrorExplanation:
 @cache
 def provoked() -> list[Provoked]:
     """Provoke one in so many of the errors."""
-    return list(provoke(primes=False, one_in=8, one_base_in=3))
+    return list(provoke(primes=False, one_in=6, one_base_in=5))
 
 
 def kinds_of(error: Provoked) -> set[str]:
