@@ -31,14 +31,14 @@ def test_the_wheel_holds_the_package_and_runs_away_from_the_checkout(tmp_path: P
     wheel.extractall(tmp_path / "away")
     (scripts,) = (name for name in names if name.endswith("entry_points.txt"))
 
-    assert {
-        "unetinspect/catalog.jsonl",
-        "unetinspect/catalog_tensors.jsonl",
-        "unetinspect/explain/weights.toml",
-        "unetinspect/py.typed",
-    } <= names
+    assert {"unetinspect/catalog.jsonl", "unetinspect/catalog_tensors.jsonl", "unetinspect/py.typed"} <= names
     assert not [name for name in names if "test" in name]
     assert wheel.read(scripts).decode().strip() == "[console_scripts]\nunetinspect = unetinspect.__main__:main"
     assert run("-c", "import unetinspect; print(unetinspect.__file__)").startswith(str(tmp_path))
     record = json.loads(run("-m", "unetinspect", "trace", "ddpm-cifar10-32", "--json", "--device", "meta"))
     assert record["totals"]["params"] == 35_746_307
+    # What it knows of errors lies beside the code.
+    explained = json.loads(
+        run("-m", "unetinspect", "explain-error", "mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)", "--json")
+    )
+    assert explained["explanations"][0]["kind"] == "cross_attention_width"
