@@ -81,7 +81,7 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ),
             models=tuple(self.named_models(values)),
             changes=(
-                *(() if decided or scene.frames else (PASTE,)),
+                *((PASTE,) if undecided and not scene.frames else ()),
                 *_meant_blocks(values),
                 *(fill(change, values) for change in self.changes),
             ),
