@@ -12,15 +12,17 @@ from unetinspect.record import ErrorExplanation, Shape
 
 # What only texts about diffusion UNets hold; a "unet" alone may be one that segments images.
 _OF_UNETS = re.compile(
-    r"diffusers|\bldm\b|\bsgm\b|comfy|ksampler|stable.?diffusion|\bsdxl|\bsd ?(?:1\.?5|2\.?1|xl)\b|animatediff|controlnet|t2i.?adapter|"
+    r"diffusers|\bldm\b|\bsgm\b|stable.?diffusion|\bsdxl|\bsd ?(?:1\.?5|2\.?1|xl)\b|animatediff|controlnet|t2i.?adapter|"
     r"ip.?adapter|unet[123]d|unet_?(?:spatio|motion|condition|stable)|unet_[123]d|motion_module|lora_unet|text.to.image|kohya|"
     r"(?:down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)\b|encoder_hidden_states|transformer_2d",
     re.IGNORECASE,
 )
+# ComfyUI runs models of every kind.
+_COMFYUI = re.compile("comfy|ksampler", re.IGNORECASE)
 # Other models that diffusers and tools run: transformers, whose blocks are not a UNet's.
 _TRANSFORMERS = re.compile(
     r"models/transformers/(?!transformer_2d|transformer_temporal|dual)|mmdit|\bdit\b|"
-    r"/(?:flux|hunyuan|wan|lightricks|ltx|aura|cosmos|genmo|mochi|pixart|hydit|lumina|chroma|qwen|sd3|cogvideo)\w*(?:/|\.py)",
+    r"/(?:flux|hunyuan|wan|lightricks|ltx|aura|cosmos|genmo|mochi|pixart|hydit|lumina|chroma|qwen|sd3|cogvideo)[\w-]*(?:/|\.py)",
     re.IGNORECASE,
 )
 _VAE = re.compile(r"autoencoder|/vae|_vae|diffusionmodules/model\.py|consistency_decoder|taesd", re.IGNORECASE)
@@ -59,17 +61,18 @@ class Scene(NamedTuple):
     @property
     def part(self) -> str:
         """What raised the error, as its innermost frame says: "VAE", "other" for another library or program, "UNet", or ""."""
+        known = of_unets(self.nearby)
         if not self.frames:
-            return "UNet" if of_unets(self.nearby) else ""
+            return "UNet" if known else ""
         innermost = self.frames[-1]
         if any(_TRANSFORMERS.search(frame.path) for frame in self.frames):
             return "other"
         if any(frame.home is not None and _VAE.search(frame.path) for frame in self.frames[-2:]):
             return "VAE"
         library = re.search(r".*(?:site|dist)-packages/(\w+)/", innermost.path)
-        if innermost.home is None and (library is not None or not of_unets(self.nearby)):
+        if innermost.home is None and (library is not None or not (known or _COMFYUI.search(self.nearby))):
             return "other"
-        return "UNet"
+        return "UNet" if known or innermost.home is not None else ""
 
 
 class Recogniser(NamedTuple):
