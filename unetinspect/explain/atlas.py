@@ -320,9 +320,9 @@ def _numbers(candidate: Candidate) -> Iterator[NumberMeaning]:
     }
     for role, number in zip((role.partition("|")[0] for role in row.numbers), candidate.numbers, strict=True):
         if role and not role.startswith("="):
-            meaning = words.get(role) or " x ".join(" of ".join(reversed(part.split("."))) for part in role.split("*"))
+            meaning = " x ".join(words.get(part) or " of ".join(reversed(part.split("."))) for part in role.split("*"))
             tokens = f": {number // _TOKENS} x {_TOKENS} tokens" if "tokens" in role and number % _TOKENS == 0 else ""
-            width = facts().widths.get(str(number), "") if role in ("given", "expected", "weight.1") else ""
+            width = facts().widths.get(str(number), "") if role in ("given", "expected") else ""
             said.setdefault(number, meaning + (tokens or (width and f": {width}")))
     yield from (NumberMeaning(value=value, meaning=meaning) for value, meaning in said.items())
 
