@@ -117,7 +117,7 @@ def test_what_is_not_known_is_a_usage_error(text: str) -> None:
 def test_a_screen_shows_what_to_change_and_verbose_shows_all(name: str) -> None:
     """Without --verbose at most 20 lines of 80 columns, the changes before the meaning; with it every number, model and other cause."""
     found = explain_error(KNOWN[name]["text"])
-    short, _ = render_table(explanations_table(ErrorExplanations(explanations=found.explanations[:1])), Screen(width=80))
+    short, _ = render_table(explanations_table(found), Screen(width=80))
     table = explanations_table(found, verbose=True)
     said = " ".join(render_table(table, Screen(width=80))[0].split())
 

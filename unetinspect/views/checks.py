@@ -26,7 +26,7 @@ _TITLES = {"config": "Config", "size": "Sizes", "weights": "Weights", "expectati
 _SHOWN_METADATA = 6
 _LONGEST = 60
 # What an explanation takes without --verbose, of a screen.
-_MOST_LINES, _COLUMNS, _MODELS_SHOWN, _OTHERS_SHOWN, _ERROR_SHOWN = 18, 74, 6, 2, 180
+_MOST_LINES, _MOST_BEFORE, _COLUMNS, _MODELS_SHOWN, _OTHERS_SHOWN, _ERROR_SHOWN = 18, 4, 74, 6, 2, 180
 _PARTS = {"text_encoder": "text encoder", "vae": "VAE", "unet": "UNet", "ema": "EMA weights", "image_proj": "image projection"}
 
 
@@ -171,27 +171,30 @@ def _listed(title: str, lines: tuple[str, ...]) -> Iterator[str]:
 def explanations_table(explanations: ErrorExplanations, *, verbose: bool = False) -> Table:
     """Show the error raised last, what to change first; CSV and TSV have one record for each error.
 
-    Without `verbose` it is what fits into a screen of 80 columns, and of the errors before it the message and the first change.
+    Without `verbose` it is what fits into a screen of 80 columns, and of the errors before it the message and the first change, or how
+    many there are.
     """
     first, *before = explanations.explanations
-    lines = list(_error_lines(first, verbose=verbose))
-    alike = sum(one.kind == first.kind for one in before)
-    if alike and not verbose:
-        lines += ["", f"{alike} more of this kind before it"]
-    for one in before:
-        if verbose:
-            lines += ["", *_error_lines(one, verbose=True)]
-        elif one.kind != first.kind:
-            lines += ["", f"before: {_short(one.error)}", *(f"  -> {change}" for change in one.changes[:1])]
+    if verbose:
+        earlier = [line for one in before for line in ("", *_error_lines(one, verbose=True))]
+    else:
+        alike = sum(one.kind == first.kind for one in before)
+        earlier = ["", f"{alike} more of this kind before it"] if alike else []
+        for one in before:
+            if one.kind != first.kind:
+                earlier += ["", f"before: {_short(one.error)}", *(f"  -> {change}" for change in one.changes[:1])]
+        if _screen_lines(earlier) > _MOST_BEFORE:
+            earlier = ["", f"{plural(len(before), 'error')} before it, which --verbose explains"]
+    lines = [*_error_lines(first, verbose=verbose, most=_MOST_LINES - _screen_lines(earlier)), *earlier]
     return Table(columns=(), rows=(), above=lines, records=explanations.explanations)
 
 
-def _error_lines(one: ErrorExplanation, *, verbose: bool) -> list[str]:
+def _error_lines(one: ErrorExplanation, *, verbose: bool, most: int = 0) -> list[str]:
     error = one.error if verbose or len(one.error) <= _ERROR_SHOWN else f"{one.error[:_ERROR_SHOWN].removesuffix(' ...')} ..."
     head = [f"error:  {error}", f"kind:   {one.kind}", *([f"raised: {one.module}"] if one.module else []), "", "What to change"]
     meaning = ["", "What it means", f"  {one.meaning}"]
     changes = [f"  {place}. {change}" for place, change in enumerate(one.changes, 1)]
-    while not verbose and len(changes) > 1 and _screen_lines([*head, *changes, *meaning]) > _MOST_LINES:
+    while not verbose and len(changes) > 1 and _screen_lines([*head, *changes, *meaning]) > most:
         changes.pop()
     lines = [*head, *changes, *meaning]
     others = "If it is a diffusion UNet, perhaps" if one.decided_by == "nothing" else "Or"
@@ -201,7 +204,7 @@ def _error_lines(one: ErrorExplanation, *, verbose: bool) -> list[str]:
         ["", "In the catalog", *_models(one.models, verbose=verbose)] if one.models else [],
     ]
     for section in filter(None, more):
-        if not verbose and _screen_lines(lines + section) > _MOST_LINES:
+        if not verbose and _screen_lines(lines + section) > most:
             return [*lines, "", "--verbose shows the rest"]
         lines += section
     return [*lines, *(["", "--verbose shows the rest"] if len(changes) < len(one.changes) else [])]
