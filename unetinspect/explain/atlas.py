@@ -131,20 +131,15 @@ def recognisers() -> list[Recogniser]:
 
 
 def pattern_of(text: str) -> str:
-    r"""Return the regular expression of a message of the atlas: a group for each number and each word.
+    r"""Return the regular expression of a message of the atlas, from its first constant word on: a group for each number and each word.
 
     >>> pattern_of("@ got # channels of @")
     'got ([0-9]{1,12}) channels of (\\S{0,60})'
     """
-    escaped = re.sub(r"[^\w\s#@]", lambda sign: re.escape(sign[0]), _known_text(text))
+    escaped = re.sub(r"[^\w\s#@]", lambda sign: re.escape(sign[0]), text.lstrip("@ "))
     if escaped.endswith("@"):
         escaped = escaped[:-1] + r"(\S{0,60})"
     return escaped.replace("#", "([0-9]{1,12})").replace("@", rf"(.{{0,{_MOST_WORD}}}?)")
-
-
-def _known_text(text: str) -> str:
-    """Return the text from its first constant word on, as no search can begin with any word."""
-    return text.lstrip("@ ")
 
 
 def explain(rows: Iterable[Row], match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
@@ -185,9 +180,7 @@ def _undecided(candidates: Sequence[Candidate], match: re.Match[str], scene: Sce
     """Say what a message means in any model, and the causes that it has in a UNet."""
     plain = " ".join(match[0].split())
     for answer in facts().generic:
-        known = re.search(answer.text, plain)
-        explanation = answer.explain(known, scene) if known else None
-        if explanation is not None:
+        if (known := re.search(answer.text, plain)) and (explanation := answer.explain(known, scene)):
             if scene.part == "VAE":
                 return replace(explanation, meaning=f"{explanation.meaning} The VAE raised this, not the UNet.")
             return replace(explanation, decided_by="nothing", others=() if answer.where else _others(candidates, explanation.kind))
@@ -210,7 +203,7 @@ def _decided_by(first: Candidate, match: re.Match[str], scene: Scene) -> Literal
 
 def _candidates(rows: Iterable[Row], match: re.Match[str], scene: Scene) -> Iterator[Candidate]:
     for row in rows:
-        groups = list(zip(re.findall("[#@]", _known_text(row.text)), match.groups(), strict=True))
+        groups = list(zip(re.findall("[#@]", row.text.lstrip("@ ")), match.groups(), strict=True))
         numbers = [int(group) for sign, group in groups if sign == "#"]
         values = _values(row, numbers)
         if values is None:
