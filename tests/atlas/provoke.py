@@ -203,7 +203,6 @@ def _recorded(error: Exception, base: Base, mutation: Mutation, names: Names) ->
         "axis": mutation.axis,
         "classes": [base.class_name],
         "own": _is_own(error.__traceback__),
-        "times": 1,
     }
     return Provoked(row, _message(error), _pasted(error), base.name)
 
@@ -262,15 +261,14 @@ def merged(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         if re.fullmatch(r"\w*Error", row["text"]):
             continue  # an assertion without words: any program raises it
-        same = found.setdefault(key_of(row), {**row, "classes": [], "times": 0})
+        same = found.setdefault(key_of(row), {**row, "classes": []})
         same["classes"] = sorted({*same["classes"], *row["classes"]})
-        same["times"] += row["times"]
     return list(found.values())
 
 
 def key_of(row: Row) -> str:
-    """Return what distinguishes a row: all but its classes and how often it was seen."""
-    return repr([value for key, value in sorted(row.items()) if key not in ("classes", "times")])
+    """Return what distinguishes a row: all but its classes."""
+    return repr([value for key, value in sorted(row.items()) if key != "classes"])
 
 
 def without_provoked(raised: Iterable[Row], provoked: Iterable[Row]) -> list[Row]:

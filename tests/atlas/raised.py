@@ -144,7 +144,6 @@ def raised_rows() -> list[Row]:
 def _merge(row: Row, other: Row) -> None:
     row["classes"] = sorted({*row["classes"], *other["classes"]})
     row["about"] = " ".join(sorted({*row["about"].split(), *other["about"].split()}))
-    row["times"] += other["times"]
 
 
 def _rows_of(path: Path, prefix: str) -> Iterator[Row]:
@@ -165,7 +164,6 @@ def _rows_of(path: Path, prefix: str) -> Iterator[Row]:
             about=" ".join(_about(shown, place)),
             axis=_stage(place, prefix),
             classes=[place.owner.name] if place.owner else [],
-            times=1,
         )
         if len(constant) < _WEAK_LETTERS:
             row["weak"] = True

@@ -22,7 +22,6 @@ class Row(TypedDict):
         axis: The axis that was wrong; for "raises" the stage: "config", "forward", "load", "processors" or "pipeline".
         classes: The classes that said it.
         own: Whether diffusers itself says it, and not torch or Python below it.
-        times: How often it was seen.
         weak: Whether the message has too little constant text to be recognized within a line.
     """
 
@@ -36,7 +35,6 @@ class Row(TypedDict):
     axis: str
     classes: list[str]
     own: NotRequired[bool]
-    times: int
     weak: NotRequired[bool]
 
 
