@@ -86,9 +86,9 @@ def test_a_controlnet_goes_through_its_converter(model: str) -> None:
 def test_the_other_direction_undoes_it(model: str) -> None:
     """A file with these names gives back each path: also of UNets that no converter of diffusers reads."""
     names = tensors_of(traced(model))
-    found = diffusers_tensors(checkpoints.specs({str(name.original): name.shape or () for name in names}), "original", prefix="model.")
+    found = diffusers_tensors(checkpoints.specs({str(name.original): name.shape or () for name in names}), "original")
 
-    assert {path: tensor.name for path, tensor in found.items()} == {name.path: f"model.{name.original}" for name in names}
+    assert {path: tensor.name for path, tensor in found.items()} == {name.path: name.original for name in names}
 
 
 def test_lists_of_layers_are_counted_on() -> None:

@@ -7,6 +7,7 @@ alike. Causes are found by trying.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +87,7 @@ def compare_weights(unet: nn.Module, config: Mapping[str, Any], header: Header, 
         unexpected=comparison.count("unexpected"),
         mismatched=comparison.count("mismatched"),
         fits=fits,
+        notes=file.notes,
     )
     return WeightsReport(check, tuple(sorted(findings, key=lambda finding: -(finding.count or 0))))
 
@@ -122,21 +124,28 @@ class _File:
         parts = find_parts(header.tensors)
         wanted = "controlnet" if checkpoint.content == "controlnet" else "unet"
         own = [part for part in parts if part.name == wanted] or [part for part in parts if part.name not in _OTHER_PARTS]
-        self._prefix = own[0].prefix if own else ""
+        self.part = own[0] if own else None
         self.tensors = own[0].tensors if own else {}
+        self.notes = own[0].remarks if own else ()
+        if self.part and self.part.form:
+            self.notes += (f"quantized: {self.part.form}, compared by the shapes of the unpacked weights",)
+        self.notes += tuple(f"{plural(len(part.stored), 'tensor')} of a LoRA in it, not compared" for part in parts if part.name == "lora")
 
     def compare(self, unet: nn.Module) -> tuple[dict[str, FileTensor], Comparison]:
         """Return the file's tensors by the names that diffusers has for them, and how they differ from a UNet's."""
         expected = tensor_shapes(unet)
-        found = diffusers_tensors(self.tensors, self.checkpoint.layout, prefix=self._prefix, expected=expected)
+        found = diffusers_tensors(self.tensors, self.checkpoint.layout, names=self.part.names if self.part else None, expected=expected)
         differences = [
             Difference("missing" if name not in found else "mismatched", name, found.get(name), shape)
             for name, shape in expected.items()
-            if name not in found or found[name].shape != shape
+            if name not in found or (found[name].shape != shape and not self._holds_as_many(found[name], shape))
         ]
         matched = len(expected) - len(differences)
         differences += [Difference("unexpected", name, tensor, None) for name, tensor in found.items() if name not in expected]
         return found, Comparison(matched, tuple(differences))
+
+    def _holds_as_many(self, tensor: FileTensor, shape: Shape) -> bool:
+        return self.part is not None and tensor.name in self.part.flat and prod(tensor.shape) == prod(shape)
 
     def attempt(self, values: Mapping[str, Any]) -> Differences | None:
         """Build the UNet of a config on meta and return how the file differs from it; None: diffusers cannot, or it is too large."""

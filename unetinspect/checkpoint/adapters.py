@@ -8,15 +8,13 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from unetinspect.checkpoint.affixes import LORA_EXTRAS, LORA_MATRIX, TEXT_ENCODER
+from unetinspect.checkpoint.affixes import LONGEST_ENDING, LORA_EXTRAS, LORA_MATRIX, TEXT_ENCODER
 from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.record.checkpoint import Content
 from unetinspect.units import format_shape, plural
 
 # The width of the text embeddings of each family.
 FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
-# A LoRA's suffix is in the last characters of a name; no more of it is searched.
-_END = 160
 _LYCORIS = {"hada": "LyCORIS LoHa", "lokr": "LyCORIS LoKr", "oft": "OFT", "ia3": "LyCORIS IA3"}
 # How the names of matrices end that a layer's input goes through first: (rank, channels in).
 _FIRST = ("down", "_A")
@@ -99,7 +97,7 @@ def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
 
 
 def _lora(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
-    matrices = {name: found[1] for name in tensors if (found := LORA_MATRIX.search(name[-_END:]))}
+    matrices = {name: found[1] for name in tensors if (found := LORA_MATRIX.search(name[-LONGEST_ENDING:]))}
     counted = [name for name in tensors if not name.endswith(LORA_EXTRAS)]
     if not matrices or 2 * len(matrices) < len(counted):
         return None

@@ -31,6 +31,8 @@ PREFIXES: tuple[tuple[str, str | None], ...] = (
 WRAPPERS = {
     "module.": "DataParallel",
     "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "_checkpoint_wrapped_module.": "activation checkpointing",
     "base_model.model.": "PEFT",
     "base_layer.": "a LoRA in the model",
     "model.diffusion_model.": "a whole checkpoint",
@@ -39,11 +41,15 @@ WRAPPERS = {
     "unet.": "a pipeline or trainer",
     "model.": "a wrapper such as Lightning's",
 }
+# Those of them that no model has in a name of its own: wherever they are, they can be taken out.
+WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\.")
 # What LoRA files put before the name of a UNet's layer, besides.
 LORA_PREFIXES = ("base_model.model.", "lora_unet_", "lycoris_")
 # How the names of a text encoder's layers start, in checkpoints and in LoRAs.
 TEXT_ENCODER = re.compile(r"lora_te[123]?_|text_encoders?(?:_[23])?(?:[._]|$)|cond_stage_model\.|conditioner\.|clip_[lg]\.|text_model\.")
 
+# What tools add is in the last characters of a name; no more of it is searched.
+LONGEST_ENDING = 160
 # What a LoRA has after the name of a layer: the matrix, then anything.
 LORA_MATRIX = re.compile(
     r"[._](lora_(?:linear_layer\.)?(?:down|up|mid|A|B|magnitude_vector|embedding_A|embedding_B)|lora\.(?:down|up)"
@@ -51,11 +57,8 @@ LORA_MATRIX = re.compile(
 )
 # Endings of the other tensors of a layer in a LoRA.
 LORA_EXTRAS = (".alpha", ".scale", ".diff", ".diff_b", ".bias", ".lora_magnitude_vector")
-# Tensors that are not parameters: positions, the filters of 1D UNets, the scales of weights in 8 bits.
-NOT_PARAMETERS = (
-    *(".pe", "down.kernel", "up.kernel", "position_ids"),
-    *(".scale_weight", ".scale_input", ".weight_scale", ".input_scale", "scaled_fp8"),
-)
+# Tensors that are not parameters: positions, and the filters of 1D UNets.
+NOT_PARAMETERS = (".pe", "down.kernel", "up.kernel", "position_ids")
 
 
 def constant_part(longer: Collection[str], shorter: Collection[str]) -> str:

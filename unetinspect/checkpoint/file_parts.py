@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
 
 from msgspec import Struct
 
-from unetinspect.checkpoint.affixes import PREFIXES
+from unetinspect.checkpoint.affixes import LONGEST_ENDING, LORA_MATRIX, PREFIXES, WRAPPED, WRAPPERS
+from unetinspect.checkpoint.quantized import QUANTO_VALUES, unpack
 from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.record.checkpoint import Content, Layout
+from unetinspect.units import joined
 
 CONTENT_WORDS: dict[Content, str] = {
     "controlnet": "a ControlNet",
@@ -21,6 +25,10 @@ CONTENT_WORDS: dict[Content, str] = {
     "textual_inversion": "a textual inversion embedding",
     "transformer": "a diffusion transformer",
 }
+
+# The tensor that each UNet has one of, in diffusers' layout and the original one: what is before its name is a prefix.
+_FIRST_TENSORS = ("conv_in.weight", "input_blocks.0.0.weight")
+_MOST_PREFIXES = 16  # a damaged file may have thousands of such tensors
 
 _UNET = " conv_in conv_out down_blocks up_blocks time_embedding"
 _CONTROLNET = "controlnet_down_blocks|controlnet_cond_embedding"
@@ -95,31 +103,95 @@ class Part(Struct, frozen=True, kw_only=True):
     Attributes:
         name: What it is called in the record.
         prefix: What the names of its tensors start with.
-        tensors: Its tensors, by their names without the prefix.
+        stored: Its tensors as the file has them, by their whole names.
+        tensors: Its tensors as the model has them: without the prefix, wrappers in names, and what a quantizer adds.
+        names: The whole name of each of these.
+        wrappers: The parts that wrappers have put into names ("_orig_mod.").
+        form: How its quantized weights are stored ("NF4 (bitsandbytes)"); None: none is quantized.
+        flat: Whole names of packed tensors of whose shape only the number of values is known.
         kind: What it is.
     """
 
     name: str
     prefix: str
+    stored: dict[str, TensorSpec]
     tensors: dict[str, TensorSpec]
+    names: dict[str, str]
+    wrappers: tuple[str, ...]
+    form: str | None
+    flat: frozenset[str]
     kind: Kind
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is around its names, and who is known to put it there, a sentence each."""
+        around = [(self.prefix, "before")] if self.prefix not in ("", *dict(PREFIXES)) else []
+        around += [(wrapper, "in") for wrapper in self.wrappers]
+        return tuple(f"{words!r} is {where} its names{_added_by(words)}" for words, where in around)
+
+
+def _added_by(words: str) -> str:
+    known = [WRAPPERS[word] for word in sorted(WRAPPERS, key=len, reverse=True) if f".{word}" in f".{words}"]
+    return f", added by {joined(known)}" if known else ""
 
 
 def find_parts(tensors: Mapping[str, TensorSpec]) -> list[Part]:
-    """Sort tensors by prefix into the models that they belong to; those without a prefix are one model, or none."""
-    groups: dict[tuple[str, str | None], dict[str, TensorSpec]] = {}
-    for name, tensor in tensors.items():
-        prefix, part = next((row for row in PREFIXES if name.startswith(row[0])), ("", None))
-        groups.setdefault((prefix, part), {})[name[len(prefix) :]] = tensor
-    return [_part(prefix, part, group) for (prefix, part), group in groups.items()]
+    """Sort tensors by prefix into the models that they belong to; those without a prefix are one model, or none.
+
+    A prefix is one that tools are known to add, or any with which a UNet's names become those of a UNet.
+    """
+    # PEFT puts the matrices of a LoRA beside the layer that it wraps.
+    lora = set()
+    if any(".base_layer." in name for name in tensors):
+        lora = {name for name in tensors if LORA_MATRIX.search(name[-LONGEST_ENDING:])}
+    bare = {name: name if name in lora else WRAPPED.sub("", name) for name in tensors}
+    bare = bare if len(set(bare.values())) == len(bare) else dict(zip(tensors, tensors, strict=True))  # a damaged file: no name is lost
+    prefixes = (*_derived_prefixes(bare.values()), *PREFIXES)
+    groups: dict[tuple[str, str | None], list[str]] = {}
+    for name, cleaned in bare.items():
+        prefix, part = next((row for row in prefixes if cleaned.startswith(row[0])), ("", None)) if name not in lora else ("", "lora")
+        groups.setdefault((prefix, part), []).append(name)
+    return [_part(prefix, part, {name: tensors[name] for name in names}, bare) for (prefix, part), names in groups.items()]
 
 
-def _part(prefix: str, name: str | None, tensors: dict[str, TensorSpec]) -> Part:
-    kind = kind_of(tensors)
+def _derived_prefixes(names: Collection[str]) -> list[tuple[str, str | None]]:
+    """Return the prefixes, longest first, behind which there is a UNet or ControlNet, and the parts that they mark."""
+    ends = (name.removesuffix(first) for first in _FIRST_TENSORS for name in names if name.endswith(f".{first}"))
+    found = []
+    for prefix in sorted(islice(dict.fromkeys(ends), _MOST_PREFIXES), key=len, reverse=True):
+        content = kind_of(name[len(prefix) :] for name in names if name.startswith(prefix)).content
+        if content in ("unet", "controlnet"):
+            known = dict(PREFIXES).get(prefix)
+            found.append((prefix, known or ("ema" if "ema" in re.split(r"[._]", prefix.lower()) else None)))
+    return found
+
+
+def _part(prefix: str, name: str | None, stored: dict[str, TensorSpec], bare: Mapping[str, str]) -> Part:
+    unpacked = unpack({bare[whole][len(prefix) :]: tensor for whole, tensor in stored.items()})
+    kind = Kind("lora") if name == "lora" else kind_of(unpacked.tensors)
+    if kind.content == "unknown" and name is None and unpacked.tensors:
+        # The constant part that all names start with, up to any dot in it.
+        shared = common_prefix(unpacked.tensors)
+        for dot in islice(re.finditer(r"\.", shared), _MOST_PREFIXES):
+            kind = kind_of(each[dot.end() :] for each in unpacked.tensors)
+            if kind.content != "unknown":
+                return _part(prefix + shared[: dot.end()], name, stored, bare)
     if name == "controlnet" and kind.content != "controlnet":
         kind = Kind("controlnet", "original")
-    by_names = kind.content if kind.content != "unknown" else "other"
-    return Part(name=name or by_names, prefix=prefix, tensors=tensors, kind=kind)
+    wholes = {bare[whole][len(prefix) :]: whole for whole in stored}
+    names = {each: wholes[each if each in wholes else each + QUANTO_VALUES] for each in unpacked.tensors}
+    heads = {whole.removesuffix(each) for each, whole in wholes.items()}
+    return Part(
+        name=name or (kind.content if kind.content != "unknown" else "other"),
+        prefix=heads.pop() if len(heads) == 1 else prefix,
+        stored=stored,
+        tensors=unpacked.tensors,
+        names=names,
+        wrappers=tuple(dict.fromkeys(part for whole in stored if whole != bare[whole] for part in WRAPPED.findall(whole))),
+        form=unpacked.form,
+        flat=frozenset(names[each] for each in unpacked.flat),
+        kind=kind,
+    )
 
 
 def kind_of(names: Iterable[str]) -> Kind:
@@ -140,3 +212,12 @@ def _holds(term: str, words: Mapping[str, str]) -> bool:
     if term.startswith("!"):
         return term[1:] not in words
     return any(word in words for word in term.split("|"))
+
+
+def common_prefix(names: Iterable[str]) -> str:
+    """Return what all names start with, up to a dot or an underscore."""
+    listed = list(names)
+    low, high = min(listed), max(listed)
+    shared = next((index for index, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    end = max(low.rfind(".", 0, shared), low.rfind("_", 0, shared))
+    return low[: end + 1]

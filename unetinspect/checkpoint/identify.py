@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unetinspect.checkpoint.adapters import Adapter, find_adapter, quoted
-from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, find_parts
+from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts
 from unetinspect.checkpoint.infer import Inferred, count_params, infer_config
 from unetinspect.checkpoint.original_layout import diffusers_tensors
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
@@ -27,7 +27,14 @@ _DTYPES = {
     "I32": "int32",
     "BOOL": "bool",
 }
-_PART_WORDS = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "ema": "EMA weights", "controlnet": "ControlNet"}
+_PART_WORDS = {
+    "unet": "UNet",
+    "vae": "VAE",
+    "text_encoder": "text encoder",
+    "ema": "EMA weights",
+    "controlnet": "ControlNet",
+    "lora": "a LoRA",
+}
 _TRANSFORMERS = {
     "FluxTransformer2DModel": "FLUX.1",
     "SD3Transformer2DModel": "Stable Diffusion 3",
@@ -43,30 +50,32 @@ _LONGEST = 80
 
 def identify(header: Header) -> Checkpoint:
     """Say what a checkpoint is, from the names and shapes of its tensors; never fails: what is not known is "unknown"."""
-    parts: Sequence[Part] = ()
-    if (adapter := find_adapter(header.tensors)) is not None:
+    parts: Sequence[Part] = find_parts(header.tensors)
+    inside = any(part.name == "lora" for part in parts)
+    if not inside and (adapter := find_adapter(header.tensors)) is not None:
+        parts = ()
         found = _adapter_fields(header, adapter)
     else:
-        parts = find_parts(header.tensors)
         main = next((part for name in _ORDER for part in parts if part.name == name), None)
         if main is None:
             found = _unknown_fields(header)
         else:
             found = _unet_fields(header, parts, main) if main.name in ("unet", "controlnet") else _other_fields(main)
             found["evidence"] += tuple(map(_part_evidence, (part for part in parts if part is not main and part.name != "other")))
-    rank = {name: index for index, name in enumerate((*_ORDER, "ema", "other"))}
-    records = [_part_record(part.name, part.prefix, part.tensors) for part in parts]
+    rank = {name: index for index, name in enumerate((*_ORDER, "ema", "lora", "other"))}
+    records = [_part_record(part.name, part.prefix, part.stored, count_params(part.tensors), part.form) for part in parts]
     written = tuple(f"metadata {key}: {header.metadata[key][:_LONGEST]!r}" for key in _METADATA if key in header.metadata)
     defaults: dict[str, Any] = {"layout": None, "class_name": None, "family": None, "models": ()}
     defaults["parts"] = tuple(sorted(records, key=lambda part: rank.get(part.name, len(rank))))
+    found = defaults | found
     return Checkpoint(
         name=header.name,
         files=header.files,
         bytes=header.bytes,
         tensors=len(header.tensors),
-        params=count_params(header.tensors),
+        params=sum(part.params for part in found["parts"]),
         metadata=header.metadata,
-        **(defaults | found | {"evidence": (*found["evidence"], *written)}),
+        **(found | {"evidence": (*found["evidence"], *written)}),
     )
 
 
@@ -94,7 +103,8 @@ def _unet_fields(header: Header, parts: Sequence[Part], main: Part) -> dict[str,
 
 
 def _unet_summary(names: set[str], main: Part, inferred: Inferred, content: Content) -> str:
-    layout, dtype = f"in the {main.kind.layout} layout", _dtype(main.tensors.values())
+    layout = f"in the {main.kind.layout} layout"
+    dtype = f"quantized: {main.form}" if main.form else _dtype(main.stored.values())
     model = f", like {inferred.models[0]}" if inferred.models else ""
     class_name = f" ({inferred.class_name})" if inferred.class_name else ""
     if content == "pipeline":
@@ -104,13 +114,15 @@ def _unet_summary(names: set[str], main: Part, inferred: Inferred, content: Cont
     if content == "controlnet":
         return f"a ControlNet{class_name} {layout}{model}, {dtype}"
     what = f"the UNet of {inferred.family}" if inferred.family else "a UNet"
-    beside = sorted(_PART_WORDS[name] for name in names & {"ema", "controlnet"})
+    what = f"{main.form.partition(' (')[0]} of {what}" if main.form else what
+    beside = sorted(_PART_WORDS[name] for name in names & {"ema", "controlnet", "lora"})
     return f"{what}{class_name} {layout}{model}{f', with {joined(beside)}' if beside else ''}, {dtype}"
 
 
 def _unet_evidence(part: Part, inferred: Inferred) -> Iterator[str]:
     if part.kind.because:
         yield _name_evidence(part, f"a {part.kind.class_name or 'UNet'}")
+    yield from part.remarks
     yield from _shape_evidence(part)
     if inferred.models:
         yield f"{count_params(part.tensors):,} parameters and the structure of {', '.join(inferred.models)} (catalog)"
@@ -118,12 +130,13 @@ def _unet_evidence(part: Part, inferred: Inferred) -> Iterator[str]:
 
 def _name_evidence(part: Part, what: str) -> str:
     layout = {None: "", "diffusers": " in the diffusers layout", "original": " in the original layout (LDM, ComfyUI)"}[part.kind.layout]
-    return f"{part.prefix + (part.kind.because or '')!r} is a tensor of {what}{layout}"
+    return f"{part.names[part.kind.because or '']!r} is a tensor of {what}{layout}"
 
 
 def _shape_evidence(part: Part) -> Iterator[str]:
     """Quote the tensors whose shapes decide what fits the UNet."""
-    named = diffusers_tensors(part.tensors, part.kind.layout)
+    named = diffusers_tensors(part.tensors, part.kind.layout, names=part.names)
+    file_tensors = {whole: part.tensors[name] for name, whole in part.names.items()}
     text = next((name for name in named if name.endswith(".attn2.to_k.weight")), "")
     projection = text.partition(".transformer_blocks.")[0] + ".proj_in.weight"
     for name, axes, meaning in (
@@ -137,16 +150,19 @@ def _shape_evidence(part: Part) -> Iterator[str]:
     ):
         if name in named and len(named[name].shape) == axes:
             old = named[name].name
-            yield f"{quoted(part.prefix + old, part.tensors[old])}: {meaning.format(*named[name].shape)}"
+            unpacked = " unpacked" if part.stored.get(old) != file_tensors[old] else ""
+            yield f"{quoted(old, file_tensors[old])}{unpacked}: {meaning.format(*named[name].shape)}"
 
 
 def _part_evidence(part: Part) -> str:
     words = {"vae": "the VAE", "text_encoder": "the text encoder", "ema": "EMA weights (a moving average of the UNet's)"}
     if part.prefix and part.name in words:
-        return f"{plural(len(part.tensors), 'tensor')} with prefix {part.prefix!r}: {words[part.name]}"
+        return f"{plural(len(part.stored), 'tensor')} with prefix {part.prefix!r}: {words[part.name]}"
     if part.kind.because and part.kind.content in CONTENT_WORDS:
         return _name_evidence(part, CONTENT_WORDS[part.kind.content])
-    return f"{plural(len(part.tensors), 'tensor')} with prefix {part.prefix!r}" if part.prefix else "no known tensor names"
+    if part.name == "lora":
+        return f"{plural(len(part.stored), 'tensor')} of a LoRA beside the layers that it changes: {next(iter(part.stored))!r}"
+    return f"{plural(len(part.stored), 'tensor')} with prefix {part.prefix!r}" if part.prefix else "no known tensor names"
 
 
 def _other_fields(main: Part) -> dict[str, Any]:
@@ -163,7 +179,7 @@ def _other_fields(main: Part) -> dict[str, Any]:
         "layout": main.kind.layout,
         "class_name": class_name if needs_config or content == "transformer" else None,
         "family": family,
-        "summary": f"{what}{layout}{but}, {_dtype(main.tensors.values())}",
+        "summary": f"{what}{layout}{but}, {_dtype(main.stored.values())}",
         "evidence": (_part_evidence(main),),
         "untold": ("cannot infer the config: use its config.json",) if needs_config else (),
     }
@@ -180,7 +196,7 @@ def _adapter_fields(header: Header, adapter: Adapter) -> dict[str, Any]:
         "content": adapter.content,
         "family": adapter.family,
         "summary": f"{CONTENT_WORDS[adapter.content]}{detail}{family}, {_dtype(header.tensors.values())}",
-        "parts": tuple(_part_record(name, _common_prefix(tensors), tensors) for name, tensors in groups.items()),
+        "parts": tuple(_part_record(name, common_prefix(tensors), tensors, count_params(tensors)) for name, tensors in groups.items()),
         "evidence": adapter.evidence,
         "untold": adapter.untold,
     }
@@ -194,13 +210,14 @@ def _unknown_fields(header: Header) -> dict[str, Any]:
     return {"content": "unknown", "summary": summary, "evidence": (f"no known tensor names; the first are {names}",)}
 
 
-def _part_record(name: str, prefix: str, tensors: Mapping[str, TensorSpec]) -> CheckpointPart:
+def _part_record(name: str, prefix: str, stored: Mapping[str, TensorSpec], params: int, form: str | None = None) -> CheckpointPart:
     return CheckpointPart(
         name=name,
         prefix=prefix,
-        tensors=len(tensors),
-        params=count_params(tensors),
-        bytes_by_dtype=_bytes_by_dtype(tensors.values()),
+        tensors=len(stored),
+        params=params,
+        bytes_by_dtype=_bytes_by_dtype(stored.values()),
+        quantization=form,
     )
 
 
@@ -216,12 +233,3 @@ def _dtype(tensors: Iterable[TensorSpec]) -> str:
     sizes = _bytes_by_dtype(tensors)
     total = sum(sizes.values())
     return joined([_DTYPES.get(dtype, dtype) for dtype, size in sizes.items() if 100 * size >= total] or ["no values"])
-
-
-def _common_prefix(names: Iterable[str]) -> str:
-    """Return what all names start with, up to a dot or an underscore."""
-    listed = list(names)
-    low, high = min(listed), max(listed)
-    shared = next((index for index, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
-    end = max(low.rfind(".", 0, shared), low.rfind("_", 0, shared))
-    return low[: end + 1]

@@ -136,23 +136,30 @@ def label_module(name: str, *, is_table: bool) -> dict[str, str]:
 
 
 def diffusers_tensors(
-    tensors: Mapping[str, TensorSpec], layout: Layout | None, *, prefix: str = "", expected: Collection[str] = ()
+    tensors: Mapping[str, TensorSpec],
+    layout: Layout | None,
+    *,
+    names: Mapping[str, str] | None = None,
+    expected: Collection[str] = (),
 ) -> dict[str, FileTensor]:
     """Return the tensors of a file by the names that diffusers has for them; what has none keeps its own.
 
-    `tensors` are named without their `prefix`; `expected` are the names in the UNet that the file is for, if known.
+    `names` are those in the file, where `tensors` are named without a prefix; `expected` are the names in the UNet that the file is
+    for, if known.
     """
     rename = _original_renamer(tensors, expected) if layout == "original" else _modernized
     found: dict[str, FileTensor] = {}
     for name, (shape, _) in tensors.items():
+        whole = name if names is None else names[name]
         stem, fused, kind = name.rpartition(_CASCADE_QKV)
         if fused and shape and layout == "original":
             for piece, part in enumerate(("to_q", "to_k", "to_v")):
-                found[f"{stem}{part}.{kind}"] = FileTensor(prefix + name, (shape[0] // 3, *shape[1:]), piece)
+                found[f"{stem}{part}.{kind}"] = FileTensor(whole, (shape[0] // 3, *shape[1:]), piece)
             continue
-        renamed = rename(name)
+        # `UNet1DModel` has the old names today.
+        renamed = name if name in expected else rename(name)
         # A damaged file may have a tensor under both names: none is lost.
-        found[name if renamed in tensors else renamed] = FileTensor(prefix + name, shape)
+        found[name if renamed in tensors else renamed] = FileTensor(whole, shape)
     return found
 
 

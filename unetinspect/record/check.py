@@ -116,6 +116,7 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
         unexpected: Tensors that the UNet does not have.
         mismatched: Tensors of another shape.
         fits: Models of the catalog that it fits.
+        notes: What is around the names of its tensors, and how they are quantized, a sentence each.
     """
 
     name: str
@@ -126,6 +127,7 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
     unexpected: int
     mismatched: int
     fits: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Expectation(Struct, frozen=True, kw_only=True):

@@ -32,8 +32,9 @@ class CheckpointPart(Struct, frozen=True, kw_only=True):
         name: What it is: "unet", "vae", "text_encoder", "ema", "other".
         prefix: What the names of its tensors start with; "" where nothing does.
         tensors: How many tensors it has.
-        params: How many numbers they hold.
+        params: How many numbers they hold; of quantized weights, what they are in the model.
         bytes_by_dtype: What they take, by dtype as the file writes it ("F16").
+        quantization: How its quantized weights are stored: "NF4 (bitsandbytes)"; None: none is known to be quantized.
     """
 
     name: str
@@ -41,6 +42,7 @@ class CheckpointPart(Struct, frozen=True, kw_only=True):
     tensors: int
     params: int
     bytes_by_dtype: dict[str, int]
+    quantization: str | None = None
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True):

@@ -65,6 +65,7 @@ def _checked(check: Check) -> Iterator[str]:
         yield f"size:   {_size(size)}"
     if check.weights is not None:
         yield f"file:   {_weights(check.weights)}"
+        yield from (f"        {note}" for note in check.weights.notes)
     for expectation in check.expectations:
         result = "OK" if expectation.holds else "NO" if any(size.runs for size in check.sizes) else "not checked"
         yield f"expect: {expectation.key} {expectation.expected}: {result}"

@@ -1,0 +1,259 @@
+"""`identify` and `check --weights` of UNets as files hold them: quantized, wrapped, with a LoRA inside, one shard of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes.nn.modules as bnb
+import peft
+import pytest
+import torch
+from msgspec.structs import replace
+from safetensors.torch import save_file
+from torch import nn
+
+from tests.checkpoints import ORIGINALS, Shapes, catalog_shapes, elements, header_of, original_unet
+from tests.tiny import KINDS, some
+from unetinspect.catalog import load_catalog
+from unetinspect.check.weights import WeightsReport, compare_weights
+from unetinspect.checkpoint.identify import identify
+from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
+from unetinspect.run.build import build_unet
+from unetinspect.run.resolve import resolve_config
+from unetinspect.source.read import read_weights
+
+VAE = {"decoder.conv_in.weight": (512, 4, 3, 3), "encoder.conv_in.weight": (128, 3, 3, 3), "quant_conv.weight": (8, 8, 1, 1)}
+Tensors = dict[str, TensorSpec]
+STRUCTURES = ["sd15", "sdxl", "sd-x4-upscaler", "ddpm-cat-256", "if-i-xl", "kandinsky-3", "svd-xt", "stable-cascade-prior"]
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """Return the whole config of a model of the catalog, or of a small one."""
+    return resolve_config(dict(KINDS[name] if name in KINDS else load_catalog()[name].config)).values
+
+
+@cache
+def built(name: str) -> nn.Module:
+    """Build a model of the catalog, or a small one, on meta."""
+    config = resolve_config(dict(KINDS[name] if name in KINDS else load_catalog()[name].config))
+    return build_unet(config, device=torch.device("meta"), dtype=torch.float16, name=name)
+
+
+def against(name: str, header: Header) -> WeightsReport:
+    """Compare a header with a model."""
+    unet = built(name)
+    return compare_weights(unet, config_of(name), header, identify(header))
+
+
+def linear(unet: nn.Module) -> set[str]:
+    """Return the weights that quantizers replace: those of linear layers."""
+    return {f"{path}.weight" for path, module in unet.named_modules() if isinstance(module, nn.Linear)}
+
+
+def bnb_4bit(kind: str, storage: str = "U8") -> Callable[[str, int, int], Iterator[tuple[str, TensorSpec]]]:
+    """Return a writer of what bitsandbytes stores for a matrix in 4 bits, with nested statistics."""
+    width = {"U8": 1, "BF16": 2}[storage]
+
+    def write(name: str, rows: int, columns: int) -> Iterator[tuple[str, TensorSpec]]:
+        blocks = -(-rows * columns // 64)
+        yield name, TensorSpec((rows * columns // 2 // width, 1), storage)
+        yield f"{name}.absmax", TensorSpec((blocks,), "U8")
+        yield f"{name}.quant_map", TensorSpec((16,), "F32")
+        yield f"{name}.nested_absmax", TensorSpec((-(-blocks // 256),), "F32")
+        yield f"{name}.nested_quant_map", TensorSpec((256,), "F32")
+        yield f"{name}.quant_state.bitsandbytes__{kind}", TensorSpec((160,), "U8")
+
+    return write
+
+
+def beside(dtype: str, *endings: str, packed: int = 1) -> Callable[[str, int, int], Iterator[tuple[str, TensorSpec]]]:
+    """Return a writer of a matrix in one dtype, `packed` values in each of its own, and scales beside it."""
+
+    def write(name: str, rows: int, columns: int) -> Iterator[tuple[str, TensorSpec]]:
+        yield name, TensorSpec((rows, columns // packed), dtype)
+        yield from ((name.removesuffix(".weight") + ending, TensorSpec((), "F32")) for ending in endings)
+
+    return write
+
+
+def quanto(name: str, rows: int, columns: int) -> Iterator[tuple[str, TensorSpec]]:
+    """Write a matrix as optimum-quanto does."""
+    yield f"{name}._data", TensorSpec((rows, columns), "I8")
+    yield f"{name}._scale", TensorSpec((rows, 1), "F16")
+    yield f"{name.removesuffix('weight')}input_scale", TensorSpec((), "F16")
+    yield f"{name.removesuffix('weight')}output_scale", TensorSpec((), "F16")
+
+
+FORMS = {
+    "NF4 (bitsandbytes)": bnb_4bit("nf4"),
+    "NF4 (bitsandbytes), as bfloat16": bnb_4bit("nf4", "BF16"),
+    "FP4 (bitsandbytes)": bnb_4bit("fp4"),
+    "int8 (bitsandbytes)": beside("I8", ".SCB", ".weight_format"),
+    "fp8 with scales": beside("F8_E4M3", ".scale_weight", ".scale_input"),
+    "fp8 with scales, ComfyUI's newer names": beside("F8_E4M3", ".weight_scale", ".input_scale", ".comfy_quant"),
+    "int8 with scales": beside("I8", ".weight_scale", ".comfy_quant"),
+    "NVFP4": beside("U8", ".weight_scale", ".weight_scale_2", ".comfy_quant", packed=2),
+    "int8 (quanto)": quanto,
+}
+
+
+def quantized(shapes: Shapes, weights: set[str], form: str, prefix: str = "") -> Header:
+    """Return the header of a file in which these weights are quantized and all else is in half precision."""
+    tensors: Tensors = {f"{prefix}scaled_fp8": TensorSpec((0,), "F8_E4M3")} if form == "fp8 with scales" else {}
+    for name, shape in shapes.items():
+        tensors |= dict(FORMS[form](prefix + name, *shape)) if name in weights else {prefix + name: TensorSpec(shape, "F16")}
+    return Header(name="q.safetensors", tensors=tensors, bytes=sum(tensor.bytes or 0 for tensor in tensors.values()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("model", STRUCTURES)
+def test_a_quantized_unet_is_the_unet_that_was_quantized(model: str, form: str) -> None:
+    """Class, config, models and parameters are those of the plain file, whatever the form; its own UNet has all its tensors."""
+    shapes = catalog_shapes(model)
+    plain, header = identify(header_of(shapes)), quantized(shapes, linear(built(model)), form)
+    found = identify(header)
+
+    assert (found.class_name, found.config, found.models, found.params) == (plain.class_name, plain.config, plain.models, elements(shapes))
+    assert found.parts[0].quantization == form.partition(",")[0]
+    assert found.summary.startswith(form.partition(" (")[0].partition(",")[0] + " of ")
+    assert found.parts[0].tensors == found.tensors == len(header.tensors) > len(shapes)
+    report = against(model, header)
+    assert (report.findings, report.check.matched) == ((), len(shapes))
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+@pytest.mark.parametrize("form", some(FORMS, 2))
+def test_a_quantized_checkpoint_in_the_original_layout_is_read_too(model: str, form: str) -> None:
+    """Widths of packed queries and keys follow from the layer that reads what they attend to, under any names."""
+    shapes = original_unet(ORIGINALS[model])
+    weights = {name for name, shape in shapes.items() if len(shape) == 2}
+    header = quantized(shapes, weights, form, "model.diffusion_model.")
+
+    assert identify(header).models == identify(header_of(shapes)).models
+    assert against(model, header).findings == ()
+
+
+def test_what_differs_in_a_quantized_file_is_found() -> None:
+    """Another width of the text, and a matrix of another size, are findings in a packed file as in any other."""
+    shapes = catalog_shapes("sd21")
+    header = quantized(shapes, linear(built("sd21")), "NF4 (bitsandbytes)")
+    assert {key for finding in against("sd15", header).findings for key in finding.where} >= {"cross_attention_dim"}
+
+    own = quantized(catalog_shapes("sd15"), linear(built("sd15")), "NF4 (bitsandbytes)")
+    name = "time_embedding.linear_1.weight"
+    own.tensors[name] = TensorSpec((7 * 1280, 1), "U8")
+    assert against("sd15", own).check.mismatched == 1
+
+
+def quantize(unet: nn.Module, layer: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    """Replace every linear layer, as diffusers' quantizers do."""
+    for path, module in list(unet.named_modules()):
+        if isinstance(module, nn.Linear):
+            parent, _, name = path.rpartition(".")
+            new = layer(module)
+            new.load_state_dict(module.state_dict())
+            setattr(unet.get_submodule(parent), name, new.to("cpu"))
+    return unet
+
+
+def small() -> nn.Module:
+    """Build the small conditioned UNet with values."""
+    return build_unet(resolve_config(dict(KINDS["conditioned"])), device=torch.device("cpu"), dtype=torch.float32, name="small")
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
+def test_a_file_that_bitsandbytes_has_made_fits_its_unet(kind: str, tmp_path: Path) -> None:
+    """Its own layers quantize on the CPU; the file is written by safetensors and read back by its header."""
+
+    def layer(module: nn.Linear) -> nn.Module:
+        sides = module.in_features, module.out_features
+        if kind == "int8":
+            return bnb.Linear8bitLt(*sides, bias=module.bias is not None, has_fp16_weights=False)
+        return bnb.Linear4bit(*sides, bias=module.bias is not None, quant_type=kind, compress_statistics=True)
+
+    save_file(quantize(small(), layer).state_dict(), tmp_path / "q.safetensors")
+    found = read_weights(str(tmp_path / "q.safetensors"))
+    report = compare_weights(built("conditioned"), config_of("conditioned"), found.header, found.checkpoint)
+
+    assert found.checkpoint.parts[0].quantization == {"nf4": "NF4", "fp4": "FP4", "int8": "int8"}[kind] + " (bitsandbytes)"
+    assert (report.findings, report.check.matched) == ((), len(built("conditioned").state_dict()))
+    assert found.checkpoint.params == sum(parameter.numel() for parameter in built("conditioned").parameters())
+
+
+PREFIXES = ["module.", "_orig_mod.", "unet.module.", "net.generator.", "state_dict.model.diffusion_model.", "base_model.model.", "a.b.c.d."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("model", [*some(STRUCTURES, 2), "maestro-150k", "hopper-medium-v2-value-function", "amused-512"])
+def test_any_constant_prefix_is_taken_off_and_named(model: str, prefix: str) -> None:
+    """In both layouts, and beside the tensors of other models."""
+    shapes = catalog_shapes(model)
+    plain, found = identify(header_of(shapes)), identify(header_of(shapes, prefix=prefix))
+
+    assert replace(found, parts=(), evidence=()) == replace(plain, parts=(), evidence=())
+    assert [(part.name, part.prefix) for part in found.parts] == [("unet", prefix)]
+    assert any(prefix in sentence for sentence in found.evidence)
+    report = against(model, header_of(shapes, prefix=prefix))
+    assert report.findings == ()
+
+
+def test_a_prefix_is_found_beside_other_models() -> None:
+    """A trainer's file: a teacher, a student and its moving average, a VAE, and the state of the optimizer."""
+    shapes = original_unet(ORIGINALS["sd15"])
+    vae = {f"vae.{name}": shape for name, shape in VAE.items()}
+    state = {f"optimizer.state.{index}.exp_avg": (320,) for index in range(3)}
+    several = {f"{name}.{key}": shape for name in ("student", "student_ema") for key, shape in shapes.items()} | vae | state
+    found = identify(header_of(several))
+
+    assert {(part.name, part.prefix) for part in found.parts} == {
+        ("unet", "student."),
+        ("ema", "student_ema."),
+        ("vae", "vae."),
+        ("other", ""),
+    }
+    assert (found.content, found.models[0]) == ("pipeline", "sd15")
+
+
+def test_wrappers_inside_names_are_taken_out() -> None:
+    """Modules that are compiled, sharded or checkpointed one by one have the wrapper's name between their own."""
+    shapes = {name.replace(".resnets.", "._orig_mod.resnets."): shape for name, shape in catalog_shapes("sd15").items()}
+    report = against("sd15", header_of(shapes))
+
+    assert (report.findings, report.check.matched) == ((), len(shapes))
+    assert any("'_orig_mod.' is in its names, added by torch.compile" in note for note in report.check.notes)
+
+
+@pytest.mark.parametrize("targets", [["to_q", "to_v"], ["to_q", "to_k", "to_v", "to_out.0", "proj", "net.2", "conv1", "conv2", "linear_1"]])
+def test_a_unet_with_a_lora_in_it_is_that_unet(targets: list[str], tmp_path: Path) -> None:
+    """As peft injects it into a module: wrapped layers and matrices beside them, with or without PEFT's own prefix."""
+    unet = small()
+    count = len(unet.state_dict())
+    whole = peft.get_peft_model(unet, peft.LoraConfig(r=4, target_modules=targets)).state_dict()
+    for state in (whole, {name.removeprefix("base_model.model."): tensor for name, tensor in whole.items()}):
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "l.safetensors")
+        found = read_weights(str(tmp_path / "l.safetensors"))
+        report = compare_weights(built("conditioned"), config_of("conditioned"), found.header, found.checkpoint)
+
+        assert [part.name for part in found.checkpoint.parts] == ["unet", "lora"]
+        assert (report.findings, report.check.matched) == ((), count)
+        assert f"{len(state) - count} tensors of a LoRA in it, not compared" in report.check.notes
+
+
+@pytest.mark.parametrize("model", ["stable-cascade-prior", "stable-cascade-decoder"])
+def test_stable_cascade_in_its_own_layout_is_its_unet(model: str) -> None:
+    """Queries, keys and values in one tensor, as in the published files; diffusers' converter is held against it elsewhere."""
+    fused: Shapes = {}
+    for name, shape in catalog_shapes(model).items():
+        stem, _, kind = name.rpartition(".")
+        if stem.endswith((".to_q", ".to_k", ".to_v")):
+            key = f"{stem[:-5]}.attn.in_proj_{kind}"
+            fused[key] = (fused.get(key, (0,))[0] + shape[0], *shape[1:])
+        else:
+            fused[name.replace(".to_out.0.", ".attn.out_proj.")] = shape
+    found = identify(header_of(fused))
+
+    assert (found.content, found.layout, found.class_name, found.models) == ("unet", "original", "StableCascadeUNet", (model,))
+    assert against(model, header_of(fused)).findings == ()
