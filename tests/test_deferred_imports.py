@@ -29,7 +29,7 @@ deferred_imports._StandIn.__getattribute__ = lambda self, name: asked.add(name) 
 from unetinspect.cli.main import main
 for words in {commands!r}:
     assert main(words) == 0
-unused = ("sympy", "torch._dynamo.eval_frame", "transformers", "peft", "accelerate", "requests.api")
+unused = ("sympy", "torch._dynamo.eval_frame", "transformers", "peft", "accelerate", "bitsandbytes", "requests.api")
 loaded = [name for name in unused if sys.modules.get(name)]
 from importlib import import_module
 for module, name in {classes!r}:

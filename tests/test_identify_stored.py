@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,7 @@ from msgspec.structs import replace
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.checkpoints import ORIGINALS, Shapes, catalog_shapes, elements, header_of, original_unet
+from tests.checkpoints import ORIGINALS, Shapes, catalog_shapes, elements, header_of, original_unet, write_checkpoint
 from tests.tiny import KINDS, some
 from unetinspect.catalog import load_catalog
 from unetinspect.check.weights import WeightsReport, compare_weights
@@ -257,3 +259,68 @@ def test_stable_cascade_in_its_own_layout_is_its_unet(model: str) -> None:
 
     assert (found.content, found.layout, found.class_name, found.models) == ("unet", "original", "StableCascadeUNet", (model,))
     assert against(model, header_of(fused)).findings == ()
+
+
+@pytest.mark.parametrize("model", ["sdxl", "svd-xt", "kandinsky-3"])
+def test_one_file_of_several_is_a_part_of_its_model(model: str) -> None:
+    """All its tensors are those of models of the catalog; it has no config, and with one other tensor it is unknown."""
+    shapes = list(catalog_shapes(model).items())
+    half = [name for name in dict(shapes[len(shapes) // 2 :]) if name.startswith(("down_blocks", "up_blocks", "mid_block"))]
+    header = replace(header_of({name: dict(shapes)[name] for name in half}), name="x/diffusion_pytorch_model-00002-of-00003.safetensors")
+    found = identify(header)
+
+    assert found.class_name == load_catalog()[model].class_name
+    assert f"(file 2 of 3): {len(half):,} of the {len(shapes):,} tensors of {model}" in found.summary
+    assert (found.config, found.models) == (None, ())
+    assert identify(header_of({**{name: dict(shapes)[name] for name in half}, "down_blocks.7.weight": (3,)})).content == "unknown"
+
+
+def files_at(folder: Path) -> None:
+    """Write what a folder of a model manager has: two UNets, a file of another model, a pickle, a damaged file, one UNet in two files."""
+    (folder / "more").mkdir()
+    shapes = original_unet(ORIGINALS["sd15"])
+    write_checkpoint(folder / "sd15.safetensors", header_of(shapes))
+    write_checkpoint(folder / "more" / "nf4.safetensors", quantized(catalog_shapes("sdxl"), linear(built("sdxl")), "NF4 (bitsandbytes)"))
+    (folder / "damaged.safetensors").write_bytes(b"nonsense")
+    (folder / "old.ckpt").write_bytes(b"\x80")
+    halves = list(catalog_shapes("sd21").items())
+    names = [f"diffusion-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for name, part in zip(names, (halves[:300], halves[300:]), strict=True):
+        write_checkpoint(folder / "more" / name, header_of(dict(part)))
+    weight_map = {name: names[place >= 300] for place, (name, _) in enumerate(halves)}
+    (folder / "more" / "diffusion.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_a_folder_a_glob_and_several_files_have_a_row_each(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index is one file, what cannot be read is a note, and the JSON is a list, also of one."""
+    files_at(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    everything = ["more/diffusion.safetensors.index.json", "more/nf4.safetensors", "sd15.safetensors"]
+    for words, expected in (
+        (["."], everything),
+        (["more"], everything[:2]),
+        (["more", "."], everything),
+        (["*.safetensors"], everything[2:]),
+        (["sd15.safetensors", "more/nf4.safetensors"], ["sd15.safetensors", "more/nf4.safetensors"]),
+    ):
+        code, out, err = cli("identify", *words, "--json")
+        found = json.loads(out)
+        assert (code, [one["name"] for one in found]) == (0, expected)
+        assert [one["models"][0] for one in found] == [{"di": "sd21", "nf": "sdxl", "sd": "sd15"}[Path(name).name[:2]] for name in expected]
+        assert ("damaged.safetensors is not a safetensors file" in err) == ("." in words or "*.safetensors" in words)
+
+    table = cli("identify", ".")[1].splitlines()
+    assert [re.split(r" {2,}", line)[0] for line in table[2:]] == everything
+    assert [re.split(r" {2,}", line)[4] for line in table[2:]] == ["F16", "NF4 (bitsandbytes)", "F16"]
+
+
+def test_a_named_file_that_cannot_be_read_is_an_error_after_the_others(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are shown; of a folder without any file that can be read, the error is that of the first."""
+    files_at(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli("identify", "damaged.safetensors", "sd15.safetensors", "--json")
+    assert (code, [one["name"] for one in json.loads(out)]) == (3, ["sd15.safetensors"])
+    assert err.splitlines()[-2].startswith("error: damaged.safetensors is not a safetensors file")
+    assert cli("identify", "dam*")[0] == 3
+    assert cli("identify", "no*.safetensors")[:2] == (3, "")
+    assert "found no .safetensors file in old*" in cli("identify", "old*")[2]

@@ -5,7 +5,7 @@
   calls are repeated.
 - `diffusers.models.transformers` imports a hundred models when one of its modules is imported, and requests is imported for downloads
   that this program does not make. Their code runs when a name in them is used.
-- transformers, accelerate and peft are optional for diffusers, and no UNet class needs them to be built and run.
+- transformers, accelerate, peft and bitsandbytes are optional for diffusers, and no UNet class needs them to be built and run.
 
 Only `__main__` calls this: a program that imports `unetinspect` keeps its imports as they are. The finders and loaders here have no
 base class, because `importlib.abc` takes longer to import than `--version` takes to answer.
@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 _NAME = "torch._dynamo"
-_OPTIONAL = ("transformers", "accelerate", "peft")
+_OPTIONAL = ("transformers", "accelerate", "peft", "bitsandbytes")
 _LAZY = ("diffusers.models.transformers", "requests")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.adapters import Adapter, find_adapter, quoted
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts
-from unetinspect.checkpoint.infer import Inferred, count_params, infer_config
-from unetinspect.checkpoint.original_layout import diffusers_tensors
+from unetinspect.checkpoint.infer import Inferred, best_known, count_params, infer_config
+from unetinspect.checkpoint.original_layout import diffusers_tensors, is_original
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
 from unetinspect.record import Checkpoint, CheckpointPart
 from unetinspect.record.checkpoint import Content
@@ -46,6 +48,9 @@ _TRANSFORMERS = {
 _ORDER = ("unet", "transformer", "controlnet", "motion_adapter", "t2i_adapter", "vae", "text_encoder")
 _METADATA = ("modelspec.architecture", "modelspec.title", "modelspec.prediction_type", "ss_base_model_version", "ss_network_module")
 _LONGEST = 80
+# How the names of the tensors of a UNet's blocks start, in both layouts; and the name of one file of several.
+_STAGES = ("down_blocks.", "mid_block.", "up_blocks.", "input_blocks.", "middle_block.", "output_blocks.")
+_SHARD = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.safetensors$")
 
 
 def identify(header: Header) -> Checkpoint:
@@ -58,7 +63,7 @@ def identify(header: Header) -> Checkpoint:
     else:
         main = next((part for name in _ORDER for part in parts if part.name == name), None)
         if main is None:
-            found = _unknown_fields(header)
+            found = _shard_fields(header, parts) or _unknown_fields(header)
         else:
             found = _unet_fields(header, parts, main) if main.name in ("unet", "controlnet") else _other_fields(main)
             found["evidence"] += tuple(map(_part_evidence, (part for part in parts if part is not main and part.name != "other")))
@@ -199,6 +204,33 @@ def _adapter_fields(header: Header, adapter: Adapter) -> dict[str, Any]:
         "parts": tuple(_part_record(name, common_prefix(tensors), tensors, count_params(tensors)) for name, tensors in groups.items()),
         "evidence": adapter.evidence,
         "untold": adapter.untold,
+    }
+
+
+def _shard_fields(header: Header, parts: Sequence[Part]) -> dict[str, Any] | None:
+    """Say of which models of the catalog a file has some of the tensors, if it has nothing else; None: of none."""
+    tensors = {name: tensor.shape for part in parts for name, tensor in part.tensors.items()}
+    if not any(name.startswith(_STAGES) for name in tensors):
+        return None
+    from unetinspect.catalog_tensors import find_tensor, tensors_of  # here: only a shard needs them
+
+    models = [entry for entry in load_catalog().values() if all(find_tensor(entry.name, name) == shape for name, shape in tensors.items())]
+    if not models:
+        return None
+    first, *others = sorted(models, key=best_known)
+    number = _SHARD.search(header.name)
+    what = "one file of several" if number is None else f"file {int(number[1])} of {int(number[2])}"
+    found = f"{len(tensors):,} of the {len(tensors_of(first.name)):,} tensors"
+    also = f", or of {', '.join(entry.name for entry in others)}" if others else ""
+    classes, families = (sorted({str(getattr(entry, field)) for entry in models}) for field in ("class_name", "family"))
+    return {
+        "content": "controlnet" if classes == ["ControlNetModel"] else "unet",
+        "layout": "original" if any(map(is_original, tensors)) else "diffusers",
+        "class_name": classes[0] if len(classes) == 1 else None,
+        "family": families[0] if len(families) == 1 else None,
+        "summary": f"a part of {joined(classes)} ({what}): {found} of {first.name}{also}, {_dtype(header.tensors.values())}",
+        "evidence": (f"all its tensors are those of {', '.join(entry.name for entry in models)} by name and shape (catalog)",),
+        "untold": ("the config: give the .safetensors.index.json beside its files, or the config.json",),
     }
 
 

@@ -124,8 +124,12 @@ def _class_of(unet: Structure, tree: TensorTree) -> str:
 
 def _models_of_class(entries: Iterable[Entry], class_name: str | None, params: int) -> list[Entry]:
     fitting = [entry for entry in entries if entry.class_name == class_name and entry.params == params]
-    rank = {name: index for index, name in enumerate(_KNOWN_FIRST)}
-    return sorted(fitting, key=lambda entry: rank.get(entry.name, len(rank)))  # a stable sort: ties keep the catalog's order
+    return sorted(fitting, key=best_known)  # a stable sort: ties keep the catalog's order
+
+
+def best_known(entry: Entry) -> int:
+    """Return the rank of a model among those of one structure."""
+    return _KNOWN_FIRST.index(entry.name) if entry.name in _KNOWN_FIRST else len(_KNOWN_FIRST)
 
 
 def _by_size(matches: list[Entry], class_name: str | None) -> Inferred:

@@ -25,18 +25,41 @@ _MAX_TEXT = 16 * 1024 * 1024
 @takes(SourceOptions)
 def identify(
     options: SourceOptions,
-    file: Annotated[str, typer.Argument(metavar="FILE|ID", help="A .safetensors file, its index, a folder or a hub ID")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE|ID...", help=".safetensors files or indexes, folders, globs in quotes, or hub IDs")
+    ],
 ) -> None:
     """unetinspect identify v1-5-pruned-emaonly.safetensors
     unetinspect identify stabilityai/stable-diffusion-xl-base-1.0 --subfolder unet
+    unetinspect identify models/loras
     """
-    from unetinspect.source.read import read_weights
-    from unetinspect.views.checks import checkpoint_table
+    from unetinspect.source.read import checkpoints_at, read_weights
+    from unetinspect.views.checks import checkpoint_table, checkpoints_table
 
     output = Output(options)
-    found = read_weights(file, revision=options.revision, subfolder=options.subfolder, token=options.token, offline=options.offline)
-    output.note(*found.notes)
-    output.show(checkpoint_table(found.checkpoint), found.checkpoint)
+    place = {key: getattr(options, key) for key in ("revision", "subfolder", "token", "offline")}
+    if len(files) == 1 and (options.subfolder is not None or checkpoints_at(files[0], output.note) == files):
+        found = read_weights(files[0], **place)
+        output.note(*found.notes)
+        output.show(checkpoint_table(found.checkpoint), found.checkpoint)
+        return
+    read, failed = [], list[tuple[bool, UnetInspectError]]()
+    for name in dict.fromkeys(name for file in files for name in checkpoints_at(file, output.note)):
+        try:
+            found = read_weights(name, **place)
+        except UnetInspectError as error:
+            failed.append((name in files, error))
+        else:
+            with output.labeled(name):
+                output.note(*found.notes)
+            read.append(found.checkpoint)
+    # What was named must be read; of a folder, what can be.
+    final = next((unread for was_named, unread in failed if was_named or not read), None)
+    output.note(*(unread.message for _, unread in failed if unread is not final))
+    if read:
+        output.show(checkpoints_table(read), read)
+    if final is not None:
+        raise final
 
 
 @takes(OutputOptions)

@@ -18,15 +18,17 @@ from unetinspect.source.hub_id import clean_folder
 from unetinspect.source.loaded import LoadedModel, LoadedWeights
 from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file
 from unetinspect.source.pipeline import find_model, pipeline_classes, weights_in
-from unetinspect.source.place import Folder, is_weights, unread_weights
+from unetinspect.source.place import INDEX_SUFFIX, Folder, is_weights, unread_weights
 from unetinspect.streams import reason
 from unetinspect.unets import class_like, supported_classes
 from unetinspect.units import plural
 
 _CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
+_CHECKPOINT = re.compile(r".*\.safetensors(\.index\.json)?", re.IGNORECASE)
+_SHARD = re.compile(r"(.*)-[0-9]{5}-of-[0-9]{5}\.safetensors", re.IGNORECASE)
 _CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
 _GLOB = re.compile(r"[*?\[]")
-_A_GLOB = "give a folder, or a glob in quotes: --from 'runs/*/unet'"
+_A_GLOB = "give a folder, or a glob in quotes: 'runs/*/unet'"
 # A folder of runs and the hub's cache have less of each: with more, it is a whole disk.
 MAX_DEPTH = 12
 MAX_FILES = 200_000
@@ -150,12 +152,8 @@ def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, Load
     Raises:
         SourceError: There is no such folder, or no UNet config in it.
     """
-    try:
-        paths = sorted(set(_candidates(place, note)))
-    except (OSError, ValueError) as error:  # a glob such as "a**b", or with a name that is too long
-        raise SourceError(f"cannot search {place}: {error}", hint=_A_GLOB) from None
     found = []
-    for path in paths:
+    for path in _search(place, _CONFIG, note):
         try:
             with path.open("rb") as file:
                 names = [name.decode() for name in dict.fromkeys(_CLASS_NAME.findall(file.read(MAX_BYTES)))]
@@ -174,9 +172,32 @@ def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, Load
     return found
 
 
-def _candidates(place: str, note: Callable[[str], None]) -> Iterator[Path]:
+def find_checkpoints(place: str, note: Callable[[str], None]) -> list[str]:
+    """Return every .safetensors file under a folder, or that a glob matches, sorted; the files of an index are one, the index.
+
+    Raises:
+        SourceError: There is no such folder, or no such file in it.
+    """
+    paths = [path for path in _search(place, _CHECKPOINT, note) if _CHECKPOINT.fullmatch(path.name)]  # a glob matches any file
+    indexes = {str(path).lower() for path in paths}
+    found = [
+        path for path in map(str, paths) if not (shard := _SHARD.fullmatch(path)) or f"{shard[1]}{INDEX_SUFFIX}".lower() not in indexes
+    ]
+    if not found:
+        raise SourceError(f"found no .safetensors file in {place}", hint="other files of weights are not read")
+    return found
+
+
+def _search(place: str, names: re.Pattern[str], note: Callable[[str], None]) -> list[Path]:
+    try:
+        return sorted(set(_candidates(place, names, note)))
+    except (OSError, ValueError) as error:  # a glob such as "a**b", or with a name that is too long
+        raise SourceError(f"cannot search {place}: {error}", hint=_A_GLOB) from None
+
+
+def _candidates(place: str, names: re.Pattern[str], note: Callable[[str], None]) -> Iterator[Path]:
     if not place:  # a variable of the shell that is not set; as a path it would be the current folder
-        raise SourceError("--from needs a folder", hint="for the current folder: --from .")
+        raise SourceError("the name of a folder is empty", hint="for the current folder: .")
     whole = Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home
     if os.path.exists(whole):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
         matches = iter([whole])
@@ -187,12 +208,12 @@ def _candidates(place: str, note: Callable[[str], None]) -> Iterator[Path]:
         raise SourceError(f"there is no file or folder {place}", hint=_A_GLOB)
     for path in islice(matches, MAX_FILES):
         if path.is_dir():
-            yield from _in_folder(path, note)
+            yield from _in_folder(path, names, note)
         elif path.is_file():
             yield path
 
 
-def _in_folder(top: Path, note: Callable[[str], None]) -> Iterator[Path]:
+def _in_folder(top: Path, names: re.Pattern[str], note: Callable[[str], None]) -> Iterator[Path]:
     seen, too_deep = 0, []
     for folder, folders, files in os.walk(top, onerror=lambda error: note(f"{error.filename} cannot be read: {reason(error)}")):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -203,7 +224,7 @@ def _in_folder(top: Path, note: Callable[[str], None]) -> Iterator[Path]:
         if seen > MAX_FILES:
             note(f"{top} has more than {MAX_FILES:,} files: the rest was not searched")
             break
-        paths = (Path(folder, name) for name in files if _CONFIG.fullmatch(name))
+        paths = (Path(folder, name) for name in files if names.fullmatch(name))
         yield from (path for path in paths if path.is_file())  # not a pipe, which would be waited for
     if too_deep:
         where = f"in {plural(len(too_deep), 'folder')}, such as {too_deep[0]}"

@@ -113,6 +113,26 @@ def read_weights(
     return find_weights(repository, place.folder) if place.file is None else weights_in(repository, place.file)
 
 
+def checkpoints_at(name: str, note: Callable[[str], None]) -> list[str]:
+    """Return the checkpoints that a folder without a model of its own contains, or that a glob matches; of all else, the name.
+
+    Raises:
+        SourceError: There are none.
+    """
+    from unetinspect.source.local import find_checkpoints
+
+    path = os.path.expanduser(name)  # noqa: PTH111  Path.expanduser raises where there is no home
+    if not os.path.exists(path):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
+        return find_checkpoints(name, note) if any(mark in name for mark in "*?[") else [name]
+    if not os.path.isdir(path):  # noqa: PTH112  as above
+        return [name]
+    try:
+        read_weights(name)
+    except SourceError:
+        return find_checkpoints(name, note)
+    return [name]
+
+
 def _find(text: str, *, is_path: bool = False, is_model: Callable[[Path], bool] = lambda path: True) -> Path | Entry | HubId:
     """Return what was typed: an existing path, an entry of the catalog, or a place on the hub.
 

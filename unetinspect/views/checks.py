@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
@@ -23,6 +24,8 @@ from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
 _TITLES = {"config": "Config", "size": "Sizes", "weights": "Weights", "expectation": "Expectations"}
+_CONTENTS = {"unet": "UNet", "lora": "LoRA", "vae": "VAE", "pipeline": "whole checkpoint", "controlnet": "ControlNet"}
+_CONTENTS |= {"t2i_adapter": "T2I-Adapter", "ip_adapter": "IP-Adapter"}
 _SHOWN_METADATA = 6
 _LONGEST = 60
 # What an explanation takes without --verbose, of a screen.
@@ -135,6 +138,30 @@ def checkpoint_table(checkpoint: Checkpoint) -> Table:
         below=list(_evidence(checkpoint)),
         records=(checkpoint,),
     )
+
+
+def checkpoints_table(checkpoints: Sequence[Checkpoint]) -> Table:
+    """Show one row for each of several files."""
+    return Table(
+        columns=(
+            Column("file", lambda one: one.name, wrap=20),
+            Column("contains", lambda one: _CONTENTS.get(one.content, one.content.replace("_", " "))),
+            Column("family", lambda one: one.family or "-"),
+            Column("layout", lambda one: one.layout or "-", drop=2),
+            Column("dtype", _stored_as, drop=1, wrap=8),
+            Column("size", lambda one: format_bytes(one.bytes), right=True),
+        ),
+        rows=checkpoints,
+        fields=Checkpoint.__struct_fields__,
+    )
+
+
+def _stored_as(checkpoint: Checkpoint) -> str:
+    """Write how the weights are quantized, or else the dtypes that take a hundredth of the bytes or more."""
+    sizes: Counter[str] = Counter()
+    for part in checkpoint.parts:
+        sizes.update({part.quantization: sum(part.bytes_by_dtype.values())} if part.quantization else part.bytes_by_dtype)
+    return ", ".join(name for name, size in sizes.most_common() if 100 * size >= sizes.total()) or "-"
 
 
 def _content(checkpoint: Checkpoint) -> Iterator[str]:

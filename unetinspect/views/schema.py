@@ -19,7 +19,7 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 
 def json_schema() -> dict[str, Any]:
     """Return one schema that every `--json` document of this version matches."""
-    documents = [Envelope, Diff, Checkpoint, ErrorExplanations, ModelList, FoundModels, ClassList, CacheInfo]
+    documents = [Envelope, Diff, Checkpoint, list[Checkpoint], ErrorExplanations, ModelList, FoundModels, ClassList, CacheInfo]
     references, components = msgspec.json.schema_components(documents, ref_template="#/$defs/{name}")
     kinds = {kind.__name__: kind for kind in Excerpt.__subclasses__()}
     for name, component in components.items():
