@@ -6,13 +6,18 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import bitsandbytes.nn.modules as bnb
+import gguf
+import numpy as np
 import peft
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from safetensors.torch import save_file
 from torch import nn
@@ -21,8 +26,10 @@ from tests.checkpoints import ORIGINALS, Shapes, catalog_shapes, elements, heade
 from tests.tiny import KINDS, some
 from unetinspect.catalog import load_catalog
 from unetinspect.check.weights import WeightsReport, compare_weights
+from unetinspect.checkpoint.gguf_header import parse_gguf
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
+from unetinspect.errors import SourceError
 from unetinspect.run.build import build_unet
 from unetinspect.run.resolve import resolve_config
 from unetinspect.source.read import read_weights
@@ -324,3 +331,67 @@ def test_a_named_file_that_cannot_be_read_is_an_error_after_the_others(cli: Any,
     assert cli("identify", "dam*")[0] == 3
     assert cli("identify", "no*.safetensors")[:2] == (3, "")
     assert "found no .safetensors file in old*" in cli("identify", "old*")[2]
+
+
+def gguf_file(path: Path, shapes: Shapes, kind: str, prefix: str = "", version: str = "") -> Path:
+    """Write a GGUF with the library of the format: matrices are quantized, what has no whole blocks is made so, all else is F16."""
+    writer = gguf.GGUFWriter(path, "sdxl")
+    writer.add_string("comfy.version", version)
+    values, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    for name, shape in shapes.items():
+        if len(shape) == 1 or prod(shape) % values:
+            writer.add_tensor_info(prefix + name, shape, np.dtype(np.float16), 2 * prod(shape))
+            continue
+        rows = shape
+        if shape[-1] % values:
+            writer.add_array(f"comfy.gguf.orig_shape.{prefix}{name}", list(shape))
+            rows = (prod(shape) // values, values)
+        packed = (*rows[:-1], rows[-1] // values * size)
+        writer.add_tensor_info(prefix + name, packed, np.dtype(np.uint8), prod(packed), gguf.GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    sizes = sum(-(-info.nbytes // 32) * 32 for info in writer.tensors[0].values())
+    with path.open("r+b") as file:
+        file.seek(0, 2)
+        file.truncate(-(-file.tell() // 32) * 32 + sizes)
+    return path
+
+
+@pytest.mark.parametrize("kind", [kind.name for kind in gguf.GGMLQuantizationType if gguf.GGML_QUANT_SIZES[kind][0] > 1])
+def test_a_gguf_of_every_type_is_its_unet(kind: str, tmp_path: Path) -> None:
+    """Shapes are those of the model, also where rows were made as long as a block; sizes are those that the format's library counts."""
+    found = read_weights(str(gguf_file(tmp_path / "sd15.gguf", original_unet(ORIGINALS["sd15"]), kind)))
+    report = against("sd15", found.header)
+
+    assert (found.checkpoint.models[0], found.checkpoint.parts[0].quantization) == ("sd15", f"{kind} (GGUF)")
+    assert (found.checkpoint.params, report.findings) == (load_catalog()["sd15"].params, ())
+    values, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    shapes = original_unet(ORIGINALS["sd15"]).values()
+    assert found.header.bytes == sum(
+        prod(shape) // values * size if len(shape) > 1 and prod(shape) % values == 0 else 2 * prod(shape) for shape in shapes
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(cut=st.integers(0, 4000), place=st.integers(0, 3999), byte=st.integers(0, 255))
+def test_a_damaged_gguf_is_an_error_or_is_read(gguf_bytes: bytes, cut: int, place: int, byte: int) -> None:
+    """Cut anywhere or with any byte changed: one clear sentence, never anything else."""
+    raw = bytearray(gguf_bytes)
+    raw[place] = byte
+    for damaged in (bytes(raw), gguf_bytes[:cut]):
+        said = ""
+        try:
+            parse_gguf(damaged, what="x.gguf", file_bytes=10**10)
+        except SourceError as error:
+            said = error.message
+        assert said.startswith(
+            ("the GGUF header of x.gguf is damaged", "x.gguf is a GGUF file of version", "" if damaged == raw else "the")
+        )
+
+
+@pytest.fixture(scope="module")
+def gguf_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return the header of a GGUF."""
+    return gguf_file(tmp_path_factory.mktemp("gguf") / "x.gguf", original_unet(ORIGINALS["sd15"]), "Q4_K").read_bytes()[:60_000]

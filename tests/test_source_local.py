@@ -257,7 +257,12 @@ BOMB = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x, x]", *NESTED])
 TOUCH = "python/object/apply:pathlib.Path.touch"
 # By the name of the file: what is in it, the exit code, what is said of it, and the hint.
 BAD_FILES = {
-    "w.gguf": ("", 3, "is not a supported weights file: only .safetensors is read", "give the .safetensors file of the same weights, or "),
+    "w.onnx": (
+        "",
+        3,
+        "is not a supported weights file: only .safetensors and .gguf are read",
+        "give the .safetensors file of the same weights, or ",
+    ),
     "empty.json": (" \n", 2, "is empty", A_CONFIG),
     "list.json": ("[1]", 2, "contains a list; a config is a mapping of keys to values", A_CONFIG),
     "text.yaml": ("just words", 2, "contains a string; a config is a mapping of keys to values", A_CONFIG),

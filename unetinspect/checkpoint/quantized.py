@@ -12,7 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from unetinspect.checkpoint.affixes import LONGEST_ENDING
-from unetinspect.checkpoint.safetensors_header import TensorSpec
+from unetinspect.checkpoint.safetensors_header import BLOCK_BITS, TensorSpec
 from unetinspect.record import Shape
 
 # How the name of a tensor beside a weight ends, how the dtype of that weight starts, and the form that both show: its name, and the
@@ -69,7 +69,7 @@ def unpack(stored: Mapping[str, TensorSpec]) -> Unpacked:
                 beside.setdefault(weight, set()).add(found[1])
                 extra.add(name)
     tensors = {name.removesuffix(QUANTO_VALUES) if name in beside else name: tensor for name, tensor in stored.items() if name not in extra}
-    forms: Counter[str] = Counter()
+    forms = Counter(f"{tensor.dtype} (GGUF)" for tensor in stored.values() if tensor.dtype in BLOCK_BITS)
     packed = {}
     for name, endings in beside.items():
         weight, dtype = name.removesuffix(QUANTO_VALUES), stored[name].dtype

@@ -22,7 +22,36 @@ PREFIX_BYTES = 8
 # The limit of the hub's own client; the header of a Stable Diffusion checkpoint with all its parts has 0.3 MB.
 MAX_HEADER_BYTES = 25_000_000
 
+# GGUF's types, in blocks of 32 to 256 values with scales of their own.
+BLOCK_BITS = {
+    **dict.fromkeys(("Q4_0", "Q4_K", "IQ4_NL", "NVFP4"), 4.5),
+    **dict.fromkeys(("Q3_K", "IQ3_S"), 3.4375),
+    **dict.fromkeys(("IQ2_XXS", "TQ2_0"), 2.0625),
+    **dict.fromkeys(("IQ4_XS", "MXFP4"), 4.25),
+    **dict.fromkeys(("Q5_0", "Q5_K"), 5.5),
+    "Q8_K": 9.125,
+    "Q8_1": 10.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.5625,
+    "Q5_1": 6.0,
+    "Q4_1": 5.0,
+    "Q2_K": 2.625,
+    "Q1_0": 1.125,
+    "IQ3_XXS": 3.0625,
+    "IQ2_S": 2.5625,
+    "IQ2_XS": 2.3125,
+    "IQ1_M": 1.75,
+    "IQ1_S": 1.5625,
+    "TQ1_0": 1.6875,
+}
 _BITS = {
+    **{"Q4_0": 4.5, "Q4_1": 5, "Q5_0": 5.5, "Q5_1": 6, "Q8_0": 8.5, "Q8_1": 10, "Q8_K": 9.125, "Q1_0": 1.125},
+    **{"Q2_K": 2.625, "Q3_K": 3.4375, "Q4_K": 4.5, "Q5_K": 5.5, "Q6_K": 6.5625, "MXFP4": 4.25, "NVFP4": 4.5},
+    **{"IQ1_S": 1.5625, "IQ1_M": 1.75, "IQ2_XXS": 2.0625, "IQ2_XS": 2.3125, "IQ2_S": 2.5625, "IQ3_XXS": 3.0625, "IQ3_S": 3.4375},
+    **{"IQ4_NL": 4.5, "IQ4_XS": 4.25, "TQ1_0": 1.6875, "TQ2_0": 2.0625},
+}
+_BITS = {
+    **BLOCK_BITS,
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
@@ -31,11 +60,11 @@ _BITS = {
     "F4": 4,
 }
 _MAX_SIDE = 1 << 40
-_DAMAGED = "download it again, and compare its size with that on its page"
+DAMAGED = "download it again, and compare its size with that on its page"
 
 
 class TensorSpec(NamedTuple):
-    """One tensor of a checkpoint: its shape, and its dtype as the format writes it ("F16", "BF16")."""
+    """One tensor of a checkpoint: its shape, and its dtype as the format writes it ("F16", "BF16", "Q4_K")."""
 
     shape: Shape
     dtype: str
@@ -49,7 +78,7 @@ class TensorSpec(NamedTuple):
     def bytes(self) -> int | None:
         """Its size; None for a dtype that this version does not know."""
         bits = _BITS.get(self.dtype)
-        return None if bits is None else -(-self.elements * bits // 8)
+        return None if bits is None else int(-(-self.elements * bits // 8))
 
 
 class Header(Struct, frozen=True, kw_only=True):
@@ -83,17 +112,17 @@ def header_length(prefix: bytes, *, what: str, file_bytes: int | None) -> int:
         SourceError: No header is that long, or the file is too short.
     """
     if len(prefix) < PREFIX_BYTES:
-        raise SourceError(f"{what} is not a safetensors file: it has {len(prefix)} bytes", hint=_DAMAGED)
+        raise SourceError(f"{what} is not a safetensors file: it has {len(prefix)} bytes", hint=DAMAGED)
     (length,) = struct.unpack("<Q", prefix[:PREFIX_BYTES])
     if length > MAX_HEADER_BYTES or length < 2:
         raise SourceError(
             f"{what} is not a safetensors file: its header would have {length} bytes",
-            hint=_what_else(prefix) or _DAMAGED,
+            hint=_what_else(prefix) or DAMAGED,
         )
     if file_bytes is not None and PREFIX_BYTES + length > file_bytes:
         raise SourceError(
             f"{what} is cut off: its header has {length} bytes, but only {max(file_bytes - PREFIX_BYTES, 0)} are left for it",
-            hint=_DAMAGED,
+            hint=DAMAGED,
         )
     return int(length)
 
@@ -109,7 +138,7 @@ def parse_header(raw: bytes, *, what: str, file_bytes: int | None) -> Header:
     expected = PREFIX_BYTES + len(raw) + size
     if file_bytes is not None and file_bytes != expected:
         rest = "is cut off" if file_bytes < expected else "is longer than its header says"
-        raise SourceError(f"{what} {rest}: its tensors end at byte {expected}, the file at {file_bytes}", hint=_DAMAGED)
+        raise SourceError(f"{what} {rest}: its tensors end at byte {expected}, the file at {file_bytes}", hint=DAMAGED)
     tensors = {name: TensorSpec(entry.shape, entry.dtype) for name, entry in entries.items()}
     return Header(name=what, tensors=tensors, metadata=metadata, bytes=size)
 
@@ -125,7 +154,7 @@ def merge_headers(headers: Iterable[Header], *, name: str) -> Header:
     for header in headers:
         twice = next((tensor for tensor in header.tensors if tensor in tensors), None)
         if twice is not None:
-            raise SourceError(f"{name}: two of its files contain the tensor {twice!r}", hint=_DAMAGED)
+            raise SourceError(f"{name}: two of its files contain the tensor {twice!r}", hint=DAMAGED)
         tensors |= header.tensors
         size += header.bytes
         files += header.files
@@ -138,7 +167,7 @@ def _decode(raw: bytes, what: str) -> tuple[dict[str, _Entry], dict[str, str]]:
         metadata = msgspec.json.decode(parts.pop("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str] | None)
         entries = {name: msgspec.json.decode(part, type=_Entry) for name, part in parts.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"the header of {what} is damaged: {str(error).partition(chr(10))[0]}", hint=_DAMAGED) from None
+        raise SourceError(f"the header of {what} is damaged: {str(error).partition(chr(10))[0]}", hint=DAMAGED) from None
     return entries, metadata or {}
 
 
@@ -152,7 +181,7 @@ def _check_offsets(entries: Mapping[str, _Entry], what: str) -> int:
         if wrong_shape or begin != position or end < begin or (size is not None and end - begin != size):
             raise SourceError(
                 f"the header of {what} is damaged: {name!r} of shape {list(entry.shape)} in {entry.dtype} cannot be bytes {begin} to {end}",
-                hint=_DAMAGED,
+                hint=DAMAGED,
             )
         position = end
     return position
@@ -160,7 +189,11 @@ def _check_offsets(entries: Mapping[str, _Entry], what: str) -> int:
 
 def _what_else(prefix: bytes) -> str | None:
     """Say what a file is by its first bytes, for types that are often mistaken for this one."""
-    kinds = {b"PK\x03\x04": "a zip archive, as torch.save writes", b"\x80": "a pickle", b"GGUF": "a GGUF file"}
+    kinds = {
+        b"PK\x03\x04": "a zip archive, as torch.save writes",
+        b"\x80": "a pickle",
+        b"GGUF": "a GGUF file, which is read only from a local path",
+    }
     found = next((kind for start, kind in kinds.items() if prefix.startswith(start)), None)
     if found is None and prefix.startswith(b"version "):
         found = "a Git LFS pointer: `git lfs pull` fetches the file itself"

@@ -24,7 +24,7 @@ from unetinspect.unets import class_like, supported_classes
 from unetinspect.units import plural
 
 _CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
-_CHECKPOINT = re.compile(r".*\.safetensors(\.index\.json)?", re.IGNORECASE)
+_CHECKPOINT = re.compile(r".*\.(?:safetensors(?:\.index\.json)?|gguf)", re.IGNORECASE)
 _SHARD = re.compile(r"(.*)-[0-9]{5}-of-[0-9]{5}\.safetensors", re.IGNORECASE)
 _CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
 _GLOB = re.compile(r"[*?\[]")
@@ -173,7 +173,7 @@ def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, Load
 
 
 def find_checkpoints(place: str, note: Callable[[str], None]) -> list[str]:
-    """Return every .safetensors file under a folder, or that a glob matches, sorted; the files of an index are one, the index.
+    """Return every .safetensors and .gguf file under a folder, or that a glob matches, sorted; the files of an index are one, the index.
 
     Raises:
         SourceError: There is no such folder, or no such file in it.
@@ -184,7 +184,7 @@ def find_checkpoints(place: str, note: Callable[[str], None]) -> list[str]:
         path for path in map(str, paths) if not (shard := _SHARD.fullmatch(path)) or f"{shard[1]}{INDEX_SUFFIX}".lower() not in indexes
     ]
     if not found:
-        raise SourceError(f"found no .safetensors file in {place}", hint="other files of weights are not read")
+        raise SourceError(f"found no .safetensors or .gguf file in {place}", hint="other files of weights are not read")
     return found
 
 
@@ -197,7 +197,7 @@ def _search(place: str, names: re.Pattern[str], note: Callable[[str], None]) -> 
 
 def _candidates(place: str, names: re.Pattern[str], note: Callable[[str], None]) -> Iterator[Path]:
     if not place:  # a variable of the shell that is not set; as a path it would be the current folder
-        raise SourceError("the name of a folder is empty", hint="for the current folder: .")
+        raise SourceError("--from needs a folder", hint="for the current folder: --from .")
     whole = Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home
     if os.path.exists(whole):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
         matches = iter([whole])

@@ -9,7 +9,8 @@ from pathlib import Path
 from posixpath import join
 from typing import Any
 
-from unetinspect.checkpoint.safetensors_header import PREFIX_BYTES, Header, header_length, parse_header
+from unetinspect.checkpoint.gguf_header import MAGIC, parse_gguf
+from unetinspect.checkpoint.safetensors_header import MAX_HEADER_BYTES, PREFIX_BYTES, Header, header_length, parse_header
 from unetinspect.errors import SourceError
 from unetinspect.source.parse import parse_mapping, read_file
 
@@ -17,18 +18,18 @@ INDEX_SUFFIX = ".safetensors.index.json"
 
 # What torch writes, in a zip or not. Reading one runs the code in it.
 _PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle")
-_OTHER_WEIGHTS = (".gguf", ".onnx", ".msgpack", ".h5")
+_OTHER_WEIGHTS = (".onnx", ".msgpack", ".h5")
 _TEXTS = (".json", ".yaml", ".yml", ".txt", ".md", ".py")
 _SPECIAL_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
 
 
 def is_weights(path: str) -> bool:
-    """Return whether a path ends as that of a safetensors file, or of an index of several.
+    """Return whether a path ends as that of a safetensors or GGUF file, or of an index of several.
 
     >>> is_weights("unet/x.safetensors"), is_weights("x.safetensors.index.json"), is_weights("x.ckpt")
     (True, True, False)
     """
-    return path.lower().endswith((".safetensors", INDEX_SUFFIX))
+    return path.lower().endswith((".safetensors", ".gguf", INDEX_SUFFIX))
 
 
 def is_file_name(path: str) -> bool:
@@ -41,7 +42,7 @@ def unread_weights(path: str, *, what: str = "", hint: str) -> SourceError | Non
     if path.lower().endswith(_PICKLES):
         return SourceError(f"{what or path} is a pickle; pickles can execute code, so they are never opened", hint=hint)
     if path.lower().endswith(_OTHER_WEIGHTS):
-        return SourceError(f"{what or path} is not a supported weights file: only .safetensors is read", hint=hint)
+        return SourceError(f"{what or path} is not a supported weights file: only .safetensors and .gguf are read", hint=hint)
     return None
 
 
@@ -120,7 +121,7 @@ class Folder(Place):
 
 
 def read_header(file: Path, *, what: str) -> Header | None:
-    """Read the header of a safetensors file: 8 bytes, and then as many as they say. No weight is read, and nothing is mapped.
+    """Read the header of a safetensors file: 8 bytes, and then as many as they say; or of a GGUF file. No weight is used, nothing mapped.
 
     None: there is no such file.
 
@@ -134,7 +135,10 @@ def read_header(file: Path, *, what: str) -> Header | None:
         with open(os.open(file, flags), "rb") as stream:  # noqa: PTH123  a descriptor, not a path
             status = os.fstat(stream.fileno())
             _refuse_special(status.st_mode, what)
-            length = header_length(stream.read(PREFIX_BYTES), what=what, file_bytes=status.st_size)
+            prefix = stream.read(PREFIX_BYTES)
+            if prefix.startswith(MAGIC):
+                return parse_gguf(prefix + stream.read(MAX_HEADER_BYTES), what=what, file_bytes=status.st_size)
+            length = header_length(prefix, what=what, file_bytes=status.st_size)
             raw = stream.read(length)
     except FileNotFoundError:
         return None
