@@ -163,7 +163,6 @@ NO_CLASS_OF_OURS = {
     "ControlNetXSAdapter": "it runs inside a UNet alone: trace the UNetControlNetXSModel",
     "InteractDiffusionUNet2DConditionModel": "if it is a UNet2DConditionModel with additions, that one is traced without them; supported:",
     "UNet2DConditonModel": "did you mean UNet2DConditionModel? supported:",
-    "AutoencoderKL": "supported:",
 }
 
 
@@ -419,6 +418,25 @@ def test_a_class_that_cannot_be_traced_says_which_one_can(name: str) -> None:
 
     assert raised.value.message == f"{name} is not a UNet class that can be traced"
     assert (raised.value.hint or "").startswith(NO_CLASS_OF_OURS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("FluxTransformer2DModel", "a diffusion transformer"),
+        ("SD3Transformer2DModel", "a diffusion transformer"),
+        ("HunyuanDiT2DModel", "a diffusion transformer"),
+        ("AutoencoderKLWan", "a VAE"),
+        ("CLIPTextModel", "a text encoder"),
+        ("DDIMScheduler", "a scheduler"),
+    ],
+)
+def test_a_model_of_another_kind_is_named_for_what_it_is(name: str, what: str) -> None:
+    """It is no misspelled UNet."""
+    with pytest.raises(ConfigError) as raised:
+        trace({"_class_name": name}, device="meta")
+
+    assert raised.value.message == f"{name} is {what}, not a UNet"
 
 
 def test_a_misspelled_class_in_a_folder_is_noted(tmp_path: Path) -> None:

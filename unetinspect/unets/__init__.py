@@ -6,6 +6,7 @@ A new class is one subclass of `Builder` in a file beside this one; `builder_for
 from __future__ import annotations
 
 import pkgutil
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
@@ -55,6 +56,17 @@ def _subclasses(of: type[Builder]) -> Iterator[type[Builder]]:
         yield from _subclasses(subclass)
 
 
+# What classes are that are no UNets, by their names.
+_OTHER_MODELS = {
+    r"Transformer(?:[123]D)?Model$|DiT(?:2D)?Model$": "a diffusion transformer",
+    r"^(?:Asymmetric|Consistency)?Autoencoder|^VQModel$|VAE": "a VAE",
+    r"TextModel|T5\w*Model$|^Llama|^Qwen|^Gemma": "a text encoder",
+    r"VisionModel": "an image encoder",
+    r"Scheduler$": "a scheduler",
+    r"Pipeline$": "a pipeline",
+}
+
+
 def supported_classes() -> list[str]:
     """Return the names of the classes that can be traced, in alphabetical order."""
     return sorted(_builders())
@@ -78,6 +90,8 @@ def builder_for(class_name: Any) -> Builder:
         raise ConfigError("the config has no _class_name, so its UNet class is unknown", hint=f"add a _class_name: {supported}")
     name = str(class_name)
     like = class_like(name)
+    if what := next((what for word, what in _OTHER_MODELS.items() if re.search(word, name)), None):
+        raise ConfigError(f"{name} is {what}, not a UNet", hint="`unetinspect models --classes` lists the classes that can be traced")
     if name not in _INSTEAD:
         like += f"{' ' if like.endswith('?') else '; ' if like else ''}supported: {supported}"
     raise ConfigError(f"{name} is not a UNet class that can be traced", hint=like)
