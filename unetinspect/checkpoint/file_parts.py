@@ -67,12 +67,12 @@ _SIGNATURES: tuple[tuple[Content, Layout | None, str | None, str], ...] = (
     ("transformer", "original", "SD3Transformer2DModel", "joint_blocks"),
     ("transformer", "original", "AuraFlowTransformer2DModel", "double_layers"),
     ("transformer", "original", "LTXVideoTransformer3DModel", "patchify_proj"),
-    ("transformer", "diffusers", "FluxTransformer2DModel", "single_transformer_blocks x_embedder"),
+    ("transformer", "diffusers", "FluxTransformer2DModel", "single_transformer_blocks x_embedder .text_embedder !.token_refiner"),
     ("transformer", "diffusers", "AuraFlowTransformer2DModel", "joint_transformer_blocks"),
     ("transformer", "diffusers", "SD3Transformer2DModel", "context_embedder pos_embed"),
-    ("transformer", "diffusers", "PixArtTransformer2DModel", "caption_projection adaln_single pos_embed"),
-    ("transformer", "diffusers", None, "single_transformer_blocks|caption_projection|adaln_single|context_embedder|patch_embed"),
-    ("transformer", "diffusers", None, "transformer_blocks"),
+    ("transformer", "diffusers", "PixArtTransformer2DModel", ".resolution_embedder caption_projection adaln_single pos_embed"),
+    ("transformer", "diffusers", None, "single_transformer_blocks|caption_projection|adaln_single|context_embedder"),
+    ("transformer", "diffusers", None, "transformer_blocks|visual_transformer_blocks"),
     ("transformer", "original", None, "cap_embedder|y_embedder|x_embedder|patch_embedding"),
     ("vae", "diffusers", "AutoencoderKL", "decoder|encoder .down_blocks|.up_blocks .conv_in|quant_conv"),
     ("vae", "original", None, "decoder|encoder .down|.up|.layers .conv_in|quant_conv"),
@@ -161,8 +161,10 @@ def _derived_prefixes(names: Collection[str]) -> list[tuple[str, str | None]]:
     for prefix in sorted(islice(dict.fromkeys(ends), _MOST_PREFIXES), key=len, reverse=True):
         content = kind_of(name[len(prefix) :] for name in names if name.startswith(prefix)).content
         if content in ("unet", "controlnet"):
-            known = dict(PREFIXES).get(prefix)
-            found.append((prefix, known or ("ema" if "ema" in re.split(r"[._]", prefix.lower()) else None)))
+            words = re.split(r"[._]", prefix.lower())
+            # A consistency model's VAE has a UNet as its decoder.
+            named = "ema" if "ema" in words else "vae" if "decoder" in words else None
+            found.append((prefix, dict(PREFIXES).get(prefix, named)))
     return found
 
 
