@@ -31,10 +31,14 @@ _Line = dict[str, int | Shape]
 _WITHOUT_DOTS = re.compile(r"(?:(?:down|up)_blocks|mid_block)_")
 
 
-@cache
 def tensors_of(model: str) -> Mapping[str, Shape]:
-    """Return the shape of each tensor in the state dict of a catalog model, by its name."""
-    return dict(_expanded(_models()[model], ""))
+    """Return the shape of each tensor in the state dict of a catalog model, by its name; one and the same for models that have the same."""
+    return _tensors_at(_models()[model])
+
+
+@cache
+def _tensors_at(line: int) -> Mapping[str, Shape]:
+    return dict(_expanded(line, ""))
 
 
 def find_tensor(model: str, name: str) -> Shape | None:
@@ -97,7 +101,17 @@ def having(pattern: str, axes: Mapping[int, int]) -> dict[str, list[str]]:
 @cache
 def _other_names(model: str) -> dict[str, Shape]:
     """Return the tensors of a model by their names without dots, in diffusers' layout and the original one."""
-    return {flat: tensors_of(model)[name] for flat, (name, _) in flat_names(tensors_of(model)).items()}
+    return {flat: tensors_of(model)[name] for flat, (name, _) in flat_names_of(model).items()}
+
+
+def flat_names_of(model: str) -> Mapping[str, tuple[str, str]]:
+    """Return the `flat_names` of a catalog model."""
+    return _flat_names_at(_models()[model])
+
+
+@cache
+def _flat_names_at(line: int) -> Mapping[str, tuple[str, str]]:
+    return flat_names(_tensors_at(line))
 
 
 def flat_names(tensors: Collection[str]) -> dict[str, tuple[str, str]]:

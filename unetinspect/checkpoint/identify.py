@@ -8,6 +8,7 @@ from typing import Any
 from unetinspect.checkpoint.adapters import Adapter, find_adapter, quoted
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, find_parts
 from unetinspect.checkpoint.infer import Inferred, count_params, infer_config
+from unetinspect.checkpoint.lora import find_lora
 from unetinspect.checkpoint.original_layout import diffusers_tensors
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
 from unetinspect.record import Checkpoint, CheckpointPart
@@ -44,7 +45,7 @@ _LONGEST = 80
 def identify(header: Header) -> Checkpoint:
     """Say what a checkpoint is, from the names and shapes of its tensors; never fails: what is not known is "unknown"."""
     parts: Sequence[Part] = ()
-    if (adapter := find_adapter(header.tensors)) is not None:
+    if (adapter := find_adapter(header.tensors) or find_lora(header)) is not None:
         found = _adapter_fields(header, adapter)
     else:
         parts = find_parts(header.tensors)
@@ -174,12 +175,12 @@ def _adapter_fields(header: Header, adapter: Adapter) -> dict[str, Any]:
     for name, part in adapter.parts.items():
         groups.setdefault(part, {})[name] = header.tensors[name]
     family = f" for {adapter.family}" if adapter.family else ""
-    where = joined(_PART_WORDS.get(name, name) for name in groups)
-    detail = f" ({', '.join(filter(None, (adapter.variant, where)))})" if adapter.content == "lora" else ""
     return {
         "content": adapter.content,
         "family": adapter.family,
-        "summary": f"{CONTENT_WORDS[adapter.content]}{detail}{family}, {_dtype(header.tensors.values())}",
+        "models": adapter.models,
+        "lora": adapter.lora,
+        "summary": f"{adapter.summary or CONTENT_WORDS[adapter.content] + family}, {_dtype(header.tensors.values())}",
         "parts": tuple(_part_record(name, _common_prefix(tensors), tensors) for name, tensors in groups.items()),
         "evidence": adapter.evidence,
         "untold": adapter.untold,

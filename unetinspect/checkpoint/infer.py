@@ -23,7 +23,7 @@ _ALWAYS = (
     *("layers_per_block", "cross_attention_dim", "attention_head_dim", "norm_num_groups"),
 )
 # The models that a structure is known by: of several with the same one they come first, the others in the catalog's order.
-_KNOWN_FIRST = ("sd15", "sd14", "sdxl", "sd21", "sd21-base", "sd15-inpaint", "instruct-pix2pix", "ddpm-cat-256", "audioldm-s-full-v2")
+KNOWN_FIRST = ("sd15", "sd14", "sdxl", "sd21", "sd21-base", "sd15-inpaint", "instruct-pix2pix", "ddpm-cat-256", "audioldm-s-full-v2")
 # Keys of a structure that are compared as they are.
 _COMPARED = (
     *("in_channels", "out_channels", "block_out_channels", "mid_block_type", "resnet_time_scale_shift", "time_embedding_type"),
@@ -124,7 +124,7 @@ def _class_of(unet: Structure, tree: TensorTree) -> str:
 
 def _models_of_class(entries: Iterable[Entry], class_name: str | None, params: int) -> list[Entry]:
     fitting = [entry for entry in entries if entry.class_name == class_name and entry.params == params]
-    rank = {name: index for index, name in enumerate(_KNOWN_FIRST)}
+    rank = {name: index for index, name in enumerate(KNOWN_FIRST)}
     return sorted(fitting, key=lambda entry: rank.get(entry.name, len(rank)))  # a stable sort: ties keep the catalog's order
 
 

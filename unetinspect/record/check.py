@@ -105,7 +105,7 @@ class SizeCheck(Struct, frozen=True, kw_only=True):
 
 
 class WeightsCheck(Struct, frozen=True, kw_only=True):
-    """How a checkpoint fits a UNet.
+    """How a checkpoint fits a UNet; of a LoRA, layers are counted instead of tensors.
 
     Attributes:
         name: The checkpoint.
@@ -116,6 +116,7 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
         unexpected: Tensors that the UNet does not have.
         mismatched: Tensors of another shape.
         fits: Models of the catalog that it fits.
+        summary: What a LoRA is, and how much of it matches; None: it is no LoRA.
     """
 
     name: str
@@ -126,6 +127,7 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
     unexpected: int
     mismatched: int
     fits: tuple[str, ...] = ()
+    summary: str | None = None
 
 
 class Expectation(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from posixpath import join
 from typing import Any
 
-from unetinspect.checkpoint.safetensors_header import PREFIX_BYTES, Header, header_length, parse_header
+from unetinspect.checkpoint.safetensors_header import PREFIX_BYTES, Header, header_length, parse_header, read_alphas
 from unetinspect.errors import SourceError
 from unetinspect.source.parse import parse_mapping, read_file
 
@@ -120,7 +120,7 @@ class Folder(Place):
 
 
 def read_header(file: Path, *, what: str) -> Header | None:
-    """Read the header of a safetensors file: 8 bytes, and then as many as they say. No weight is read, and nothing is mapped.
+    """Read the header of a safetensors file: 8 bytes, and then as many as they say. Of weights, only a LoRA's alphas are read.
 
     None: there is no such file.
 
@@ -136,14 +136,14 @@ def read_header(file: Path, *, what: str) -> Header | None:
             _refuse_special(status.st_mode, what)
             length = header_length(stream.read(PREFIX_BYTES), what=what, file_bytes=status.st_size)
             raw = stream.read(length)
+            if len(raw) < length:
+                raise SourceError(f"{what} became shorter while it was read", hint="wait until it is written")
+            return read_alphas(parse_header(raw, what=what, file_bytes=status.st_size), stream)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "invalid file name"
         raise SourceError(f"{what} cannot be read: {why.lower()}", hint="check that you may read it") from None
-    if len(raw) < length:
-        raise SourceError(f"{what} became shorter while it was read", hint="wait until it is written")
-    return parse_header(raw, what=what, file_bytes=status.st_size)
 
 
 def _refuse_special(mode: int, what: str) -> None:
