@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from unetinspect.checkpoint.safetensors_header import TensorSpec
+from unetinspect.record import Shape
 from unetinspect.record.checkpoint import Content, Lora
 from unetinspect.units import format_shape, plural
 
 # The width of the text embeddings of each family.
 FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 _EMBEDDINGS = ("emb_params", "string_to_param", "clip_l", "clip_g", "t5xxl")
+_IP_KEY = re.compile(r"(?:ip_adapter\.|adapter_modules\.)?([0-9]{1,4})\.(to_[kv]_ip)\.weight")
+_IMAGE_PROJECTION = re.compile(r"(?:image_proj|image_proj_model|proj_model)\.(.+)")
+# A tensor of the image projection, the kind of IP-Adapter that it shows, and the tensor that shows how many tokens it makes.
+_PROJECTIONS = (
+    ("proj.weight", "", "proj.weight"),
+    ("proj.3.weight", "Full", ""),
+    ("perceiver_resampler.proj_in.weight", "FaceID Plus", "proj.2.weight"),
+    ("norm.weight", "FaceID", "proj.2.weight"),
+    ("latents", "Plus", "latents"),
+)
 _IP_ADAPTER = {"image_proj", "ip_adapter", "image_proj_model", "adapter_modules", "unet", "proj_model"}
 
 
@@ -67,21 +80,62 @@ def _textual_inversion(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     )
 
 
-def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
+class IpAdapter(NamedTuple):
+    """What an IP-Adapter's file has for a UNet.
+
+    Attributes:
+        kind: "IP-Adapter", "IP-Adapter Plus" and the like, by how it projects the image.
+        tokens: How many tokens it makes of an image, None where the file does not show it.
+        weights: The shapes of its keys and values, named as the ports of a UNet are: "1.to_k_ip".
+    """
+
+    kind: str
+    tokens: int | None
+    weights: dict[str, Shape]
+
+    @property
+    def width(self) -> int | None:
+        """The width of its image tokens."""
+        return next((shape[1] for shape in self.weights.values() if len(shape) == 2), None)
+
+
+def read_ip_adapter(tensors: Mapping[str, TensorSpec]) -> IpAdapter | None:
+    """Return what an IP-Adapter's file has, None if it is another file.
+
+    Source: `_convert_ip_adapter_image_proj_to_diffusers` of diffusers' loaders, for the kinds of image projection.
+    """
     tops = {name.partition(".")[0] for name in tensors}
-    if not tops or not tops <= _IP_ADAPTER:
+    weights = {f"{key[1]}.{key[2]}": tensors[name].shape for name in tensors if (key := _IP_KEY.fullmatch(name))}
+    if not tops or not all(top in _IP_ADAPTER or top.isdigit() for top in tops) or not (weights or tops & {"image_proj", "ip_adapter"}):
         return None
-    keys = {name: tensor for name, tensor in tensors.items() if name.endswith(".to_k_ip.weight") and len(tensor.shape) == 2}
-    if not keys and not tops & {"image_proj", "ip_adapter"}:
+    image = {inside[1]: tensor.shape for name, tensor in tensors.items() if (inside := _IMAGE_PROJECTION.fullmatch(name))}
+    kind, last = next((row[1:] for row in _PROJECTIONS if row[0] in image), ("", ""))
+    found = IpAdapter(f"IP-Adapter {kind}".strip(), None, weights)
+    values = image.get(last, ())
+    if last == "latents" and len(values) == 3:
+        return found._replace(tokens=values[1])
+    return found._replace(tokens=values[0] // found.width) if values and found.width else found
+
+
+def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
+    found = read_ip_adapter(tensors)
+    if found is None:
         return None
     evidence = f"{next(iter(tensors))!r} is an IP-Adapter tensor"
-    if keys:
-        name, tensor = next(iter(keys.items()))
-        evidence = f"{quoted(name, tensor)}: {tensor.shape[1]}-dim image tokens for {plural(len(keys), 'cross-attention layer')}"
+    layers = sum(name.endswith("to_k_ip") for name in found.weights)
+    if found.width:
+        name, tensor = next((name, tensor) for name, tensor in tensors.items() if name.endswith(".to_k_ip.weight"))
+        evidence = f"{quoted(name, tensor)}: {found.width}-dim image tokens for {plural(layers, 'cross-attention layer')}"
+    family = _family_of({shape[1] for shape in found.weights.values() if len(shape) == 2})
+    has = [f"{found.tokens} image tokens"] if found.tokens else []
+    has += [plural(layers, "cross-attention layer")] if layers else []
+    has += ["a LoRA"] if any("_lora." in name for name in tensors) else []
+    details = f" ({', '.join(has)})" if has else ""
     return Adapter(
         content="ip_adapter",
-        family=_family_of({tensor.shape[1] for tensor in keys.values()}),
-        parts={name: "image_proj" if name.startswith(("image_proj", "proj_model")) else "unet" for name in tensors},
+        summary=f"an {found.kind}{details}{f' for {family}' if family else ''}",
+        family=family,
+        parts={name: "image_proj" if _IMAGE_PROJECTION.fullmatch(name) else "unet" for name in tensors},
         evidence=(evidence,),
     )
 
