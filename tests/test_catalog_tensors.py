@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from unetinspect import catalog_tensors
 from unetinspect.catalog import load_catalog
-from unetinspect.catalog_tensors import CATALOG_TENSORS, having, tensors_of
+from unetinspect.checkpoint import catalog_tensors
+from unetinspect.checkpoint.catalog_tensors import CATALOG_TENSORS, having, tensors_of
 from unetinspect.run.build import build_unet
 from unetinspect.run.resolve import resolve_config
 
@@ -98,6 +98,7 @@ def test_models_are_found_by_an_axis(pattern: str, axes: dict[int, int]) -> None
 
 def test_reading_imports_no_torch() -> None:
     """What explains errors starts without torch."""
-    code = "import sys; from unetinspect.catalog_tensors import having; assert having('*', {0: 4}); sys.exit('torch' in sys.modules)"
+    imported = "import sys; from unetinspect.checkpoint.catalog_tensors import having"
+    code = f"{imported}; assert having('*', {{0: 4}}); sys.exit('torch' in sys.modules)"
 
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

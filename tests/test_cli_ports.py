@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.checkpoints import header_of, write_checkpoint
 from tests.kinds_plugs import CONTROLNET
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, traced
@@ -34,10 +35,10 @@ def run(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, config in files.items():
         Path(f"{name}.json").write_text(json.dumps(config))
 
-    def run(*arguments: str) -> str:
-        code, out, err = cli(*arguments, "--device", "meta")
+    def run(*arguments: str, code: int = 0) -> str:
+        found, out, err = cli(*arguments, "--device", "meta")
 
-        assert (code, err) == (0, "")
+        assert (found, err) == (code, "")
         return str(out)
 
     return run
@@ -84,10 +85,44 @@ def test_a_controlnet_that_fits_gets_that_verdict(run: Any) -> None:
     ],
 )
 def test_one_that_does_not_fit_is_described(run: Any, unet: str, controlnet: str, lines: list[str]) -> None:
-    """Which tensors, with both shapes; a text of another width is one of them; missing residuals are one line. Exit 0."""
-    out = run("ports", unet, "--with", controlnet)
+    """Which tensors, with both shapes; a text of another width is one of them; missing residuals are one line. Exit 1."""
+    out = run("ports", unet, "--with", controlnet, code=1)
 
     assert all(line in out for line in lines)
+
+
+def ip_adapter(width: int, tokens: int, layers: int = 3) -> dict[str, tuple[int, ...]]:
+    """Return an IP-Adapter Plus for the small UNet, whose cross-attention layers have 64 channels, in the order of `attn_processors`."""
+    weights = {f"ip_adapter.{2 * layer + 1}.{name}.weight": (64, width) for layer in range(layers) for name in ("to_k_ip", "to_v_ip")}
+    return {"image_proj.latents": (1, tokens, width), "image_proj.proj_in.weight": (width, 1280), **weights}
+
+
+def test_an_ip_adapter_that_fits_has_the_widths_of_every_layer(run: Any) -> None:
+    """Each key against its layer, tokens of any number against the width of the text; its kind is shown by its image projection."""
+    document = json.loads(run("ports", "unet.json", "--json"))
+    weights = {port["name"]: tuple(port["shape"]) for port in document["ports"] if port["kind"] == "ip-adapter" and "." in port["name"]}
+    named = {f"ip_adapter.{name}.weight": shape for name, shape in weights.items()}
+    write_checkpoint(Path("ip.safetensors"), header_of({**ip_adapter(24, 16, 0), **named}))
+    out = run("ports", "unet.json", "--with", "ip.safetensors")
+    fit = json.loads(run("ports", "unet.json", "--with", "ip.safetensors", "--json"))["fit"]
+
+    assert out.splitlines()[-1] == f"ip.safetensors (IP-Adapter Plus) fits unet.json: all {len(weights) + 1} shapes match"
+    assert (fit["fits"], fit["class_name"]) == (True, "IP-Adapter Plus")
+    assert {row["name"]: tuple(row["given"]) for row in fit["rows"]} == {**weights, "image_tokens": (2, 16, 24)}
+
+
+def test_an_ip_adapter_that_does_not_fit_is_described(run: Any, cli: Any) -> None:
+    """Another width, another number of layers; a UNet without ports for it; elsewhere than in `ports`, the hint leads there."""
+    write_checkpoint(Path("ip.safetensors"), header_of(ip_adapter(40, 4, 20)))
+    out = run("ports", "unet.json", "--with", "ip.safetensors", code=1)
+    takes = json.loads(run("ports", "unet.json", "--json"))["totals"]["attention"]["cross"]
+
+    assert f"to_k_ip: unet.json takes {takes}, ip.safetensors gives 20; unmatched: {2 * takes + 1}, " in out
+    assert "image_tokens is (2, 4, 40); the UNet expects (2, 4, 24)" in out
+    assert "has no port" in run("ports", "plain.json", "--with", "ip.safetensors", code=1)
+    code, _, err = cli("skips", "unet.json", "--with", "ip.safetensors")
+    assert code == 3
+    assert "`unetinspect ports MODEL --with FILE` checks whether an IP-Adapter fits a UNet" in err
 
 
 def test_a_unet_without_ports_has_no_table(run: Any) -> None:

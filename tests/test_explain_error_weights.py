@@ -16,7 +16,7 @@ from torch import nn
 from tests.test_explain_error_genuine import explained, raised_by, unet
 from tests.tiny import some
 from unetinspect.catalog import load_catalog
-from unetinspect.catalog_tensors import tensors_of
+from unetinspect.checkpoint.catalog_tensors import tensors_of
 from unetinspect.errors import UsageError
 from unetinspect.explain import explain_error
 from unetinspect.record import ErrorExplanation

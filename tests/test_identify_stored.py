@@ -330,7 +330,7 @@ def test_a_named_file_that_cannot_be_read_is_an_error_after_the_others(cli: Any,
     assert err.splitlines()[-2].startswith("error: damaged.safetensors is not a safetensors file")
     assert cli("identify", "dam*")[0] == 3
     assert cli("identify", "no*.safetensors")[:2] == (3, "")
-    assert "found no .safetensors file in old*" in cli("identify", "old*")[2]
+    assert "found no .safetensors or .gguf file in old*" in cli("identify", "old*")[2]
 
 
 def gguf_file(path: Path, shapes: Shapes, kind: str, prefix: str = "", version: str = "") -> Path:

@@ -19,7 +19,7 @@ LEFT = ("check", "observe", "profile", "run")
 # The rooms of the package in the order in which data flows: each imports only those before it.
 ROOMS = (
     *(("deferred_imports", "errors", "terminal", "units", "version"), ("streams",), ("record",), ("catalog",), ("unets",)),
-    *(("checkpoint",), ("catalog_tensors", "source"), ("observe",), ("run",), ("naming",), ("check", "compare", "explain", "profile")),
+    *(("checkpoint",), ("source",), ("observe",), ("run",), ("naming",), ("check", "compare", "explain", "profile")),
     *(("views",), ("drawing",), ("api",), ("cli",), ("__init__",), ("__main__",)),
 )
 # Two methods of a record draw it, and where a checkpoint is MODEL, its tensors are compared with those of the UNet.

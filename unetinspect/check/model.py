@@ -10,9 +10,10 @@ import msgspec
 import torch
 from msgspec.structs import replace
 
+from unetinspect.check.adapter_weights import compare_lora
 from unetinspect.check.config import find_in_config
 from unetinspect.check.effects import Probes
-from unetinspect.check.weights import compare_weights
+from unetinspect.check.weights import compare_weights, tensor_shapes
 from unetinspect.errors import ConfigError, UsageError, nearest_names
 from unetinspect.record import SCHEMA, Check, Envelope, Expectation, Finding, NearSize, SizeCheck, Trace, WeightsCheck
 from unetinspect.run.build import build_unet
@@ -106,6 +107,8 @@ def _of_weights(config: ResolvedConfig, weights: LoadedWeights | None, *, name: 
     if weights is None:
         return None, ()
     unet = build_unet(config, device=torch.device("meta"), dtype=torch.float32, name=name)
+    if weights.checkpoint.lora is not None:
+        return compare_lora(name, tensor_shapes(unet), weights.header, weights.checkpoint, weights.checkpoint.lora)
     report = compare_weights(unet, config.values, weights.header, weights.checkpoint)
     return report.check, report.findings
 

@@ -198,7 +198,7 @@ def split_extras(placed: Iterable[Placed]) -> tuple[list[Finding], list[Placed]]
     return [_group_finding(kind, group) for (_, kind), group in apart.items()], left
 
 
-def group_by_module(placed: Iterable[Placed]) -> list[Finding]:
+def group_by_module(placed: Iterable[Placed], *, noun: str = "tensor") -> list[Finding]:
     """Return a finding for each pattern of modules, one for what is in down blocks, the mid block and up blocks alike."""
     findings: list[Finding] = []
     for kind in KINDS:
@@ -207,7 +207,7 @@ def group_by_module(placed: Iterable[Placed]) -> list[Finding]:
             if item.difference.kind == kind:
                 in_stage = re.sub(r"^(?:(?:down_blocks|up_blocks)\.\*|mid_block)\.", "", item.pattern)
                 groups.setdefault(in_stage, []).append(item)
-        findings += [_group_finding(kind, group) for group in _fewer(groups)]
+        findings += [_group_finding(kind, group, noun) for group in _fewer(groups)]
     return findings
 
 
@@ -225,13 +225,13 @@ def _fewer(groups: dict[str, list[Placed]]) -> Iterable[list[Placed]]:
     return largest if len(largest) <= _MOST_GROUPS else [*largest[: _MOST_GROUPS - 1], rest]
 
 
-def _group_finding(kind: Kind, group: Sequence[Placed]) -> Finding:
+def _group_finding(kind: Kind, group: Sequence[Placed], noun: str = "tensor") -> Finding:
     where = tuple(dict.fromkeys(item.pattern for item in group))
     differences = [item.difference for item in group]
     extra = _shared_extra(differences)
     names = visible(", ".join(where[:EXAMPLES]))
     names += f" and {len(where) - EXAMPLES} more" if len(where) > EXAMPLES else ""
-    tensors, one = plural(len(group), "tensor"), len(group) == 1
+    tensors, one = plural(len(group), noun), len(group) == 1
     if kind == "mismatched":
         what = f"{tensors} {'has' if one else 'have'} a different shape: {names}{_shapes(differences)}"
     else:

@@ -1,32 +1,31 @@
-"""Small files that go with a UNet: LoRAs, IP-Adapters, embeddings of textual inversion; and the family that they were trained for."""
+"""Small files that go with a UNet, LoRAs aside: IP-Adapters, embeddings of textual inversion; and what they were trained for."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from msgspec import Struct
 
-from unetinspect.checkpoint.affixes import LONGEST_ENDING, LORA_EXTRAS, LORA_MATRIX, TEXT_ENCODER
 from unetinspect.checkpoint.safetensors_header import TensorSpec
-from unetinspect.record.checkpoint import Content
+from unetinspect.record import Shape
+from unetinspect.record.checkpoint import Content, Lora
 from unetinspect.units import format_shape, plural
 
 # The width of the text embeddings of each family.
 FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
-_LYCORIS = {"hada": "LyCORIS LoHa", "lokr": "LyCORIS LoKr", "oft": "OFT", "ia3": "LyCORIS IA3"}
-# How the names of matrices end that a layer's input goes through first: (rank, channels in).
-_FIRST = ("down", "_A")
-_FAMILY_WORDS = {
-    "double_blocks": "FLUX.1",
-    "single_transformer_blocks": "FLUX.1",
-    "joint_blocks": "Stable Diffusion 3",
-    "add_k_proj": "Stable Diffusion 3",
-    "lora_te2_": "Stable Diffusion XL",
-    "text_encoder_2": "Stable Diffusion XL",
-}
 _EMBEDDINGS = ("emb_params", "string_to_param", "clip_l", "clip_g", "t5xxl")
+_IP_KEY = re.compile(r"(?:ip_adapter\.|adapter_modules\.)?([0-9]{1,4})\.(to_[kv]_ip)\.weight")
+_IMAGE_PROJECTION = re.compile(r"(?:image_proj|image_proj_model|proj_model)\.(.+)")
+# A tensor of the image projection, the kind of IP-Adapter that it shows, and the tensor that shows how many tokens it makes.
+_PROJECTIONS = (
+    ("proj.weight", "", "proj.weight"),
+    ("proj.3.weight", "Full", ""),
+    ("perceiver_resampler.proj_in.weight", "FaceID Plus", "proj.2.weight"),
+    ("norm.weight", "FaceID", "proj.2.weight"),
+    ("latents", "Plus", "latents"),
+)
 _IP_ADAPTER = {"image_proj", "ip_adapter", "image_proj_model", "adapter_modules", "unet", "proj_model"}
 
 
@@ -35,7 +34,9 @@ class Adapter(Struct, frozen=True, kw_only=True):
 
     Attributes:
         content: What it is.
-        variant: "LyCORIS LoHa" and the like; "" for the usual one.
+        summary: What it is in a phrase; "": its content and family say it all.
+        models: The models of the catalog that it fits.
+        lora: What it changes, if it is a LoRA.
         family: What it was trained for, as the catalog calls it; None where widths do not show it.
         parts: The part of each tensor, by its name.
         evidence: What shows it, a sentence each.
@@ -43,7 +44,9 @@ class Adapter(Struct, frozen=True, kw_only=True):
     """
 
     content: Content
-    variant: str = ""
+    summary: str = ""
+    models: tuple[str, ...] = ()
+    lora: Lora | None = None
     family: str | None
     parts: dict[str, str]
     evidence: tuple[str, ...]
@@ -52,7 +55,7 @@ class Adapter(Struct, frozen=True, kw_only=True):
 
 def find_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     """Say whether a file is an adapter, and for what."""
-    return _textual_inversion(tensors) or _ip_adapter(tensors) or _lora(tensors)
+    return _textual_inversion(tensors) or _ip_adapter(tensors)
 
 
 def quoted(name: str, tensor: TensorSpec) -> str:
@@ -77,80 +80,64 @@ def _textual_inversion(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     )
 
 
-def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
+class IpAdapter(NamedTuple):
+    """What an IP-Adapter's file has for a UNet.
+
+    Attributes:
+        kind: "IP-Adapter", "IP-Adapter Plus" and the like, by how it projects the image.
+        tokens: How many tokens it makes of an image, None where the file does not show it.
+        weights: The shapes of its keys and values, named as the ports of a UNet are: "1.to_k_ip".
+    """
+
+    kind: str
+    tokens: int | None
+    weights: dict[str, Shape]
+
+    @property
+    def width(self) -> int | None:
+        """The width of its image tokens."""
+        return next((shape[1] for shape in self.weights.values() if len(shape) == 2), None)
+
+
+def read_ip_adapter(tensors: Mapping[str, TensorSpec]) -> IpAdapter | None:
+    """Return what an IP-Adapter's file has, None if it is another file.
+
+    Source: `_convert_ip_adapter_image_proj_to_diffusers` of diffusers' loaders, for the kinds of image projection.
+    """
     tops = {name.partition(".")[0] for name in tensors}
-    if not tops or not tops <= _IP_ADAPTER:
+    weights = {f"{key[1]}.{key[2]}": tensors[name].shape for name in tensors if (key := _IP_KEY.fullmatch(name))}
+    if not tops or not all(top in _IP_ADAPTER or top.isdigit() for top in tops) or not (weights or tops & {"image_proj", "ip_adapter"}):
         return None
-    keys = {name: tensor for name, tensor in tensors.items() if name.endswith(".to_k_ip.weight") and len(tensor.shape) == 2}
-    if not keys and not tops & {"image_proj", "ip_adapter"}:
+    image = {inside[1]: tensor.shape for name, tensor in tensors.items() if (inside := _IMAGE_PROJECTION.fullmatch(name))}
+    kind, last = next((row[1:] for row in _PROJECTIONS if row[0] in image), ("", ""))
+    found = IpAdapter(f"IP-Adapter {kind}".strip(), None, weights)
+    values = image.get(last, ())
+    if last == "latents" and len(values) == 3:
+        return found._replace(tokens=values[1])
+    return found._replace(tokens=values[0] // found.width) if values and found.width else found
+
+
+def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
+    found = read_ip_adapter(tensors)
+    if found is None:
         return None
     evidence = f"{next(iter(tensors))!r} is an IP-Adapter tensor"
-    if keys:
-        name, tensor = next(iter(keys.items()))
-        evidence = f"{quoted(name, tensor)}: {tensor.shape[1]}-dim image tokens for {plural(len(keys), 'cross-attention layer')}"
+    layers = sum(name.endswith("to_k_ip") for name in found.weights)
+    if found.width:
+        name, tensor = next((name, tensor) for name, tensor in tensors.items() if name.endswith(".to_k_ip.weight"))
+        evidence = f"{quoted(name, tensor)}: {found.width}-dim image tokens for {plural(layers, 'cross-attention layer')}"
+    family = _family_of({shape[1] for shape in found.weights.values() if len(shape) == 2})
+    has = [f"{found.tokens} image tokens"] if found.tokens else []
+    has += [plural(layers, "cross-attention layer")] if layers else []
+    has += ["a LoRA"] if any("_lora." in name for name in tensors) else []
+    details = f" ({', '.join(has)})" if has else ""
     return Adapter(
         content="ip_adapter",
-        family=_family_of({tensor.shape[1] for tensor in keys.values()}),
-        parts={name: "image_proj" if name.startswith(("image_proj", "proj_model")) else "unet" for name in tensors},
+        summary=f"an {found.kind}{details}{f' for {family}' if family else ''}",
+        family=family,
+        parts={name: "image_proj" if _IMAGE_PROJECTION.fullmatch(name) else "unet" for name in tensors},
         evidence=(evidence,),
     )
-
-
-def _lora(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
-    matrices = {name: found[1] for name in tensors if (found := LORA_MATRIX.search(name[-LONGEST_ENDING:]))}
-    counted = [name for name in tensors if not name.endswith(LORA_EXTRAS)]
-    if not matrices or 2 * len(matrices) < len(counted):
-        return None
-    kind = Counter(matrix.partition("_")[0] for matrix in matrices.values()).most_common(1)[0][0]
-    variant = _LYCORIS.get(kind, "")
-    family, why = _trained_for(tensors, matrices)
-    first, matrix = next(iter(matrices.items()))
-    what = f"{first!r} is a {variant or 'LoRA'} tensor"
-    if not variant and len(tensors[first].shape) > 1:
-        rank = tensors[first].shape[0 if matrix.endswith(_FIRST) else 1]
-        what = f"{quoted(first, tensors[first])}: a LoRA matrix of rank {rank}"
-    return Adapter(
-        content="lora",
-        variant=variant,
-        family=family,
-        parts={name: _lora_part(name, family) for name in tensors},
-        evidence=(what, *why),
-        untold=() if family else ("base model unknown: none of its layers reads text embeddings",),
-    )
-
-
-def _lora_part(name: str, family: str | None) -> str:
-    if TEXT_ENCODER.match(name):
-        return "text_encoder"
-    of_transformer = name.startswith(("transformer.", "lora_transformer_")) or family in ("FLUX.1", "Stable Diffusion 3")
-    return "transformer" if of_transformer else "unet"
-
-
-def _trained_for(tensors: Mapping[str, TensorSpec], matrices: Mapping[str, str]) -> tuple[str | None, tuple[str, ...]]:
-    """Return the family of a LoRA and what shows it: the width of the text embeddings, else names that only one family has."""
-    for name, matrix in matrices.items():
-        width = _text_width(name, matrix, tensors)
-        if width in FAMILIES:
-            return FAMILIES[width], (f"{quoted(name, tensors[name])}: cross-attends to {width}-dim text embeddings",)
-    for word, family in _FAMILY_WORDS.items():
-        found = next((name for name in tensors if word in name), None)
-        if found:
-            return family, (f"{found!r} is a {family} name",)
-    return None, ()
-
-
-def _text_width(name: str, matrix: str, tensors: Mapping[str, TensorSpec]) -> int | None:
-    """Return the width of the text embeddings that the layer of a matrix reads, None where it reads none."""
-    shape = tensors[name].shape
-    if not re.search(r"attn2[._](?:processor[._])?to_[kv]", name) or len(shape) < 2:
-        return None
-    if matrix.endswith((*_FIRST, "hada_w1_b", "hada_w2_b")):
-        return shape[1]
-    if matrix in ("lokr_w2", "lokr_w2_b"):  # a Kronecker product: the widths of both factors multiply
-        stem = name[: name.rindex("lokr_w2")]
-        factor = tensors.get(f"{stem}lokr_w1") or tensors.get(f"{stem}lokr_w1_b")
-        return shape[1] * factor.shape[1] if factor and len(factor.shape) == 2 else None
-    return None
 
 
 def _family_of(widths: set[int]) -> str | None:

@@ -8,8 +8,10 @@ from typing import Any
 
 from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.adapters import Adapter, find_adapter, quoted
+from unetinspect.checkpoint.catalog_tensors import find_tensor, tensors_of
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts
 from unetinspect.checkpoint.infer import Inferred, best_known, count_params, infer_config
+from unetinspect.checkpoint.lora import find_lora
 from unetinspect.checkpoint.original_layout import diffusers_tensors, is_original
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
 from unetinspect.record import Checkpoint, CheckpointPart
@@ -57,7 +59,7 @@ def identify(header: Header) -> Checkpoint:
     """Say what a checkpoint is, from the names and shapes of its tensors; never fails: what is not known is "unknown"."""
     parts: Sequence[Part] = find_parts(header.tensors)
     inside = any(part.name == "lora" for part in parts)
-    if not inside and (adapter := find_adapter(header.tensors)) is not None:
+    if not inside and (adapter := find_adapter(header.tensors) or find_lora(header)) is not None:
         parts = ()
         found = _adapter_fields(header, adapter)
     else:
@@ -195,12 +197,12 @@ def _adapter_fields(header: Header, adapter: Adapter) -> dict[str, Any]:
     for name, part in adapter.parts.items():
         groups.setdefault(part, {})[name] = header.tensors[name]
     family = f" for {adapter.family}" if adapter.family else ""
-    where = joined(_PART_WORDS.get(name, name) for name in groups)
-    detail = f" ({', '.join(filter(None, (adapter.variant, where)))})" if adapter.content == "lora" else ""
     return {
         "content": adapter.content,
         "family": adapter.family,
-        "summary": f"{CONTENT_WORDS[adapter.content]}{detail}{family}, {_dtype(header.tensors.values())}",
+        "models": adapter.models,
+        "lora": adapter.lora,
+        "summary": f"{adapter.summary or CONTENT_WORDS[adapter.content] + family}, {_dtype(header.tensors.values())}",
         "parts": tuple(_part_record(name, common_prefix(tensors), tensors, count_params(tensors)) for name, tensors in groups.items()),
         "evidence": adapter.evidence,
         "untold": adapter.untold,
@@ -212,8 +214,6 @@ def _shard_fields(header: Header, parts: Sequence[Part]) -> dict[str, Any] | Non
     tensors = {name: tensor.shape for part in parts for name, tensor in part.tensors.items()}
     if not any(name.startswith(_STAGES) for name in tensors):
         return None
-    from unetinspect.catalog_tensors import find_tensor, tensors_of  # here: only a shard needs them
-
     models = [entry for entry in load_catalog().values() if all(find_tensor(entry.name, name) == shape for name, shape in tensors.items())]
     if not models:
         return None

@@ -55,6 +55,7 @@ _ITEM = re.compile(r"(input_blocks|output_blocks)\.([0-9]{1,4})\.([0-9])\.(\w*)"
 _ORIGINAL = re.compile(
     r"(?:(?:model\.)?diffusion_model\.|control_model\.)?(?:input_blocks|output_blocks|middle_block|time_embed|label_emb|out)[._]"
 )
+_BLOCK = re.compile(r"(input_blocks|output_blocks)\.([0-9]+)\b|(middle_block)\b")
 _TEXT_OF_SD2 = 1024  # the width of its text embeddings, and of unCLIP's
 
 
@@ -82,6 +83,18 @@ class FileTensor(NamedTuple):
 def is_original(name: str) -> bool:
     """Say whether a name is of the original layout, with or without its prefix; dots may be underscores."""
     return _ORIGINAL.match(name) is not None
+
+
+def block_of(original: str) -> str | None:
+    """Return the block of merge-block-weighted that a module of the original layout is in.
+
+    >>> block_of("input_blocks.4.1"), block_of("middle_block.1.norm"), block_of("output_blocks.11.0"), block_of("time_embed.0")
+    ('IN04', 'M00', 'OUT11', None)
+    """
+    found = _BLOCK.match(original)
+    if found is None:
+        return None
+    return "M00" if found[3] else f"{'IN' if found[1] == 'input_blocks' else 'OUT'}{int(found[2]):02}"
 
 
 def diffusers_name(name: str) -> str:

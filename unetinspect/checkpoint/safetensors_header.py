@@ -1,4 +1,4 @@
-"""The header of a safetensors file: names, shapes and dtypes of its tensors. Weights are never read.
+"""The header of a safetensors file: names, shapes and dtypes of its tensors. Of weights, only the alphas of LoRAs are read.
 
 The format: 8 bytes, little-endian, say how long the header is; then comes the header, a JSON object of
 `name: {"dtype", "shape", "data_offsets": [begin, end]}` and `__metadata__`, a mapping of texts; then the tensors without a gap.
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from math import prod
-from typing import NamedTuple
+from math import isfinite, prod
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unetinspect.errors import SourceError
 from unetinspect.record import Shape
@@ -53,6 +54,9 @@ _BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
+# A LoRA's alpha is one number for each layer; how it is packed, by its dtype.
+_ALPHA = ".alpha"
+_PACKED = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "BF16": "<f"}
 _MAX_SIDE = 1 << 40
 DAMAGED = "download it again, and compare its size with that on its page"
 
@@ -84,6 +88,8 @@ class Header(Struct, frozen=True, kw_only=True):
         metadata: The texts that its writer added.
         bytes: The size of all tensors.
         files: The number of files.
+        places: Where in the file each alpha of a LoRA begins.
+        alphas: Their values, as far as they were read.
     """
 
     name: str
@@ -91,6 +97,8 @@ class Header(Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     bytes: int = 0
     files: int = 1
+    places: dict[str, int] = {}
+    alphas: dict[str, float] = {}
 
 
 class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,7 +142,23 @@ def parse_header(raw: bytes, *, what: str, file_bytes: int | None) -> Header:
         rest = "is cut off" if file_bytes < expected else "is longer than its header says"
         raise SourceError(f"{what} {rest}: its tensors end at byte {expected}, the file at {file_bytes}", hint=DAMAGED)
     tensors = {name: TensorSpec(entry.shape, entry.dtype) for name, entry in entries.items()}
-    return Header(name=what, tensors=tensors, metadata=metadata, bytes=size)
+    begin = PREFIX_BYTES + len(raw)
+    alphas = (name for name, tensor in tensors.items() if name.endswith(_ALPHA) and tensor.elements == 1 and tensor.dtype in _PACKED)
+    places = {name: begin + entries[name].data_offsets[0] for name in alphas}
+    return Header(name=what, tensors=tensors, metadata=metadata, bytes=size, places=places)
+
+
+def read_alphas(header: Header, stream: BinaryIO) -> Header:
+    """Return a header with the alphas of its LoRA layers, a few bytes each; 0, which none has, is left out."""
+    alphas: dict[str, float] = {}
+    for name, place in header.places.items():
+        tensor = header.tensors[name]
+        stream.seek(place)
+        raw = stream.read(tensor.bytes or 0)
+        if len(raw) == tensor.bytes:  # the file may have become shorter
+            (value,) = struct.unpack(_PACKED[tensor.dtype], raw.rjust(4, b"\0") if tensor.dtype == "BF16" else raw)
+            alphas |= {name: float(value)} if value and isfinite(value) else {}
+    return replace(header, alphas=alphas)
 
 
 def merge_headers(headers: Iterable[Header], *, name: str) -> Header:
@@ -144,15 +168,17 @@ def merge_headers(headers: Iterable[Header], *, name: str) -> Header:
         SourceError: Two files contain a tensor of the same name.
     """
     tensors: dict[str, TensorSpec] = {}
+    alphas: dict[str, float] = {}
     size = files = 0
     for header in headers:
         twice = next((tensor for tensor in header.tensors if tensor in tensors), None)
         if twice is not None:
             raise SourceError(f"{name}: two of its files contain the tensor {twice!r}", hint=DAMAGED)
         tensors |= header.tensors
+        alphas |= header.alphas
         size += header.bytes
         files += header.files
-    return Header(name=name, tensors=tensors, bytes=size, files=files)
+    return Header(name=name, tensors=tensors, bytes=size, files=files, alphas=alphas)
 
 
 def _decode(raw: bytes, what: str) -> tuple[dict[str, _Entry], dict[str, str]]:

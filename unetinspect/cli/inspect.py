@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import typer
+from msgspec.structs import replace
 
+from unetinspect.checkpoint.adapters import read_ip_adapter
 from unetinspect.cli.options import Models, TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, answer_models, read_named
@@ -13,8 +15,10 @@ from unetinspect.errors import UsageError, nearest_names
 from unetinspect.record import Envelope, Trace
 from unetinspect.run.cache import Recorder
 from unetinspect.source import LoadedModel
+from unetinspect.source.loaded import NoModelError
 from unetinspect.unets.request import parse_size
 
+_DOES_NOT_FIT = 1
 _Kind = Literal["self", "cross", "joint", "temporal", "pooling"]
 _Stage = Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1) or these (up_blocks) [default: all]")]
 
@@ -135,20 +139,33 @@ def ports(options: TraceOptions) -> None:
     from unetinspect.views.ports import fit_table, ports_table
 
     output = Output(options)
-    passes = Passes(options, output)
+    ip_adapter = None
+    try:
+        passes = Passes(options, output)
+    except NoModelError as error:
+        ip_adapter = read_ip_adapter(error.weights.header.tensors)
+        if ip_adapter is None:
+            raise
+        title = error.weights.source.location.rpartition("/")[2]
+        passes = Passes(replace(options, attached=None), output)
     attached, passes.attached = passes.attached, None  # the UNet runs without it
     record = passes.trace(read_named(options, output, options.model))
-    if attached is None:
+    from unetinspect.run.attach import find_fit, fit_of_ip_adapter, request_to_fit
+
+    if ip_adapter is not None:
+        fit = fit_of_ip_adapter(record, title, ip_adapter)
+    elif attached is None:
         output.show(ports_table(record), Envelope.of(record, ports=record.ports))
         return
-    from unetinspect.run.attach import find_fit, request_to_fit
-
-    with output.progress() as say:
-        recorder = Recorder(passes.cache, attached, say=say)
-        given = recorder.record(request_to_fit(record.run, passes.request, recorder.config))
-    output.note(*(f"{given.model.name}: {note}" for note in given.run.notes if note not in attached.notes))
-    fit = find_fit(record, given)
+    else:
+        with output.progress() as say:
+            recorder = Recorder(passes.cache, attached, say=say)
+            given = recorder.record(request_to_fit(record.run, passes.request, recorder.config))
+        output.note(*(f"{given.model.name}: {note}" for note in given.run.notes if note not in attached.notes))
+        fit = find_fit(record, given)
     output.show(fit_table(record, fit), Envelope.of(record, ports=record.ports, fit=fit))
+    if not fit.fits:
+        raise typer.Exit(_DOES_NOT_FIT)
 
 
 def _traced(options: TraceOptions, output: Output) -> Trace:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.catalog import load_catalog
-from unetinspect.catalog_tensors import having
+from unetinspect.checkpoint.catalog_tensors import having
 from unetinspect.errors import nearest_names
 from unetinspect.explain.recogniser import Recogniser, Scene, message
 from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from unetinspect.catalog_tensors import having
+from unetinspect.checkpoint.catalog_tensors import having
 from unetinspect.explain.answers import Answer, facts, fill, shown, word_of
 from unetinspect.explain.recogniser import Recogniser, Scene, of_unets
 from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning, OtherCause

@@ -9,8 +9,8 @@ from math import prod
 from operator import ne
 from typing import NamedTuple
 
-from unetinspect.catalog_tensors import ABSENT, PRESENT, Wanted
 from unetinspect.checkpoint.affixes import LORA_MATRIX
+from unetinspect.checkpoint.catalog_tensors import ABSENT, PRESENT, Wanted
 from unetinspect.checkpoint.original_layout import diffusers_name
 from unetinspect.explain.recogniser import shape_of
 from unetinspect.naming.spellings import spellings

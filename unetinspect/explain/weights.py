@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from unetinspect.catalog import load_catalog
-from unetinspect.catalog_tensors import ABSENT, PRESENT, Wanted, agreeing, find_tensor
 from unetinspect.checkpoint.affixes import WRAPPERS, constant_part
+from unetinspect.checkpoint.catalog_tensors import ABSENT, PRESENT, Wanted, agreeing, find_tensor
 from unetinspect.checkpoint.original_layout import is_original
 from unetinspect.explain.answers import shown
 from unetinspect.explain.failed_load import MESSAGE, Named, read_class, read_tensors

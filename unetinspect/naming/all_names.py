@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from unetinspect.checkpoint.original_layout import HINT_BLOCKS, Block, label_module, original_modules
+from unetinspect.checkpoint.original_layout import HINT_BLOCKS, Block, block_of, label_module, original_modules
 from unetinspect.record import Module, Trace
 from unetinspect.record.checkpoint import Name
 
@@ -30,7 +30,6 @@ _TRANSFORMER = re.compile(r"(?:(?:down|up)_blocks\.[0-9]+|mid_block)\.attentions
 _IN_TRANSFORMER = re.compile(
     r"\.(norm|proj_in|proj_out|transformer_blocks(\.[0-9]+(\.(norm[123]|attn[12](\.(to_[qkv]|to_out(\.0)?))?|ff(\.net(\.0(\.proj)?|\.2)?)?))?)?)"
 )
-_BLOCK = re.compile(r"(input_blocks|output_blocks)\.([0-9]+)\b|(middle_block)\b")
 
 
 def names_of(trace: Trace) -> tuple[Name, ...]:
@@ -45,7 +44,7 @@ def _names(trace: Trace) -> Iterator[Name]:
     merges = class_name == "UNet2DConditionModel"
     for module in trace.modules:
         path, original = module.path, originals.get(module.path)
-        block = _block_of(original) if original and merges else None
+        block = block_of(original) if original and merges else None
         is_trained = module.class_name in _PEFT_LAYERS and class_name in _PEFT_CLASSES
         has_kohya = original is not None and merges and module.class_name in _KOHYA_LAYERS
         if path:
@@ -147,18 +146,6 @@ def _ip_adapter_layers(trace: Trace) -> dict[str, int]:
     """Return the number of each cross-attention layer in the keys of an IP-Adapter."""
     ports = (port for port in trace.ports if port.kind == "ip-adapter" and port.name.endswith(".to_k_ip"))
     return {port.joins: int(port.name.partition(".")[0]) for port in ports}
-
-
-def _block_of(original: str) -> str | None:
-    """Return the block of merge-block-weighted that a module of the original layout is in.
-
-    >>> _block_of("input_blocks.4.1"), _block_of("middle_block.1.norm"), _block_of("output_blocks.11.0"), _block_of("time_embed.0")
-    ('IN04', 'M00', 'OUT11', None)
-    """
-    found = _BLOCK.match(original)
-    if found is None:
-        return None
-    return "M00" if found[3] else f"{'IN' if found[1] == 'input_blocks' else 'OUT'}{int(found[2]):02}"
 
 
 def items_of(trace: Trace) -> tuple[str, ...]:

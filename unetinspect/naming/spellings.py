@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from unetinspect.checkpoint.affixes import LORA_MATRIX, LORA_PREFIXES, PREFIXES, TEXT_ENCODER
+from unetinspect.checkpoint.affixes import LORA_PREFIXES, PREFIXES, TEXT_ENCODER
+from unetinspect.checkpoint.lora import split_key
 
 _PREFIXES = (*(prefix for prefix, part in PREFIXES if part in (None, "controlnet")), *LORA_PREFIXES)
-# What a LoRA, LyCORIS or IP-Adapter has after the name of a layer, besides a matrix.
-_ENDING = re.compile(
-    r"\.(?:alpha|w_norm|b_norm|diff|diff_b|hada_\w+|lokr_\w+|oft_\w+|scalar|base_layer(?:\.\w+)?)$"
-    r"|\.processor(?:\.to_[kv]_ip(?:\.[0-9]+)?(?:\.weight)?)?$"
-)
-# Old LoRAs of diffusers belong to the processor: "attn1.processor.to_q_lora.down.weight".
-_IN_PROCESSOR = re.compile(r"\.processor\.(?=to_(?:q|k|v|out)_lora\.)")
+# What the names of layers end with, besides what a LoRA has there.
+_ENDING = re.compile(r"\.base_layer(?:\.\w+)?$|\.processor(?:\.to_[kv]_ip(?:\.[0-9]+)?(?:\.weight)?)?$")
 # Not `input_blocks_4` and `mid_block`, which are names of modules and lists.
 _BLOCK = re.compile(r"(?:(IN|OUT)(?:PUT)?(?:[ _-]?BLOCK)?[ _-]?([0-9]{1,2})|M(?:ID)?(?:DLE)?(?:[ -]?BLOCK)?[ _-]?0{0,2})", re.IGNORECASE)
 # An EMA copy in a checkpoint of the original code: its keys are written without their dots.
@@ -50,12 +46,9 @@ def without_ending(text: str) -> str:
     >>> without_ending("mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora.up.weight")
     'mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0'
     """
-    inner = _IN_PROCESSOR.sub(".", text)
-    found = LORA_MATRIX.search(inner) or _ENDING.search(inner)
-    if found is None:
-        return inner
-    name = inner[: found.start()]
-    return f"{name}.0" if name.endswith("to_out") and found[0].startswith(("_lora.", ".lora.")) else name
+    found = split_key(text)
+    name = found[0].replace(".processor.", ".") if found else _ENDING.sub("", text)
+    return f"{name}.0" if found and name.endswith(".to_out") else name
 
 
 def flat(name: str) -> str:

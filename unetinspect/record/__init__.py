@@ -21,7 +21,7 @@ from unetinspect.record.check import (
     TensorDifference,
     WeightsCheck,
 )
-from unetinspect.record.checkpoint import Checkpoint, CheckpointPart, Content, Layout, Name
+from unetinspect.record.checkpoint import Checkpoint, CheckpointPart, Content, Layout, Lora, LoraBlock, LoraGroup, Name
 from unetinspect.record.costs import AttentionMode, LargestMap, Profile, Spread, StageProfile, SweepPoint
 from unetinspect.record.diff import DIFF_SCHEMA, Diff
 from unetinspect.record.run import Constant, InputInfo, Medium, ModelInfo, OutputInfo, Run, Shape, Source, TensorInfo
@@ -68,6 +68,9 @@ __all__ = [
     "KeyMeaning",
     "LargestMap",
     "Layout",
+    "Lora",
+    "LoraBlock",
+    "LoraGroup",
     "MacsByKind",
     "Medium",
     "ModelInfo",

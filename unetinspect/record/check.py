@@ -105,7 +105,7 @@ class SizeCheck(Struct, frozen=True, kw_only=True):
 
 
 class WeightsCheck(Struct, frozen=True, kw_only=True):
-    """How a checkpoint fits a UNet.
+    """How a checkpoint fits a UNet; of a LoRA, layers are counted instead of tensors.
 
     Attributes:
         name: The checkpoint.
@@ -117,6 +117,7 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
         mismatched: Tensors of another shape.
         fits: Models of the catalog that it fits.
         notes: What is around the names of its tensors, and how they are quantized, a sentence each.
+        summary: What a LoRA is, and how much of it matches; None: it is no LoRA.
     """
 
     name: str
@@ -128,6 +129,7 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
     mismatched: int
     fits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    summary: str | None = None
 
 
 class Expectation(Struct, frozen=True, kw_only=True):

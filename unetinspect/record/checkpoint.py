@@ -17,12 +17,83 @@ Content = Literal[
     "motion_adapter",
     "ip_adapter",
     "lora",
+    "control_lora",
+    "controlnet_lllite",
+    "hypernetwork",
     "vae",
     "text_encoder",
     "textual_inversion",
     "transformer",
     "unknown",
 ]
+
+
+LoraFormat = Literal["kohya", "lycoris", "peft", "diffusers", "comfyui"]
+
+
+class LoraGroup(Struct, frozen=True, kw_only=True):
+    """The layers of a LoRA that are in one model, of one kind and of one form.
+
+    Attributes:
+        part: The model: "unet", "text_encoder", "text_encoder_2", "transformer"; "other": unknown.
+        kind: "convolution" is one with a kernel larger than 1.
+        form: "LoRA", "LoHa", "LoKr", "GLoRA", "IA3", "OFT", "BOFT", "full" (a difference of the whole weight), "norm", ...; "": unknown.
+        ranks: Their ranks, ascending; none where the form has none.
+        alphas: Their alphas, ascending; none where the file has none.
+        layers: How many there are.
+    """
+
+    part: str
+    kind: Literal["linear", "convolution"]
+    form: str
+    ranks: tuple[int, ...]
+    alphas: tuple[float, ...]
+    layers: int
+
+
+class LoraBlock(Struct, frozen=True, kw_only=True):
+    """A resnet, transformer or sampler that a LoRA changes.
+
+    Attributes:
+        block: Its block, as merge-block-weighted numbers them: "IN04", "M00", "OUT11"; None: it has no number.
+        path: What diffusers calls it: "down_blocks.1.attentions.0".
+        layers: How many of its layers are changed.
+        types: How many of each type.
+    """
+
+    block: str | None
+    path: str
+    layers: int
+    types: dict[str, int]
+
+
+class Lora(Struct, frozen=True, kw_only=True):
+    """What a LoRA, or a relative of one, consists of.
+
+    Attributes:
+        format: Whose names it has; None: no known tool's.
+        forms: The forms of its layers, those of most first.
+        dora: Whether it has magnitudes too (DoRA).
+        rank: The rank of most linear layers; None where the form has none.
+        alpha: Their alpha; None where the file does not have it.
+        groups: All layers, by model, kind and form.
+        layers: How many there are.
+        text_encoders: The text encoders that it changes.
+        types: The UNet's layers by type: "self-attention", "cross-attention", "feed-forward", "proj_in/out", "resnets", "samplers",
+            "time embedding", "conv_in/out", "temporal", "other".
+        blocks: The UNet's layers by resnet, transformer and sampler, as far as a UNet of the catalog has them.
+    """
+
+    format: LoraFormat | None
+    forms: tuple[str, ...]
+    dora: bool = False
+    rank: int | None
+    alpha: float | None
+    groups: tuple[LoraGroup, ...]
+    layers: int
+    text_encoders: tuple[str, ...] = ()
+    types: dict[str, int] = {}
+    blocks: tuple[LoraBlock, ...] = ()
 
 
 class CheckpointPart(Struct, frozen=True, kw_only=True):
@@ -58,13 +129,15 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
         layout: How its tensors are named: as diffusers names them, or as the original code and ComfyUI do; None: as neither.
         class_name: The diffusers class of its UNet, ControlNet or adapter; None where the header does not show it.
         family: What it belongs to, as the catalog calls it.
-        models: The models of the catalog whose structure it has, the one that its family is known by first.
+        models: The models of the catalog whose structure it has, the one that its family is known by first; of a LoRA, those that all
+            its UNet layers fit.
         summary: What it is, in one sentence.
         parts: The models in it.
         evidence: What in the header says so, a sentence each.
         untold: What is not in the header, with the assumed value, a sentence each.
         config: The UNet's config, as far as names and shapes tell it; None where they do not.
         metadata: The texts that its writer put beside the tensors.
+        lora: What it changes, and how, if it is a LoRA.
     """
 
     schema: Literal["unetinspect.checkpoint/1"] = "unetinspect.checkpoint/1"
@@ -84,6 +157,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     untold: tuple[str, ...] = ()
     config: dict[str, Any] | None = None
     metadata: dict[str, str] = {}
+    lora: Lora | None = None
 
 
 class Name(Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from unetinspect.checkpoint.adapters import IpAdapter
 from unetinspect.errors import UsageError
 from unetinspect.record import Attention, Fit, Port, PortFit, PortKind, Run, Shape, Trace
 from unetinspect.run.resolve import ResolvedConfig
@@ -129,9 +130,20 @@ def find_fit(unet: Trace, attached: Trace) -> Fit:
     names = [name for name in {**takes, **given} if name in given or name in required]
     lists = list(dict.fromkeys(map(list_of, names)))
     names.sort(key=lambda name: lists.index(list_of(name)))  # what one side has more of follows the rest of its list
-    rows = (*(_row(name, takes.get(name), given.get(name), attached) for name in names), *_shared(unet, attached))
+    rows = (*(_row(name, takes.get(name), given.get(name), attached.model.name) for name in names), *_shared(unet, attached))
     model = attached.model
     return Fit(name=model.name, class_name=model.class_name, fits=bool(takes) and all(row.fits for row in rows), rows=rows)
+
+
+def fit_of_ip_adapter(unet: Trace, name: str, adapter: IpAdapter) -> Fit:
+    """Compare the weights and the tokens of an IP-Adapter's file with the UNet's ports for them."""
+    takes = {port.name: port.shape for port in unet.ports if port.kind == "ip-adapter"}
+    tokens = takes.pop("image_tokens", None)
+    rows = [_row(key, takes.get(key), adapter.weights.get(key), name) for key in {**takes, **adapter.weights}]
+    if tokens and adapter.width:  # of any number
+        given = (tokens[0], adapter.tokens or tokens[1], adapter.width)
+        rows.append(_row("image_tokens", (*tokens[:1], given[1], *tokens[2:]), given, name))
+    return Fit(name=name, class_name=adapter.kind, fits=bool(takes) and all(row.fits for row in rows), rows=tuple(rows))
 
 
 def residual_specs(attached: Trace) -> tuple[InputSpec, ...]:
@@ -150,12 +162,12 @@ def _residuals(attached: Trace) -> Iterator[tuple[str, Shape]]:
             yield ".".join(part for part in (plugs_into[field], place) if part), output.shape
 
 
-def _row(name: str, takes: Shape | None, given: Shape | None, attached: Trace) -> PortFit:
+def _row(name: str, takes: Shape | None, given: Shape | None, attached: str) -> PortFit:
     reason = None
     if takes is None:
-        reason = f"{attached.model.name} returns {name}, which the UNet does not have"
+        reason = f"{attached} returns {name}, which the UNet does not have"
     elif given is None:
-        reason = f"{attached.model.name} returns no {name}; the UNet expects {format_shape(takes)}"
+        reason = f"{attached} returns no {name}; the UNet expects {format_shape(takes)}"
     elif not _adds_up(takes, given):
         reason = f"{name} is {format_shape(given)}; the UNet expects {format_shape(takes)}"
     return PortFit(name=name, takes=takes, given=given, fits=reason is None, reason=reason)

@@ -12,6 +12,18 @@ from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.errors import SourceError
 from unetinspect.record import Checkpoint, Medium, Source, Trace
 
+# What to do with a file that goes with a UNet, by its content.
+_GOES_WITH = {
+    "lora": "`unetinspect check MODEL --weights FILE` compares a LoRA with a UNet",
+    "ip_adapter": "`unetinspect ports MODEL --with FILE` checks whether an IP-Adapter fits a UNet",
+}
+
+
+class NoModelError(SourceError):
+    """Raised when a file of weights is not that of a model; it has the weights."""
+
+    weights: LoadedWeights
+
 
 class LoadedWeights(Struct, frozen=True, kw_only=True):
     """A checkpoint whose header was read.
@@ -32,7 +44,7 @@ class LoadedWeights(Struct, frozen=True, kw_only=True):
         """Return the model: with the config found `beside` the file, or else the one inferred from the header.
 
         Raises:
-            SourceError: It contains no UNet, or one whose config cannot be inferred.
+            NoModelError: It contains no UNet, or one whose config cannot be inferred.
         """
         found, name = self.checkpoint, self.source.location.rpartition("/")[2]
         if beside is not None:
@@ -41,10 +53,14 @@ class LoadedWeights(Struct, frozen=True, kw_only=True):
             notes = (*self.notes, "config inferred from tensor names and shapes", *found.untold[:1])
             model = LoadedModel(name=name, config=found.config, source=self.source, notes=notes, weights=self)
         else:
-            raise SourceError(
+            error = NoModelError(
                 f"cannot infer a UNet's config from the header of {self.source.location}: {found.summary}",
-                hint="`unetinspect identify` explains why; put the config.json beside it, or give that as MODEL",
+                hint=_GOES_WITH.get(
+                    found.content, "`unetinspect identify` explains why; put the config.json beside it, or give that as MODEL"
+                ),
             )
+            error.weights = self
+            raise error
         return model.with_vae_of(load_catalog().get(found.models[0]) if found.models else None)
 
 

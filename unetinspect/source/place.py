@@ -10,7 +10,7 @@ from posixpath import join
 from typing import Any
 
 from unetinspect.checkpoint.gguf_header import MAGIC, parse_gguf
-from unetinspect.checkpoint.safetensors_header import MAX_HEADER_BYTES, PREFIX_BYTES, Header, header_length, parse_header
+from unetinspect.checkpoint.safetensors_header import MAX_HEADER_BYTES, PREFIX_BYTES, Header, header_length, parse_header, read_alphas
 from unetinspect.errors import SourceError
 from unetinspect.source.parse import parse_mapping, read_file
 
@@ -121,7 +121,9 @@ class Folder(Place):
 
 
 def read_header(file: Path, *, what: str) -> Header | None:
-    """Read the header of a safetensors file: 8 bytes, and then as many as they say; or of a GGUF file. No weight is used, nothing mapped.
+    """Read the header of a safetensors file: 8 bytes, and then as many as they say; or of a GGUF file.
+
+    Of weights, only a LoRA's alphas are read.
 
     None: there is no such file.
 
@@ -140,14 +142,14 @@ def read_header(file: Path, *, what: str) -> Header | None:
                 return parse_gguf(prefix + stream.read(MAX_HEADER_BYTES), what=what, file_bytes=status.st_size)
             length = header_length(prefix, what=what, file_bytes=status.st_size)
             raw = stream.read(length)
+            if len(raw) < length:
+                raise SourceError(f"{what} became shorter while it was read", hint="wait until it is written")
+            return read_alphas(parse_header(raw, what=what, file_bytes=status.st_size), stream)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "invalid file name"
         raise SourceError(f"{what} cannot be read: {why.lower()}", hint="check that you may read it") from None
-    if len(raw) < length:
-        raise SourceError(f"{what} became shorter while it was read", hint="wait until it is written")
-    return parse_header(raw, what=what, file_bytes=status.st_size)
 
 
 def _refuse_special(mode: int, what: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
 
+from unetinspect.checkpoint.file_parts import CONTENT_WORDS
 from unetinspect.record import (
     Check,
     Checkpoint,
@@ -24,12 +25,19 @@ from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
 _TITLES = {"config": "Config", "size": "Sizes", "weights": "Weights", "expectation": "Expectations"}
-_CONTENTS = {"unet": "UNet", "lora": "LoRA", "vae": "VAE", "pipeline": "whole checkpoint", "controlnet": "ControlNet"}
-_CONTENTS |= {"t2i_adapter": "T2I-Adapter", "ip_adapter": "IP-Adapter"}
+_CONTENTS = {"unet": "UNet", "pipeline": "whole checkpoint"} | {key: words.partition(" ")[2] for key, words in CONTENT_WORDS.items()}
 _SHOWN_METADATA = 6
 _LONGEST = 60
 # What an explanation takes without --verbose, of a screen.
 _MOST_LINES, _MOST_BEFORE, _COLUMNS, _MODELS_SHOWN, _OTHERS_SHOWN, _ERROR_SHOWN = 18, 4, 74, 6, 2, 180
+_FORMATS = {
+    "kohya": "kohya-ss (sd-scripts)",
+    "lycoris": "LyCORIS",
+    "peft": "PEFT",
+    "diffusers": "diffusers before PEFT",
+    "comfyui": "ComfyUI",
+    None: "names of no known trainer",
+}
 _PARTS = {"text_encoder": "text encoder", "vae": "VAE", "unet": "UNet", "ema": "EMA weights", "image_proj": "image projection"}
 
 
@@ -89,6 +97,8 @@ def _size(size: SizeCheck) -> str:
 
 
 def _weights(weights: WeightsCheck) -> str:
+    if weights.summary:
+        return f"{weights.name}: {weights.summary}"
     layout = f", {weights.layout} layout" if weights.layout else ""
     wrong = {"missing": weights.missing, "unexpected": weights.unexpected, "of another shape": weights.mismatched}
     if not any(wrong.values()):
@@ -123,21 +133,36 @@ def _meanings(check: Check) -> Iterator[str]:
 
 
 def checkpoint_table(checkpoint: Checkpoint) -> Table:
-    """Show the summary first, then a row for each model in the file, then the evidence and what the header does not contain."""
-    return Table(
-        columns=(
-            Column("part", lambda part: _PARTS.get(part.name, part.name.replace("_", " "))),
-            Column("tensors", lambda part: f"{part.tensors:,}", right=True),
-            Column("params", lambda part: format_count(part.params), right=True),
-            Column("bytes", lambda part: format_bytes(sum(part.bytes_by_dtype.values())), right=True),
-            Column("dtype", lambda part: ", ".join(part.bytes_by_dtype), drop=2, wrap=8),
-            Column("prefix", lambda part: part.prefix or "-", drop=1, wrap=16),
-        ),
-        rows=checkpoint.parts,
-        above=list(_content(checkpoint)),
-        below=list(_evidence(checkpoint)),
-        records=(checkpoint,),
+    """Show the summary first, then a row for each model in the file, then the evidence and what the header does not contain.
+
+    A LoRA has a row for each resnet, transformer and sampler that it changes instead.
+    """
+    above, below, lora = list(_content(checkpoint)), list(_evidence(checkpoint)), checkpoint.lora
+    if lora and lora.blocks:
+        columns: tuple[Column, ...] = (
+            Column("block", lambda block: block.block or "-"),
+            Column("module", lambda block: block.path, path=True),
+            Column("layers", lambda block: str(block.layers), right=True),
+            Column("types", lambda block: _counts(block.types), wrap=16),
+        )
+        return Table(columns=columns, rows=lora.blocks, above=above, below=below, records=(checkpoint,))
+    columns = (
+        Column("part", lambda part: _part(part.name)),
+        Column("tensors", lambda part: f"{part.tensors:,}", right=True),
+        Column("params", lambda part: format_count(part.params), right=True),
+        Column("bytes", lambda part: format_bytes(sum(part.bytes_by_dtype.values())), right=True),
+        Column("dtype", lambda part: ", ".join(part.bytes_by_dtype), drop=2, wrap=8),
+        Column("prefix", lambda part: part.prefix or "-", drop=1, wrap=16),
     )
+    return Table(columns=columns, rows=checkpoint.parts, above=above, below=below, records=(checkpoint,))
+
+
+def _part(name: str) -> str:
+    return _PARTS.get(name, name.replace("_", " "))
+
+
+def _counts(types: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in types.items())
 
 
 def checkpoints_table(checkpoints: Sequence[Checkpoint]) -> Table:
@@ -145,10 +170,11 @@ def checkpoints_table(checkpoints: Sequence[Checkpoint]) -> Table:
     return Table(
         columns=(
             Column("file", lambda one: one.name, wrap=20),
-            Column("contains", lambda one: _CONTENTS.get(one.content, one.content.replace("_", " "))),
+            Column("contains", lambda one: _CONTENTS.get(one.content, one.content)),
             Column("family", lambda one: one.family or "-"),
-            Column("layout", lambda one: one.layout or "-", drop=2),
+            Column("layout", lambda one: one.layout or (one.lora and one.lora.format) or "-", drop=2),
             Column("dtype", _stored_as, drop=1, wrap=8),
+            Column("rank", lambda one: str(one.lora.rank or "-") if one.lora else "-", right=True, drop=3),
             Column("size", lambda one: format_bytes(one.bytes), right=True),
         ),
         rows=checkpoints,
@@ -175,6 +201,15 @@ def _content(checkpoint: Checkpoint) -> Iterator[str]:
         yield f"family:  {checkpoint.family}"
     if checkpoint.models:
         yield f"catalog: {', '.join(checkpoint.models)}"
+    if lora := checkpoint.lora:
+        yield f"format:  {_FORMATS[lora.format]}"
+        for group in lora.groups:
+            numbers = {"rank": group.ranks, "alpha": group.alphas}
+            words = [group.form, *(f"{name} {', '.join(f'{value:g}' for value in values)}" for name, values in numbers.items() if values)]
+            kind = "convolution" if group.kind == "convolution" else "linear layer" if group.form != "norm" else "norm"
+            yield f"layers:  {_part(group.part)}: {plural(group.layers, kind)}, {', '.join(filter(None, words))}"
+        if lora.types:
+            yield f"types:   {_counts(lora.types)}"
 
 
 def _evidence(checkpoint: Checkpoint) -> Iterator[str]:

@@ -9,6 +9,7 @@ from unetinspect.units import format_shape, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
+_MOST = 8  # of a list that a line has
 _KINDS = {"controlnet": "ControlNet", "t2i-adapter": "T2I-Adapter", "ip-adapter": "IP-Adapter"}
 
 
@@ -41,7 +42,7 @@ def fit_table(trace: Trace, fit: Fit) -> Table:
         rows=fit.rows,
         above=[*header(trace.model, trace.run), f"given:  by {fit.name} ({fit.class_name})"],
         below=fit_lines(trace, fit),
-        group=lambda row: row.name.rpartition(".")[0],
+        group=None if fit.class_name.startswith("IP-Adapter") else lambda row: row.name.rpartition(".")[0],
     )
 
 
@@ -60,26 +61,38 @@ def fit_lines(trace: Trace, fit: Fit) -> list[str]:
 
 
 def _miscounted(trace: Trace, fit: Fit) -> Iterator[str]:
-    """Yield a line for each list of residuals that is longer on one side."""
-    lists: dict[str, list[PortFit]] = {}
+    """Yield a line for each list of residuals or weights that is longer on one side."""
+    lists: dict[str, list[tuple[str, PortFit]]] = {}
     for row in fit.rows:
-        if _in_list(row):
-            lists.setdefault(row.name.rpartition(".")[0], []).append(row)
+        name, number = _place(row)
+        if number:
+            lists.setdefault(name, []).append((number, row))
     for name, rows in lists.items():
         takes, gives = (
-            sum(shape is not None for shape in shapes) for shapes in zip(*((row.takes, row.given) for row in rows), strict=True)
+            sum(shape is not None for shape in shapes) for shapes in zip(*((row.takes, row.given) for _, row in rows), strict=True)
         )
-        alone = [row.name.rpartition(".")[2] for row in rows if row.takes is None or row.given is None]
+        alone = [number for number, row in rows if row.takes is None or row.given is None]
         if alone:
-            yield f"{name}: {trace.model.name} takes {takes}, {fit.name} gives {gives}; unmatched: {', '.join(alone)}"
+            some = alone if len(alone) <= _MOST else [*alone[:2], "...", alone[-1]]
+            yield f"{name}: {trace.model.name} takes {takes}, {fit.name} gives {gives}; unmatched: {', '.join(some)}"
 
 
 def _misshapen(wrong: Sequence[PortFit]) -> Iterator[str]:
-    yield from (row.reason or "" for row in wrong if not _in_list(row) or (row.takes is not None and row.given is not None))
+    """Yield why tensors that both sides have do not fit: of a long list, the first."""
+    reasons: dict[str, list[str]] = {}
+    for row in wrong:
+        name, number = _place(row)
+        if not number or (row.takes is not None and row.given is not None):
+            reasons.setdefault(name, []).append(row.reason or "")
+    for same in reasons.values():
+        yield from same if len(same) <= _MOST else [f"{same[0]}; {len(same) - 1} more like it"]
 
 
-def _in_list(row: PortFit) -> bool:
-    return row.name.rpartition(".")[2].isdigit()
+def _place(row: PortFit) -> tuple[str, str]:
+    """Return the list that a row is of and its number there: of residuals it stands last, of an IP-Adapter's weights first; "": none."""
+    first, _, rest = row.name.partition(".")
+    name, _, last = row.name.rpartition(".")
+    return (rest, first) if first.isdigit() else (name, last) if last.isdigit() else (row.name, "")
 
 
 def _name(port: Port) -> str:

@@ -20,7 +20,7 @@ from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.original_layout import Block, is_original, label_module, original_modules
 from unetinspect.record import Shape
 
-CATALOG_TENSORS = Path(__file__).with_name("catalog_tensors.jsonl")
+CATALOG_TENSORS = Path(__file__).parent.with_name("catalog_tensors.jsonl")
 
 # What is told of a tensor's shape: an axis of None has any length, and others may follow it.
 Wanted = tuple[int | None, ...]
@@ -31,10 +31,14 @@ _Line = dict[str, int | Shape]
 _WITHOUT_DOTS = re.compile(r"(?:(?:down|up)_blocks|mid_block)_")
 
 
-@cache
 def tensors_of(model: str) -> Mapping[str, Shape]:
-    """Return the shape of each tensor in the state dict of a catalog model, by its name."""
-    return dict(_expanded(_models()[model], ""))
+    """Return the shape of each tensor in the state dict of a catalog model, by its name; one and the same for models that have the same."""
+    return _tensors_at(_models()[model])
+
+
+@cache
+def _tensors_at(line: int) -> Mapping[str, Shape]:
+    return dict(_expanded(line, ""))
 
 
 def find_tensor(model: str, name: str) -> Shape | None:
@@ -97,18 +101,36 @@ def having(pattern: str, axes: Mapping[int, int]) -> dict[str, list[str]]:
 @cache
 def _other_names(model: str) -> dict[str, Shape]:
     """Return the tensors of a model by their names without dots, in diffusers' layout and the original one."""
-    tensors = tensors_of(model)
+    return {flat: tensors_of(model)[name] for flat, (name, _) in flat_names_of(model).items()}
+
+
+def flat_names_of(model: str) -> Mapping[str, tuple[str, str]]:
+    """Return the `flat_names` of a catalog model."""
+    return _flat_names_at(_models()[model])
+
+
+@cache
+def _flat_names_at(line: int) -> Mapping[str, tuple[str, str]]:
+    return flat_names(_tensors_at(line))
+
+
+def flat_names(tensors: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Return each tensor of a UNet by its names without dots, as LoRA files have them: diffusers' name and the original one.
+
+    >>> flat_names(tensors_of("sd15"))["input_blocks_0_0_weight"]
+    ('conv_in.weight', 'input_blocks.0.0.weight')
+    """
     paths = {name[: dot.start()] for name in tensors for dot in re.finditer(r"\.", name)}
     kind = "add_embedding" if "add_embedding" in paths else "class_embedding"
     label = label_module(kind, is_table=f"{kind}.weight" in tensors)
     modules = original_modules(_blocks(paths, "down"), _blocks(paths, "up"), label)
-    found: dict[str, Shape] = {}
-    for name, shape in tensors.items():
+    found: dict[str, tuple[str, str]] = {}
+    for name in tensors:
         path = name
         while path and path not in modules:
             path = path.rpartition(".")[0]
-        original = modules.get(path, "") + name[len(path) :]
-        found |= {name.replace(".", "_"): shape, original.replace(".", "_"): shape}
+        both = (name, modules.get(path, "") + name[len(path) :])
+        found |= {spelling.replace(".", "_"): both for spelling in both}
     return found
 
 

@@ -1,0 +1,93 @@
+"""A LoRA or one of its relatives compared with a UNet, layer by layer, by its header alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from unetinspect.check.weight_findings import Difference, group_by_module, place
+from unetinspect.checkpoint.adapters import FAMILIES
+from unetinspect.checkpoint.catalog_tensors import flat_names
+from unetinspect.checkpoint.lora import Layer, find_places, form_words, module_of, read_lora
+from unetinspect.checkpoint.original_layout import FileTensor
+from unetinspect.checkpoint.safetensors_header import Header
+from unetinspect.record import Shape
+from unetinspect.record.check import Finding, WeightsCheck
+from unetinspect.record.checkpoint import Checkpoint, Lora
+from unetinspect.units import joined, plural
+
+_TEXT = (".attn2.to_k.weight", ".attn2.to_v.weight")
+
+
+def compare_lora(
+    name: str, shapes: Mapping[str, Shape], header: Header, checkpoint: Checkpoint, lora: Lora
+) -> tuple[WeightsCheck, tuple[Finding, ...]]:
+    """Compare a LoRA with the UNet called `name`, whose tensors have these shapes, and return a finding for each cause of a difference.
+
+    What is counted are layers: how many tensors one has is up to the LoRA's form. Those of text encoders are not compared.
+    """
+    layers, _, known = read_lora(header)
+    inside = [layer for layer in layers if layer.part not in lora.text_encoders]
+    places = find_places(inside, shapes, flat_names(shapes))
+    differences = []
+    for layer in inside:
+        found = places.get(layer.name)
+        if found is None:
+            path = known[layer.name].path if layer.name in known else module_of(layer.name)
+            differences.append(Difference("unexpected", f"{path}.weight", _tensor(layer), None))
+        elif not found.fits:
+            differences.append(Difference("mismatched", f"{found.path}.weight", _tensor(layer), found.shape))
+    unexpected, matched = sum(one.kind == "unexpected" for one in differences), len(inside) - len(differences)
+    findings = _findings(differences, shapes)
+    if any(layer.part != "unet" for layer in inside):
+        findings = [Finding(about="weights", kind="unexpected", what=checkpoint.summary, count=len(inside))]
+    elif findings and checkpoint.models:
+        findings[0] = replace(findings[0], advice=f"it fits {', '.join(checkpoint.models)} of the catalog")
+    summary = f"{matched} of {plural(len(inside), 'UNet layer')} match {name} by name and shape"
+    if lora.text_encoders:
+        encoders = joined(part.replace("_", " ") for part in lora.text_encoders)
+        summary += f"; {plural(len(layers) - len(inside), 'layer')} of {encoders} not compared"
+    check = WeightsCheck(
+        name=checkpoint.name,
+        layout=checkpoint.layout,
+        tensors=len(inside),
+        matched=matched,
+        missing=0,
+        unexpected=unexpected,
+        mismatched=len(differences) - unexpected,
+        fits=checkpoint.models,
+        summary=f"{form_words(lora)}: {summary}",
+    )
+    return check, tuple(findings)
+
+
+def _tensor(layer: Layer) -> FileTensor:
+    """Return the weight that a layer is for, with the axes that the file shows."""
+    return FileTensor(layer.name, tuple(axis for axis in next(iter(layer.made.weights), ()) if axis is not None))
+
+
+def _findings(differences: Sequence[Difference], shapes: Mapping[str, Shape]) -> list[Finding]:
+    """Return a finding for each cause; the width of the text embeddings, which gives the family away, comes first."""
+    by_width: dict[tuple[int, int], list[Difference]] = {}
+    others = []
+    for one in differences:
+        widths = [shape[1] for shape in (one.tensor.shape if one.tensor else (), one.expected or ()) if len(shape) > 1]
+        if one.name.endswith(_TEXT) and len(set(widths)) == 2:
+            by_width.setdefault((widths[0], widths[1]), []).append(one)
+        else:
+            others.append(one)
+    findings = []
+    for pair, group in by_width.items():
+        file, unet = (f"{width}-dim" + (f" ({FAMILIES[width]})" if width in FAMILIES else "") for width in pair)
+        findings.append(
+            Finding(
+                about="weights",
+                kind="mismatched",
+                what=f"{plural(len(group), 'layer')} read {file} text embeddings, expected {unet}",
+                where=("cross_attention_dim",),
+                count=len(group),
+                examples=tuple(one.example() for one in group[:3]),
+            )
+        )
+    return findings + group_by_module(place(others, (), shapes), noun="layer")

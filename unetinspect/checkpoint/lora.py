@@ -1,0 +1,467 @@
+"""LoRAs and their relatives: what each layer of a file adds to which module, in which form, and which models of the catalog it fits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isqrt, prod
+from typing import NamedTuple
+
+from unetinspect.catalog import load_catalog
+from unetinspect.checkpoint.adapters import FAMILIES, Adapter, quoted
+from unetinspect.checkpoint.affixes import LONGEST_ENDING, LORA_EXTRAS, LORA_MATRIX, LORA_PREFIXES, PREFIXES, TEXT_ENCODER
+from unetinspect.checkpoint.catalog_tensors import flat_names_of, tensors_of
+from unetinspect.checkpoint.infer import best_known
+from unetinspect.checkpoint.original_layout import block_of
+from unetinspect.checkpoint.safetensors_header import Header
+from unetinspect.record import Shape
+from unetinspect.record.checkpoint import Lora, LoraBlock, LoraFormat, LoraGroup
+from unetinspect.units import plural
+
+_FLAT = ("lora_", "lycoris_")  # names whose layer is written without dots, so that the first dot ends it
+_STRIPPED = (*(prefix for prefix, part in PREFIXES if part in (None, "controlnet")), *LORA_PREFIXES)
+_FORMATS: tuple[tuple[str, LoraFormat], ...] = (
+    (r"lycoris_", "lycoris"),
+    (r"lora_(?:unet|te[123]?|prior|transformer)_", "kohya"),
+    (r"diffusion_model\.", "comfyui"),
+    (r".*(?:_lora|lora_linear_layer|\.lora)\.(?:down|up)\b", "diffusers"),
+    (r".*\.(?:lora_[ABE]|lora_embedding_[AB]|lora_magnitude_vector|hada_|lokr_|oft_R|boft_|ia3_l|vera_|glora_)", "peft"),
+)
+_UNET = re.compile(r"(?:down|up|mid|input|output|middle)_blocks?_")
+_CONTROLNET = re.compile(r"controlnet_|input_hint_block|zero_convs")
+# What only diffusion transformers have in the names of their layers, and the width that tells those with the same names apart.
+_TRANSFORMERS = (
+    (r"double_blocks_19_|single_blocks_3[89]_|(?:mod|modulation)_linear$", None, "HunyuanVideo"),
+    (r"single_transformer_blocks_|double_blocks_|single_blocks_", None, "FLUX.1"),
+    (r"joint_blocks_", None, "Stable Diffusion 3"),
+    (r"transformer_blocks_\d+_(?:img|txt)_m", None, "Qwen-Image"),
+    (r"transformer_blocks_\d+_(?:attn_|ff_context|norm1_context)", 3072, "FLUX.1"),
+    (r"transformer_blocks_\d+_(?:attn_|ff_context|norm1_context)", 1536, "Stable Diffusion 3"),
+    (r"transformer_blocks_\d+_(?:attn_|ff_context|norm1_context)", 2432, "Stable Diffusion 3"),
+    (r"(?:^|_)blocks_\d+_(?:self_attn|cross_attn|ffn)_", None, "Wan"),
+    (r"joint_transformer_blocks_|double_layers_|single_layers_", None, "AuraFlow"),
+    (r"(?:^|_)blocks_\d+_|^transformer_blocks_|^layers_\d+_(?:attention|feed_forward|adaLN)|double_stream_blocks", None, None),
+)
+# The type of a layer, by its name without dots: the first that matches.
+_TYPES = {
+    "temporal": r"motion_modules|temporal|temp_",
+    "self-attention": r"attn1_|attentions_\d+_to_[qkv]|attentions_\d+_to_out",
+    "cross-attention": r"attn2_|add_[kv]_proj",
+    "feed-forward": r"_ff_",
+    "proj_in/out": r"_proj_(?:in|out)$",
+    "resnets": r"resnets_|(?:in|out|emb)_layers_|skip_connection",
+    "samplers": r"samplers_|_0_op$",
+    "time embedding": r"^(?:time|add|class)_embedding|^time_embed|^label_emb",
+    "conv_in/out": r"^conv_(?:in|out)",
+}
+_Tensors = Mapping[str, Shape]
+# Lengths of a weight's axes, None where the file does not show one.
+_Axes = tuple[int | None, ...]
+
+
+class Made(NamedTuple):
+    """What the matrices of a layer make.
+
+    Attributes:
+        form: How they make it: "LoRA", "LoHa".
+        rank: Its rank, None where the form has none.
+        weights: The first axes of the weight that it is added to; of several, any.
+        is_whole: Whether these are all its axes.
+        is_flat: Whether all axes after the first are one.
+    """
+
+    form: str
+    rank: int | None
+    weights: tuple[_Axes, ...] = ()
+    is_whole: bool = False
+    is_flat: bool = False
+
+    def fits(self, shape: Shape) -> bool:
+        """Say whether it can be added to a weight of this shape."""
+        seen = (*shape[:1], prod(shape[1:])) if self.is_flat else shape
+        return any(
+            len(axes) <= len(seen)
+            and (not self.is_whole or len(axes) == len(seen))
+            and all(axis in (None, length) for axis, length in zip(axes, seen, strict=False))
+            for axes in self.weights
+        )
+
+
+class Layer(NamedTuple):
+    """What a LoRA adds to one module.
+
+    Attributes:
+        name: What its tensors' names start with.
+        part: Which model the module is in: "unet", "text_encoder", "text_encoder_2", "transformer", "other".
+        flat: The module's name without prefix and dots.
+        made: What its matrices make.
+        alpha: What the product is scaled by, times the rank.
+        tensors: Its tensors in the file, by what they are.
+    """
+
+    name: str
+    part: str
+    flat: str
+    made: Made
+    alpha: float | None
+    tensors: dict[str, str]
+
+
+class Place(NamedTuple):
+    """Where a layer belongs in a UNet: the module, its name in the original layout, its weight's shape; and whether it fits."""
+
+    path: str
+    original: str
+    shape: Shape
+    fits: bool
+
+
+def split_key(name: str) -> tuple[str, str] | None:
+    """Split the name of a tensor in a LoRA into its layer and which tensor of it it is; None: no LoRA has such a name.
+
+    >>> split_key("lora_unet_mid_block_resnets_0_conv1.lora_down.weight"), split_key("unet.conv_in.lora_A.default.weight")
+    (('lora_unet_mid_block_resnets_0_conv1', 'down'), ('unet.conv_in', 'down'))
+    """
+    if name.startswith(_FLAT) and "." in name:
+        layer, _, rest = name.partition(".")
+        found = LORA_MATRIX.search(f".{rest[-LONGEST_ENDING:]}")
+        matrix = found[1] if found else rest.removesuffix(".weight")
+    elif found := LORA_MATRIX.search(name[-LONGEST_ENDING:]):
+        layer, matrix = name[: len(name) - len(found[0])], found[1]
+    else:
+        layer, _, matrix = name.rpartition(".")
+        if f".{matrix}" not in LORA_EXTRAS or matrix == "bias" or not layer:
+            return None
+    if matrix.startswith("lora") and (role := re.search(r"(?:down|up|mid|A|B)$", matrix)):
+        matrix = {"A": "down", "B": "up"}.get(role[0], role[0])
+    return layer, matrix
+
+
+def module_of(layer: str) -> str:
+    """Return the module that a layer of a LoRA belongs to, as diffusers spells it: without prefix and processor.
+
+    >>> module_of("unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out")
+    'mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0'
+    """
+    name: str | None = layer
+    while name:
+        layer = name
+        name = next((name[len(prefix) :] for prefix in _STRIPPED if name.startswith(prefix) and len(name) > len(prefix)), None)
+    # Old LoRAs of diffusers belong to the processor, and have one layer less.
+    return layer.replace(".processor.", ".") + (".0" if layer.endswith(".to_out") else "")
+
+
+def _read_layers(header: Header) -> list[Layer]:
+    """Return the layers of a LoRA, in the order of the file; nothing where most tensors are none of a LoRA."""
+    named: dict[str, dict[str, str]] = {}
+    others = 0
+    for name in header.tensors:
+        found = split_key(name)
+        if found:
+            named.setdefault(found[0], {})[found[1]] = name
+        others += found is None and not name.endswith(LORA_EXTRAS)
+    with_matrix = {layer: tensors for layer, tensors in named.items() if set(tensors) - {"alpha", "scale", "bias"}}
+    if sum(map(len, with_matrix.values())) < others or any(".base_layer." in name for name in header.tensors):
+        return []
+    defaults = _alphas_of(header.metadata)
+    return [_layer(name, tensors, header, defaults) for name, tensors in with_matrix.items()]
+
+
+def _layer(name: str, tensors: dict[str, str], header: Header, defaults: Mapping[str, float]) -> Layer:
+    shapes = {kind: header.tensors[tensor].shape for kind, tensor in tensors.items()}
+    try:
+        made = next((read(shapes) for marker, read in _READERS.items() if marker in shapes), Made("", None))
+    except (IndexError, KeyError, TypeError):  # a tensor is missing, or has too few axes
+        made = Made("", None)
+    encoder = TEXT_ENCODER.match(name)
+    number = (encoder[1] or encoder[2] or "1") if encoder else ""
+    part = ("text_encoder" if number == "1" else f"text_encoder_{number}") if encoder else "unet"
+    alpha = header.alphas.get(tensors.get("alpha", ""), defaults.get("text_encoder" if encoder else "unet"))
+    return Layer(name, part, module_of(name).replace(".", "_"), made, alpha, tensors)
+
+
+def _low_rank(t: _Tensors) -> Made:
+    down, up = t.get("down"), t.get("up")
+    if down and up:
+        weight = (up[0], down[1], *t.get("mid", down)[2:])
+        return Made("AdaLoRA" if "lora_E" in t else "LoRA", down[0], (weight,) if down[0] == up[1] else (), is_whole=True)
+    return Made("LoRA", down[0], ((None, down[1]),)) if down else Made("LoRA", t["up"][1], ((t["up"][0],),))
+
+
+def _hadamard(t: _Tensors) -> Made:
+    a, b = t["hada_w1_a"], t["hada_w1_b"]
+    if "hada_t1" in t:
+        return Made("LoHa", b[0], ((a[1], b[1], *t["hada_t1"][2:]),), is_whole=True)
+    return Made("LoHa", b[0], ((a[0], b[1]),), is_flat=True)
+
+
+def _kronecker(t: _Tensors) -> Made:
+    rank = next((t[matrix][0] for matrix in ("lokr_w2_b", "lokr_w1_b") if matrix in t), None)
+    one = t.get("lokr_w1") or (t["lokr_w1_a"][0], t["lokr_w1_b"][1])
+    is_flat = "lokr_w2" not in t and "lokr_t2" not in t
+    two = t.get("lokr_w2") or (t["lokr_w2_a"][1 if "lokr_t2" in t else 0], t["lokr_w2_b"][1], *t.get("lokr_t2", ())[2:])
+    return Made("LoKr", rank, ((one[0] * two[0], one[1] * two[1], *two[2:]),), is_whole=not is_flat, is_flat=is_flat)
+
+
+def _scaling(vector: Shape) -> Made:
+    """Return what a vector makes that scales inputs or outputs: which of them is a value, not a shape."""
+    others = (None,) * (len(vector) - 2)
+    return Made("IA3", None, ((prod(vector), None, *others), (None, prod(vector), *others)), is_whole=True)
+
+
+def _rotation(blocks: Shape) -> Made:
+    return Made("BOFT" if len(blocks) == 4 else "OFT", None, ((blocks[-3] * blocks[-1],),))
+
+
+def _rotation_of_inputs(count: int, values: int) -> Made:
+    """Return what PEFT's OFT makes, of whose blocks the upper triangles are saved; a block that all share does not show the width."""
+    side = (1 + isqrt(1 + 8 * values)) // 2
+    return Made("OFT", None, ((None, count * side if count > 1 else None),), is_flat=True)
+
+
+# What makes what a layer adds, by a tensor that it has: the first that is there. Another form is another row.
+# Source: LyCORIS' modules and PEFT's tuners, one class each.
+_READERS: dict[str, Callable[[_Tensors], Made]] = {
+    "down": _low_rank,
+    "up": _low_rank,
+    "hada_w1_a": _hadamard,
+    **dict.fromkeys(("lokr_w1", "lokr_w1_a", "lokr_w2", "lokr_w2_a"), _kronecker),
+    "a1": lambda t: Made("GLoRA", t["a2"][0], ((t["b1"][0], t["b2"][1], *t.get("bm", t["b2"])[2:]),), is_whole=True),
+    "diff": lambda t: Made("full", None, (t["diff"],), is_whole=True),
+    "diff_b": lambda t: Made("full", None, (t["diff_b"],)),
+    "w_norm": lambda t: Made("norm", None, (t["w_norm"],), is_whole=True),
+    "b_norm": lambda t: Made("norm", None, (t["b_norm"],), is_whole=True),
+    "on_input": lambda t: _scaling(t["weight"]),
+    "ia3_l": lambda t: _scaling(t["ia3_l"]),
+    "oft_blocks": lambda t: _rotation(t["oft_blocks"]),
+    "oft_diag": lambda t: _rotation(t["oft_diag"]),
+    "oft_R": lambda t: _rotation_of_inputs(*t["oft_R"]),
+    "boft_R": lambda t: Made("BOFT", None, ((None, t["boft_R"][1] * t["boft_R"][-1]),), is_flat=True),
+    "vera_lambda_b": lambda t: Made("VeRA", t["vera_lambda_d"][0], ((t["vera_lambda_b"][0],),)),
+    "lambda_layer": lambda t: Made("T-LoRA", t["lambda_layer"][-1], ((t["p_layer"][0], t["q_layer"][1]),)),
+    "glora_A": lambda t: Made("GLoRA", None),
+}
+
+
+def _alphas_of(metadata: Mapping[str, str]) -> dict[str, float]:
+    """Return the alphas that a LoRA's metadata has for all layers, by part: kohya's, and that of diffusers and PEFT."""
+    try:
+        written = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        by_part = {key.rpartition(".")[0]: float(value) for key, value in written.items() if key.endswith("lora_alpha")}
+        kohya = float(metadata["ss_network_alpha"]) if "ss_network_alpha" in metadata else None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    own = by_part.get("", kohya)
+    return by_part | ({} if own is None else {"unet": own, "text_encoder": own})
+
+
+def find_places(layers: Iterable[Layer], shapes: _Tensors, names: Mapping[str, tuple[str, str]]) -> dict[str, Place]:
+    """Return the place of each layer whose module a UNet has, by the layer's name; `names` are the UNet's as `flat_names` gives them."""
+    places = {}
+    for layer in layers:
+        both = names.get(f"{layer.flat}_weight")
+        if both is not None:
+            path, original = (name.removesuffix(".weight") for name in both)
+            places[layer.name] = Place(path, original, shapes[both[0]], layer.made.fits(shapes[both[0]]))
+    return places
+
+
+def read_lora(header: Header) -> tuple[list[Layer], tuple[str, ...], dict[str, Place]]:
+    """Return the layers of a LoRA, the models of the catalog that most of those in a UNet fit, and their places in the first of these."""
+    layers = _read_layers(header)
+    models, places = _fitting(layers)
+    return _sorted_out(layers, places), models, places
+
+
+def find_lora(header: Header) -> Adapter | None:
+    """Say whether a file is a LoRA or one of its relatives, of which model, and what it changes there."""
+    layers, models, places = read_lora(header)
+    if not layers:
+        return None
+    family, why = _trained_for(layers, models, header)
+    inside = [layer for layer in layers if layer.part == "unet"]
+    fitting = sum(place.fits for place in places.values())
+    first = layers[0]
+    name = next(iter(first.tensors.values()))
+    groups = _groups(layers, places)
+    lora = Lora(
+        format=next((form for pattern, form in _FORMATS if any(re.match(pattern, layer_name) for layer_name in header.tensors)), None),
+        forms=tuple(dict.fromkeys(group.form for group in groups)),
+        dora=any({"dora_scale", "lora_magnitude_vector"} & layer.tensors.keys() for layer in layers),
+        rank=groups[0].ranks[-1] if groups[0].ranks else None,
+        alpha=groups[0].alphas[-1] if groups[0].alphas else None,
+        groups=groups,
+        layers=len(layers),
+        text_encoders=tuple(sorted({layer.part for layer in layers if layer.part.startswith("text_encoder")})),
+        types=_counted(inside, places),
+        blocks=_blocks(inside, places),
+    )
+    untold = []
+    if not family and inside:
+        families = list(dict.fromkeys(load_catalog()[model].family for model in models))
+        untold.append(f"base model: {' or '.join(families)}; these layers fit each" if families else "base model: no width shows it")
+    if lora.rank and not any(group.alphas for group in groups):
+        untold.append("alpha: not in the file; loaders take the rank, or lora_alpha of the adapter_config.json beside it")
+    if fitting:
+        how_many = f"all {len(inside)}" if fitting == len(inside) else f"{fitting} of {len(inside)}"
+        why.append(f"{how_many} layers in the UNet match {models[0]} by name and shape (catalog)")
+    tensors = {name: layer.part for layer in layers for name in layer.tensors.values()}
+    return Adapter(
+        content="lora",
+        summary=_summary(lora, layers, family),
+        family=family,
+        models=models if fitting == len(inside) else (),
+        lora=lora,
+        parts={name: tensors.get(name, "other") for name in header.tensors},
+        evidence=(
+            f"{quoted(name, header.tensors[name])}: {first.made.form or 'LoRA'} tensor"
+            + (f" of rank {first.made.rank}" if first.made.rank else ""),
+            *why,
+        ),
+        untold=tuple(untold),
+    )
+
+
+def _summary(lora: Lora, layers: Sequence[Layer], family: str | None) -> str:
+    parts = list(dict.fromkeys(layer.part for layer in layers))
+    words, what = form_words(lora).removeprefix("LoRA").removeprefix(", "), ""
+    if "transformer" in parts:
+        return f"a LoRA ({words}) of a diffusion transformer{f' ({family})' if family else ''}, not of a UNet"
+    if "other" in parts:
+        return f"a LoRA ({words}) of an unknown model"
+    if any(_CONTROLNET.match(layer.flat) for layer in layers):
+        what = " of a ControlNet"
+    elif parts != ["unet"]:
+        what = f" of {'the UNet and ' if 'unet' in parts else ''}{plural(len(lora.text_encoders), 'text encoder')}"
+    return f"a LoRA ({words}){what}{f' for {family}' if family else ''}"
+
+
+def _fitting(layers: Sequence[Layer]) -> tuple[tuple[str, ...], dict[str, Place]]:
+    """Return the models of the catalog that most layers fit, the best known first, and the places of the layers in the first."""
+    inside = [layer for layer in layers if layer.part == "unet"]
+    if not inside:
+        return (), {}
+    usual = "UNet2DConditionModel"
+    entries = sorted(load_catalog().values(), key=lambda entry: (entry.class_name != usual, best_known(entry)))
+    found: dict[str, dict[str, Place]] = {}
+    tried: dict[int, dict[str, Place]] = {}  # models with the same tensors are tried once
+    for entry in entries:
+        shapes = tensors_of(entry.name)
+        if id(shapes) not in tried:
+            tried[id(shapes)] = find_places(inside, shapes, flat_names_of(entry.name))
+        found[entry.name] = tried[id(shapes)]
+    counts = {name: (sum(place.fits for place in places.values()), len(places)) for name, places in found.items()}
+    most = max(counts.values())
+    if most[1] == 0:
+        return (), {}
+    best = [name for name, count in counts.items() if count == most]
+    first = load_catalog()[best[0]].class_name
+    return tuple(name for name in best if load_catalog()[name].class_name == first), found[best[0]]
+
+
+def _sorted_out(layers: Sequence[Layer], places: Mapping[str, Place]) -> list[Layer]:
+    """Tell a UNet's layers from those of other models: where none has a UNet's name, all are a transformer's, or of what is not known."""
+    outside = [layer for layer in layers if layer.part == "unet"]
+    if any(layer.name in places or _UNET.match(layer.flat) or _CONTROLNET.match(layer.flat) for layer in outside):
+        return list(layers)
+    if any(re.search(pattern, layer.flat) for pattern, *_ in _TRANSFORMERS for layer in outside):
+        part = "transformer"
+    else:
+        part = "unet" if any(layer.name.startswith("lora_unet_") for layer in outside) else "other"
+    return [layer._replace(part=part) if layer.part == "unet" else layer for layer in layers]
+
+
+def _trained_for(layers: Sequence[Layer], models: Sequence[str], header: Header) -> tuple[str | None, list[str]]:
+    """Return the family of a LoRA and what shows it: the width of the text embeddings, names, or all models that it fits."""
+    for layer in layers:
+        widths = {axis for axes in layer.made.weights for axis in axes if axis}
+        inputs = next((axes[1] for axes in layer.made.weights if len(axes) > 1), None)
+        if layer.part == "unet" and re.search(r"attn2_to_[kv]$", layer.flat) and inputs in FAMILIES:
+            first = layer.tensors.get("down") or next(iter(layer.tensors.values()))
+            return FAMILIES[inputs], [f"{quoted(first, header.tensors[first])}: cross-attends to {inputs}-dim text embeddings"]
+        for pattern, width, family in _TRANSFORMERS if layer.part == "transformer" else ():
+            if family and re.search(pattern, layer.flat) and width in (None, *widths):
+                return family, [f"{layer.name!r} is a {family} name"]
+    families = {load_catalog()[model].family for model in models}
+    if len(families) == 1:
+        return families.pop(), []
+    second = next((layer for layer in layers if layer.part == "text_encoder_2"), None)
+    if second and all(layer.part.startswith("text_encoder") for layer in layers):
+        return "Stable Diffusion XL", [f"{second.name!r} is a layer of the second text encoder"]
+    return None, []
+
+
+def type_of(flat: str) -> str:
+    """Return the type of a layer by its module's name, dots as underscores."""
+    return next((name for name, pattern in _TYPES.items() if re.search(pattern, flat)), "other")
+
+
+def _counted(layers: Iterable[Layer], places: Mapping[str, Place]) -> dict[str, int]:
+    paths = (places[layer.name].path.replace(".", "_") if layer.name in places else layer.flat for layer in layers)
+    counts = Counter(map(type_of, paths))
+    return {name: counts[name] for name in (*_TYPES, "other") if counts[name]}
+
+
+def _blocks(layers: Iterable[Layer], places: Mapping[str, Place]) -> tuple[LoraBlock, ...]:
+    """Return the resnets, transformers and samplers that the layers are in, by their numbers in the original layout."""
+    inside: dict[tuple[str, str | None], list[Layer]] = {}
+    for layer in layers:
+        if layer.name in places:
+            place = places[layer.name]
+            item = re.match(r"(?:(?:down|up)_blocks\.\d+|mid_block)(?:\.\w+\.\d+)?|\w+", place.path)
+            inside.setdefault((item[0] if item else place.path, block_of(place.original)), []).append(layer)
+    blocks = [LoraBlock(block=block, path=path, layers=len(own), types=_counted(own, places)) for (path, block), own in inside.items()]
+    way = {"I": 0, "M": 1, "O": 2}
+    return tuple(sorted(blocks, key=lambda one: (way.get((one.block or "?")[0], 3), one.block or "", one.path)))
+
+
+def _groups(layers: Iterable[Layer], places: Mapping[str, Place]) -> tuple[LoraGroup, ...]:
+    """Return the layers by model, linear or convolution, and form; the UNet's linear layers first."""
+    found: dict[tuple[bool, str, bool, str], list[Layer]] = {}
+    for layer in layers:
+        weights = [places[layer.name].shape] if layer.name in places else layer.made.weights
+        is_convolution = any(side and side > 1 for axes in weights for side in axes[2:])
+        key = (layer.part.startswith("text_encoder"), layer.part, is_convolution, layer.made.form)
+        found.setdefault(key, []).append(layer)
+    return tuple(
+        LoraGroup(
+            part=part,
+            kind="convolution" if is_convolution else "linear",
+            form=form,
+            ranks=tuple(sorted({layer.made.rank for layer in own if layer.made.rank is not None})),
+            alphas=tuple(sorted({layer.alpha for layer in own if layer.alpha is not None})),
+            layers=len(own),
+        )
+        for (_, part, is_convolution, form), own in sorted(found.items(), key=lambda item: (*item[0][:3], -len(item[1])))
+    )
+
+
+def form_words(lora: Lora) -> str:
+    """Say in which form a LoRA is, with rank and alpha, and with those of other groups where they differ.
+
+    >>> group = LoraGroup(part="unet", kind="linear", form="LoRA", ranks=(32,), alphas=(16.0,), layers=192)
+    >>> form_words(Lora(format="kohya", forms=("LoRA",), rank=32, alpha=16.0, groups=(group,), layers=192))
+    'LoRA, rank 32, alpha 16'
+    """
+    named = {"full": "full difference", "norm": "norms", "": "unknown form"}
+    forms = [named.get(form, form) for form in lora.forms]
+    if lora.dora:
+        forms[0] = "DoRA" if forms[0] == "LoRA" else f"{forms[0]} with DoRA"
+    elif forms[0] == "LoRA" and lora.format in ("kohya", "lycoris") and any(group.kind == "convolution" for group in lora.groups):
+        forms[0] = "LoCon"
+    first, *others = [
+        ", ".join(
+            f"{name} {values[0]:g}" if len(values) == 1 else f"{name} {values[0]:g} to {values[-1]:g}"
+            for name, values in (("rank", group.ranks), ("alpha", group.alphas))
+            if values
+        )
+        for group in lora.groups
+    ]
+    more = {
+        f"{'convolutions' if group.kind == 'convolution' else group.part.replace('_', ' ')} {words}": None
+        for group, words in zip(lora.groups[1:], others, strict=True)
+        if words not in (first, "")
+    }
+    return "; ".join([", ".join(filter(None, [" and ".join(forms), first])), *more])
