@@ -144,7 +144,7 @@ class RefusingRecorder(Recorder):
 
 def refused(refusal: ConfigError) -> Any:
     """Check a config that is refused."""
-    model = LoadedModel(name="small", config=condition(act_fn="sillu", upcast_attn=1, addition_time_embed_dim=6), source=SMALL)
+    model = LoadedModel(name="small", config=condition(act_fn="sillu", upcast_attn=True, addition_time_embed_dim=6), source=SMALL)
     recorder = RefusingRecorder(None, model)
     recorder.refusal = refusal
     return check_model(recorder, [make_request(device="meta")], expected={}).check

@@ -83,7 +83,7 @@ def config(options: ModelOptions) -> None:
             model = recorder.info
         output.note(*recorder.config.notes)
     if output.format != "table":
-        output.note(*unknown_keys(model))
+        output.note(*unknown_keys(model, read.config))
     entry = find_entry(model.name) if model.source.kind == "catalog" else None
     notes = [] if entry is None else [*entry.notes]
     if entry is not None and entry.confidence != "verbatim":

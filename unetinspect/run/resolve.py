@@ -15,14 +15,17 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from unetinspect.errors import ConfigError, UnetInspectError, UsageError, nearest_names
+from unetinspect.errors import ConfigError, UnetInspectError, UsageError
 from unetinspect.record import Medium, ModelInfo, Trace
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import Builder, InputSpec, Plan, builder_for, supported_classes
 from unetinspect.unets.builder import Adapted
 from unetinspect.unets.request import Request
 from unetinspect.unets.sizes import Sizes, VaeScale, decide_cfg, decide_sizes
+from unetinspect.unets.unknown_keys import explain_key
+from unetinspect.units import joined
 
+_KEYS_SHOWN = 4
 SEE_CONFIG = "`unetinspect config MODEL` shows every key, with its default"
 
 
@@ -101,15 +104,30 @@ def resolve_config(
         ConfigError: It names no class, or one that cannot be traced.
         UsageError: The class has no key of an override's name: a typing error must not be ignored.
     """
-    overrides = overrides or {}
+    overrides, given = overrides or {}, config
     config = _plain({**config, **overrides})
-    of = class_of(config.get("_class_name"))
+    try:
+        of = class_of(config.get("_class_name"))
+    except ConfigError as error:
+        if "_class_name" in config or not config:
+            raise
+        raise ConfigError(f"{error.message}; its keys are {joined(list(config)[:_KEYS_SHOWN])}", hint=error.hint) from None
     for key in overrides:
         if key != "_class_name" and key not in of.keys:
-            close = nearest_names(key, of.keys, count=1)
-            meant = f"did you mean {close[0]}? " if close else ""
+            explained = explain_key(key, of.keys, given=overrides)
+            meant = f"{explained.advice(())}; " if explained.change or explained.meant else ""
             raise UsageError(f"{of.name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
     ignored = tuple(key for key in config if key not in of.keys and not key.startswith("_"))
+    if ignored and not any(key in of.keys for key in given):
+        raise ConfigError(
+            f"not a config of {of.name}: it has none of its keys, but {joined(ignored[:_KEYS_SHOWN])}",
+            hint="give the config of the UNet itself: its config.json, or the section of the file that describes it",
+        )
+    if unread := [key for key in of.keys if "${" in str(config.get(key))]:
+        raise ConfigError(
+            f"{unread[0]} is {config[unread[0]]}, which this file does not resolve",
+            hint=f"--set {unread[0]}=VALUE, or resolve the file first",
+        )
     adapted = builder_for(of.name).adapted({**of.keys, **config}) if adapt and of.adapts else Adapted()
     config = {**config, **adapted.changes}
     if config["_class_name"] != of.name:
