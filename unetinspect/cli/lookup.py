@@ -80,7 +80,7 @@ def config(options: ModelOptions) -> None:
     else:
         with output.progress() as say:
             recorder = Recorder(open_cache(), read, overrides, say=say)
-            model = recorder.info
+            model = recorder.built
         output.note(*recorder.config.notes)
     if output.format != "table":
         output.note(*unknown_keys(model, read.config))
