@@ -203,7 +203,7 @@ REFUSED: dict[str, tuple[Any, type[UnetInspectError], str]] = {
         ConfigError,
         "8 attention heads at every level, 56, 84 and 112 channels wide",
     ),
-    "arguments left out": (of_ldm({"model_channels": 320}, OPENAI), ConfigError, "are not those of a UNet"),
+    "arguments left out": (of_ldm({"model_channels": 320}, OPENAI), ConfigError, "not the arguments of a UNet: KeyError"),
 }
 
 

@@ -15,9 +15,7 @@ from unetinspect.units import format_value, joined
 
 Config = dict[str, Any]
 
-TARGETS = re.compile(r"(?:.*\.)?(?:openaimodel\.UNetModel|video_model\.VideoUNet|cldm\.ControlledUnetModel)")
-"""The classes whose configs are translated, as a `target`."""
-
+_TARGETS = re.compile(r"(?:.*\.)?(?:openaimodel\.UNetModel|video_model\.VideoUNet|cldm\.ControlledUnetModel)")
 # guided-diffusion's own defaults, and its multiples of the channels for each size of the image.
 _FLAGS = {"num_channels", "num_res_blocks", "attention_resolutions"}
 _DEFAULTS = {"image_size": 64, "num_heads": 4, "use_scale_shift_norm": True}
@@ -40,13 +38,30 @@ _FIXED = {
 _WITHOUT_EFFECT = ("use_checkpoint", "use_fp16", "use_bf16", "legacy", "spatial_transformer_attn_type", "use_new_attention_order")
 
 
-def is_flags(values: Mapping[str, Any]) -> bool:
-    """Whether a mapping holds guided-diffusion's model flags."""
-    return values.keys() >= _FLAGS
+def translated(node: Mapping[str, Any], where: str) -> tuple[str, Config, tuple[str, ...]] | None:
+    """Translate a mapping with the `target` and `params` of a UNet, or with guided-diffusion's flags.
+
+    Returns what it is, the config, and the keys that were not translated; None: it is neither.
+
+    Raises:
+        ConfigError: diffusers has no UNet like it.
+    """
+    target, params = str(node.get("target")), node.get("params")
+    try:
+        if node.keys() >= _FLAGS:
+            return "guided-diffusion's flags", *_from_flags(node)
+        if isinstance(params, dict) and _TARGETS.fullmatch(target):
+            return target, *_from_ldm(params, target)
+    except ConfigError:
+        raise
+    except Exception as error:  # the values may be anything
+        raise ConfigError(f"{where}: not the arguments of a UNet: {error!r}", hint="give the config.json of a UNet") from None
+    if isinstance(params, dict) and "model_channels" in params and "hint_channels" not in params:
+        raise ConfigError(f"{where} is a {target}, which no class of diffusers can build", hint="see `unetinspect models --classes`")
+    return None
 
 
-def from_flags(values: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
-    """Translate guided-diffusion's flags as `from_ldm` translates a UNetModel's arguments."""
+def _from_flags(values: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     if of_text := [key for key in ("xf_width", "text_ctx", "clip_dim") if key in values]:
         raise _no_equal(f"guided-diffusion's blocks and a text encoder of its own ({joined(of_text)})", "neither together")
     size, names = {**_DEFAULTS, **values}["image_size"], ("num_channels", "learn_sigma", "class_cond", "model_path")
@@ -57,7 +72,7 @@ def from_flags(values: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     params["channel_mult"] = _numbers(values.get("channel_mult") or "") or _MULTIPLES.get(size)
     params["attention_resolutions"] = [size // side for side in map(int, _numbers(values["attention_resolutions"]))]
     params["num_classes"] = 1000 if values.get("class_cond") else None
-    return from_ldm(params, "guided_diffusion.unet.UNetModel")[0], ()  # beside them are those of the sampler
+    return _from_ldm(params, "guided_diffusion.unet.UNetModel")[0], ()  # beside them are those of the sampler
 
 
 def _numbers(value: Any) -> list[float]:
@@ -65,23 +80,15 @@ def _numbers(value: Any) -> list[float]:
     return [float(each) if "." in each else int(each) for each in re.findall(r"\d+\.?\d*", str(value))]
 
 
-def from_ldm(params: Mapping[str, Any], target: str) -> tuple[Config, tuple[str, ...]]:
-    """Translate the arguments of a `UNetModel` or `VideoUNet`; returns the config, and the keys that were not translated.
-
-    Raises:
-        ConfigError: An argument is missing, or diffusers has no UNet like it.
-    """
+def _from_ldm(params: Mapping[str, Any], target: str) -> tuple[Config, tuple[str, ...]]:
+    """Translate the arguments of a `UNetModel` or `VideoUNet`; raises anything where they make no sense."""
     read = dict(params)
     take, is_video = read.pop, "VideoUNet" in target
-    try:
-        base, multiples = take("model_channels"), take("channel_mult", None) or [1, 2, 4, 8]
-        channels = [int(base * multiple) for multiple in multiples]
-        crosses = [2**level in take_list(read, "attention_resolutions") for level in range(len(channels))]
-        del read["attention_resolutions"]
-        config: Config = {key: take(key) for key in ("in_channels", "out_channels")}
-        config |= {"block_out_channels": channels, "layers_per_block": take("num_res_blocks")}
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"the arguments of {target} are not those of a UNet: {error!r}", hint="give the config.json of a UNet") from None
+    base, multiples, scales = take("model_channels"), take("channel_mult", None) or [1, 2, 4, 8], take("attention_resolutions")
+    channels = [int(base * multiple) for multiple in multiples]
+    crosses = [2**level in (scales if isinstance(scales, list) else [scales]) for level in range(len(channels))]
+    config: Config = {key: take(key) for key in ("in_channels", "out_channels")}
+    config |= {"block_out_channels": channels, "layers_per_block": take("num_res_blocks")}
     config |= {key: read.pop(name) for name, key in (("image_size", "sample_size"), ("dropout", "dropout")) if read.get(name)}
     heads, width = take("num_heads", -1), take("num_head_channels", -1)
     context, depth = take("context_dim", None), take("transformer_depth", None) or 1
@@ -107,12 +114,6 @@ def from_ldm(params: Mapping[str, Any], target: str) -> tuple[Config, tuple[str,
         if (value := read.pop(key, forms[0])) not in forms:
             raise _no_equal(f"{key} {format_value(value)}", f"{format_value(forms[0])} alone")
     return config, tuple(key for key in read if key not in _WITHOUT_EFFECT)
-
-
-def take_list(values: Mapping[str, Any], key: str) -> list[Any]:
-    """Return a value that may be one or a list of them as a list."""
-    value = values[key]
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _with_transformers(read: Config, crosses: list[bool], context: Any, depth: Any, *, is_video: bool) -> Config:

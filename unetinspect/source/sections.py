@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import ConfigError, SourceError
-from unetinspect.source.ldm import TARGETS, from_flags, from_ldm, is_flags
+from unetinspect.source.ldm import translated
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import plug_classes, supported_classes
 from unetinspect.unets.unknown_keys import from_first_cascade
@@ -66,8 +67,7 @@ def find_unet(model: LoadedModel) -> LoadedModel:
         named = whole.get("pretrained_model_name_or_path")
         if isinstance(named, str) and not whole.keys() & _known_keys():
             raise _elsewhere(model.source.location, named)
-        outer = whole.get("model")
-        if isinstance(outer, dict) and isinstance(target := outer.get("target"), str):
+        if isinstance(target := _inside(whole, "model").get("target"), str):
             raise ConfigError(f"{model.source.location} is a config of {target} and has no UNet", hint="give the config of a UNet")
         return model
     first, *others = found
@@ -96,30 +96,24 @@ def _sections(whole: Mapping[str, Any]) -> Iterator[_Section]:
 
 def _ldm(path: tuple[str, ...], node: Mapping[str, Any], whole: Mapping[str, Any]) -> _Section | None:
     """Read a section of LDM's or SGM's, `target` and `params`, or flags of guided-diffusion; None: it is neither."""
-    target, params, outer = node.get("target"), node.get("params"), whole.get("model")
-    if is_flags(node):
-        (config, left), what = from_flags(node), "guided-diffusion's flags"
-    elif isinstance(target, str) and isinstance(params, dict) and TARGETS.fullmatch(target):
-        (config, left), what = from_ldm(params, target), f"{target}"
-    elif isinstance(target, str) and isinstance(params, dict) and "model_channels" in params and "hint_channels" not in params:
-        raise ConfigError(
-            f"{'.'.join(path)} is a {target}, which no class of diffusers can build", hint="see `unetinspect models --classes`"
-        )
-    else:
+    found = translated(node, ".".join(path))
+    if found is None:
         return None
-    given = outer.get("params") if isinstance(outer, dict) else None
-    around = given if isinstance(given, dict) and params is not None else {}
-    size, first_stage = around.get("image_size"), around.get("first_stage_config")
-    if size is not None:
-        config["sample_size"] = size  # of the latents; the UNet's own image_size is not read
-    while isinstance(first_stage, dict) and "ch_mult" not in first_stage:
-        first_stage = next((first_stage[key] for key in ("params", "ddconfig") if key in first_stage), None)
-    levels = first_stage.get("ch_mult") if isinstance(first_stage, dict) else None
+    what, config, left = found
+    around = _inside(whole, "model", "params")
+    if "target" in node and "image_size" in around:
+        config["sample_size"] = around["image_size"]  # of the latents; the UNet's own image_size is not read
+    levels = _inside(around, "first_stage_config", "params", "ddconfig").get("ch_mult")
     written = ", ".join(f"{key} {format_value(value)}" for key, value in config.items())
     notes = [f"{what} translated to diffusers: {written}", *([f"not translated: {joined(left)}"] if left else [])]
-    return _Section(
-        path, config, tuple(notes), 2 ** (len(levels) - 1) if isinstance(levels, list) and 0 < len(levels) <= _MOST_LEVELS else None
-    )
+    factor = 2 ** (len(levels) - 1) if isinstance(levels, list) and 0 < len(levels) <= _MOST_LEVELS else None
+    return _Section(path, config, tuple(notes), factor)
+
+
+def _inside(value: Any, *keys: str) -> Mapping[str, Any]:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 def _diffusers(path: tuple[str, ...], node: Mapping[str, Any]) -> _Section | None:
@@ -173,6 +167,7 @@ def _class_like(config: Mapping[str, Any], blocks: set[str]) -> str | None:
     return best if of_blocks or (not blocks and of_keys >= max(_FEWEST_KEYS, len(own) / 2)) else None
 
 
+@cache
 def _known_keys() -> set[str]:
     return {key for entry in load_catalog().values() for key in entry.config if key != "_class_name"} | {"adapter_type", "channels"}
 
@@ -212,7 +207,8 @@ def _resolved(config: Mapping[str, Any]) -> dict[str, Any]:
             return value
         if isinstance(target, str):
             return resolve(target, path, hops + 1)
-        return value if "${" in repr(target) else target  # lists of lists of names could grow without end
+        grows = isinstance(target, dict) or any("${" in word for word in _words(target))  # names of names, without end
+        return value if grows else target
 
     resolved: dict[str, Any] = resolve(dict(config), ())
     return resolved

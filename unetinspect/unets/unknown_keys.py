@@ -9,103 +9,40 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
 
 from unetinspect.errors import Problem
 from unetinspect.unets.builder import is_list
 from unetinspect.units import format_value, joined
 
 _MOST_CLASSES = 3
-_BLOCKS = "here down_block_types and up_block_types decide it"
-_CONVOLUTIONS = "here down- and upsamplers always have convolutions"
-# Whose keys they are; for each the key of the same meaning in diffusers, else what to use instead, "" where there is nothing.
-_OWNERS: dict[str, dict[str, str]] = {
-    "early diffusers": {
-        "block_channels": "block_out_channels",
-        "down_blocks": "down_block_types",
-        "up_blocks": "up_block_types",
-        "resnet_num_groups": "norm_num_groups",
-        "resnet_act_fn": "act_fn",
-        "resnet_eps": "norm_eps",
-        "downscale_freq_shift": "freq_shift",
-    },
-    "the UNet of OpenAI and LDM": {
-        "image_size": "sample_size",
-        "num_res_blocks": "layers_per_block",
-        "context_dim": "cross_attention_dim",
-        "num_classes": "num_class_embeds",
-        "adm_in_channels": "projection_class_embeddings_input_dim",
-        "use_linear_in_transformer": "use_linear_projection",
-        "transformer_depth": "transformer_layers_per_block",
-        "use_new_attention_order": "",
-        "legacy": "",
-        "num_heads": "attention_head_dim in a UNet2DConditionModel",
-        "num_head_channels": "attention_head_dim in a UNet2DModel; a UNet2DConditionModel has the number of heads there",
-        "model_channels": "block_out_channels has multiples of it",
-        "channel_mult": "channel_mult times model_channels is block_out_channels",
-        "attention_resolutions": _BLOCKS,
-        "use_spatial_transformer": _BLOCKS,
-        "resblock_updown": "true is ResnetDownsampleBlock2D and ResnetUpsampleBlock2D as block types",
-        "conv_resample": _CONVOLUTIONS,
-        "dims": "here the class decides it",
-        "num_heads_upsample": "here up blocks have the heads of the down blocks",
-        "use_checkpoint": "here a method, enable_gradient_checkpointing()",
-        "use_fp16": "here torch_dtype, when the model is loaded",
-        "disable_self_attentions": "here only_cross_attention",
-        "transformer_depth_middle": "here the last entry of transformer_layers_per_block",
-        "spatial_transformer_attn_type": "here an attention processor",
-        "hint_channels": "here conditioning_channels of ControlNetModel",
-    },
-    "the original DDPM code": {
-        "resolution": "sample_size",
-        "out_ch": "out_channels",
-        "ch": "block_out_channels has multiples of it",
-        "ch_mult": "ch_mult times ch is block_out_channels",
-        "attn_resolutions": _BLOCKS,
-        "resamp_with_conv": _CONVOLUTIONS,
-    },
-    "the VAE, which has a config of its own": dict.fromkeys(("latent_channels", "scaling_factor", "double_z", "z_channels"), ""),
-    "the scheduler, which has a config of its own": dict.fromkeys(("beta_start", "beta_end", "beta_schedule", "prediction_type"), ""),
-}
-# Switches of others, and the value of a key here that is the same as true.
-_SWITCHES = {
-    "use_gated_attention": ("attention_type", "gated"),
-    "use_scale_shift_norm": ("resnet_time_scale_shift", "scale_shift"),
-}
-_CASCADE = {
-    "c_in": "in_channels",
-    "c_out": "out_channels",
-    "c_r": "timestep_ratio_embedding_dim",
-    "c_cond": "conditioning_dim",
-    "c_hidden": "block_out_channels",
-    "nhead": "num_attention_heads",
-    "level_config": "block_types_per_layer",
-    "c_clip_text": "clip_text_in_channels",
-    "c_clip_text_pooled": "clip_text_pooled_in_channels",
-    "c_clip_img": "clip_image_in_channels",
-    "c_clip_seq": "clip_seq",
-    "c_effnet": "effnet_in_channels",
-    "c_pixels": "pixel_mapper_in_channels",
-    "t_conds": "timestep_conditioning_type",
-}
-# Lists of two, for the way down and the way up.
-_CASCADE_PAIRS = {
-    "blocks": ("down_num_layers_per_block", "up_num_layers_per_block"),
-    "block_repeat": ("down_blocks_repeat_mappers", "up_blocks_repeat_mappers"),
-}
-_CASCADE_LAYERS = {"C": "SDCascadeResBlock", "T": "SDCascadeTimestepBlock", "A": "SDCascadeAttnBlock"}
-_FIRST_CASCADE = "the first release of Stable Cascade"
 # How much of two names, word for word, and how much of two words must be alike.
 _LIKE_NAMES, _LIKE_WORDS = 0.35, 0.8
-_FOREIGN = {key: (owner, instead) for owner, keys in _OWNERS.items() for key, instead in keys.items()}
-_OF_EMA = ("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
-_HARMLESS = {
-    "quantization_config": "how the weights were quantized; shapes here are those before quantization",
-    "auto_map": "where AutoModel finds custom code; no UNet reads it",
-    "torch_dtype": "dtype of the saved weights; no UNet reads it",
-    "dtype": "dtype of the saved weights; no UNet reads it",
-}
+
+
+class _Cascade(Struct, frozen=True):
+    keys: dict[str, str]
+    pairs: dict[str, tuple[str, str]]
+    layers: dict[str, str]
+
+
+class _Tables(Struct, frozen=True):
+    ema: frozenset[str]
+    harmless: dict[str, str]
+    switches: dict[str, tuple[str, str]]
+    cascade: _Cascade
+    owners: dict[str, dict[str, str]]
+
+
+@cache
+def _tables() -> _Tables:
+    return msgspec.toml.decode(Path(__file__).with_suffix(".toml").read_bytes(), type=_Tables)
 
 
 class UnknownKey(NamedTuple):
@@ -145,17 +82,17 @@ def explain_key(
     `classes` has the keys of all classes; `given` is the config as it was written.
     """
     value = given.get(key)
-    if key in _SWITCHES and (switched := _SWITCHES[key])[0] in own:
-        change = {switched[0]: switched[1]} if value is True else {}
-        return UnknownKey(key, f"true is {switched[0]}: {format_value(switched[1])}", change=change)
-    if "block_types_per_layer" in own and key in (*_CASCADE, *_CASCADE_PAIRS):
-        change = _of_cascade(key, value)
-        return UnknownKey(key, f"the name of {joined(change)} in {_FIRST_CASCADE}", next(iter(change)), change if key in given else {})
-    if key in _FOREIGN:
-        owner, instead = _FOREIGN[key]
-        if instead in own:
-            return UnknownKey(key, f"the name of {instead} in {owner}", instead)
-        return UnknownKey(key, f"a key of {owner}" + (f"; {instead}" if " " in instead else ""))
+    switched, today = _tables().switches.get(key, ("", ""))
+    if switched in own:
+        return UnknownKey(key, f"true is {switched}: {format_value(today)}", change={switched: today} if value is True else {})
+    if "block_types_per_layer" in own and (change := _of_cascade(key, value)):
+        origin = f"the name of {joined(change)} in the first release of Stable Cascade"
+        return UnknownKey(key, origin, next(iter(change)), change if key in given else {})
+    for owner, keys in _tables().owners.items():
+        if (instead := keys.get(key)) is not None:
+            if instead in own:
+                return UnknownKey(key, f"the name of {instead} in {owner}", instead)
+            return UnknownKey(key, f"a key of {owner}" + (f"; {instead}" if " " in instead else ""))
     others = [name for name, keys in (classes or {}).items() if key in keys]
     if others:
         named = others[:_MOST_CLASSES] + (["others"] if len(others) > _MOST_CLASSES else [])
@@ -171,8 +108,8 @@ def _likeness(key: str, name: str, names: Collection[str]) -> tuple[float, float
     A word that many names have counts the less; a shared one may be misspelt.
 
     >>> names = ["use_linear_projection", "upcast_attention", "attention_type", "attention_head_dim"]
-    >>> [_likeness(key, name, names)[0] for key, name in (("linear_projecton", names[0]), ("gated_attention", names[1]))]
-    [0.6666666666666666, 0.14285714285714285]
+    >>> [round(_likeness(key, name, names)[0], 2) for key, name in (("linear_projecton", names[0]), ("gated_attention", names[1]))]
+    [0.67, 0.14]
     """
 
     def ratio(one: str, other: str) -> float:
@@ -200,29 +137,29 @@ def _same_type(value: Any, default: Any) -> bool:
 
 
 def _of_cascade(key: str, value: Any) -> dict[str, Any]:
-    """Return the keys and values of today for one of the first release of Stable Cascade."""
-    if key in _CASCADE_PAIRS:
+    """Return the keys and values of today for one of the first release of Stable Cascade; none for any other."""
+    table = _tables().cascade
+    if key in table.pairs:
         pair = value if is_list(value) and len(value) == 2 else (value, value)
-        return dict(zip(_CASCADE_PAIRS[key], pair, strict=True))
+        return dict(zip(table.pairs[key], pair, strict=True))
     if key == "level_config" and is_list(value):
-        value = [[_CASCADE_LAYERS.get(str(layer), layer) for layer in level] if isinstance(level, Sequence) else level for level in value]
-    return {_CASCADE[key]: value}
+        value = [[table.layers.get(str(layer), layer) for layer in level] if isinstance(level, Sequence) else level for level in value]
+    return {table.keys[key]: value} if key in table.keys else {}
 
 
 def from_first_cascade(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Translate a config of the first release of Stable Cascade; returns it and what was renamed."""
-    found, renamed = {**config, "_class_name": "StableCascadeUNet"}, []
-    for key in config:
-        if key in (*_CASCADE, *_CASCADE_PAIRS):
-            change = _of_cascade(key, found.pop(key))
-            found.update(change)
-            renamed.append(f"{key} to {joined(change)}")
-    return found, tuple(renamed)
+    changes = {key: change for key, value in config.items() if (change := _of_cascade(key, value))}
+    found = {key: value for key, value in config.items() if key not in changes} | {"_class_name": "StableCascadeUNet"}
+    for change in changes.values():
+        found |= change
+    return found, tuple(f"{key} to {joined(change)}" for key, change in changes.items())
 
 
 def harmless_keys(unknown: Collection[str]) -> dict[str, str]:
     """Return those of the unknown keys that diffusers' own tools leave in a config and no UNet reads, with their meaning."""
+    tables = _tables()
     # Words as plain as "power" are EMAModel's only in its company.
-    of_ema = _OF_EMA if {"decay", "optimization_step"} <= set(unknown) else ()
-    meanings = {**_HARMLESS, **dict.fromkeys(of_ema, "left by EMAModel; no UNet reads it")}
+    of_ema = tables.ema if {"decay", "optimization_step"} <= set(unknown) else ()
+    meanings = {**tables.harmless, **dict.fromkeys(of_ema, "left by EMAModel; no UNet reads it")}
     return {key: meanings[key] for key in unknown if key in meanings}
