@@ -11,11 +11,12 @@ import yaml
 from diffusers import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.convert_from_ckpt import create_unet_diffusers_config
 
+from tests.config_edits import KINDS
 from tests.tiny import CONDITION, condition
 from unetinspect import trace
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import ConfigError, SourceError, UnetInspectError, UsageError
-from unetinspect.run.resolve import class_keys, resolve_config
+from unetinspect.run.resolve import class_keys, diffusers_class, resolve_config
 from unetinspect.source import LoadedModel, read_model
 from unetinspect.unets.unknown_keys import explain_key
 
@@ -277,3 +278,18 @@ def test_a_suggestion_shares_words_and_type(key: str, value: Any, meant: str | N
     with pytest.raises(UsageError) as refused:
         resolve_config(condition(), {key: value})
     assert (meant is not None) == (f"did you mean {meant}?" in str(refused.value.hint))
+
+
+@pytest.mark.parametrize("kind", ["conditioned", "controlnet"])
+def test_the_config_is_that_of_the_built_unet(tmp_path: Path, cli: Any, kind: str) -> None:
+    """`encoder_hid_dim` without a type is text_proj to diffusers; a config that cannot be built is shown as it is given."""
+    config = {**KINDS[kind], "encoder_hid_dim": 12}
+    path = str(tmp_path / "c.json")
+    write(tmp_path, "c.json", json.dumps(config))
+    built = diffusers_class(config["_class_name"]).from_config(config).config
+    shown = json.loads(cli("config", path, "--json")[1])["model"]["config"]
+    traced = json.loads(cli("trace", path, "--device", "meta", "--json")[1])["model"]["config"]
+
+    assert shown == traced == {key: list(built[key]) if isinstance(built[key], tuple) else built[key] for key in shown}
+    assert shown["encoder_hid_dim_type"] == "text_proj"
+    assert json.loads(cli("config", path, "--set", "act_fn=zzz", "--json")[1])["model"]["config"]["act_fn"] == "zzz"
