@@ -19,7 +19,7 @@ from unetinspect.source.ldm import translated
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import plug_classes, supported_classes
 from unetinspect.unets.unknown_keys import from_first_cascade
-from unetinspect.units import format_value, joined
+from unetinspect.units import joined
 
 _BLOCKS = re.compile(r"(down|mid|up)_block_types?")
 _INTERPOLATION = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
@@ -104,7 +104,7 @@ def _ldm(path: tuple[str, ...], node: Mapping[str, Any], whole: Mapping[str, Any
     if "target" in node and "image_size" in around:
         config["sample_size"] = around["image_size"]  # of the latents; the UNet's own image_size is not read
     levels = _inside(around, "first_stage_config", "params", "ddconfig").get("ch_mult")
-    written = ", ".join(f"{key} {format_value(value)}" for key, value in config.items())
+    written = ", ".join(f"{key} {value}" for key, value in config.items())
     notes = [f"{what} translated to diffusers: {written}", *([f"not translated: {joined(left)}"] if left else [])]
     factor = 2 ** (len(levels) - 1) if isinstance(levels, list) and 0 < len(levels) <= _MOST_LEVELS else None
     return _Section(path, config, tuple(notes), factor)
