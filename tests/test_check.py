@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel, UVit2DModel
+from diffusers import UNet1DModel, UNet2DModel, UVit2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
@@ -17,6 +17,7 @@ from tests.kinds_other import UVIT
 from tests.kinds_plugs import adapter
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, condition, plain, traced
+from unetinspect.catalog import load_catalog
 from unetinspect.check.model import check_model, find_expected
 from unetinspect.errors import ConfigError, Problem, UsageError
 from unetinspect.record import Source
@@ -94,6 +95,45 @@ def test_a_size_is_clean_where_a_cpu_run_says_so(size: tuple[int, int]) -> None:
         assert runs_on_cpu(THREE_LEVELS, (near.sample_size[0], near.sample_size[1])) == near.sample_size
 
 
+VALUES = load_catalog()["hopper-medium-v2-value-function"].config  # its sample_size is 65536, and its last layer fits few lengths
+
+
+def test_the_own_size_of_a_config_is_checked_where_a_pass_takes_another() -> None:
+    """A finding for the config's own, in the CPU's words; the record is that of the size that runs."""
+    model = LoadedModel(name="small", config=VALUES, source=SMALL)
+    found: Any = check_model(Recorder(None, model), [make_request(device="meta")], expected={})
+    own, taken = found.check.sizes
+    torch.manual_seed(0)
+    with pytest.raises(RuntimeError) as on_cpu, torch.no_grad():
+        UNet1DModel.from_config(VALUES)(torch.zeros(1, 14, 65536), 1)
+
+    assert (own.sample_size, own.runs, taken.runs) == ((65536,), False, True)
+    assert own.reason == str(on_cpu.value)
+    assert found.run.sample_size == taken.sample_size != own.sample_size
+    assert [(finding.about, finding.kind) for finding in found.check.findings] == [("size", "fails")]
+
+
+def test_no_size_takes_the_others_with_it() -> None:
+    """Neither one that an option refuses, nor one that fails where the config's own fails too; all refused is an error."""
+    odd = plain(sample_size=5, block_out_channels=[16, 16, 32], down_block_types=["DownBlock2D"] * 3, up_block_types=["UpBlock2D"] * 3)
+    found = checked(odd, (5, 5), (8, 8), (10**6, 10**6)).check
+    signal = checked(VALUES, (3, 4), (16, 16)).check
+
+    assert [size.runs for size in found.sizes][:2] == [False, True]
+    assert [size.runs for size in signal.sizes] == [False, True]
+    assert [finding.stops for finding in signal.findings] == [False]
+    with pytest.raises(UsageError):
+        checked(VALUES, (3, 4))
+
+
+def test_a_config_that_runs_at_no_size_is_to_blame() -> None:
+    """Not its sizes: the key is found by trial, and what is advised runs."""
+    found = checked(plain(norm_num_groups=7), (16, 16), (8, 8)).check
+
+    assert (found.sizes, [finding.about for finding in found.findings]) == ((), ["config"])
+    assert found.findings[0].stops
+
+
 def test_a_size_that_returns_another_is_found() -> None:
     """aMUSEd's UNet returns an odd size rounded, and raises nothing: the CPU does the same."""
     config = {**UVIT, "downsample": True, "upsample": True}
@@ -144,7 +184,7 @@ class RefusingRecorder(Recorder):
 
 def refused(refusal: ConfigError) -> Any:
     """Check a config that is refused."""
-    model = LoadedModel(name="small", config=condition(act_fn="sillu", upcast_attn=1, addition_time_embed_dim=6), source=SMALL)
+    model = LoadedModel(name="small", config=condition(act_fn="sillu", upcast_attn=True, addition_time_embed_dim=6), source=SMALL)
     recorder = RefusingRecorder(None, model)
     recorder.refusal = refusal
     return check_model(recorder, [make_request(device="meta")], expected={}).check

@@ -228,7 +228,7 @@ def test_unknown_keys_are_named_once_on_stderr(cli: Any, tiny: str) -> None:
 
     assert cli("skips", "odd.json")[2] == (
         "note: cros_attention_dim is not a key of UNet2DConditionModel (did you mean cross_attention_dim?)\n"
-        "note: decay is not a key of UNet2DConditionModel (remove it)\n"
+        "note: decay is not a key of UNet2DConditionModel (diffusers ignores it)\n"
     )
     assert cli("skips", "odd.json", "-q")[2] == ""
 

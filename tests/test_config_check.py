@@ -117,12 +117,14 @@ def test_published_configs_are_clean(entry: Entry) -> None:
 @pytest.mark.parametrize(
     ("key", "said", "advice"),
     [
+        ("use_gated_attention", 'not a key of UNet2DConditionModel: true is attention_type: "gated"', "remove it"),
         ("num_res_blocks", ": the name of layers_per_block in the UNet of OpenAI and LDM", "remove it: layers_per_block is set too"),
         ("transformer_depth", ": the name of transformer_layers_per_block in", "did you mean transformer_layers_per_block?"),
         ("ch", ": a key of the original DDPM code; block_out_channels has multiples of it", "remove it"),
         ("num_train_timesteps", ": a key of UNet2DModel", "remove it"),
-        ("use_linear_projecton", "use_linear_projecton is not a key of UNet2DConditionModel", "did you mean use_linear_projection?"),
-        ("zzz", "zzz is not a key of UNet2DConditionModel", "remove it"),
+        ("attn_head_dim", "attn_head_dim is not a key of UNet2DConditionModel", "attention_head_dim is similar, and set too"),
+        ("use_linear_projecton", "use_linear_projecton is not a key of UNet2DConditionModel", "diffusers ignores it"),  # of another type
+        ("zzz", "zzz is not a key of UNet2DConditionModel", "diffusers ignores it"),
     ],
 )
 def test_an_unknown_key_is_explained(key: str, said: str, advice: str) -> None:
@@ -359,6 +361,7 @@ def test_whatever_the_values_every_class_gets_an_answer(data: st.DataObject, cla
     """Values of any type under real keys, and unknown keys beside them, end in findings that can be written down."""
     keys = st.sampled_from([*class_keys()[class_name], "_diffusers_version", "num_res_blocks", "decay", "optimization_step"])
     config = data.draw(st.dictionaries(keys | st.text(max_size=6), _VALUES, max_size=8))
+    config.setdefault(next(iter(class_keys()[class_name])), 1)  # a config with none of the class's keys is refused
     report = report_of({**config, "_class_name": class_name}, Problem(("in_channels",), "in_channels is odd"), same=lambda values: True)
 
     assert all(finding.about == "config" and finding.what for finding in report.findings)

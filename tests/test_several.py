@@ -138,7 +138,7 @@ def test_notes_name_the_model_that_they_are_about(cli: Any) -> None:
         Path(run, "unet").mkdir(parents=True)
         Path(run, "unet", "config.json").write_text(json.dumps({**PLAIN, "decay": 0.9}))
         Path(f"{run}.json").write_text(json.dumps({**PLAIN, "decay": 0.9}))
-    note = "decay is not a key of UNet2DModel (remove it)"
+    note = "decay is not a key of UNet2DModel (diffusers ignores it)"
 
     assert cli("trace", "a.json", "b.json", *ON_META)[2] == f"note: a.json: {note}\nnote: b.json: {note}\n"
     assert cli("trace", "a", "a/unet", *ON_META)[2] == f"note: a: {note}\nnote: a/unet: {note}\n"

@@ -98,8 +98,10 @@ def _load(model: Any, where: Mapping[str, Any]) -> LoadedModel:
         from unetinspect.run.live import LiveModule
 
         return LiveModule(model).model
+    from unetinspect.source.sections import find_unet
+
     name = str(model.get("_class_name") or "config")
-    return LoadedModel(name=name, config=dict(model), source=Source(kind="dict", location=name))
+    return find_unet(LoadedModel(name=name, config=dict(model), source=Source(kind="dict", location=name)))
 
 
 def _is_live(model: Any) -> TypeGuard[nn.Module]:

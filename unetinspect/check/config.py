@@ -87,10 +87,8 @@ def _unknown(
     numbers = [[int(number) for number in re.findall(r"\d{1,9}", str(version))[:3]] for version in (saved, installed)]
     newer = saved if isinstance(saved, str) and numbers[0] > numbers[1] else None
     for key in unknown:
-        explained = explain_key(key, classes.get(class_name, {}), classes)
-        what, advice = explained._replace(meant=None).sentence(class_name), "remove it"
-        if explained.meant is not None:
-            advice = f"remove it: {explained.meant} is set too" if explained.meant in given else f"did you mean {explained.meant}?"
+        explained = explain_key(key, classes.get(class_name, {}), classes, given=given)
+        what, advice = explained._replace(meant=None).sentence(class_name), explained.advice(given)
         if newer and not explained.origin:
             what += f" in diffusers {installed}; the config is from diffusers {newer}"
             advice += f", or install diffusers {newer}"

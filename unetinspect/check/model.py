@@ -22,6 +22,7 @@ from unetinspect.run.failures import SizeError
 from unetinspect.run.resolve import ResolvedConfig, class_keys, diffusers_class
 from unetinspect.run.suspects import wrong_types
 from unetinspect.source.loaded import LoadedWeights
+from unetinspect.unets import builder_for
 from unetinspect.unets.request import Request, make_request
 from unetinspect.unets.sizes import UnevenSizeError, returned_size, written_size
 
@@ -48,7 +49,7 @@ def check_model(
     differences: tuple[Finding, ...] = ()
     refused: ConfigError | None = None
     try:
-        sizes = tuple(passes.size(request) for request in requests)
+        sizes = passes.sizes(requests)
         fit, differences = _of_weights(config, weights, name=name)
     except ConfigError as error:
         refused = error
@@ -85,7 +86,35 @@ class _Passes:
         self.record: Trace | None = None
         self._recorder = recorder
 
-    def size(self, request: Request) -> SizeCheck:
+    def sizes(self, requests: Sequence[Request]) -> tuple[SizeCheck, ...]:
+        """Check each size and, where none is asked for, the config's own beside another that a pass takes instead.
+
+        Raises:
+            ConfigError: None runs, because of the config.
+            UsageError: All are refused because of an option.
+        """
+        found: list[SizeCheck] = []
+        refusals: list[ConfigError | UsageError] = []
+        for request in requests:
+            try:
+                found.append(self._size(request))
+            except (ConfigError, UsageError) as error:
+                refusals.append(error)
+                size = error.__cause__.size if isinstance(error.__cause__, SizeError) else None
+                failed = SizeCheck(image_size=request.res, sample_size=request.latent, runs=False, reason=error.message.splitlines()[0])
+                found.append(size or failed)
+            if request.res is None and request.latent is None and self.record is not None:
+                config = self._recorder.config
+                own = builder_for(config.class_name).sample_size(config.values).value
+                if own != self.record.run.sample_size:
+                    found.insert(-1, self._size(replace(request, latent=own)))
+        if self.record is None and (faults := [error for error in refusals if isinstance(error, ConfigError)]):
+            raise faults[0]
+        if len(refusals) == len(requests):
+            raise refusals[0]
+        return tuple(found)
+
+    def _size(self, request: Request) -> SizeCheck:
         try:
             record = self._recorder.record(request)
         except SizeError as error:

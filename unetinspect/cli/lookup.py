@@ -103,10 +103,10 @@ def config(options: ModelOptions) -> None:
     else:
         with output.progress() as say:
             recorder = Recorder(open_cache(), read, overrides, say=say)
-            model = recorder.info
+            model = recorder.built
         output.note(*recorder.config.notes)
     if output.format != "table":
-        output.note(*unknown_keys(model))
+        output.note(*unknown_keys(model, read.config))
     entry = find_entry(model.name) if model.source.kind == "catalog" else None
     notes = [] if entry is None else [*entry.notes]
     if entry is not None and entry.confidence != "verbatim":

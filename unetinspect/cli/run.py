@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -142,18 +142,13 @@ def parse_pairs(pairs: Sequence[str], *, option: str, example: str) -> dict[str,
 
 def note_pass(record: Trace, model: LoadedModel, output: Output) -> None:
     """Print the notes of a pass, except those that were printed when its model was read."""
-    output.note(*unknown_keys(record.model), *(note for note in record.run.notes if note not in model.notes))
+    output.note(*unknown_keys(record.model, model.config), *(note for note in record.run.notes if note not in model.notes))
 
 
-def unknown_keys(model: ModelInfo) -> list[str]:
-    """Describe the keys of the config that the class does not have."""
-    if not model.config_ignored:
-        return []
-    notes = []
-    for unknown in (explain_key(key, model.config) for key in model.config_ignored):
-        advice = f"did you mean {unknown.meant}?" if unknown.meant else "remove it"
-        notes.append(f"{unknown._replace(meant=None).sentence(model.class_name)} ({advice})")
-    return notes
+def unknown_keys(model: ModelInfo, given: Mapping[str, Any]) -> list[str]:
+    """Describe the keys of the config, which was `given`, that the class does not have."""
+    explained = [explain_key(key, model.config, given=given) for key in model.config_ignored]
+    return [f"{unknown._replace(meant=None).sentence(model.class_name)} ({unknown.advice(given)})" for unknown in explained]
 
 
 def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:

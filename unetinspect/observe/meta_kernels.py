@@ -2,7 +2,8 @@
 
 torch computes most of them in Python, which takes up to milliseconds a call and imports sympy at the first. So the operations
 that published UNets run have a kernel here, for operands of one floating-point dtype in any layout; it returns None where torch
-has more to decide. For all other operations torch's answer is remembered for operands of the same layout. Errors are torch's own.
+has more to decide. For all other operations torch's answer is remembered for operands of the same layout. Errors are those of the CPU,
+which people know: meta has other words for some.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from unetinspect.observe.tensors import tensors_in
 
 _aten = torch.ops.aten
 _Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+# If the CPU runs it after all, this does not take long.
+_MOST_ELEMENTS = 2**26
 _remembered: dict[Any, _Layout | tuple[_Layout, ...]] = {}
 
 
@@ -31,7 +34,29 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Sequen
     result = None if kernel is None else kernel(*args, **kwargs)
     if result is not None:
         return result
-    return _recall(func, args, kwargs) if inputs else func(*args, **kwargs)
+    try:
+        return _recall(func, args, kwargs) if inputs else func(*args, **kwargs)
+    except Exception as error:
+        raise _error_on_cpu(func, args, kwargs, inputs) or error from None
+
+
+def _error_on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Sequence[Tensor]) -> Exception | None:
+    """Return what the CPU raises for operands that meta refuses; None: it may run there. They take no memory: one element, repeated."""
+
+    def on_cpu(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return torch.zeros((), dtype=value.dtype, device="cpu").expand(value.shape)
+        if isinstance(value, list | tuple):
+            return type(value)(map(on_cpu, value))
+        return {name: on_cpu(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+    if "device" in kwargs or sum(tensor.numel() for tensor in inputs) > _MOST_ELEMENTS:
+        return None
+    try:
+        func(*on_cpu(args), **on_cpu(kwargs))
+    except Exception as error:  # as on meta, anything
+        return None if "not implemented" in str(error) else error.with_traceback(None)
+    return None
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor | None:

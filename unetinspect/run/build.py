@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from unetinspect.errors import ConfigError, ForwardError, UsageError
-from unetinspect.run.resolve import SEE_CONFIG, InputsError, ResolvedConfig, diffusers_class
+from unetinspect.run.resolve import SEE_CONFIG, InputsError, ResolvedConfig, diffusers_class, plain
 from unetinspect.unets import InputSpec
 from unetinspect.unets.builder import nest
 from unetinspect.units import format_bytes, format_shape, plural
@@ -84,6 +84,12 @@ def construct(config: ResolvedConfig, watched: AbstractContextManager[None]) -> 
         if any(not tensor.is_meta for tensor in (*unet.parameters(), *unet.buffers())):
             unet = unet.to("meta")
     return unet.eval()
+
+
+def built_values(unet: nn.Module, config: ResolvedConfig) -> dict[str, Any]:
+    """Return every key of a config with its value in the UNet that was built of it: constructors of diffusers replace some."""
+    registered: Mapping[str, Any] = getattr(unet, "config", {})
+    return {key: plain(registered.get(key, value)) for key, value in config.values.items()}
 
 
 @contextmanager

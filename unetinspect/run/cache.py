@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from unetinspect.record import Envelope, ModelInfo, NearSize, Trace
+from unetinspect.record import SCHEMA, Envelope, ModelInfo, NearSize, Trace
 from unetinspect.run.resolve import ConfigClass, ResolvedConfig, config_class, described, model_info, resolve_config
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.streams import replacing
@@ -193,6 +193,21 @@ class Recorder:
     def info(self) -> ModelInfo:
         """The model with its whole config; nothing is built."""
         return model_info(self.model, self.config, params=None)
+
+    @property
+    def built(self) -> ModelInfo:
+        """The model with the config of the UNet that is built of it; with its whole config if it cannot be built."""
+
+        def build() -> Envelope:
+            self._say_import()
+            from unetinspect.run.build import MAX_MODULES, ModuleCount, built_values, construct
+
+            with suppress(Exception):  # `check` says why
+                unet = construct(self.config, ModuleCount(MAX_MODULES))
+                return Envelope(schema=SCHEMA, model=msgspec.structs.replace(self.info, config=built_values(unet, self.config)))
+            return Envelope(schema=SCHEMA, model=self.info)
+
+        return self.answer("config", build).model
 
     def record(self, request: Request, attached: LoadedModel | None = None) -> Trace:
         """Return the record of a pass; raises what `Tracer.trace` raises. Errors are not cached."""

@@ -86,10 +86,10 @@ def _reason(failure: ForwardRaisedError) -> str:
     """Say which shapes do not match, or what was raised."""
     if failure.operation == "cat" and len(failure.operands) == 2:
         hidden, skip = failure.operands
-        return (
-            f"hidden_states are {format_shape(hidden.shape)}, but the skip from {skip.source or 'the down path'} is"
-            f" {format_shape(skip.shape)}: an odd side is rounded when halved, so doubling it gives a different size"
-        )
+        is_rounded = all(abs(side - other) <= 1 for side, other in zip(hidden.shape[2:], skip.shape[2:], strict=False))
+        why = ": an odd side is rounded when halved, so doubling it gives a different size" if is_rounded else ""
+        source = skip.source or "the down path"
+        return f"hidden_states are {format_shape(hidden.shape)}, but the skip from {source} is {format_shape(skip.shape)}{why}"
     return first_line(failure.error)
 
 

@@ -15,14 +15,17 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from unetinspect.errors import ConfigError, UnetInspectError, UsageError, nearest_names
+from unetinspect.errors import ConfigError, UnetInspectError, UsageError
 from unetinspect.record import Medium, ModelInfo, Trace
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import Builder, InputSpec, Plan, builder_for, supported_classes
 from unetinspect.unets.builder import Adapted
 from unetinspect.unets.request import Request
 from unetinspect.unets.sizes import Sizes, VaeScale, decide_cfg, decide_sizes
+from unetinspect.unets.unknown_keys import explain_key
+from unetinspect.units import joined
 
+_KEYS_SHOWN = 4
 SEE_CONFIG = "`unetinspect config MODEL` shows every key, with its default"
 
 
@@ -80,7 +83,7 @@ def config_class(class_name: Any) -> ConfigClass:
         name=class_name,
         module=builder.module,
         medium=builder.medium,
-        keys={parameter.name: _plain(parameter.default) for parameter in parameters},
+        keys={parameter.name: plain(parameter.default) for parameter in parameters},
         adapts=type(builder).adapted is not Builder.adapted,
     )
 
@@ -101,15 +104,31 @@ def resolve_config(
         ConfigError: It names no class, or one that cannot be traced.
         UsageError: The class has no key of an override's name: a typing error must not be ignored.
     """
-    overrides = overrides or {}
-    config = _plain({**config, **overrides})
-    of = class_of(config.get("_class_name"))
+    overrides, given = overrides or {}, config
+    config = plain({**config, **overrides})
+    try:
+        of = class_of(config.get("_class_name"))
+    except ConfigError as error:
+        if "_class_name" in config or not config:
+            raise
+        raise ConfigError(f"{error.message}; its keys are {joined(list(config)[:_KEYS_SHOWN])}", hint=error.hint) from None
     for key in overrides:
         if key != "_class_name" and key not in of.keys:
-            close = nearest_names(key, of.keys, count=1)
-            meant = f"did you mean {close[0]}? " if close else ""
+            explained = explain_key(key, of.keys, given=overrides)
+            advice = explained.advice(()) if explained.change or explained.meant else ""
+            meant = f"{advice}{' ' if advice.endswith('?') else '; '}" if advice else ""
             raise UsageError(f"{of.name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
     ignored = tuple(key for key in config if key not in of.keys and not key.startswith("_"))
+    if ignored and not any(key in of.keys for key in given):
+        raise ConfigError(
+            f"not a config of {of.name}: it has none of its keys, but {joined(ignored[:_KEYS_SHOWN])}",
+            hint="give the config of the UNet itself: its config.json, or the section of the file that describes it",
+        )
+    if unread := [key for key in of.keys if any("${" in text for text in _texts(config.get(key)))]:
+        raise ConfigError(
+            f"{unread[0]} is {config[unread[0]]}, which this file does not resolve",
+            hint=f"--set {unread[0]}=VALUE, or resolve the file first",
+        )
     adapted = builder_for(of.name).adapted({**of.keys, **config}) if adapt and of.adapts else Adapted()
     config = {**config, **adapted.changes}
     if config["_class_name"] != of.name:
@@ -155,12 +174,16 @@ def class_keys() -> dict[str, dict[str, Any]]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def _texts(value: Any) -> list[str]:
+    return [text for item in value for text in _texts(item)] if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
+def plain(value: Any) -> Any:
     """Return a config value in JSON's types: defaults of a class and the config of a live module contain tuples."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -248,4 +271,5 @@ def described(record: Trace, model: LoadedModel, config: ResolvedConfig, request
         option = f"--with {attached.name}"
         inputs = (replace(spec, config_key=option) if (spec.config_key or "").startswith("--with ") else spec for spec in run.inputs)
         run = replace(run, plugged=attached.name, inputs=tuple(inputs))
-    return replace(record, model=model_info(model, config, params=record.model.params), run=run)
+    info = model_info(model, config, params=record.model.params)
+    return replace(record, model=replace(info, config=record.model.config), run=run)

@@ -49,16 +49,17 @@ class Suspect(NamedTuple):
     by_block: bool = False
 
 
-def unknown_keys(config: ResolvedConfig) -> list[UnknownKey]:
+def unknown_keys(config: ResolvedConfig, given: Mapping[str, Any]) -> list[UnknownKey]:
     """List the keys of a config that its class does not have, each with its origin and the key that it may be meant for."""
-    return [explain_key(key, config.values, class_keys()) for key in config.ignored]
+    return [explain_key(key, class_keys()[config.class_name], class_keys(), given=given) for key in config.ignored]
 
 
 def misspelt_keys(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[Suspect]:
     """Suspect that a key that the class does not have was meant for one that it has."""
-    for unknown in unknown_keys(config):
-        if unknown.meant is not None and unknown.key in given:
-            yield Suspect((unknown.key,), unknown.sentence(config.class_name), {unknown.meant: given[unknown.key]})
+    for unknown in unknown_keys(config, given):
+        change = unknown.change or ({unknown.meant: given[unknown.key]} if unknown.meant is not None and unknown.key in given else {})
+        if change:
+            yield Suspect((unknown.key,), unknown.sentence(config.class_name), change)
 
 
 def other_classes(config: ResolvedConfig, given: Mapping[str, Any]) -> Iterator[Suspect]:

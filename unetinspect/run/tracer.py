@@ -20,6 +20,7 @@ from unetinspect.run.attach import find_fit, freeu, make_ports, request_to_fit, 
 from unetinspect.run.build import (
     BuildError,
     build_unet,
+    built_values,
     collector_paused,
     first_line,
     make_inputs,
@@ -87,7 +88,8 @@ class Tracer:
         except InputsError as error:
             raise self._mistaken(error) from error
         except ForwardRaisedError as failure:
-            raise self._explained(failure, planned, runner, attached) from failure
+            explained = self._explained(failure, planned, runner, attached)
+            raise explained from explained.__cause__ or failure
         return replace(record, run=replace(record.run, notes=(*self._notes, *record.run.notes)))
 
     def nearest_sizes(self, request: Request) -> tuple[NearSize, ...]:
@@ -124,9 +126,13 @@ class Tracer:
         return self._mistaken(error)
 
     def _mistaken(self, error: UnetInspectError) -> UnetInspectError:
-        """Return what is wrong with the config, found by trial; the error itself if the config runs."""
+        """Return what is wrong with the config, found by trial, with the error as its cause; the error itself if the config runs."""
         self._say(f"looking for what is wrong with {self._model.name}")
-        return Trial(self._model, self._overrides, force=self._force).explained() or error
+        mistaken = Trial(self._model, self._overrides, force=self._force).explained()
+        if mistaken is None:
+            return error
+        mistaken.__cause__ = error
+        return mistaken
 
     def _runner(self, device: torch.device, dtype: torch.dtype) -> Runner:
         if (device, dtype) not in self._runners:
@@ -209,7 +215,7 @@ def _trace(planned: PlannedPass, runner: Runner) -> Trace:
         OutputInfo(name=name, shape=tuple(tensor.shape), dtype=dtype_name(tensor.dtype)) for name, tensor in named_tensors(seen.returned)
     )
     return Trace(
-        model=model_info(runner.model, runner.config, params=totals.params),
+        model=replace(model_info(runner.model, runner.config, params=totals.params), config=built_values(runner.unet, runner.config)),
         run=_run_info(planned, runner, seen),
         output=TensorInfo(shape=outputs[0].shape, dtype=outputs[0].dtype),
         totals=totals,

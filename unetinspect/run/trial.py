@@ -121,7 +121,7 @@ class Trial:
         class_name, name = self._config.class_name, self._model.name
         problems: list[Problem | str] = [*found.problems]
         named = {key for problem in found.problems for key in problem.keys}
-        unknown = [] if "_class_name" in named else unknown_keys(self._config)
+        unknown = [] if "_class_name" in named else unknown_keys(self._config, self._model.config)
         problems += [each.sentence(class_name) for each in unknown if each.key not in named]
         of = class_name if name == class_name else f"{class_name} from {name}"
         raised = first_line(failure.error)

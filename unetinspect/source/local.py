@@ -46,6 +46,10 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
     _refuse_weights(path)
     if path.name == "model_index.json":
         return _read_folder(path.parent, None)
+    if path.suffix.lower() == ".toml":
+        raise SourceError(
+            f"{path} is TOML: kohya-ss keeps training options in it, and no UNet config", hint="give the model that it trains"
+        )
     text, source, name = read_file(path), Source(kind="file", location=str(path)), _name_of(path)
     is_yaml = {".json": False, ".yaml": True, ".yml": True}.get(path.suffix.lower())
     mapping = parse_mapping(text, what=str(path), is_yaml=is_yaml)

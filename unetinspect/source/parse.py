@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ _MAX_DEPTH = 100
 # Python writes at most 4,300 digits, but YAML reads longer numbers in hexadecimal.
 _MAX_BITS = 4096
 _A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
+_PYTHON_DICT = re.compile(r"(?:\w+\.)*(?:\w*[Dd]ict)\((.*)\)", re.DOTALL)
+# As on the command line of a training script: --image_size 64 --class_cond True
+_FLAG = re.compile(r"--([A-Za-z]\w*)[ =]+(\"[^\"]*\"|'[^']*'|[^\s\"']+)")
 
 
 def decode(raw: bytes, *, what: str) -> str:
@@ -50,24 +55,28 @@ def refuse_big(size: int | None, *, what: str) -> None:
 
 
 def parse_mapping(text: str, *, what: str, is_yaml: bool | None = None) -> dict[str, Any]:
-    """Parse a JSON or YAML mapping; `is_yaml` None: JSON where the text starts with a bracket, else YAML.
+    """Parse a mapping in JSON, in YAML or as Python prints it; `is_yaml` None: JSON where the text starts with a bracket, else YAML.
 
     Raises:
-        ConfigError: It is neither, or not a mapping.
+        ConfigError: It is none of these, or not a mapping.
 
     >>> parse_mapping('{"sample_size": 64}', what="stdin")
     {'sample_size': 64}
     >>> parse_mapping("sample_size: 64", what="stdin")
     {'sample_size': 64}
+    >>> parse_mapping("FrozenDict([('sample_size', 64), ('dropout', None)])", what="stdin")
+    {'sample_size': 64, 'dropout': None}
     """
     if not text.strip():
         raise ConfigError(f"{what} is empty", hint=_A_CONFIG)
     if is_yaml is None:
         is_yaml = not text.lstrip().startswith(("{", "["))
     try:
-        value = _load_yaml(text, what) if is_yaml else _load_json(text, what)
+        value = _load(text, what, is_yaml=is_yaml)
     except RecursionError:
         raise ConfigError(f"{what} is nested too deeply to be a config", hint=_A_CONFIG) from None
+    if isinstance(value, str) and len(flags := _FLAG.findall(value)) > 1:
+        value = {key: parse_value(given.strip("\"'"), what=what, hint=_A_CONFIG) for key, given in flags}
     if not isinstance(value, dict):
         names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "nothing"}
         kind = names.get(type(value), f"a {type(value).__name__}")
@@ -82,11 +91,52 @@ def parse_value(text: str, *, what: str, hint: str) -> Any:
         UsageError: It cannot be read, or is nested too deeply.
     """
     try:
-        with suppress(ConfigError):  # first, because YAML reads 1e-05 as a string
+        with suppress(ConfigError):  # first: what is both is the same, and this is faster
             return _load_json(text, what)
         return _load_yaml(text, what)
     except (ConfigError, RecursionError):
         raise UsageError(f"{what}: the value cannot be read", hint=hint) from None
+
+
+def _load(text: str, what: str, *, is_yaml: bool) -> Any:
+    wrapped = _PYTHON_DICT.fullmatch(text.strip())
+    if wrapped is not None:
+        return _load_python(wrapped[1], what)
+    if text.lstrip().startswith("{"):
+        try:
+            return _load_json(text, what)
+        except ConfigError:
+            with suppress(ConfigError):
+                return _load_python(text, what)
+            if not is_yaml:
+                raise
+    return _load_yaml(text, what) if is_yaml else _load_json(text, what)
+
+
+def _load_python(text: str, what: str) -> Any:
+    """Read a dict, or its items, as Python prints them; nothing is executed."""
+    import ast
+
+    try:
+        value = _json_types(dict(ast.literal_eval(text.strip())))
+    except (ValueError, TypeError, SyntaxError, MemoryError):
+        raise ConfigError(
+            f"{what} is not a dict of plain values, as print(unet.config) prints it",
+            hint="the values must be strings, numbers, lists, True, False or None, none of them left out",
+        ) from None
+    _refuse_bomb(value, what)
+    return value
+
+
+def _json_types(value: Any) -> Any:
+    """Return a value with lists for tuples; raises ValueError where JSON has nothing like it."""
+    if isinstance(value, dict):
+        return {key: _json_types(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_json_types(item) for item in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError
 
 
 def _load_json(text: str, what: str) -> Any:
@@ -106,7 +156,7 @@ def _load_json(text: str, what: str) -> Any:
 def _load_yaml(text: str, what: str) -> Any:
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = _loader()
     try:
         _refuse_deep(yaml.parse(text, Loader=loader))
         value = loader(text).get_single_data()
@@ -118,6 +168,19 @@ def _load_yaml(text: str, what: str) -> Any:
         raise ConfigError(f"{what} is not valid YAML: {_first_clause(error)}", hint=_A_CONFIG) from None
     _refuse_bomb(value, what)
     return value
+
+
+@cache
+def _loader() -> Any:
+    """Make a safe loader that reads 1e-05 as a number, as YAML 1.2 and JSON do; PyYAML follows YAML 1.1."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        pass
+
+    number = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
 
 
 def _refuse_deep(events: Iterator[Any]) -> None:

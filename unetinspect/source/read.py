@@ -37,16 +37,29 @@ def read_model(
 ) -> LoadedModel:
     """Read the config that MODEL names: "-", a path, a catalog name or a hub ID, in this order.
 
+    A config among others or in another form is found and translated: see `find_unet`.
+
     Raises:
         SourceError: It names nothing that can be read.
         ConfigError: What it names is not a config.
         UsageError: An option does not apply to it.
     """
+    read = _read(model, revision=revision, subfolder=subfolder, token=token, offline=offline, stdin=stdin)
+    if read.source.kind == "catalog":
+        return read
+    from unetinspect.source.sections import find_unet  # here, as others below: a catalog name does not need it
+
+    return find_unet(read)
+
+
+def _read(
+    model: str | os.PathLike[str], *, revision: str | None, subfolder: str | None, token: str | None, offline: bool, stdin: TextIO | None
+) -> LoadedModel:
     text, is_path = os.fspath(model), not isinstance(model, str)
     if not text:
         raise SourceError("MODEL is empty", hint="give a path, a hub ID or a name that `unetinspect models` lists")
     if model == "-":
-        from unetinspect.source.local import read_stdin  # here, as below: a catalog name does not need it
+        from unetinspect.source.local import read_stdin
 
         _refuse_options("standard input", revision=revision, subfolder=subfolder)
         return read_stdin(stdin)
