@@ -16,7 +16,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from unetinspect.errors import ForwardError, UsageError
 from unetinspect.profile.timing import (
     Clock,
-    CudaClock,
     Memory,
     Times,
     cuda_device,
@@ -83,7 +82,7 @@ def profile_model(
         UsageError: There is no such device, or an option does not fit the UNet.
         ForwardError: The pass failed, or did not fit the device's memory.
     """
-    clock = clock or CudaClock(cuda_device(request.device))
+    clock = clock or Clock(cuda_device(request.device))
     record = Tracer(model, overrides, force=how.force).trace(replace(request, device="meta"), attached)
     # The reported pass is the one on the device; the rest of the trace does not depend on the device.
     record = replace(record, run=replace(record.run, device=str(clock.device)))

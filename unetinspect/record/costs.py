@@ -84,7 +84,7 @@ class Spread(Struct, frozen=True, kw_only=True):
 
 
 class StageProfile(Excerpt, frozen=True, kw_only=True):
-    """One stage, measured. Bytes are None where the device counts none.
+    """One stage, measured.
 
     Attributes:
         ms: Its time in one pass, of all its calls together.
@@ -106,13 +106,13 @@ class StageProfile(Excerpt, frozen=True, kw_only=True):
     macs: int
     tflops: float
     matrix_share: float
-    allocated_bytes: int | None
-    peak_bytes: int | None
+    allocated_bytes: int
+    peak_bytes: int
     activation_bytes: int | None
 
 
 class Profile(Excerpt, frozen=True, kw_only=True):
-    """A pass, measured on a device, with random weights. Bytes are None where the device counts none.
+    """A pass, measured on a device, with random weights.
 
     Attributes:
         device_name: What the device calls itself.
@@ -164,8 +164,8 @@ class Profile(Excerpt, frozen=True, kw_only=True):
     matrix_share: float
     weight_bytes: int
     input_bytes: int
-    allocated_bytes: int | None
-    peak_allocated_bytes: int | None
+    allocated_bytes: int
+    peak_allocated_bytes: int
     peak_activation_bytes: int | None = None
     estimated_peak_bytes: int | None
     estimate_error: float | None

@@ -121,8 +121,6 @@ def rate_lines(profile: Profile) -> Iterator[str]:
 
 def memory_lines(profile: Profile) -> Iterator[str]:
     """Yield the measured peak beside the estimate, and the memory allocated before the pass."""
-    if profile.peak_allocated_bytes is None:
-        return
     measured, estimate = profile.peak_activation_bytes or profile.peak_allocated_bytes, profile.estimated_peak_bytes
     beside = f"; estimated {format_bytes(estimate)} ({(estimate / measured - 1) * 100:+.1f} %)" if estimate and measured else ""
     yield f"peak of activations: measured {format_bytes(measured)}{beside}"
