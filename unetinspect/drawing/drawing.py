@@ -79,13 +79,13 @@ class Drawing:
 
     def mermaid(self) -> str:
         """Return a Mermaid flowchart."""
-        from unetinspect.drawing.mermaid import mermaid
+        from unetinspect.drawing.graphs import mermaid
 
         return mermaid(self._outline, level=self.level)
 
     def dot(self) -> str:
         """Return a Graphviz graph."""
-        from unetinspect.drawing.dot import dot
+        from unetinspect.drawing.graphs import dot
 
         return dot(self._outline, level=self.level)
 
@@ -144,9 +144,9 @@ def to_html(trace: Trace) -> str:
     from unetinspect.views.header import header
 
     folded = [
-        tag("details", tag("summary", plural(len(table.rows), table.noun)), table_markup(table))
+        tag("details", tag("summary", plural(len(table.table.rows), table.noun)), table_markup(table))
         for table in page_tables(trace)
-        if table.rows and table.id != "modules"
+        if table.table.rows and table.id != "modules"
     ]
     lines = [tag("div", line) for line in header(trace.model, trace.run)]
     return tag("div", tag("div", *lines), Markup(Drawing(trace)._repr_html_()), *folded)

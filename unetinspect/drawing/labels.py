@@ -6,14 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from unetinspect.drawing.outline import Box, Layer, Outline, mark_text, sum_text
+from unetinspect.drawing.outline import Box, Layer, Link, Outline, mark_text, sum_text
 from unetinspect.drawing.text_width import TIMES
 from unetinspect.record import Module, Run, Skip, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size, plural
 from unetinspect.views.attention import attention_lines
 from unetinspect.views.header import added_lines
 from unetinspect.views.skips import returned_text
-from unetinspect.views.words import inside, place_text
+from unetinspect.views.words import inside, place_text, skip_label
 
 
 def caption(trace: Trace) -> Iterator[str]:
@@ -49,6 +49,16 @@ def below(path: str, stage: str) -> str:
     ('attentions.1', 'output')
     """
     return "output" if path == stage else inside(path, stage)
+
+
+def leaving(link: Link) -> str:
+    """Write which module a skip leaves, and what it carries: "resnets.0: skip 320"."""
+    return f"{below(link.skip.source, link.skip.source_stage)}: skip {skip_label(link.skip)}"
+
+
+def entering(link: Link, arrow: str) -> str:
+    """Write which module a skip enters, and what is made of it: "resnets.1: 640 + 320 -> 320"."""
+    return f"{below(link.skip.target, link.skip.target_stage)}: {link.sum(arrow)}"
 
 
 def channels_text(box: Box) -> str:

@@ -20,16 +20,13 @@ _Corners = tuple[Point, ...]
 
 def flows(outline: Outline, measured: Measures, rects: dict[str, Rect]) -> Iterator[Flow]:
     """Yield the arrows: into the first box, between boxes, out of the last."""
-    boxes = {box.name: box for box in outline.chain}
-    if not boxes:
+    if not outline.chain:
         return
     yield _input(outline, outline.chain[0], rects)
-    for box in outline.chain:
-        if box.after is not None:
-            before = boxes[box.after]
-            shapes = [before.out_shape] if before.out_shape == box.in_shape else [before.out_shape, box.in_shape]
-            points, texts = _way(before, box, rects[before.name], rects[box.name], shapes)
-            yield Flow(points, tuple(texts))
+    for before, box in outline.steps:
+        shapes = [before.out_shape] if before.out_shape == box.in_shape else [before.out_shape, box.in_shape]
+        points, texts = _way(before, box, rects[before.name], rects[box.name], shapes)
+        yield Flow(points, tuple(texts))
     if len(outline.trace.outputs) <= 1:
         yield _output(outline, outline.chain[-1], rects, measured.center[1])
 

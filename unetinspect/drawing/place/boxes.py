@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from unetinspect.compare.align import channels as channels_of
 from unetinspect.drawing.labels import arrow_text, below, costs_of, counts_of
-from unetinspect.drawing.outline import Box, Layer, Level, Mark, channels_of, mark_text, sum_text
+from unetinspect.drawing.outline import Box, Layer, Level, Mark, mark_text, sum_text
 from unetinspect.drawing.scene import Badge, PlacedBox, Rect, Row, Text
 from unetinspect.drawing.text_width import TIMES, shortened, text_width
 from unetinspect.record import Run, Skip
-from unetinspect.units import format_shape
+from unetinspect.units import format_shape, in_lines
 
 PAD_X, PAD_Y, GAP, ROW_INSET, ROW_GAP, BADGE_PAD = 12.0, 9.0, 8.0, 6.0, 2.0, 6.0
 NAME_SIZE, TEXT_SIZE, NOTE_SIZE, BADGE_SIZE = 13.0, 11.0, 10.0, 9.5
@@ -109,7 +110,10 @@ def content_of(box: Box, level: Level, run: Run, *, shapes: bool) -> Content:
         head += _badge_lines(map(_badge_part, box.marks), _WIDEST_BADGES)
         rows = _skip_rows(box.produced if is_scaled(box) else (), box.consumed)
     else:
-        rows = _layer_rows(box, run)
+        held = [skip for layer in box.layers for skip in (*layer.produced, *layer.consumed)]
+        produced, consumed = ([skip for skip in skips if skip not in held] for skips in (box.produced, box.consumed))
+        layers = (_layer_row(layers, run, upwards=box.side == "right") for layers in _folded(box.layers))
+        rows = [*_skip_rows((), consumed), *layers, *_skip_rows(produced, ())]
     head.append(Line(_TEXT_LINE, (Part(" · ".join(costs_of(box)), "note", NOTE_SIZE),)))
     return Content(tuple(head), tuple(reversed(rows)) if box.side == "right" else tuple(rows))
 
@@ -128,12 +132,7 @@ def _badge_part(mark: Mark, *, of_one: bool = False) -> Part:
 
 
 def _badge_lines(badges: Iterable[Part], room: float) -> list[Line]:
-    lines: list[list[Part]] = []
-    for part in badges:
-        if lines and sum(one.width + GAP for one in lines[-1]) + part.width <= room:
-            lines[-1].append(part)
-        else:
-            lines.append([part])
+    lines = in_lines(badges, lambda parts: Line(_BADGE_LINE, tuple(parts)).width <= room)
     return [Line(_BADGE_LINE, tuple(parts)) for parts in lines]
 
 
@@ -149,14 +148,6 @@ def _skip_rows(produced: Iterable[Skip], consumed: Iterable[Skip]) -> list[RowCo
     return entering + leaving
 
 
-def _layer_rows(box: Box, run: Run) -> list[RowContent]:
-    """Return a row for each layer, in execution order, and one for each skip of the box that belongs to none of them."""
-    held = [skip for layer in box.layers for skip in (*layer.produced, *layer.consumed)]
-    produced, consumed = ([skip for skip in skips if skip not in held] for skips in (box.produced, box.consumed))
-    rows = [_layer_row(layers, run, upwards=box.side == "right") for layers in _folded(box.layers)]
-    return [*_skip_rows((), consumed), *rows, *_skip_rows(produced, ())]
-
-
 def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowContent:
     layer, class_name = layers[0], layers[0].module.class_name
     names = [layer.name for layer in layers]
@@ -166,7 +157,7 @@ def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowCont
         names = [*names[:2], "…", names[-1]]
     name = Part(shortened(", ".join(names), 200, TEXT_SIZE), "text", TEXT_SIZE)
     class_part = Part(shortened(class_name, 200, NOTE_SIZE), "note", NOTE_SIZE)
-    channels = channels_of(layer.module.out_shape, run)
+    channels = channels_of(layer.module.out_shape, run.sample_size)
     takes = layer.consumed[::-1] if upwards else layer.consumed
     ends = [sum_text(skip, arrow="→") for skip in takes] or ([f"→ {channels}"] if channels is not None else [])
     right = [(Part(end, "sum" if takes else "note", NOTE_SIZE, right=True),) for end in ends]

@@ -52,7 +52,7 @@ def measures(outline: Outline, level: Level) -> Measures:
     for box in outline.chain:
         entered = box.after is not None or box is outline.chain[0]
         is_last = box is outline.chain[-1] and len(outline.trace.outputs) <= 1
-        left = is_last or any(one.after == box.name for one in outline.chain)
+        left = is_last or any(one.after is box for one in outline.chain)
         contents[box.name] = content_of(box, level, outline.trace.run, shapes=not (entered and left))
     sizes = _sizes(outline.chain, contents)
     column = max([sizes[box.name][0] for box in outline.chain if box.side != "bottom"], default=_LEAST_WIDTH)
@@ -107,7 +107,7 @@ def _grown(
 
 def _gaps(boxes: Sequence[Box]) -> list[float]:
     """Return the gaps below all boxes of a column but its last: room for an arrow where there is one."""
-    joined = (upper.after == lower.name or lower.after == upper.name for upper, lower in pairwise(boxes))
+    joined = (upper.after is lower or lower.after is upper for upper, lower in pairwise(boxes))
     return [FLOW_GAP if arrow else _APART for arrow in joined]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unetinspect.drawing.labels import below, box_lines, caption
+from unetinspect.drawing.labels import box_lines, caption, entering, leaving
 from unetinspect.drawing.outline import Box, Ends, Level, Outline, mark_text, outline_of
 from unetinspect.drawing.text.canvas import ASCII, BOXES, fold
 from unetinspect.drawing.text.picture import Picture
 from unetinspect.terminal import paint
-from unetinspect.views.words import skip_label, step_text
+from unetinspect.views.words import step_text
 
 _MOST = 120
 _LEAST = 20
@@ -74,6 +74,6 @@ def _rows(outline: Outline, box: Box, level: Level, arrow: str) -> Iterator[str]
 
 def _skips(ends: Ends, arrow: str) -> Iterator[str]:
     for link in ends.consumed:
-        yield f"{below(link.skip.target, link.skip.target_stage)}: {link.sum(arrow)}, skip from {link.skip.source}"
+        yield f"{entering(link, arrow)}, skip from {link.skip.source}"
     for link in ends.produced:
-        yield f"{below(link.skip.source, link.skip.source_stage)}: skip {skip_label(link.skip)} {arrow} {link.skip.target}"
+        yield f"{leaving(link)} {arrow} {link.skip.target}"

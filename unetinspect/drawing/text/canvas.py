@@ -95,11 +95,10 @@ class Canvas:
         height = max((line for line, _ in self._cells), default=-1) + 1
         width = max((column for _, column in self._cells), default=-1) + 1
         rows = ([self._cells.get((line, column), (" ", "")) for column in range(width)] for line in range(height))
-        return [_painted(row, color=color) for row in rows]
-
-
-def _painted(row: list[tuple[str, str]], *, color: bool) -> str:
-    while row and row[-1][0] == " ":
-        row.pop()
-    runs = groupby(row, key=lambda cell: cell[1] if color else "")
-    return "".join(paint("".join(char for char, _ in run), style) for style, run in runs)
+        found = []
+        for row in rows:
+            while row and row[-1][0] == " ":
+                row.pop()
+            runs = groupby(row, key=lambda cell: cell[1] if color else "")
+            found.append("".join(paint("".join(char for char, _ in run), style) for style, run in runs))
+        return found

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from unetinspect.drawing.labels import below, channels_text
 from unetinspect.drawing.outline import Box, Ends, Layer, Level, Link, Mark, Outline, Side, mark_text
 from unetinspect.terminal import cells
-from unetinspect.units import format_shape
+from unetinspect.units import format_shape, in_lines
 from unetinspect.views.words import place_text, skip_label, step_text
 
 _Piece = tuple[str, str]  # a text and its style
@@ -161,7 +161,7 @@ def joint(before: Card | None, after: Card | None, arrow: str) -> list[tuple[boo
         lone = after or before
         return [(lone is not None and not lone.branches, "" if lone is not None and lone.branches else format_shape(end))]
     made, taken = before.boxes[-1].out_shape, after.boxes[0].in_shape
-    if after.boxes[0].after == before.boxes[-1].name:
+    if after.boxes[0].after is before.boxes[-1]:
         return [(True, step_text(made, taken, arrow))]
     ends = ((before, f"out {format_shape(made)}"), (after, f"in {format_shape(taken)}"))
     return [(False, "" if card.branches else text) for card, text in ends]
@@ -175,11 +175,15 @@ def with_summaries(cards: Sequence[Card], width: int) -> list[Card]:
     places = [", ".join(filter(None, (card.size, card.channels))) for card in cards]
     titled = all(cells(card.title) + cells(place) + 6 <= width for card, place in zip(cards, places, strict=True) if card.channels)
     found = []
+
+    def folded(pieces: Iterable[_Piece]) -> list[list[_Piece]]:
+        return in_lines(pieces, lambda line: cells(", ".join(text for text, _ in line)) <= width - 4)
+
     for card, place in zip(cards, places, strict=True):
         channels = [(card.channels, "")] if card.channels and not titled else []
         # The channels have a line of their own where that takes no more lines.
-        apart, together = [*_folded(channels, width - 4), *_folded(card.marks, width - 4)], _folded([*channels, *card.marks], width - 4)
-        rows = [Row(", ".join(text for text, _ in line), pieces=tuple(line)) for line in min(apart, together, key=len)]
+        lines = min([*folded(channels), *folded(card.marks)], folded([*channels, *card.marks]), key=len)
+        rows = [Row(", ".join(text for text, _ in line), pieces=tuple(line)) for line in lines]
         found.append(replace(card, size=place if titled else card.size, rows=(*rows, *card.rows), channels="", marks=()))
     return found
 
@@ -199,25 +203,15 @@ def widths(columns: Sequence[Sequence[Card]], least: Sequence[int], room: int) -
     return tuple(width + by for width, by in zip(least, best, strict=True))
 
 
-def _folded(pieces: Iterable[_Piece], width: int) -> list[list[_Piece]]:
-    lines: list[list[_Piece]] = []
-    for piece in pieces:
-        if lines and cells(", ".join(text for text, _ in (*lines[-1], piece))) <= width:
-            lines[-1].append(piece)
-        else:
-            lines.append([piece])
-    return lines
-
-
 def _style(mark: Mark) -> str:
     return "cross" if mark.kind == "cross" else "self"
 
 
 def _ends(cards: Sequence[Card], end: Literal["source", "target"]) -> list[int]:
     """Return the numbers of the links that leave, or enter, from top to bottom."""
-    names = {box.name for card in cards for box in card.boxes}
+    boxes = {box for card in cards for box in card.boxes}
     links = [row.link for card in cards for row in card.rows if row.link is not None]
-    return [link.number for link in links if (link.source if end == "source" else link.target) in names]
+    return [link.number for link in links if (link.source if end == "source" else link.target) in boxes]
 
 
 def _uncrossed(left: Sequence[int], right: Sequence[int]) -> frozenset[int]:
