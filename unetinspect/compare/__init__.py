@@ -40,13 +40,15 @@ def compare(a: Trace, b: Trace) -> Diff:
     layers that they belong to; tensors, config keys, inputs and ports by name.
     """
     stages, paths = _compare_stages(a, b)
+    mine, other = _totals(a), _totals(b)
+    attention = {kind: _quantity(mine.pop(kind), other.pop(kind)) for kind in _KINDS}
     diff = Diff(
         same=False,
         a=_side(a),
         b=_side(b),
         notes=tuple(_notes(a, b)),
         config=compare_configs(a.model, b.model),
-        totals=_compare_totals(a, b),
+        totals=TotalsDiff(attention=attention, **{name: _quantity(mine[name], other[name]) for name in mine}),
         stages=stages,
         skips=compare_skips(a.skips, b.skips, paths),
         attentions=compare_attentions(a.attentions, b.attentions, paths),
@@ -100,12 +102,6 @@ def _compare_stage(a: Stage | None, b: Stage | None, layers: tuple[LayerDiff, ..
         layers=layers,
         resized=resized,
     )
-
-
-def _compare_totals(a: Trace, b: Trace) -> TotalsDiff:
-    mine, other = _totals(a), _totals(b)
-    attention = {kind: _quantity(mine.pop(kind), other.pop(kind)) for kind in _KINDS}
-    return TotalsDiff(attention=attention, **{name: _quantity(mine[name], other[name]) for name in mine})
 
 
 def _totals(trace: Trace) -> dict[str, int | None]:

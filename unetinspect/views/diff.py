@@ -85,7 +85,7 @@ def diff_csv(diff: Diff, *, delimiter: str) -> str:
     The value is that of a config key, the number of a total, the parameters of a stage or layer, the source of a skip, the
     shape of an attention map or of an input.
     """
-    records = [dict(zip(_FIELDS, row, strict=True)) for row in (*_value_rows(diff), *_part_rows(diff))]
+    records = [dict(zip(_FIELDS, row, strict=True)) for row in _flat_rows(diff)]
     return render_csv(Table(columns=(), rows=(), records=records, fields=_FIELDS), delimiter=delimiter)
 
 
@@ -280,7 +280,7 @@ def _sides(info: InputDiff) -> str:
     return f"{format_shape(info.a)} -> {format_shape(info.b)}"
 
 
-def _value_rows(diff: Diff) -> Iterator[tuple[Any, ...]]:
+def _flat_rows(diff: Diff) -> Iterator[tuple[Any, ...]]:
     for key in diff.config:
         values = (json.dumps(value) if origin != "absent" else None for value, origin in ((key.a, key.a_origin), (key.b, key.b_origin)))
         yield ("config", "changed", key.key, key.key, "", *values, None)
@@ -290,9 +290,6 @@ def _value_rows(diff: Diff) -> Iterator[tuple[Any, ...]]:
     for info in diff.inputs:
         names = info.name if info.change != "added" else "", info.name if info.change != "removed" else ""
         yield ("input", info.change, *names, "", _shape(info.a), _shape(info.b), None)
-
-
-def _part_rows(diff: Diff) -> Iterator[tuple[Any, ...]]:
     for stage in diff.stages:
         yield from _rows("stage", [stage], "name", "params", stage.params)
         for layer in stage.layers:

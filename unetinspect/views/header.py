@@ -22,7 +22,12 @@ def header(model: ModelInfo, run: Run | None = None) -> list[str]:
     """Write what was traced and how: class, parameters, source; sizes with the VAE factor; batch, dtype, device."""
     params = f", {format_count(model.params)} params" if model.params is not None else ""
     lines = [f"{model.name}: {model.class_name}{params}", f"config: {_source(model.source)}"]
-    return lines if run is None else [*lines, *_pass(run)]
+    if run is not None:
+        cfg = f" = 2 x {run.batch} (CFG, {run.cfg_reason})" if run.cfg else f", no CFG ({run.cfg_reason})"
+        lines.append(f"size:   {_sizes(run)}")
+        lines += [f"frames: {run.frames} ({run.frames_from})"] if run.frames is not None else []
+        lines += [f"batch:  {run.forward_batch}{cfg}; {run.dtype} on {run.device}", *added_lines(run)]
+    return lines
 
 
 def _source(source: Source) -> str:
@@ -30,15 +35,6 @@ def _source(source: Source) -> str:
     revision = f" at {source.revision[:12]}" if source.revision else ""
     place = "standard input" if source.kind == "stdin" else source.location
     return f"{_SOURCES.get(source.kind, 'from')} {place}{folder}{revision}"
-
-
-def _pass(run: Run) -> Iterator[str]:
-    yield f"size:   {_sizes(run)}"
-    if run.frames is not None:
-        yield f"frames: {run.frames} ({run.frames_from})"
-    cfg = f" = 2 x {run.batch} (CFG, {run.cfg_reason})" if run.cfg else f", no CFG ({run.cfg_reason})"
-    yield f"batch:  {run.forward_batch}{cfg}; {run.dtype} on {run.device}"
-    yield from added_lines(run)
 
 
 def _sizes(run: Run) -> str:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.terminal import cells
-from unetinspect.units import visible
+from unetinspect.units import in_lines, visible
 from unetinspect.views.table import Column, Table
 
 GAP = 2
@@ -146,9 +146,5 @@ def wrap_cell(text: str, width: int) -> list[str]:
     >>> wrap_cell("projection_class_embeddings_input_dim", 30)
     ['projection_class_embeddings_', 'input_dim']
     """
-    lines = [""]
-    for word in _WORD.findall(text):
-        if lines[-1] and cells(lines[-1] + word.rstrip()) > width:
-            lines.append("")
-        lines[-1] += word if lines[-1] or word.strip() else ""
-    return [line.rstrip() for line in lines]
+    lines = in_lines(_WORD.findall(text), lambda words: cells("".join(words).strip()) <= width)
+    return ["".join(line).strip() for line in lines] or [""]

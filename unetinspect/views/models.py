@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -15,9 +15,6 @@ from unetinspect.unets import Builder
 from unetinspect.units import format_count, format_si, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
-
-if TYPE_CHECKING:
-    pass
 
 # A page; a cell of megabytes would take minutes to lay out.
 _MOST_CHARACTERS = 4000

@@ -135,9 +135,12 @@ def _why_so_many(trace: Trace) -> list[str]:
     layers = _layers(trace)
     targets = _by_target(trace)
     if layers is None or not _is_classical(trace, layers, targets):
-        return ["Why so many", f"  This UNet does not follow the rule of layers_per_block + 1: {_popped(targets)}."]
+        counts = {len(skips) for _, skips in targets}
+        each = ", ".join(f"{stage} {len(skips)}" for stage, skips in targets)
+        pops = f"each of its up blocks pops {counts.pop()}" if len(counts) == 1 else f"its up blocks pop {each}"
+        return ["Why so many", f"  This UNet does not follow the rule of layers_per_block + 1: {pops}."]
     downs = [stage for stage in trace.stages if stage.role == "down"]
-    counts = [sum(skip.source_stage == stage.name for skip in trace.skips) for stage in downs]
+    pushed = [sum(skip.source_stage == stage.name for skip in trace.skips) for stage in downs]
     first, last = targets[0][1], targets[-1][1]
     same = len(set(layers)) == 1
     rule = f"layers_per_block is {layers[0]}" if same else f"layers_per_block is {layers}"
@@ -145,7 +148,7 @@ def _why_so_many(trace: Trace) -> list[str]:
     popped = " + ".join(str(len(skips)) for _, skips in targets)
     return [
         f"Why layers_per_block + 1{number} resnets in every up block",
-        (f"  {rule}. {_pushed_by(trace, downs)} conv_in pushes one first: 1 + {' + '.join(map(str, counts))} = {1 + sum(counts)} skips."),
+        (f"  {rule}. {_pushed_by(trace, downs)} conv_in pushes one first: 1 + {' + '.join(map(str, pushed))} = {1 + sum(pushed)} skips."),
         (
             f"  Each up block pops the tensors that the resnets at its level pushed ({targets[0][0]}: "
             f"{plural(layers[-1], 'tensor')} of {first[0].source_stage}), and one extra: the tensor that the level started with, pushed by "
@@ -174,24 +177,12 @@ def _why_those_channels(trace: Trace) -> list[str]:
 
 
 def _why(skips: Sequence[Skip]) -> str:
-    if len({(skip.hidden_channels, skip.skip_channels) for skip in skips}) == 1:
-        return _steady(skips)
-    return "; ".join(_reason(skip, before) for skip, before in zip(skips, [None, *skips], strict=False))
-
-
-def _popped(targets: Sequence[tuple[str, list[Skip]]]) -> str:
-    """Count the skips that each up block pops, in one number where it is the same for all."""
-    counts = {len(skips) for _, skips in targets}
-    if len(counts) == 1:
-        return f"each of its up blocks pops {counts.pop()}"
-    return f"its up blocks pop {', '.join(f'{stage} {len(skips)}' for stage, skips in targets)}"
-
-
-def _steady(skips: Sequence[Skip]) -> str:
     hidden, pushed = skips[0].hidden_channels, skips[0].skip_channels
-    times = " each time" if len(skips) > 1 else ""
-    why = "hidden states and skips have the same width" if hidden == pushed else "neither width changes"
-    return f"{hidden} + {pushed} = {hidden + pushed}{times}: {why}"
+    if all((skip.hidden_channels, skip.skip_channels) == (hidden, pushed) for skip in skips):
+        times = " each time" if len(skips) > 1 else ""
+        why = "hidden states and skips have the same width" if hidden == pushed else "neither width changes"
+        return f"{hidden} + {pushed} = {hidden + pushed}{times}: {why}"
+    return "; ".join(_reason(skip, before) for skip, before in zip(skips, [None, *skips], strict=False))
 
 
 def _reason(skip: Skip, before: Skip | None) -> str:

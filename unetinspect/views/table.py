@@ -88,16 +88,12 @@ def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
     """Return the names and values of a table's data, nested records spread out: "attention.self"."""
     records = table.rows if table.records is None else table.records
     rows = [dict(_flatten(msgspec.to_builtins(record))) for record in records]
-    names = _in_order([name for row in rows for name in row] or table.fields)
-    return names, [[row.get(name) for name in names] for row in rows]
-
-
-def _in_order(names: Sequence[str]) -> list[str]:
-    """Return each name once; those of a nested record in its place, also where it is absent from the first rows."""
+    # Each name once; those of a nested record in its place, also where it is absent from the first rows.
     groups: dict[str, dict[str, None]] = {}
-    for name in names:
+    for name in [name for row in rows for name in row] or table.fields:
         groups.setdefault(name.partition(".")[0], {})[name] = None
-    return [name for field, group in groups.items() for name in group if len(group) == 1 or name != field]
+    names = [name for field, group in groups.items() for name in group if len(group) == 1 or name != field]
+    return names, [[row.get(name) for name in names] for row in rows]
 
 
 def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
