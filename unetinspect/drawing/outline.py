@@ -1,6 +1,6 @@
-"""What a drawing shows of a trace: the boxes of the U, their layers, and which skip leaves and enters where. Places nothing.
+"""What a drawing shows of a trace: the boxes of the U, their layers, and where skips leave and enter. Nothing is placed here.
 
-Every form of `draw` (SVG, HTML, terminal, Mermaid, DOT) is a function of an `Outline`, so that all show the same.
+Every form of `draw` (SVG, HTML, terminal, Mermaid, DOT) is a function of an `Outline`: all show the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SIDES: dict[str, Side] = {"embed": "top", "in": "left", "down": "left", "mid": 
 
 
 class Mark(Struct, frozen=True):
-    """Attention layers that are alike: of one kind, on maps of one size, query_tokens x key_tokens."""
+    """Attention layers of the same kind and map size, query_tokens x key_tokens."""
 
     kind: str
     count: int
@@ -52,7 +52,7 @@ class Layer(Struct, frozen=True):
 
 
 class Box(Struct, frozen=True, eq=False):
-    """A stage, or consecutive stages of one list that are alike ("transformer_layers.0-21").
+    """A stage, or equal consecutive stages of one list ("transformer_layers.0-21").
 
     Attributes:
         key: Its name in a language of graphs: "b0" is the first in execution order.
@@ -64,8 +64,8 @@ class Box(Struct, frozen=True, eq=False):
         produced: Skips that it produces, in that order.
         consumed: Skips that it consumes, in that order.
         channels: The channels of its output.
-        size: Its resolution, that of its input: (height, width), (length,) of a signal, (tokens,); None without such axes.
-        after: The box whose output it takes, as far as the shapes show; None where it takes another tensor.
+        size: Its resolution, that of its input: (height, width), (length,) of a signal, (tokens,); None: no such axes.
+        after: The box whose output it takes, as far as the shapes show; None: it takes another tensor.
     """
 
     key: str
@@ -178,7 +178,7 @@ class Outline(Struct, frozen=True):
         return next(box for box in self.boxes if any(one.name == stage for one in box.stages))
 
     def ends(self, box: Box, level: Level) -> tuple[list[tuple[Layer, Ends]], Ends]:
-        """Return the layers of a box that a level shows, in execution order, each with its links; and all other links of the box."""
+        """Return the layers of a box that a level shows, in execution order, each with its links; and the other links of the box."""
         produced = sorted((link for link in self.links if link.source is box), key=lambda link: (link.skip.index, -link.number))
         consumed = [link for link in self.links if link.target is box]
         layers = []
@@ -192,7 +192,7 @@ class Outline(Struct, frozen=True):
 
 
 def outline_of(trace: Trace, *, ascii_only: bool = False) -> Outline:
-    """Return what a drawing of a trace shows. In its texts, what cannot be printed is written as Python escapes it."""
+    """Return what a drawing of a trace shows; characters in its texts that cannot be printed are escaped."""
     trace = _printable(trace, ascii_only=ascii_only)
     boxes: list[Box] = []
     for stages in _alike(trace):
@@ -209,7 +209,7 @@ def outline_of(trace: Trace, *, ascii_only: bool = False) -> Outline:
 
 
 def mark_text(mark: Mark, *, times: str = "x", of_one: bool = False) -> str:
-    """Write "2 self 4096x4096": how many layers, which kind, query_tokens x key_tokens; `of_one` leaves a count of 1 out.
+    """Write "2 self 4096x4096": how many layers, which kind, query_tokens x key_tokens; `of_one` omits a count of 1.
 
     >>> mark_text(Mark("cross", 2, (8,), 4096, 77))
     '2 cross 4096x77'
@@ -224,7 +224,7 @@ def sum_text(skip: Skip, *, arrow: str = "->") -> str:
 
 
 def _printable(trace: Trace, *, ascii_only: bool) -> Trace:
-    """Escape what could move a cursor or end a line, once for every form: names are what others wrote."""
+    """Escape what could move a cursor or end a line: names come from others."""
     plain = msgspec.to_builtins(trace, enc_hook=str)  # a live module may have anything in its config
     written = str(plain)  # Python escapes what cannot be printed
     if "\\" not in written and (written.isascii() or not ascii_only):
@@ -237,7 +237,7 @@ def _printable(trace: Trace, *, ascii_only: bool) -> Trace:
 
 
 def _alike(trace: Trace) -> Iterator[tuple[Stage, ...]]:
-    """Yield the stages; those that follow each other in one list and differ in nothing but their number, together."""
+    """Yield the stages; consecutive ones in one list that differ only in their number come together."""
     busy = {name for skip in trace.skips for name in (skip.source_stage, skip.target_stage)}
 
     def alike(stage: Stage) -> tuple[object, ...]:
@@ -275,10 +275,10 @@ def _produced(skips: Iterable[Skip]) -> tuple[Skip, ...]:
 
 
 def _before(trace: Trace, stage: Stage, before: Sequence[Box]) -> Box | None:
-    """Return the box that came right before, if its output is what this stage took, as far as shapes show.
+    """Return the box that ran right before, if its output is the input of this stage, as far as shapes show.
 
-    Between the two, a skip may have been concatenated (Kandinsky 3), or tokens become an image. Several tensors that are
-    returned (a ControlNet's) leave from the down path: what follows it are branches, not a chain.
+    Between the two, a skip may be concatenated (Kandinsky 3), or tokens may become an image. If several tensors are returned
+    (by a ControlNet), they leave from the down path: what follows it are branches, not a chain.
     """
     chain = [box for box in before if box.side != "top"]
     if not chain or (stage.role == "out" and len(trace.outputs) > 1):
@@ -315,7 +315,7 @@ def _holds(path: str, other: str) -> bool:
 
 
 def _marks(layers: Iterable[Attention]) -> tuple[Mark, ...]:
-    """Count the attention layers that are alike, in the order in which the first of each ran; one that ran twice is one."""
+    """Count equal attention layers, in the order in which the first of each ran; one that ran twice counts once."""
     alike: dict[tuple[str, int, int], dict[str, int]] = {}
     for layer in layers:
         _, queries, keys = layer.map_shape

@@ -1,10 +1,10 @@
-"""Finds skips: a tensor that one stage made and a much later one concatenates to data that has meanwhile been derived from it.
+"""Finds skips: a tensor that one stage made and a much later one concatenates to data that was derived from it in between.
 
 The rule, at every concatenation along the channels (dim 1): an operand is a skip if one of its nearest sources is an ancestor
-of the other operand, or if both are the same tensor. In a UNet the hidden states that come up from below were derived from
-everything that the down blocks pushed. Two streams that run down side by side and feed each other have that property too
+of the other operand, or if both are the same tensor. In a UNet the hidden states of the up path were derived from everything
+that the down blocks pushed. Two streams that run down side by side and feed each other have that property too
 (ControlNet-XS concatenates the UNet's data to its control stream). But a UNet always concatenates its skips at the same place
-among the operands: whatever is at another place than the last skip on the way up is not a skip.
+among the operands: a tensor at another place than the last skip of the up path is not a skip.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Trace(Struct, frozen=True, kw_only=True):
 
 
 class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What `--json` prints: the record's own sections, those that the command shows."""
+    """What `--json` prints: the sections of the record that the command shows."""
 
     schema: Literal["unetinspect.trace/1"] | UnsetType = UNSET
     model: ModelInfo
@@ -145,7 +145,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def _contradictions(record: Trace) -> Iterator[str]:
-    """Yield where one section names what another does not have: every view relies on these."""
+    """Yield what one section names and another does not have: every view relies on these names."""
     modules, stages = {module.path for module in record.modules}, {stage.name for stage in record.stages}
     yield from (f"stage {name!r} is not one of its modules" for name in stages - modules)
     yield from (f"module {path!r} has no parent" for path in modules if path and path.rpartition(".")[0] not in modules)

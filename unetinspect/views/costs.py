@@ -1,4 +1,4 @@
-"""`sweep` and `profile`: what passes of many sizes cost, and the measured cost of one, stage by stage, beside the estimate."""
+"""`sweep`: the costs of passes at many sizes; `profile`: the measured costs of one, stage by stage, beside the estimate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unetinspect.views.table import Column, Table
 
 
 def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | None) -> Table:
-    """Show a line for each size and batch; `record` is that of one that ran, None where none did."""
+    """Show a line for each size and batch; `record` is that of a pass that ran, or None."""
     return Table(
         columns=(
             Column("image", lambda point: format_size(point.image_size), right=True),
@@ -112,7 +112,7 @@ def _profile_lines(profile: Profile) -> Iterator[str]:
     )
     if profile.dtype == "float32":
         products, convolutions = ("on" if on else "off" for on in (profile.matmul_allow_tf32, profile.cudnn_allow_tf32))
-        yield f"TF32 is {products} in matrix products (also in the one behind the matrix rate) and {convolutions} in convolutions"
+        yield f"TF32 is {products} in matrix products (including the one that the matrix rate is of) and {convolutions} in convolutions"
     if profile.compiled and profile.estimated_peak_bytes is not None:
         yield "estimates are of a pass that is not compiled"
     if profile.attention == "math":

@@ -1,4 +1,4 @@
-"""The lines above every table: the UNet, the size of the pass, and where each was read."""
+"""The lines above every table: the UNet, the size of the pass, and where they come from."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ class Layout(Struct, frozen=True):
     Attributes:
         columns: The remaining columns.
         rows: The texts of each row.
-        headings: The headings of groups, each by the place of the row that follows it.
-        dropped: Headers of the columns that went.
+        headings: The headings of groups, by the index of the row that follows.
+        dropped: Headers of the dropped columns.
         shortened: Whether paths were shortened.
     """
 
@@ -45,8 +45,8 @@ class Layout(Struct, frozen=True):
 def fit(table: Table, width: int | None, *, shorten: bool = True) -> Layout:
     """Lay a table out in `width` columns; None is as wide as it needs.
 
-    Where it does not fit: rows with a group move under its heading, then columns go, then paths are shortened. Whatever
-    still does not fit is wider: no value is ever cut.
+    If it does not fit, rows are grouped under headings, then columns are dropped, then paths are shortened. No value is cut:
+    what still does not fit is wider.
     """
     layout = Layout(tuple(table.columns), tuple(tuple(visible(column.show(row)) for column in table.columns) for row in table.rows))
     if width is None or least_width(layout) <= width:
@@ -66,7 +66,7 @@ def fit(table: Table, width: int | None, *, shorten: bool = True) -> Layout:
 
 
 def wrap_lines(layout: Layout, width: int | None) -> Layout:
-    """Break the texts of columns that may wrap to what `width` leaves them; the rest of a text continues in rows of its own."""
+    """Wrap the texts of columns that may wrap to what `width` leaves them; a text continues in rows of its own."""
     wrapping = [place for place, column in enumerate(layout.columns) if column.wrap]
     if width is None or not wrapping or _with_gaps(widths(layout)) <= width:
         return layout
@@ -83,7 +83,7 @@ def wrap_lines(layout: Layout, width: int | None) -> Layout:
 
 
 def widths(layout: Layout, *, wrapped: bool = False) -> list[int]:
-    """Return how wide each column is, or can be where those that may wrap do."""
+    """Return the width of each column; with `wrapped`, the least width of those that may wrap."""
     return [_column_width(column, [row[place] for row in layout.rows], wrapped=wrapped) for place, column in enumerate(layout.columns)]
 
 
@@ -97,7 +97,7 @@ def _grouped(layout: Layout, groups: Sequence[str]) -> Layout:
 
 
 def _shortened(layout: Layout, width: int) -> Layout:
-    """Shorten paths by as much as is missing, those of the widest column first."""
+    """Shorten paths as far as needed, those of the widest column first."""
     found = widths(layout, wrapped=True)
     for place in sorted((place for place, column in enumerate(layout.columns) if column.path), key=lambda place: -found[place]):
         missing = least_width(layout) - width

@@ -1,7 +1,6 @@
-"""`skips`: which tensor feeds which up block's resnet, and what it does to the channels; and why, in words.
+"""`skips`: which tensor each resnet of the up blocks consumes, and how the channels change; the explanation in words.
 
-Every number in the explanation is read off the observed skips; the usual reason for `layers_per_block + 1` is given only
-where it holds for every block.
+Every number in the explanation is observed; the usual reason for `layers_per_block + 1` is given only if it applies to every block.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ def skips_table(trace: Trace) -> Table:
 
 
 def skip_lines(trace: Trace) -> list[str]:
-    """Write whether the counts and the channels agree, and the changes on the way; or that there are no skips."""
+    """Write whether counts and channels agree, and how skips are changed on the way; or that there are none."""
     if not trace.skips:
-        lines = [f"{trace.model.class_name} has no skips: no stage concatenates a tensor of another"]
+        lines = [f"{trace.model.class_name} has no skips: no stage concatenates the output of another"]
         if len(trace.outputs) > 1:  # a ControlNet or T2I-Adapter has no up blocks
             lines.append(f"its outputs are added to a UNet's: {returned_text(trace)}")
         return lines
@@ -71,7 +70,7 @@ def returned_text(trace: Trace) -> str:
 
 
 def _way_lines(trace: Trace) -> Iterator[str]:
-    """Sum up the changes, which a narrow table has no column for."""
+    """Summarize the changes: a narrow table has no column for them."""
     stages: dict[str, list[str]] = {}
     for skip in trace.skips:
         for change, text in skip_changes(skip):
@@ -82,7 +81,7 @@ def _way_lines(trace: Trace) -> Iterator[str]:
 
 
 def _sources(skip: Skip) -> str:
-    """Write the source; of a sum within one stage, as a shell would: "down_blocks.0.{a,b}"."""
+    """Write the source; a sum within one stage with braces: "down_blocks.0.{a,b}"."""
     if len(skip.sources) == 1:
         return skip.source
     stage = f"{skip.source_stage}."
@@ -203,7 +202,7 @@ def _by_target(trace: Trace) -> list[tuple[str, list[Skip]]]:
 
 
 def _layers(trace: Trace) -> list[int] | None:
-    """Return layers_per_block for each down block, None where the config has no such key."""
+    """Return layers_per_block for each down block; None if the config has no such key."""
     value = trace.model.config.get("layers_per_block")
     downs = sum(stage.role == "down" for stage in trace.stages)
     if isinstance(value, int):
@@ -212,7 +211,7 @@ def _layers(trace: Trace) -> list[int] | None:
 
 
 def _is_classical(trace: Trace, layers: list[int], targets: list[tuple[str, list[Skip]]]) -> bool:
-    """Tell whether every up block pops its level's tensors and one more, and all that were produced are used."""
+    """Return whether every up block pops its level's tensors and one more, and all skips are consumed."""
     made = trace.totals.skips
     if len(targets) != len(layers) or made.produced != made.consumed or trace.skips[-1].source != "conv_in":
         return False

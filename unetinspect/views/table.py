@@ -1,7 +1,4 @@
-"""A table as data: columns that read, write and sort a value, and the lines above and below. Every renderer draws the same one.
-
-The records behind a table, as fields for a CSV or as a DataFrame, are here too.
-"""
+"""A table as data, which every renderer draws; and its records as fields of a CSV, or as a DataFrame."""
 
 from __future__ import annotations
 
@@ -37,12 +34,12 @@ class Column(Struct, frozen=True):
         header: Its heading.
         show: The text of a row's value.
         right: Whether it is aligned to the right, as numbers are.
-        drop: When it goes on a narrow screen: higher numbers go first, 0 never goes.
-        wrap: How narrow it may become by continuing on the next line; 0: it never does.
+        drop: When it is dropped on a narrow screen: higher numbers first, 0 never.
+        wrap: The least width to which its texts may be wrapped; 0: they are not wrapped.
         path: Whether its values are module paths, which are shortened on the left as a last resort.
-        in_heading: Whether the heading of a group says it, so that it goes when rows move under headings.
-        value: The number by which the HTML page sorts it; None: it is sorted as text.
-        page: The text in the HTML page, where it differs.
+        in_heading: Whether group headings contain it: it is dropped when rows are grouped.
+        value: The number by which the HTML page sorts; None: it sorts as text.
+        page: The text in the HTML page, if it differs.
     """
 
     header: str
@@ -69,10 +66,9 @@ class Table(Struct, frozen=True):
         rows: What the columns read.
         above: Lines over the table: what was traced, how.
         below: Lines under it: totals.
-        group: The group of a row, as its heading says it; where that is a path that the first column starts with, it goes
-            from there. None: no groups.
-        records: What CSV and TSV write; None: the rows themselves, field by field.
-        fields: The header of CSV and TSV where there are no records.
+        group: The heading that a row may be grouped under; a path in it is removed from the first column. None: no groups.
+        records: What CSV and TSV write; None: the rows, field by field.
+        fields: The header of CSV and TSV if there are no records.
     """
 
     columns: Sequence[Column]

@@ -1,4 +1,4 @@
-"""The U as one HTML page: the picture, what a box or a skip of it is, and tables to search and sort. It needs no network."""
+"""The U as one self-contained HTML page: the picture, details of a box or skip, and tables to search and sort."""
 
 from __future__ import annotations
 

@@ -24,13 +24,12 @@ class PageTable(Struct, frozen=True):
 
     Attributes:
         id: Its section's id: "attention".
-        title: Its heading.
         noun: What a row is, in the singular.
         caption: What its rows and columns are, in a sentence.
         pick: What picking a row picks.
-        table: Columns and rows; the first column names the row.
-        kinds: The kinds of its rows, to filter by; none: there is no filter.
-        hint: An example of what to search for; none: there is no search.
+        table: The first column names the row.
+        kinds: The kinds of its rows, to filter by; empty: no filter.
+        hint: An example of what to search for; empty: no search.
     """
 
     id: str

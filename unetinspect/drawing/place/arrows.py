@@ -32,7 +32,7 @@ def flows(outline: Outline, measured: Measures, rects: dict[str, Rect]) -> Itera
 
 
 def returned(outline: Outline, rects: dict[str, Rect]) -> Iterator[Text]:
-    """Yield the words for several tensors that are returned."""
+    """Yield the text for several returned tensors."""
     count, rights = len(outline.trace.outputs), outline.on("right")
     if count <= 1:
         return
@@ -132,7 +132,7 @@ def place_skips(outline: Outline, measured: Measures, boxes: dict[str, PlacedBox
 
 
 def _curve(skip: Skip, start: Point, end: Point, inner: tuple[float, float], *, again: bool) -> PlacedSkip:
-    """Return the curve of a skip; one that leaves a second time has its label at its other end, beside that of the first."""
+    """Return the curve of a skip; if it leaves a second time, its label is at its other end."""
     room = text_width(skip_label(skip), _LABEL_SIZE) + _BEFORE + _AFTER
     out = 1 if start[0] < sum(inner) / 2 else -1
     into = 1 if end[0] < sum(inner) / 2 else -1

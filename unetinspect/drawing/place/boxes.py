@@ -1,4 +1,4 @@
-"""What is written in a box of the picture, line by line, and where that is once the box has its place."""
+"""What is written in a box of the picture, line by line, and its positions once the box is placed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONG = 11
 
 
 class Part(Struct, frozen=True):
-    """A piece of a line: a text, at the right end where `right` says so; `badge` is the kind of attention of a badge."""
+    """A piece of a line: a text, right-aligned if `right`; for a badge, `badge` is its kind of attention."""
 
     content: str
     style: str
@@ -46,10 +46,9 @@ class Line(Struct, frozen=True):
     """A line in a box.
 
     Attributes:
-        height: Its height.
-        parts: From the left; those at the right end come last.
-        produced: A skip that leaves at its height.
-        consumed: A skip that enters at its height.
+        parts: From the left; right-aligned ones come last.
+        produced: A skip that leaves here.
+        consumed: A skip that enters here.
     """
 
     height: float
@@ -64,7 +63,7 @@ class Line(Struct, frozen=True):
 
 
 class RowContent(Struct, frozen=True):
-    """Lines that belong together: those of a layer, of layers that are alike, or, without layers, of a skip."""
+    """The lines of a layer, of equal layers, or, without layers, of a skip."""
 
     layers: tuple[Layer, ...]
     lines: tuple[Line, ...]
@@ -95,12 +94,12 @@ class Content(Struct, frozen=True):
 
 
 def is_scaled(box: Box) -> bool:
-    """Return whether a box's size follows its resolution and channels: that of a block of the U, not of a convolution at an end."""
+    """Return whether a box's size depends on its resolution and channels, as a block's does: not for convolutions at an end."""
     return box.stages[0].role in ("down", "mid", "up")
 
 
 def content_of(box: Box, level: Level, run: Run, *, shapes: bool) -> Content:
-    """Return what is written in a box; its shapes only where `shapes` says that no arrow has them."""
+    """Return what is written in a box; `shapes`: its shapes too, because no arrow shows them."""
     head = list(_names(box))
     if shapes:
         head.append(Line(_TEXT_LINE, (Part(arrow_text(box), "shape", TEXT_SIZE),)))
@@ -174,7 +173,7 @@ def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowCont
 def _start(name: Part, class_name: Part, badges: list[Part], end: tuple[Part, ...]) -> tuple[tuple[Part, ...], list[Line]]:
     """Return what a layer's first line has before its end, and the lines below.
 
-    Name, class and attention where they fit into one line; else name and attention; else the attention has lines of its own.
+    Name, class and attention if they fit into one line; else name and attention; else the attention has lines of its own.
     """
     for parts in ((name, class_name, *badges), (name, *badges)):
         if Line(_SKIP_LINE, (*parts, *end)).width <= _WIDEST_ROW:
@@ -183,7 +182,7 @@ def _start(name: Part, class_name: Part, badges: list[Part], end: tuple[Part, ..
 
 
 def _folded(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
-    """Return the layers that share a row: in a long box, those that repeat three times or more and have no skips."""
+    """Group the layers that share a row: in a long box, those that repeat at least three times and have no skips."""
     rows: list[tuple[Layer, ...]] = []
     place = 0
     while place < len(layers):
@@ -196,7 +195,7 @@ def _folded(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
 
 
 def _times(layers: Sequence[Layer], period: int) -> int:
-    """Count how often the first `period` layers follow each other, alike but for their names."""
+    """Count how often the first `period` layers repeat, apart from their names."""
     alike = [(one.module.class_name, one.module.in_shape, one.module.out_shape, one.module.params, one.marks) for one in layers]
     times = 0
     for start in range(0, len(layers) - period + 1, period):

@@ -1,4 +1,4 @@
-"""How large each box is, and where it is: down the left, across the bottom, up the right."""
+"""The size and place of each box: down the left, across the bottom, up the right."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Measures(Struct, frozen=True):
     """How large the boxes of the U are, and how wide the picture is.
 
     Attributes:
-        contents: What is written in each box, by its name.
-        sizes: (width, height) of each box, by its name.
+        contents: What is written in each box, by name.
+        sizes: (width, height) of each box, by name.
         column: The width of each of the two columns.
         width: The width of the picture.
     """
@@ -72,7 +72,7 @@ def columns(outline: Outline, measured: Measures, tops: tuple[float, float]) -> 
     rects = _stack(lefts, sizes, center[0], floor - heights[0])
     if any(box.after is not None for box in rights):
         rects |= _stack(rights, sizes, center[1], floor - heights[1])
-    else:  # branches instead of an up path: they are read as the down path is
+    else:  # branches instead of an up path, read downwards
         rects |= _stack(rights[::-1], sizes, center[1], floor - max(heights))
     rects |= _stack(outline.on("bottom"), sizes, measured.width / 2, floor + _BOTTOM_DROP)
     return rects, max([floor + FLOW_GAP, *(rect.bottom for rect in rects.values())])
@@ -82,7 +82,7 @@ def _sizes(boxes: Sequence[Box], contents: dict[str, Content]) -> _Sizes:
     """Return the (width, height) of each box.
 
     A block's height is a base and a step for each doubling of its resolution, its width a base and a step for each doubling of
-    its channels; the bases are the least with which every block fits its text, and the shapes beside the arrows their column.
+    its channels; the bases are the smallest with which all texts fit, in the blocks and beside the arrows.
     """
     shapes = [format_shape(shape) for box in boxes for shape in (box.in_shape, box.out_shape)]
     least = max(_LEAST_WIDTH, *(2 * (text_width(f"→ {shape}", TEXT_SIZE) + 10) for shape in shapes))
@@ -106,7 +106,7 @@ def _grown(
 
 
 def _gaps(boxes: Sequence[Box]) -> list[float]:
-    """Return the gaps below all boxes of a column but its last: room for an arrow where there is one."""
+    """Return the gaps between the boxes of a column: room for an arrow where there is one."""
     joined = (upper.after is lower or lower.after is upper for upper, lower in pairwise(boxes))
     return [FLOW_GAP if arrow else _APART for arrow in joined]
 

@@ -1,4 +1,4 @@
-"""Draws the U in a terminal: two columns of boxes with the skips between them, or a list where that does not fit."""
+"""Draws the U in a terminal: two columns of boxes with the skips between them, or a list if that does not fit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _LEAST = 20
 def text(outline: Outline, *, level: Level = "stage", width: int | None, unicode: bool, color: bool) -> str:
     """Draw an outline as text, with a newline at the end; no line is wider than `width` columns.
 
-    Down on the left, up on the right, the lower the resolution the further in; each skip is a level line. Where two columns
-    do not fit, the boxes are listed one after another. Nothing is cut.
+    Down on the left, up on the right, lower resolutions further in; each skip is a level line. If two columns do not fit, the
+    boxes are listed one after another. Nothing is cut.
 
     Args:
         outline: What to draw.
@@ -40,7 +40,7 @@ def text(outline: Outline, *, level: Level = "stage", width: int | None, unicode
 
 
 def _picture(outline: Outline, level: Level, most: int, *, unicode: bool, color: bool) -> list[str]:
-    """Return the richest picture that fits; nothing where none does."""
+    """Return the most detailed picture that fits; nothing if none does."""
     for classes, stacked in ((True, False), (False, False), (False, True)):
         picture = Picture(outline, level, BOXES if unicode else ASCII, min(most, _MOST), classes=classes, stacked=stacked)
         if picture.least <= (min(most, _MOST) if classes else most):

@@ -21,7 +21,7 @@ _Piece = tuple[str, str]  # a text and its style
 class Row(Struct, frozen=True):
     """A line of a card, and the skip that leaves or enters there.
 
-    Where its parts differ in style they are `pieces`; in the text they have ", " between them.
+    If its parts differ in style, they are `pieces`, which `text` joins with ", ".
     """
 
     text: str
@@ -34,7 +34,7 @@ class Card(Struct, frozen=True):
     """A box, or several small ones, in one frame.
 
     Attributes:
-        boxes: The boxes, in execution order.
+        boxes: In execution order.
         title: In the frame on the left.
         size: In the frame on the right.
         rows: From top to bottom.
@@ -60,11 +60,11 @@ class Card(Struct, frozen=True):
 
     @property
     def branches(self) -> bool:
-        """Whether its boxes each take a tensor from elsewhere, so that no line leads in or out."""
+        """Whether each of its boxes takes a tensor from elsewhere, so that no line leads in or out."""
         return len(self.boxes) > 1 and all(box.after is None for box in self.boxes)
 
 
-class Deck:
+class Cards:
     """The cards of an outline.
 
     Attributes:
@@ -72,7 +72,7 @@ class Deck:
     """
 
     def __init__(self, outline: Outline, level: Level, arrow: str, *, classes: bool, stacked: bool) -> None:
-        """Take an outline; titles name classes and long rows are broken in two where asked; `arrow` is "becomes"."""
+        """Prepare an outline; `classes` adds classes to titles, `stacked` breaks long rows in two, `arrow` is between two shapes."""
         self._outline, self._level, self._arrow = outline, level, arrow
         self._classes, self._stacked = classes, stacked
         self.drawn: frozenset[int] = frozenset()
@@ -120,7 +120,7 @@ class Deck:
         return [Row(f"{name:{wide}}  {shapes}")]
 
     def _body(self, box: Box) -> list[Row]:
-        """Return the rows of a box of its own: its layers, the last first where the flow goes up, and skips of no layer."""
+        """Return the rows of a box: its layers, the last first if the path leads up, and skips of no layer."""
         layers, rest = self._outline.ends(box, self._level)
         blocks, shape = [], box.in_shape
         for layer, ends in layers:
@@ -130,7 +130,7 @@ class Deck:
         return [*self._targets(rest.consumed), *rows, *self._sources(rest.produced)]
 
     def _layer(self, layer: Layer, ends: Ends, *, changed: bool) -> Iterator[Row]:
-        """Yield the rows of a layer: its skips, its output's shape where that changed, its attention layers."""
+        """Yield the rows of a layer: its skips, its output's shape if that changed, its attention layers."""
         rows = [*self._sources(ends.produced), *self._targets(ends.consumed)]
         if not any(row.text.partition("  ")[0].rstrip() == layer.name for row in rows):
             yield Row(layer.name)
@@ -140,14 +140,14 @@ class Deck:
         yield from (Row(f"  {mark_text(mark, of_one=True)}", _style(mark)) for mark in layer.marks)
 
     def _sources(self, links: Sequence[Link]) -> Iterator[Row]:
-        """Yield a row for each skip that leaves; where it goes, if no line shows that."""
+        """Yield a row for each skip that leaves, and its target if no line shows it."""
         for link in links:
             yield Row(below(link.skip.source, link.skip.source_stage), link=link)
             if link.number not in self.drawn:
                 yield Row(f"  {skip_label(link.skip)} {self._arrow} {link.skip.target}", "skip")
 
     def _targets(self, links: Sequence[Link]) -> Iterator[Row]:
-        """Yield a row for each skip that enters, the last first, as it is read upwards; where it is from, if no line shows that."""
+        """Yield a row for each skip that enters, the last first (it is read upwards), and its source if no line shows it."""
         for link in reversed(links):
             yield Row(f"{below(link.skip.target, link.skip.target_stage)}  {link.sum(self._arrow)}", link=link)
             if link.number not in self.drawn:
@@ -168,9 +168,9 @@ def joint(before: Card | None, after: Card | None, arrow: str) -> list[tuple[boo
 
 
 def with_summaries(cards: Sequence[Card], width: int) -> list[Card]:
-    """Return the cards of a column of a width with their channels and attention layers, in as few lines as the width allows.
+    """Return the cards of a column with their channels and attention layers, in as few lines as its width allows.
 
-    The channels are in the frames where those of all cards fit there, else in the first rows.
+    The channels are in the frames if those of all cards fit there, else in the first rows.
     """
     places = [", ".join(filter(None, (card.size, card.channels))) for card in cards]
     titled = all(cells(card.title) + cells(place) + 6 <= width for card, place in zip(cards, places, strict=True) if card.channels)
@@ -181,7 +181,7 @@ def with_summaries(cards: Sequence[Card], width: int) -> list[Card]:
 
     for card, place in zip(cards, places, strict=True):
         channels = [(card.channels, "")] if card.channels and not titled else []
-        # The channels have a line of their own where that takes no more lines.
+        # The channels have a line of their own if that takes no more lines.
         lines = min([*folded(channels), *folded(card.marks)], folded([*channels, *card.marks]), key=len)
         rows = [Row(", ".join(text for text, _ in line), pieces=tuple(line)) for line in lines]
         found.append(replace(card, size=place if titled else card.size, rows=(*rows, *card.rows), channels="", marks=()))
@@ -189,9 +189,9 @@ def with_summaries(cards: Sequence[Card], width: int) -> list[Card]:
 
 
 def widths(columns: Sequence[Sequence[Card]], least: Sequence[int], room: int) -> tuple[int, ...]:
-    """Return how wide columns become that may grow by `room` together: the fewest lines, and of those ways the narrowest.
+    """Return the widths of columns that may grow by `room` in total: those with the fewest lines, then the narrowest.
 
-    The cards have no summaries yet; `least` is what each column needs.
+    The cards have no summaries yet; `least` is the least width of each column.
     """
     growths = range(max(room, 0) + 1)
     lines = [
