@@ -60,7 +60,10 @@ class Modules:
                 self.children.setdefault(holder, []).append(module)
         self._skip_from: dict[str, str] = {}
         for skip in trace.skips:
-            self._skip_from.setdefault(skip.target, _kind_of(skip.source))
+            # What ends a level, and what comes before the first, is not like the layers between: `resnets`, or `attentions` after them.
+            parts = skip.source.split(".")
+            kind = "conv" if len(parts) == 1 else "sampler" if any(part in _SAMPLERS for part in parts) else "layer"
+            self._skip_from.setdefault(skip.target, kind)
 
     def lists(self, inside: Module) -> dict[str, list[Module]]:
         """Group the children of a module by their lists, in the order in which they ran; a child in no list is a group of its own."""
@@ -80,12 +83,6 @@ class Modules:
     def own_params(self, module: Module) -> int:
         """Return the parameters of a module without those of its children."""
         return module.params - sum(child.params for child in self.children.get(module.path, []))
-
-
-def _kind_of(source: str) -> str:
-    """Return the kind of a skip's source: what ends a level, what comes before the first, or a layer between."""
-    parts = source.split(".")
-    return "conv" if len(parts) == 1 else "sampler" if any(part in _SAMPLERS for part in parts) else "layer"
 
 
 def compare_layers(a: Modules, b: Modules, path_a: str, path_b: str, paths: dict[str, str]) -> tuple[LayerDiff, ...]:

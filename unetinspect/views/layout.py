@@ -84,7 +84,15 @@ def wrap_lines(layout: Layout, width: int | None) -> Layout:
 
 def widths(layout: Layout, *, wrapped: bool = False) -> list[int]:
     """Return the width of each column; with `wrapped`, the least width of those that may wrap."""
-    return [_column_width(column, [row[place] for row in layout.rows], wrapped=wrapped) for place, column in enumerate(layout.columns)]
+    found = []
+    for place, column in enumerate(layout.columns):
+        texts = [row[place] for row in layout.rows]
+        longest = max(map(cells, (column.header, *texts)))
+        if wrapped and column.wrap:
+            words = [word for text in texts for word in _WORD.findall(text)]
+            longest = min(longest, max(column.wrap, *map(cells, (column.header, *words))))
+        found.append(longest)
+    return found
 
 
 def _grouped(layout: Layout, groups: Sequence[str]) -> Layout:
@@ -130,14 +138,6 @@ def least_width(layout: Layout) -> int:
 
 def _with_gaps(columns: Sequence[int]) -> int:
     return sum(columns) + GAP * (len(columns) - 1)
-
-
-def _column_width(column: Column, texts: Sequence[str], *, wrapped: bool) -> int:
-    longest = max(map(cells, (column.header, *texts)))
-    if not (wrapped and column.wrap):
-        return longest
-    words = [word for text in texts for word in _WORD.findall(text)]
-    return min(longest, max(column.wrap, *map(cells, (column.header, *words))))
 
 
 def wrap_cell(text: str, width: int) -> list[str]:

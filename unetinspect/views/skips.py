@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from unetinspect.record import Skip, Stage, Trace
+from unetinspect.record import Skip, Trace
 from unetinspect.units import format_shape, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.stages import skip_counts
@@ -140,6 +140,9 @@ def _why_so_many(trace: Trace) -> list[str]:
         return ["Why so many", f"  This UNet does not follow the rule of layers_per_block + 1: {pops}."]
     downs = [stage for stage in trace.stages if stage.role == "down"]
     pushed = [sum(skip.source_stage == stage.name for skip in trace.skips) for stage in downs]
+    samplers = {skip.source_stage for skip in trace.skips if ".downsamplers." in skip.source}
+    without = [stage.name for stage in downs if stage.name not in samplers]
+    exception = f" ({', '.join(without)} {'has' if len(without) == 1 else 'have'} none)" if without else ""
     first, last = targets[0][1], targets[-1][1]
     same = len(set(layers)) == 1
     rule = f"layers_per_block is {layers[0]}" if same else f"layers_per_block is {layers}"
@@ -147,7 +150,10 @@ def _why_so_many(trace: Trace) -> list[str]:
     popped = " + ".join(str(len(skips)) for _, skips in targets)
     return [
         f"Why layers_per_block + 1{number} resnets in every up block",
-        (f"  {rule}. {_pushed_by(trace, downs)} conv_in pushes one first: 1 + {' + '.join(map(str, pushed))} = {1 + sum(pushed)} skips."),
+        (
+            f"  {rule}. A down block pushes one tensor after each resnet and one after its downsampler{exception}. "
+            f"conv_in pushes one first: 1 + {' + '.join(map(str, pushed))} = {1 + sum(pushed)} skips."
+        ),
         (
             f"  Each up block pops the tensors that the resnets at its level pushed ({targets[0][0]}: "
             f"{plural(layers[-1], 'tensor')} of {first[0].source_stage}), and one extra: the tensor that the level started with, pushed by "
@@ -155,13 +161,6 @@ def _why_so_many(trace: Trace) -> list[str]:
         ),
         f"  {popped} = {len(trace.skips)}: every skip must be consumed, each by a resnet of its own.",
     ]
-
-
-def _pushed_by(trace: Trace, downs: Sequence[Stage]) -> str:
-    samplers = {skip.source_stage for skip in trace.skips if ".downsamplers." in skip.source}
-    without = [stage.name for stage in downs if stage.name not in samplers]
-    exception = f" ({', '.join(without)} {'has' if len(without) == 1 else 'have'} none)" if without else ""
-    return f"A down block pushes one tensor after each resnet and one after its downsampler{exception}."
 
 
 def _why_those_channels(trace: Trace) -> list[str]:

@@ -102,7 +102,7 @@ def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         elif isinstance(value, list | tuple) and any(isinstance(item, dict | str) for item in value):
             flat.append((prefix + name, json.dumps(value)))
         else:
-            flat.append((prefix + name, tuple(value) if isinstance(value, list) else value))
+            flat.append((prefix + name, value))
     return flat
 
 
@@ -125,11 +125,4 @@ def to_dataframe(trace: Trace, section: str) -> pd.DataFrame:
     records: Sequence[Any] = trace.run.inputs if section == "inputs" else getattr(trace, section)
     if not records:
         return pd.DataFrame(columns=[field.encode_name for field in msgspec.structs.fields(SECTIONS[section])])
-    return pd.json_normalize([_with_tuples(msgspec.to_builtins(record)) for record in records])
-
-
-def _with_tuples(value: Any) -> Any:
-    """Make lists tuples again, which can be compared, sorted and grouped by."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(inner) for name, inner in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
+    return pd.json_normalize(list(msgspec.to_builtins(records)))

@@ -110,14 +110,11 @@ def _zoom() -> Markup:
     return tag("div", *inside, theme, class_="zoom", hidden=True, data_script=True)
 
 
-def _keys() -> Markup:
-    keys = [("Tab", "next skip or box"), ("Enter", "pins it"), ("← →", "previous or next skip"), ("Esc", "clears")]
-    return tag("ul", *(tag("li", tag("kbd", key), f" {what}") for key, what in keys), class_="keys")
-
-
 def _panel() -> Markup:
+    keys = [("Tab", "next skip or box"), ("Enter", "pins it"), ("← →", "previous or next skip"), ("Esc", "clears")]
+    help_text = tag("ul", *(tag("li", tag("kbd", key), f" {what}") for key, what in keys), class_="keys")
     start = tag("p", "Hover over a box or a skip to see its details. Click to pin it.", class_="start")
-    inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), start, _keys(), id="details")
+    inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), start, help_text, id="details")
     close = tag("button", TIMES, type="button", id="close", class_="close", aria_label="Close the details", hidden=True)
     return tag("aside", inside, close, class_="panel", id="panel", aria_labelledby="details-title", hidden=True, data_script=True)
 

@@ -31,21 +31,17 @@ def text(outline: Outline, *, level: Level = "stage", width: int | None, unicode
     outline = outline if unicode else outline_of(outline.trace, ascii_only=True)
     most = max(_MOST if width is None else width, _LEAST)
     heads = fold(outline.title, most)
-    body = _picture(outline, level, most, unicode=unicode, color=color) or _list(
-        outline, level, most, "→" if unicode else "->", color=color
-    )
+    glyphs = BOXES if unicode else ASCII
+    for classes, stacked in ((True, False), (False, False), (False, True)):  # the most detailed picture that fits
+        picture = Picture(outline, level, glyphs, min(most, _MOST), classes=classes, stacked=stacked)
+        if picture.least <= (min(most, _MOST) if classes else most):
+            body = picture.draw().lines(color=color)
+            break
+    else:
+        body = _list(outline, level, most, glyphs.arrow, color=color)
     foot = [line for text in caption(outline.trace) for line in fold(text, most, indent="  ")]
     bold = [paint(line, "name") for line in heads] if color else heads
     return "\n".join([*bold, "", *body, "", *foot]) + "\n"
-
-
-def _picture(outline: Outline, level: Level, most: int, *, unicode: bool, color: bool) -> list[str]:
-    """Return the most detailed picture that fits; nothing if none does."""
-    for classes, stacked in ((True, False), (False, False), (False, True)):
-        picture = Picture(outline, level, BOXES if unicode else ASCII, min(most, _MOST), classes=classes, stacked=stacked)
-        if picture.least <= (min(most, _MOST) if classes else most):
-            return picture.draw().lines(color=color)
-    return []
 
 
 def _list(outline: Outline, level: Level, width: int, arrow: str, *, color: bool) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from unetinspect.drawing.outline import Box, Level, Outline
+from unetinspect.drawing.outline import Level, Outline
 from unetinspect.drawing.text.canvas import Canvas, Glyphs
 from unetinspect.drawing.text.cards import Card, Cards, Row, joint, widths, with_summaries
 from unetinspect.terminal import cells
@@ -129,8 +129,10 @@ def beside(left: Sequence[Item], card: Card) -> tuple[list[Item], list[Item]]:
     """
     right: list[Item] = []
     each = len(card.rows) // len(card.boxes)
+    tops = [(line, item.card) for line, item in enumerate(left) if item.kind == "top" and item.card]
     for place, box in enumerate(card.boxes):
-        height = _height_of(left, box, is_last=box is card.boxes[-1])
+        between = [line for line, other in tops if box is card.boxes[-1] and other.side == "bottom"]
+        height = next(iter(between), next((line for line, other in tops if other.boxes[0].size == box.size), 0))
         if place == 0:
             right += [BLANK] * (height - 1) + [Item("top", card)]
         right += [Item("row", card)] * (height - len(right))
@@ -138,12 +140,6 @@ def beside(left: Sequence[Item], card: Card) -> tuple[list[Item], list[Item]]:
     right.append(Item("bottom", card))
     height = max(len(left), len(right))
     return [*left, *[BLANK] * (height - len(left))], [*right, *[BLANK] * (height - len(right))]
-
-
-def _height_of(left: Sequence[Item], box: Box, *, is_last: bool) -> int:
-    tops = [(place, item.card) for place, item in enumerate(left) if item.kind == "top" and item.card]
-    between = [place for place, card in tops if is_last and card.side == "bottom"]
-    return next(iter(between), next((place for place, card in tops if card.boxes[0].size == box.size), 0))
 
 
 class Picture:
@@ -199,7 +195,8 @@ class Picture:
             up = path_lines(self._right, next(iter((self._left + self._bottom)[::-1]), None), arrow, upward=True)
             drawn = [row.link.number for card in self._left for row in card.rows if row.link and row.link.number in self._drawn]
             start, (left, right) = 0, level([*[BLANK] * top, *down], up, drawn)
-            if not self._fits_aside(right, top):
+            beside_top = [card for item in right[:top] for card in (item.card, *item.near) if card]
+            if not all(card.width + 1 < self._column(other) for card in self._top for other in beside_top):
                 start, (left, right) = top, level(down, up, drawn)
         line = 0
         for card in self._top:
@@ -212,11 +209,6 @@ class Picture:
         if not self._branching:
             self._draw_bottom(start + len(left))
         return self._canvas
-
-    def _fits_aside(self, right: list[Item], height: int) -> bool:
-        """Return whether the top cards fit left of what the right column has there."""
-        cards = [card for item in right[:height] for card in (item.card, *item.near) if card]
-        return all(card.width + 1 < self._column(other) for card in self._top for other in cards)
 
     def _column(self, card: Card) -> int:
         """Return the column where a card begins: smaller resolutions are further in."""
