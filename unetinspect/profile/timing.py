@@ -137,16 +137,25 @@ def time_passes(run: Callable[[], None], stages: StageModules, clock: Clock, *, 
     not counted: in them kernels are loaded and chosen, and stages are compiled.
     """
     times = Times(forward=[], hooked=[], stages={name: [] for name in stages})
+    begun: list[Any] = []
+    spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+
+    def start(name: str) -> None:
+        begun.append(clock.mark())
+
+    def end(name: str) -> None:
+        spans[name].append((begun.pop(), clock.mark()))
+
     for turn in range(warmup + repeats):
         forward = _timed(run, clock)
-        spans = _Spans(clock)
-        with hooked(stages, spans.start, spans.end):
+        spans.clear()
+        with hooked(stages, start, end):
             forward_with_hooks = _timed(run, clock)
         if turn >= warmup:
             times.forward.append(forward)
             times.hooked.append(forward_with_hooks)
             for name, repeats_of_stage in times.stages.items():
-                repeats_of_stage.append(spans.elapsed_ms(name))
+                repeats_of_stage.append(sum(clock.elapsed_ms(*span) for span in spans[name]))
     return times
 
 
@@ -240,24 +249,6 @@ def spread_of(times: Sequence[float]) -> Spread:
     """
     tenths = quantiles(times if len(times) > 1 else [*times, *times], n=10, method="inclusive")
     return Spread(low=tenths[0], median=tenths[4], high=tenths[8])
-
-
-class _Spans:
-    """Marks around each call of each stage in one pass."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._begun: list[Any] = []
-        self._spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
-
-    def start(self, name: str) -> None:
-        self._begun.append(self._clock.mark())
-
-    def end(self, name: str) -> None:
-        self._spans[name].append((self._begun.pop(), self._clock.mark()))
-
-    def elapsed_ms(self, name: str) -> float:
-        return sum(self._clock.elapsed_ms(start, end) for start, end in self._spans[name])
 
 
 def _timed(run: Callable[[], None], clock: Clock) -> float:

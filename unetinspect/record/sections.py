@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import Struct
 
-from unetinspect.record.run import Shape
+from unetinspect.record.run import Excerpt, Shape
 
 Role = Literal["embed", "in", "down", "mid", "up", "out"]
 PortKind = Literal["controlnet", "t2i-adapter", "ip-adapter"]
@@ -60,7 +60,41 @@ class Uncounted(Struct, frozen=True, kw_only=True):
     calls: int
 
 
-class Totals(Struct, frozen=True, kw_only=True):
+class Module(Struct, frozen=True, kw_only=True):
+    """One module of the tree, called or not, in the order of `named_modules()`; "" is the UNet itself.
+
+    Attributes:
+        path: Its name in `named_modules()`.
+        class_name: Its class.
+        detail: Its arguments as in `print(module)`: "320, 640, kernel_size=(3, 3)".
+        in_shape: The first input tensor of its first call, or None.
+        out_shape: The first tensor that its first call returned, or None.
+        params: Its parameters and those of its children.
+        calls: How often it ran.
+        macs: Multiply-accumulates of everything that ran in it and in its children.
+        macs_by_kind: The same by kind of operation.
+        flops: `2 * macs`.
+        activation_bytes: The peak of live activation bytes while it or one of its children ran.
+        step: The number of its first call among all module calls of the pass, from 0; None: it did not run.
+        tensors: The shapes of its own parameters and buffers, without those of its children, as `state_dict()` names them.
+    """
+
+    path: str
+    class_name: str
+    detail: str
+    in_shape: Shape | None
+    out_shape: Shape | None
+    params: int
+    calls: int
+    macs: int | None = None
+    macs_by_kind: MacsByKind | None = None
+    flops: int | None = None
+    activation_bytes: int | None = None
+    step: int | None = None
+    tensors: dict[str, Shape] = {}
+
+
+class Totals(Excerpt, frozen=True, kw_only=True):
     """The whole UNet in a few numbers. Costs are None in records of old versions, which did not count them.
 
     Attributes:
@@ -68,8 +102,6 @@ class Totals(Struct, frozen=True, kw_only=True):
         weight_bytes: Bytes of the parameters.
         weight_bytes_by_dtype: The same, by dtype.
         macs: Multiply-accumulates of the pass, for the whole `run.forward_batch`.
-        macs_by_kind: The same by kind of operation.
-        flops: `2 * macs`.
         peak_activation_bytes: The peak of live bytes that the pass created: without weights and inputs. Fused attention
             materializes no map, other attention its own.
         peak_activation_in: The module whose forward ran then.
@@ -79,6 +111,8 @@ class Totals(Struct, frozen=True, kw_only=True):
         skips: Skips.
         uncounted: Operations without a FLOP formula.
     """
+
+    fields_of: ClassVar = (Module,)
 
     params: int
     weight_bytes: int
@@ -95,25 +129,22 @@ class Totals(Struct, frozen=True, kw_only=True):
     uncounted: tuple[Uncounted, ...] = ()
 
 
-class Stage(Struct, frozen=True, kw_only=True):
+class Stage(Excerpt, frozen=True, kw_only=True):
     """A top-level module of the UNet, or one item of a top-level list, that ran.
 
     Attributes:
         name: "down_blocks.0", "mid_block", "time_embedding".
         role: Its place in the U.
-        class_name: Its class.
         in_shape: Its first input tensor.
         out_shape: The first tensor that it returned.
         resnets: Modules of its `resnets` lists that ran.
         transformer_blocks: Modules of `transformer_blocks`, `temporal_transformer_blocks` and `transformer_layers` lists that ran.
         attention: Its attention layers.
-        params: Its parameters.
-        macs: Multiply-accumulates of everything that ran in it.
-        macs_by_kind: The same by kind of operation.
-        flops: `2 * macs`.
         activation_bytes: The peak of live activation bytes while it ran, including those created before it and still needed
             (skips).
     """
+
+    fields_of: ClassVar = (Module,)
 
     name: str
     role: Role
@@ -240,40 +271,6 @@ class Attention(Struct, frozen=True, kw_only=True):
     materialised: bool
     call: int
     macs: int | None = None
-
-
-class Module(Struct, frozen=True, kw_only=True):
-    """One module of the tree, called or not, in the order of `named_modules()`; "" is the UNet itself.
-
-    Attributes:
-        path: Its name in `named_modules()`.
-        class_name: Its class.
-        detail: Its arguments as in `print(module)`: "320, 640, kernel_size=(3, 3)".
-        in_shape: The first input tensor of its first call, or None.
-        out_shape: The first tensor that its first call returned, or None.
-        params: Its parameters and those of its children.
-        calls: How often it ran.
-        macs: Multiply-accumulates of everything that ran in it and in its children.
-        macs_by_kind: The same by kind of operation.
-        flops: `2 * macs`.
-        activation_bytes: The peak of live activation bytes while it or one of its children ran.
-        step: The number of its first call among all module calls of the pass, from 0; None: it did not run.
-        tensors: The shapes of its own parameters and buffers, without those of its children, as `state_dict()` names them.
-    """
-
-    path: str
-    class_name: str
-    detail: str
-    in_shape: Shape | None
-    out_shape: Shape | None
-    params: int
-    calls: int
-    macs: int | None = None
-    macs_by_kind: MacsByKind | None = None
-    flops: int | None = None
-    activation_bytes: int | None = None
-    step: int | None = None
-    tensors: dict[str, Shape] = {}
 
 
 class Port(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import diffusers
 import torch
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from torch import nn
 
 from unetinspect.errors import UnetInspectError, UsageError
@@ -238,17 +238,7 @@ def _run_info(planned: PlannedPass, runner: Runner, seen: Observation) -> Run:
         frames_from=sizes.frames.said_by if sizes.frames else "",
         freeu=planned.request.freeu,
         plugged=planned.attached,
-        inputs=tuple(
-            InputInfo(
-                name=spec.name,
-                shape=spec.shape,
-                dtype=None if spec.shape is None else dtypes[spec.dtype],
-                axes=spec.axes,
-                config_key=spec.config_key,
-                value=spec.value,
-            )
-            for spec in planned.specs
-        ),
+        inputs=tuple(InputInfo(**{**asdict(spec), "dtype": None if spec.shape is None else dtypes[spec.dtype]}) for spec in planned.specs),
         versions={"unetinspect": __version__, "torch": str(torch.__version__), "diffusers": diffusers.__version__},
         notes=(*sizes.notes, *_unseen_attention(seen)),
     )

@@ -41,8 +41,10 @@ def _describe(component: dict[str, Any], excerpt: type[Excerpt] | None) -> None:
     ends in an underscore there.
     """
     summary, attributes = _docstring(component.get("description", ""))
-    for source in excerpt.fields_of if excerpt else ():
+    sources = list(excerpt.fields_of if excerpt else ())
+    for source in sources:
         attributes = _docstring(cleandoc(source.__doc__ or ""))[1] | attributes
+        sources += getattr(source, "fields_of", ())
     component["description"] = summary
     for name, text in attributes.items():
         if name in component["properties"]:
