@@ -19,13 +19,14 @@ from typing import Any
 import diffusers
 import msgspec
 import torch
+from host_clock import HostClock
 from msgspec.structs import replace
 from page import table, write_section
 
 from unetinspect import trace
 from unetinspect.api import _load
 from unetinspect.profile.profiling import ProfileOptions, profile_model
-from unetinspect.profile.timing import Clock, CudaClock, HostClock, cuda_device
+from unetinspect.profile.timing import Clock, cuda_device
 from unetinspect.record import Profile, Trace
 from unetinspect.run.build import first_line
 from unetinspect.unets.request import make_request
@@ -271,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not (options.dry_run or torch.cuda.is_available()):
         parser.error("torch sees no CUDA device here; --dry-run runs on the CPU")
-    clock: Clock = HostClock() if options.dry_run else CudaClock(cuda_device("auto"))
+    clock = HostClock() if options.dry_run else Clock(cuda_device("auto"))
     # Compiling takes longer than all the rest, and needs a C++ compiler.
     tiny = [Case(TINY, {"dtype": "float32"}, replace(how, repeats=2, warmup=1)) for how in (USUAL, *WAYS) if not how.compile]
     cases = (tiny[:1], tiny) if options.dry_run else (record_cases(), profile_cases())

@@ -17,6 +17,7 @@ import passes
 import peers
 import pytest
 import sections
+from host_clock import HostClock
 from measure import Command, Run
 from msgspec import to_builtins
 from msgspec.structs import replace
@@ -24,7 +25,6 @@ from page import Goal, Row
 
 from tests.tiny import traced
 from unetinspect.profile.profiling import ProfileOptions
-from unetinspect.profile.timing import HostClock
 
 ROOT = Path(__file__).parent.parent
 MODEL = "ddpm-cifar10-32"
@@ -170,8 +170,6 @@ def test_passes_are_measured_side_by_side(monkeypatch: pytest.MonkeyPatch) -> No
 
 class Counted(HostClock):
     """The CPU, which here says that a pass took 2 MB."""
-
-    matrix_side = 32
 
     def allocated_bytes(self) -> int:
         return 1_000_000

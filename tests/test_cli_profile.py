@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from host_clock import HostClock
 from msgspec.structs import replace
 
 from tests.schema import assert_fits_the_schema
-from tests.test_profile import SMALL, Host, known
+from tests.test_profile import SMALL, known
 from tests.tiny import traced
 from unetinspect.record import SCHEMA, Envelope, Profile, to_json
 from unetinspect.units import format_bytes
@@ -50,7 +51,7 @@ def as_if_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command measure the CPU."""
     monkeypatch.setattr("unetinspect.profile.timing.cuda_device", lambda name: torch.device("cpu"))
     monkeypatch.setattr("unetinspect.profile.profiling.cuda_device", lambda name: torch.device("cpu"))
-    monkeypatch.setattr("unetinspect.profile.profiling.CudaClock", lambda device: Host())
+    monkeypatch.setattr("unetinspect.profile.profiling.Clock", lambda device: HostClock())
 
 
 @pytest.mark.parametrize(("width", "dropped"), [(80, ["class", "spread (ms)", "MACs"]), (200, [])])
@@ -109,16 +110,6 @@ def test_notes_are_those_of_the_pass() -> None:
     assert "estimates are of a pass that is not compiled" in text
     assert "the estimate of the whole includes materialized attention maps; stages have no such estimate" in text
     assert table.above[-1].endswith("; math attention, each stage compiled, channels last")
-
-
-def test_a_device_without_memory_counts_says_nothing_of_memory() -> None:
-    """No line of bytes, and no number in the columns."""
-    record, profile = known()
-    stages = tuple(replace(stage, peak_bytes=None, activation_bytes=None) for stage in profile.stages)
-    table = profile_table(record, replace(profile, peak_allocated_bytes=None, estimate_error=None, stages=stages))
-
-    assert not any("peak" in line for line in table.below)
-    assert [column.show(stages[0]) for column in table.columns[-2:]] == ["-", "-"]
 
 
 def test_the_record_is_json_that_the_schema_describes() -> None:

@@ -72,12 +72,12 @@ import requests
 assert requests.get is requests.api.get
 
 from unetinspect.api import _load
-from unetinspect.profile.timing import HostClock
+sys.path.append({benchmarks!r})
+from host_clock import HostClock
 from unetinspect.profile.profiling import ProfileOptions, profile_model
 from unetinspect.unets.request import make_request
 graphs.clear()
 how = ProfileOptions(compile=True, backend=backend, repeats=1, warmup=1)
-HostClock.matrix_side = 32
 record, profile = profile_model(_load({config!r}, {{}}), make_request(), {{}}, how, clock=HostClock())
 print(json.dumps([profile.compiled, len(graphs), len(record.stages)]))
 """
@@ -122,7 +122,7 @@ def test_a_trace_loads_no_compiler_and_diffusers_asks_two_things_of_it(tmp_path:
 
 def test_what_is_used_comes_back_whole(tmp_path: Path) -> None:
     """Compiling after it, alone and in a profile: the real module takes its place, gets the calls, and is there once."""
-    compiled, graphs, stages = run(USED, tmp_path, config=PLAIN)
+    compiled, graphs, stages = run(USED, tmp_path, config=PLAIN, benchmarks=str(PACKAGE.parent / "benchmarks"))
 
     assert compiled
     assert graphs == stages

@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from tests.drawn import CASES, DRAWN, EVIL, KNOWN, LEVELS, drawn, outlined, renamed
 from tests.tiny import traced
 from unetinspect import Trace
-from unetinspect.drawing.dot import dot
-from unetinspect.drawing.mermaid import mermaid
+from unetinspect.drawing.graphs import dot, mermaid
 from unetinspect.drawing.outline import Level, Outline, mark_text, outline_of
 from unetinspect.drawing.svg import svg
 from unetinspect.drawing.text import text as drawn_text

@@ -37,15 +37,15 @@ def test_an_outline_has_everything_of_the_record_once(name: str) -> None:
         if box.layers and not any(skip.target in {stage.name for stage in box.stages} for skip in box.consumed):
             assert [skip for layer in box.layers for skip in layer.consumed] == list(box.consumed)
         if box.after is not None and box.in_shape is not None:  # as many values as the box before it made, or those and a skip's
-            made = boxes[box.after].out_shape
+            made = box.after.out_shape
             assert made is not None
             assert box.in_shape[1] - made[1] in [0, *(skip.skip_channels for skip in box.consumed)] or len(box.in_shape) != len(made)
         for level in LEVELS:
             of_layers, rest = outline.ends(box, level)
             assert [layer for layer, _ in of_layers] == (list(box.layers) if level == "layer" else [])
             every = [*(ends for _, ends in of_layers), rest]
-            assert Counter(link for ends in every for link in ends.produced) == Counter(o for o in outline.links if o.source == box.name)
-            assert Counter(link for ends in every for link in ends.consumed) == Counter(o for o in outline.links if o.target == box.name)
+            assert Counter(link for ends in every for link in ends.produced) == Counter(o for o in outline.links if o.source is box)
+            assert Counter(link for ends in every for link in ends.consumed) == Counter(o for o in outline.links if o.target is box)
             for layer, ends in of_layers:
                 assert all(link.skip.target.startswith(layer.module.path) for link in ends.consumed)
                 assert all(link.skip.source.startswith(layer.module.path) for link in ends.produced)
@@ -58,7 +58,7 @@ def test_the_u_of_sd15() -> None:
     chain += ["conv_norm_out", "conv_act", "conv_out"]
     sizes = [((64, 64), 320), ((64, 64), 320), ((32, 32), 640), ((16, 16), 1280), ((8, 8), 1280)]
 
-    assert [(box.name, box.after) for box in outline.chain] == list(zip(chain, [None, *chain[:-1]], strict=True))
+    assert [(box.name, box.after and box.after.name) for box in outline.chain] == list(zip(chain, [None, *chain[:-1]], strict=True))
     assert [(box.size, box.channels) for box in outline.on("left")] == sizes
     assert [mark_text(mark) for mark in outline.box_of("up_blocks.1").marks] == ["3 self 256x256", "3 cross 256x77"]
     assert [sum_text(skip) for skip in outline.box_of("up_blocks.1").consumed] == ["1280 + 1280 -> 1280"] * 2 + ["1280 + 640 -> 1280"]

@@ -118,7 +118,7 @@ def test_the_schema_says_what_each_field_is() -> None:
     """Every field that a record's docstring explains carries that sentence; nothing of Python is left in it."""
     definitions = json_schema()["$defs"]
 
-    assert definitions["Skip"]["properties"]["hidden_channels"]["description"] == "Channels of the features that came up from below."
+    assert definitions["Skip"]["properties"]["hidden_channels"]["description"] == "Channels of the hidden states."
     assert all("description" in field for field in definitions["Skip"]["properties"].values())
     assert all("description" in field for name, field in definitions["Attention"]["properties"].items() if name != "macs")
     text = json.dumps(definitions)

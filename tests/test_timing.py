@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from host_clock import HostClock
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from unetinspect import UsageError
 from unetinspect.profile.timing import (
-    CudaClock,
-    HostClock,
+    Clock,
     Memory,
     StageMemory,
     cuda_device,
@@ -128,7 +128,10 @@ def test_times_are_those_of_the_repeats_alone() -> None:
 
 
 def test_memory_is_counted_from_what_was_there_before() -> None:
-    """Peaks and the bytes at a stage's end leave out the 1000 bytes of before; nothing is timed meanwhile. The CPU counts no bytes."""
+    """Peaks and the bytes at a stage's end leave out the 1000 bytes of before; nothing is timed meanwhile.
+
+    The operations of a compiled pass are not watched.
+    """
     clock = Simulated()
     whole = Whole(clock)
     memory = watch_memory(whole, whole.stages, clock)
@@ -138,7 +141,7 @@ def test_memory_is_counted_from_what_was_there_before() -> None:
     assert memory.stages == {"first": StageMemory(allocated=200, peak=500), "second": StageMemory(allocated=300, peak=350)}
     assert clock.marks == 0
     assert not has_hooks(whole)
-    assert watch_memory(whole, whole.stages, HostClock()) == Memory(None, None, None, {"first": StageMemory(), "second": StageMemory()})
+    assert watch_memory(whole, whole.stages, clock, compiled=True) == Memory(1000, 500, None, memory.stages)
 
 
 @pytest.mark.parametrize("measure", [lambda *of: time_passes(*of, warmup=0, repeats=1), watch_memory], ids=["time", "memory"])
@@ -244,7 +247,7 @@ def test_a_cuda_clock_asks_torch_of_its_own_device(monkeypatch: pytest.MonkeyPat
     for name, value in {**answers, "synchronize": None, "reset_peak_memory_stats": None}.items():
         monkeypatch.setattr(torch.cuda, name, answer(name, value))
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
-    clock = CudaClock(device)
+    clock = Clock(device)
     start, end = clock.mark(), clock.mark()
     clock.wait()
     clock.reset_peak()

@@ -141,11 +141,11 @@ def test_attention_layers_are_counted_in_the_fields_words(model: str, lines: lis
             "controlnet-sd15-canny",
             {},
             [
-                "ControlNetModel has no skips: no stage concatenates a tensor of another",
+                "ControlNetModel has no skips: no stage concatenates the output of another",
                 "its outputs are added to a UNet's: 12 down_block_res_samples + 1 mid_block_res_sample",
             ],
         ),
-        ("amused-512", {}, ["UVit2DModel has no skips: no stage concatenates a tensor of another"]),
+        ("amused-512", {}, ["UVit2DModel has no skips: no stage concatenates the output of another"]),
         (
             "stable-cascade-decoder",
             {},

@@ -20,7 +20,7 @@ CATALOG = Path(__file__).with_name("catalog.jsonl")
 
 
 class HubLocation(Struct, frozen=True, kw_only=True):
-    """A place on the model hub that holds, or held, the config.
+    """A place on the model hub that has, or had, the config.
 
     Attributes:
         id: "org/name".

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 _LONGEST_VALUE = 80
+_Part = TypeVar("_Part")
 
 
 def format_shape(shape: Sequence[int] | None) -> str:
@@ -34,12 +35,7 @@ def format_count(count: int | None) -> str:
     >>> [format_count(n) for n in (0, 960, 11_520, 139_973_760, 859_520_964, 2_567_463_684)]
     ['0', '960', '11.52 k', '140.0 M', '859.5 M', '2.567 B']
     """
-    if count is None:
-        return "-"
-    for unit, suffix in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
-        if count >= unit:
-            return _four_digits(count / unit) + suffix
-    return str(count)
+    return _scaled(count, 1000, "kMB")
 
 
 def format_si(count: int | float | None, unit: str = "") -> str:
@@ -50,12 +46,7 @@ def format_si(count: int | float | None, unit: str = "") -> str:
     >>> format_si(0), format_si(109_550_960_640)
     ('0', '109.6 G')
     """
-    if count is None:
-        return "-"
-    for size, prefix in ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{_four_digits(count / size)} {prefix}{unit}"
-    return f"{count} {unit}".rstrip()
+    return _scaled(count, 1000, "kMGTP", unit)
 
 
 def format_bytes(size: int | None) -> str:
@@ -64,12 +55,7 @@ def format_bytes(size: int | None) -> str:
     >>> [format_bytes(n) for n in (512, 2 * 8 * 4096 * 4096 * 4, 1_719_041_928)]
     ['512 B', '1 GiB', '1.601 GiB']
     """
-    if size is None:
-        return "-"
-    for unit, suffix in ((2**40, " TiB"), (2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB")):
-        if size >= unit:
-            return _four_digits(size / unit) + suffix
-    return f"{size} B"
+    return _scaled(size, 1024, ("Ki", "Mi", "Gi", "Ti"), "B")
 
 
 def plural(count: int, noun: str) -> str:
@@ -118,5 +104,41 @@ def visible(text: str, *, keep_lines: bool = False) -> str:
     return "".join(char if char.isprintable() or char in kept else repr(char)[1:-1] for char in text)
 
 
-def _four_digits(value: float) -> str:
-    return str(int(value)) if value == int(value) else f"{value:#.4g}".rstrip(".")
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return nested dicts and lists with every text in them changed, that of keys too.
+
+    >>> map_texts({"a": ["b", 1]}, str.upper)
+    {'A': ['B', 1]}
+    """
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {map_texts(key, change): map_texts(inner, change) for key, inner in value.items()}
+    return [map_texts(inner, change) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def in_lines(parts: Iterable[_Part], fits: Callable[[Sequence[_Part]], bool]) -> list[list[_Part]]:
+    """Put parts into lines, each into the last one while that `fits`.
+
+    >>> in_lines(["a", "b", "cd"], lambda line: len("".join(line)) <= 2)
+    [['a', 'b'], ['cd']]
+    """
+    lines: list[list[_Part]] = []
+    for part in parts:
+        if lines and fits([*lines[-1], part]):
+            lines[-1].append(part)
+        else:
+            lines.append([part])
+    return lines
+
+
+def _scaled(number: int | float | None, base: int, prefixes: Sequence[str], unit: str = "") -> str:
+    """Write a number with the largest prefix that it reaches, to four digits; an absent one as "-"."""
+    if number is None:
+        return "-"
+    for power in range(len(prefixes), 0, -1):
+        if number >= base**power:
+            value = number / base**power
+            digits = str(int(value)) if value == int(value) else f"{value:#.4g}".rstrip(".")
+            return f"{digits} {prefixes[power - 1]}{unit}"
+    return f"{number} {unit}".rstrip()

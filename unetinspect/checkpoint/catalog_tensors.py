@@ -1,7 +1,7 @@
 """Every tensor of the catalog's models, by name and shape, read without torch.
 
-`catalog_tensors.jsonl` holds each distinct module once. A line is a module: what is in it by name, a tensor as its shape, a module
-as the number of an earlier line. The last line holds the models. `make catalog` writes it, and a test compares it with what
+`catalog_tensors.jsonl` has each distinct module once. A line is a module: its contents by name, a tensor as its shape, a module
+as the number of an earlier line. The last line has the models. `make catalog` writes it, and a test compares it with what
 diffusers builds.
 """
 
@@ -22,7 +22,7 @@ from unetinspect.record import Shape
 
 CATALOG_TENSORS = Path(__file__).parent.with_name("catalog_tensors.jsonl")
 
-# What is told of a tensor's shape: an axis of None has any length, and others may follow it.
+# What is known of a tensor's shape: an axis of None has any length, and others may follow it.
 Wanted = tuple[int | None, ...]
 ABSENT: Wanted = (-1,)
 PRESENT: Wanted = (None,)
@@ -57,13 +57,13 @@ def _lookup(name: str) -> tuple[Callable[[str], Mapping[str, Shape]], str]:
 
 
 def agreeing(tensors: Collection[tuple[str, Wanted]]) -> tuple[list[str], int]:
-    """Return the models that agree with most of what is told of tensors, and with how much of it they do.
+    """Return the models that agree with most of what is known of tensors, and how many of these facts they agree with.
 
     >>> agreeing([("conv_in.weight", (320, 9, 3, 3)), ("add_embedding.linear_1.weight", PRESENT), ("class_embedding.weight", ABSENT)])
     (['sdxl-inpaint'], 3)
     """
-    told = [(*_lookup(name), wanted) for name, wanted in tensors]
-    counts = {model: sum(_fits(known(model).get(key), wanted) for known, key, wanted in told) for model in load_catalog()}
+    facts = [(*_lookup(name), wanted) for name, wanted in tensors]
+    counts = {model: sum(_fits(known(model).get(key), wanted) for known, key, wanted in facts) for model in load_catalog()}
     most = max(counts.values())
     return [model for model, count in counts.items() if count == most], most
 

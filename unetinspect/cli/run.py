@@ -106,17 +106,8 @@ def answer_models(options: ModelOptions, names: Sequence[str], output: Output, a
 
 def request_of(options: PassOptions) -> Request:
     """Read the options that decide a pass; a size or batch that takes several values is left open."""
-    sizes = {name: value for name in ("res", "latent", "batch") if not isinstance(value := getattr(options, name), list | None)}
-    return make_request(
-        **sizes,
-        cfg=options.cfg,
-        tokens=options.tokens,
-        frames=options.frames,
-        device=options.device,
-        dtype=options.dtype,
-        vae_scale=options.vae_scale,
-        freeu=options.freeu,
-    )
+    given = {name: getattr(options, name) for name in Request.__struct_fields__}
+    return make_request(**{name: value for name, value in given.items() if not isinstance(value, list | None)})
 
 
 def parse_overrides(options: ModelOptions) -> dict[str, Any]:
@@ -159,12 +150,7 @@ def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:
 
 
 def _read(options: ModelOptions, name: str) -> LoadedModel:
-    where: dict[str, Any] = {
-        "revision": options.revision,
-        "subfolder": options.subfolder,
-        "token": options.token,
-        "offline": options.offline,
-    }
+    where = {option: getattr(options, option) for option in ("revision", "subfolder", "token", "offline")}
     return read_model(name, **where, stdin=sys.stdin)
 
 

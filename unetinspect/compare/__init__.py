@@ -36,17 +36,19 @@ _KINDS = ("self", "cross", "joint", "temporal", "pooling", "without_processor", 
 def compare(a: Trace, b: Trace) -> Diff:
     """Compare two UNets, each as it was observed.
 
-    Stages are paired by their place in the U, layers by their place in their stage, skips and attention layers through the
-    layers that they belong to; tensors, config keys, inputs and ports by name.
+    Stages are paired by their place in the U, layers by their place in the stage, skips and attention layers by the layers that
+    they belong to; tensors, config keys, inputs and ports by name.
     """
     stages, paths = _compare_stages(a, b)
+    mine, other = _totals(a), _totals(b)
+    attention = {kind: _quantity(mine.pop(kind), other.pop(kind)) for kind in _KINDS}
     diff = Diff(
         same=False,
         a=_side(a),
         b=_side(b),
         notes=tuple(_notes(a, b)),
         config=compare_configs(a.model, b.model),
-        totals=_compare_totals(a, b),
+        totals=TotalsDiff(attention=attention, **{name: _quantity(mine[name], other[name]) for name in mine}),
         stages=stages,
         skips=compare_skips(a.skips, b.skips, paths),
         attentions=compare_attentions(a.attentions, b.attentions, paths),
@@ -70,7 +72,7 @@ def _is_same(diff: Diff) -> bool:
 
 
 def _compare_stages(a: Trace, b: Trace) -> tuple[tuple[StageDiff, ...], dict[str, str]]:
-    """Return the pairs of stages, and of all modules in them: each path in A with its path in B."""
+    """Return the pairs of stages, and for each module in them its path in A with its path in B."""
     paths = {"": ""}
     modules = Modules(a), Modules(b)
     found = []
@@ -100,12 +102,6 @@ def _compare_stage(a: Stage | None, b: Stage | None, layers: tuple[LayerDiff, ..
         layers=layers,
         resized=resized,
     )
-
-
-def _compare_totals(a: Trace, b: Trace) -> TotalsDiff:
-    mine, other = _totals(a), _totals(b)
-    attention = {kind: _quantity(mine.pop(kind), other.pop(kind)) for kind in _KINDS}
-    return TotalsDiff(attention=attention, **{name: _quantity(mine[name], other[name]) for name in mine})
 
 
 def _totals(trace: Trace) -> dict[str, int | None]:
@@ -149,4 +145,4 @@ def _notes(a: Trace, b: Trace) -> Iterator[str]:
             yield f"traced with different versions of {name}: A with {versions[0]}, B with {versions[1]}"
     for side, trace in (("A", a), ("B", b)):
         if trace.totals.params and not any(module.tensors for module in trace.modules):
-            yield f"the record of {side} names no tensors, as an older version wrote it: trace it again to compare weights"
+            yield f"the record of {side} has no tensors (written by an older version): trace it again to compare weights"

@@ -1,6 +1,6 @@
 """Which parts of two UNets correspond: a sequence alignment by depth, channels and class.
 
-Names do not say it: BK-SDM-Tiny's `up_blocks.0` is Stable Diffusion's `up_blocks.1`, because an innermost level is gone.
+Names do not show it: BK-SDM-Tiny's `up_blocks.0` corresponds to Stable Diffusion's `up_blocks.1`, because a level is missing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from unetinspect.record import Module, Shape, Stage
 
-# The cost of leaving a part without a partner: two parts are partners where they cost less than twice this.
+# The cost of a part without a partner: two parts are partners if they cost less than twice this.
 _ALONE = 4.0
 _LEVEL = 4.0
 _NAME = 6.0
@@ -30,13 +30,11 @@ class Place:
     """What decides whether two parts correspond.
 
     Attributes:
-        name: Its name.
-        class_name: Its class.
-        in_level: How often the sample was halved before it; None where its input has no space.
+        in_level: How often the sample was halved before it; None: its input has no spatial axes.
         out_level: The same of its output.
-        in_channels: Channels of its input, None where it has none.
-        out_channels: Channels of its output.
-        skip_from: What makes the skip that it consumes: "layer", "sampler", "conv"; "" where it consumes none.
+        in_channels: Channels of its input, or None.
+        out_channels: Channels of its output, or None.
+        skip_from: What makes the skip that it consumes: "layer", "sampler", "conv"; "": it consumes none.
         number: Its place in its list, counted from the outside of the U.
     """
 
@@ -64,7 +62,7 @@ class Place:
 
 
 def level(shape: Shape | None, sample_size: Shape) -> float | None:
-    """Return how often the sample was halved to get a shape, (batch, channels, ..., *space); None: it has no space.
+    """Return how often the sample was halved to get a shape, (batch, channels, ..., *space); None: no spatial axes.
 
     >>> level((2, 1280, 8, 8), (64, 64)), level((2, 1280), (64, 64)), level((1, 128, 32768), (65536,))
     (3.0, None, 1.0)
@@ -85,7 +83,7 @@ def channels(shape: Shape | None, sample_size: Shape) -> int | None:
 
 
 def alike(a: Shape | None, b: Shape | None, size_a: Shape, size_b: Shape) -> bool:
-    """Whether two shapes differ in the batch and the size of the sample alone: channels and level are the same.
+    """Return whether two shapes differ only in the batch and the size of the sample: channels and level are the same.
 
     >>> alike((2, 640, 16, 16), (8, 640, 24, 24), (64, 64), (96, 96)), alike((2, 640, 16, 16), (2, 640, 24, 24), (64, 64), (64, 64))
     (True, False)
@@ -100,7 +98,7 @@ def alike(a: Shape | None, b: Shape | None, size_a: Shape, size_b: Shape) -> boo
 
 
 def cost(a: Place, b: Place) -> float:
-    """Return how unlike two places are, which does not depend on their order."""
+    """Return how different two places are, regardless of their order."""
     if a.base != b.base and a.class_name != b.class_name:
         return inf
     return (
@@ -116,22 +114,22 @@ def cost(a: Place, b: Place) -> float:
 
 
 def align(a: Sequence[Item], b: Sequence[Item], place_of: Callable[[Item], Place]) -> list[Pair[Item]]:
-    """Pair two sequences, each in its order; what is left over is paired with None.
+    """Pair two sequences, each in its order; parts without a partner are paired with None.
 
-    Sequences of the same names are paired one to one: no level can say better, and tiny sizes have none.
+    Sequences with the same names are paired one to one: levels cannot improve on that, and tiny sizes have none.
     """
     places = [place_of(item) for item in a], [place_of(item) for item in b]
     names = [[place.name for place in side] for side in places]
     if names[0] == names[1]:
         return list(zip(a, b, strict=True))
-    # Of alignments that cost the same, the search prefers one: it must not depend on which side is A.
+    # Of alignments with the same cost the search prefers one, which must not depend on which side is A.
     if names[0] > names[1]:
         return [(mine, other) for other, mine in _search(b, a, *reversed(places))]
     return _search(a, b, *places)
 
 
 def merged(a: Sequence[Key], b: Sequence[Key], partner: Mapping[Key, Key]) -> list[tuple[Key | None, Key | None]]:
-    """Put the parts of both into one order: A's, and those of B alone after the part of B that they follow.
+    """Put the parts of both into one order: that of A, and parts only in B after the part that they follow in B.
 
     >>> merged(["x", "y"], ["x", "z"], {"x": "x"})
     [('x', 'x'), ('y', None), (None, 'z')]

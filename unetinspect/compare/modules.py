@@ -1,4 +1,4 @@
-"""Pairs the stages of two UNets and the modules in them, and says which modules were added, removed or changed."""
+"""Pairs the stages of two UNets and the modules in them, and finds which were added, removed or changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAMPLERS = ("downsamplers", "downscalers")
 
 
 def pair_stages(a: Trace, b: Trace) -> list[tuple[Stage | None, Stage | None]]:
-    """Return every stage of both, in A's order, those of B alone in their place in B."""
+    """Return every stage of both, in A's order; those only in B follow the stage that they follow there."""
     partner: dict[str, str] = {}
     for role in _IN_ORDER:
         pairs = align(_placed(a, role), _placed(b, role), lambda item: item[1])
@@ -41,10 +41,9 @@ def _placed(trace: Trace, role: Role) -> list[tuple[str, Place]]:
 
 
 class Modules:
-    """The modules of one UNet by path, without lists: an item of a list is a child of the module that has the list.
+    """The modules of one UNet by path, without lists: the items of a list are children of the module with the list.
 
     Attributes:
-        by_path: Every module.
         children: The modules in each, in the order of `named_modules()`.
     """
 
@@ -61,7 +60,10 @@ class Modules:
                 self.children.setdefault(holder, []).append(module)
         self._skip_from: dict[str, str] = {}
         for skip in trace.skips:
-            self._skip_from.setdefault(skip.target, _kind_of(skip.source))
+            # What ends a level, and what comes before the first, is not like the layers between: `resnets`, or `attentions` after them.
+            parts = skip.source.split(".")
+            kind = "conv" if len(parts) == 1 else "sampler" if any(part in _SAMPLERS for part in parts) else "layer"
+            self._skip_from.setdefault(skip.target, kind)
 
     def lists(self, inside: Module) -> dict[str, list[Module]]:
         """Group the children of a module by their lists, in the order in which they ran; a child in no list is a group of its own."""
@@ -83,14 +85,8 @@ class Modules:
         return module.params - sum(child.params for child in self.children.get(module.path, []))
 
 
-def _kind_of(source: str) -> str:
-    """Distinguish what ends a level, and what comes before the first, from the layers between: `resnets`, or `attentions` after them."""
-    parts = source.split(".")
-    return "conv" if len(parts) == 1 else "sampler" if any(part in _SAMPLERS for part in parts) else "layer"
-
-
 def compare_layers(a: Modules, b: Modules, path_a: str, path_b: str, paths: dict[str, str]) -> tuple[LayerDiff, ...]:
-    """Return what differs in two paired stages; for each module of A with a partner, `paths` gets its path in B."""
+    """Return what differs in two paired stages; adds to `paths`, for each module of A with a partner, its path in B."""
     stage = a.by_path[path_a], b.by_path[path_b]
     differs = tuple(name for name in _differs(*stage) if name != "class_name")
     paths[path_a] = path_b
@@ -114,7 +110,7 @@ def _inside(a: Modules, b: Modules, in_a: Module, in_b: Module, paths: dict[str,
 
 
 def _paired(a: Modules, b: Modules, in_a: Module, in_b: Module) -> Iterator[tuple[Module | None, Module | None]]:
-    """Pair the children of two modules, list by list. Lists as long as `resnets` run beside it, so they are paired as it is."""
+    """Pair the children of two modules, list by list. Lists as long as `resnets` run beside it and are paired in the same way."""
     lists_a, lists_b = a.lists(in_a), b.lists(in_b)
     resnets = lists_a.get("resnets", []), lists_b.get("resnets", [])
     for name in dict.fromkeys((*lists_a, *lists_b)):

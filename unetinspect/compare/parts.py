@@ -1,4 +1,4 @@
-"""What is paired through the modules that it belongs to (skips, attention layers) and by name (config, inputs, tensors, ports)."""
+"""Compares what is paired by its modules (skips, attention layers) and by name (config, inputs, tensors, ports)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ATTENTION_FIELDS = ("path", "kind", "processor", "heads", "head_dim", "query_to
 
 
 def change_of(a: object | None, b: object | None, differs: tuple[str, ...], name: str) -> Change:
-    """Name the change of a pair; `name` is the field that alone differs in one that is renamed."""
+    """Name the change of a pair; it is renamed if only the field `name` differs."""
     if a is None:
         return "added"
     if b is None:
@@ -39,13 +39,13 @@ def change_of(a: object | None, b: object | None, differs: tuple[str, ...], name
 
 
 def differing(a: Struct, b: Struct, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the fields that differ; a cost that one side did not count does not."""
+    """Return the fields that differ, without costs that one side did not count."""
     sides = ((name, getattr(a, name), getattr(b, name)) for name in names)
     return tuple(name for name, mine, other in sides if mine != other and not (name == "macs" and None in (mine, other)))
 
 
 def compare_skips(a: Sequence[Skip], b: Sequence[Skip], paths: Mapping[str, str]) -> tuple[SkipDiff, ...]:
-    """Pair skips whose targets are partners, and say in what they differ."""
+    """Pair skips whose targets are partners, and find what differs."""
     found = []
     sides = ([SkipSide.of(skip, changes=tuple(change.kind for change in skip.changes)) for skip in skips] for skips in (a, b))
     for mine, other in _pairs(sides, paths, lambda skip: (skip.target, skip.call)):
@@ -60,7 +60,7 @@ def compare_skips(a: Sequence[Skip], b: Sequence[Skip], paths: Mapping[str, str]
 
 
 def compare_attentions(a: Sequence[Attention], b: Sequence[Attention], paths: Mapping[str, str]) -> tuple[AttentionDiff, ...]:
-    """Pair attention layers that are partners, and say in what they differ."""
+    """Pair attention layers that are partners, and find what differs."""
     found = []
     sides = (
         [AttentionSide.of(layer, query_tokens=layer.query_shape[2], key_tokens=layer.key_shape[2]) for layer in layers] for layers in (a, b)
@@ -74,7 +74,7 @@ def compare_attentions(a: Sequence[Attention], b: Sequence[Attention], paths: Ma
 def _pairs(
     sides: Iterable[Sequence[Part]], paths: Mapping[str, str], call_of: Callable[[Part], tuple[str, int]]
 ) -> list[tuple[Part | None, Part | None]]:
-    """Pair parts by the module and call that each belongs to, and by how many parts of that call came before."""
+    """Pair parts by their module and call, and by their order within the call."""
     keyed: list[dict[tuple[str, int, int], Part]] = []
     for parts in sides:
         seen: Counter[tuple[str, int]] = Counter()
@@ -92,7 +92,7 @@ def _pairs(
 def compare_configs(a: ModelInfo, b: ModelInfo) -> tuple[ConfigDiff, ...]:
     """Return the keys whose values differ.
 
-    Of one class, a key that one side does not have and the other has at its default differs only with diffusers' version.
+    In one class, a key that one side lacks and the other has at its default differs only by diffusers' version: it is left out.
     """
     found = []
     for key in dict.fromkeys((*a.config, *b.config)):
@@ -110,7 +110,7 @@ def _origin(key: str, model: ModelInfo) -> Origin:
 
 
 def compare_inputs(a: Trace, b: Trace) -> tuple[InputDiff, ...]:
-    """Return the arguments that one side alone has, and those of another shape or dtype."""
+    """Return the arguments that only one side has, and those with different shapes, dtypes or values."""
     mine, other = ({info.name: info for info in trace.run.inputs} for trace in (a, b))
     found = (_input(name, mine.get(name), other.get(name)) for name in dict.fromkeys((*mine, *other)))
     return tuple(diff for diff in found if diff is not None)
@@ -145,7 +145,7 @@ def compare_tensors(a: Trace, b: Trace) -> TensorsDiff:
 
 
 def compare_ports(a: Trace, b: Trace) -> dict[str, NameCounts]:
-    """Count the ports of each kind that are the same, of another shape, or in one side alone."""
+    """Count the ports of each kind: the same, with a different shape, only on one side."""
     found: dict[str, NameCounts] = {}
     for kind in dict.fromkeys(port.kind for trace in (a, b) for port in trace.ports):
         found[kind] = _count_names(*({port.name: port.shape for port in trace.ports if port.kind == kind} for trace in (a, b)))

@@ -1,4 +1,4 @@
-"""One U in every form that it can be drawn in, and what a record shows of itself in a notebook. What draws is imported when it draws."""
+"""The U in every form, and what a notebook shows of a record. The module of a form is imported when it is first drawn."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SUFFIXES: dict[str, Form] = {
     ".gv": "dot",
     ".txt": "txt",
 }
-# What people type for a form that has another name.
+# What people type instead of the name of a form.
 _INSTEAD = {".pdf": ".svg", ".eps": ".svg", ".jpg": ".png", ".jpeg": ".png", ".webp": ".png", ".json": "--json", ".md": "--format md"}
 
 
 def form_of(path: str | os.PathLike[str]) -> Form:
-    """Return the form that a file's name asks for.
+    """Return the form of a file by its extension.
 
     Raises:
-        UsageError: Its extension is not one of a drawing.
+        UsageError: The extension is not that of a drawing.
     """
     suffix = Path(path).suffix.lower()
     if suffix in SUFFIXES:
@@ -45,7 +45,7 @@ def form_of(path: str | os.PathLike[str]) -> Form:
 
 
 class Drawing:
-    """The U of a trace, drawn in whatever form is asked for. In a notebook it shows itself.
+    """The U of a trace, in any form; a notebook displays it.
 
     Attributes:
         trace: The record.
@@ -60,7 +60,7 @@ class Drawing:
         self._outline = outline_of(trace)
 
     def svg(self) -> str:
-        """Return the picture as one SVG document, which needs nothing from elsewhere."""
+        """Return the picture as one self-contained SVG document."""
         from unetinspect.drawing.svg import svg
 
         return svg(self._outline, level=self.level)
@@ -72,25 +72,25 @@ class Drawing:
         return png(self.svg(), scale=scale)
 
     def html(self) -> str:
-        """Return one HTML page to look around in, which needs nothing from elsewhere."""
+        """Return one self-contained, interactive HTML page."""
         from unetinspect.drawing.page import page
 
         return page(self._outline, level=self.level)
 
     def mermaid(self) -> str:
         """Return a Mermaid flowchart."""
-        from unetinspect.drawing.mermaid import mermaid
+        from unetinspect.drawing.graphs import mermaid
 
         return mermaid(self._outline, level=self.level)
 
     def dot(self) -> str:
         """Return a Graphviz graph."""
-        from unetinspect.drawing.dot import dot
+        from unetinspect.drawing.graphs import dot
 
         return dot(self._outline, level=self.level)
 
     def text(self, *, width: int | None = None, unicode: bool = True, color: bool = False) -> str:
-        """Return the U drawn in characters, `width` columns wide; None is as wide as it needs."""
+        """Return the U as text, `width` columns wide; None: as wide as it needs."""
         from unetinspect.drawing.text import text
 
         return text(self._outline, level=self.level, width=width, unicode=unicode, color=color)
@@ -102,10 +102,10 @@ class Drawing:
         return {"svg": self.svg, "html": self.html, "mmd": self.mermaid, "dot": self.dot, "txt": self.text}[form]()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the drawing into a file, whole or not at all, in the form that its name asks for.
+        """Write the drawing to a file, in the form of its extension; if that fails, the file is unchanged.
 
         Raises:
-            UsageError: The name asks for no form, or the file cannot be written.
+            UsageError: The extension is not that of a drawing, or the file cannot be written.
         """
         drawn = self.render(form_of(path))
         try:
@@ -138,15 +138,15 @@ def one_line(trace: Trace) -> str:
 
 
 def to_html(trace: Trace) -> str:
-    """Return what a notebook shows: what was traced, the picture, and the stages, skips and attention layers to unfold."""
+    """Return what a notebook shows: the header, the picture, and tables of stages, skips and attention layers to unfold."""
     from unetinspect.drawing.page.markup import Markup, tag
     from unetinspect.drawing.page.tables import page_tables, table_markup
     from unetinspect.views.header import header
 
     folded = [
-        tag("details", tag("summary", plural(len(table.rows), table.noun)), table_markup(table))
+        tag("details", tag("summary", plural(len(table.table.rows), table.noun)), table_markup(table))
         for table in page_tables(trace)
-        if table.rows and table.id != "modules"
+        if table.table.rows and table.id != "modules"
     ]
     lines = [tag("div", line) for line in header(trace.model, trace.run)]
     return tag("div", tag("div", *lines), Markup(Drawing(trace)._repr_html_()), *folded)

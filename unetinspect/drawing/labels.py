@@ -1,4 +1,4 @@
-"""The words that several forms of a drawing write, and what a screen reader says. All come from one outline."""
+"""Texts that several forms of a drawing share, and those for screen readers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from unetinspect.drawing.outline import Box, Layer, Outline, mark_text, sum_text
+from unetinspect.drawing.outline import Box, Layer, Link, Outline, mark_text, sum_text
 from unetinspect.drawing.text_width import TIMES
 from unetinspect.record import Module, Run, Skip, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size, plural
 from unetinspect.views.attention import attention_lines
 from unetinspect.views.header import added_lines
 from unetinspect.views.skips import returned_text
-from unetinspect.views.words import inside, place_text
+from unetinspect.views.words import inside, place_text, skip_label
 
 
 def caption(trace: Trace) -> Iterator[str]:
@@ -51,8 +51,18 @@ def below(path: str, stage: str) -> str:
     return "output" if path == stage else inside(path, stage)
 
 
+def leaving(link: Link) -> str:
+    """Write which module a skip leaves, and what it carries: "resnets.0: skip 320"."""
+    return f"{below(link.skip.source, link.skip.source_stage)}: skip {skip_label(link.skip)}"
+
+
+def entering(link: Link, arrow: str) -> str:
+    """Write which module a skip enters, and what is made of it: "resnets.1: 640 + 320 -> 320"."""
+    return f"{below(link.skip.target, link.skip.target_stage)}: {link.sum(arrow)}"
+
+
 def channels_text(box: Box) -> str:
-    """Write "320 channels"; "" where they are not known."""
+    """Write "320 channels"; "" if they are unknown."""
     return "" if box.channels is None else plural(box.channels, "channel")
 
 
@@ -65,7 +75,7 @@ def box_lines(box: Box, run: Run, *, marks: bool) -> Iterator[str]:
 
 
 def typeset(text: str) -> str:
-    """Write arrows and multiplication signs as a book does.
+    """Write "->" as an arrow, and the x between numbers as a multiplication sign.
 
     >>> typeset("(2, 4) -> (2, 4), 2 = 2 x 1").replace(TIMES, "*")
     '(2, 4) → (2, 4), 2 = 2 * 1'
@@ -79,26 +89,26 @@ def arrow_text(of: Box | Module) -> str:
 
 
 def counts_of(box: Box) -> list[str]:
-    """Write "2 resnets" and "2 transformer blocks", where there are any."""
+    """Write "2 resnets" and "2 transformer blocks", if there are any."""
     resnets = sum(stage.resnets for stage in box.stages)
     blocks = sum(stage.transformer_blocks for stage in box.stages)
     return [plural(count, noun) for count, noun in ((resnets, "resnet"), (blocks, "transformer block")) if count]
 
 
 def costs_of(of: Box | Module) -> list[str]:
-    """Write "10.5 M params" and "98.2 GMACs", the latter where there are any."""
+    """Write "10.5 M params" and, if there are any, "98.2 GMACs"."""
     params = f"{format_count(of.params)} params" if of.params else "no params"
     return [params, *([format_si(of.macs, "MACs")] if of.macs else [])]
 
 
 def box_description(box: Box) -> str:
-    """Say what a box is, its shapes, its attention layers and its costs."""
+    """Describe a box: shapes, attention layers and costs."""
     marks = [mark_text(mark, times=TIMES) for mark in box.marks]
     return "; ".join([f"{box.name}, {box.class_name}", arrow_text(box), *counts_of(box), *marks, *costs_of(box)])
 
 
 def layer_description(layers: Sequence[Layer]) -> str:
-    """Say what a layer is, its shapes, its attention layers and its costs; of several that are alike, those of the first."""
+    """Describe a layer: shapes, attention layers and costs; of several equal ones, those of the first."""
     module = layers[0].module
     marks = [mark_text(mark, times=TIMES) for mark in layers[0].marks]
     others = [f"the same in {', '.join(layer.module.path for layer in layers[1:])}"] if len(layers) > 1 else []
@@ -106,13 +116,13 @@ def layer_description(layers: Sequence[Layer]) -> str:
 
 
 def skip_description(skip: Skip) -> str:
-    """Say where a skip comes from and goes, what it is added to, and what changes it on the way."""
+    """Describe a skip: its two ends, the sum of channels, and its changes on the way."""
     way = f"skip {skip.order}: {skip.source} {format_shape(skip.shape)} → {skip.target}"
     changes = [f"changed by: {change.kind} {format_shape(change.shape)}" for change in skip.changes]
     return "; ".join([way, f"hidden + skip → out: {sum_text(skip, arrow='→')}", *changes])
 
 
 def picture_description(outline: Outline) -> str:
-    """Say the whole picture in a few sentences."""
+    """Describe the whole picture in a few sentences."""
     boxes = f"{len(outline.chain)} boxes of the U in execution order: down the left, across the bottom, up the right."
     return " ".join([boxes, *(f"{typeset(line)}." for line in caption(outline.trace))])

@@ -1,6 +1,6 @@
-"""What a drawing shows of a trace: the boxes of the U, their layers, and which skip leaves and enters where. Places nothing.
+"""What a drawing shows of a trace: the boxes of the U, their layers, and where skips leave and enter. Nothing is placed here.
 
-Every form of `draw` (SVG, HTML, terminal, Mermaid, DOT) is a function of an `Outline`, so that all show the same.
+Every form of `draw` (SVG, HTML, terminal, Mermaid, DOT) is a function of an `Outline`: all show the same.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
+from unetinspect.compare.align import channels
 from unetinspect.record import Attention, Module, Run, Shape, Skip, Stage, Trace
-from unetinspect.units import format_count, visible
+from unetinspect.units import format_count, map_texts, visible
 from unetinspect.views.words import skip_sum
 
 Level = Literal["stage", "layer"]
@@ -23,7 +24,7 @@ _SIDES: dict[str, Side] = {"embed": "top", "in": "left", "down": "left", "mid": 
 
 
 class Mark(Struct, frozen=True):
-    """Attention layers that are alike: of one kind, on maps of one size, query_tokens x key_tokens."""
+    """Attention layers of the same kind and map size, query_tokens x key_tokens."""
 
     kind: str
     count: int
@@ -50,10 +51,11 @@ class Layer(Struct, frozen=True):
     consumed: tuple[Skip, ...]
 
 
-class Box(Struct, frozen=True):
-    """A stage, or consecutive stages of one list that are alike ("transformer_layers.0-21").
+class Box(Struct, frozen=True, eq=False):
+    """A stage, or equal consecutive stages of one list ("transformer_layers.0-21").
 
     Attributes:
+        key: Its name in a language of graphs: "b0" is the first in execution order.
         stages: The stages, in execution order.
         name: What to write on it.
         side: Embeddings are at the top; the U goes down the left, across the bottom, up the right.
@@ -62,10 +64,11 @@ class Box(Struct, frozen=True):
         produced: Skips that it produces, in that order.
         consumed: Skips that it consumes, in that order.
         channels: The channels of its output.
-        size: Its resolution, that of its input: (height, width), (length,) of a signal, (tokens,); None without such axes.
-        after: The name of the box whose output it takes, as far as the shapes show; None where it takes another tensor.
+        size: Its resolution, that of its input: (height, width), (length,) of a signal, (tokens,); None: no such axes.
+        after: The box whose output it takes, as far as the shapes show; None: it takes another tensor.
     """
 
+    key: str
     stages: tuple[Stage, ...]
     name: str
     side: Side
@@ -75,7 +78,7 @@ class Box(Struct, frozen=True):
     consumed: tuple[Skip, ...]
     channels: int | None
     size: Shape | None
-    after: str | None
+    after: Box | None
 
     @property
     def cells(self) -> int | None:
@@ -114,15 +117,15 @@ class Link(Struct, frozen=True):
     Attributes:
         number: Its place among the links, from 0.
         skip: The first time that it is consumed there.
-        source: The name of the box that produced it.
-        target: The name of the box that consumes it.
+        source: The box that produced it.
+        target: The box that consumes it.
         times: How often its target ran and consumed it.
     """
 
     number: int
     skip: Skip
-    source: str
-    target: str
+    source: Box
+    target: Box
     times: int
 
     def sum(self, arrow: str) -> str:
@@ -161,18 +164,23 @@ class Outline(Struct, frozen=True):
         """The boxes of the U itself, without the embeddings, in execution order."""
         return tuple(box for box in self.boxes if box.side != "top")
 
+    @property
+    def steps(self) -> list[tuple[Box, Box]]:
+        """Each box that takes the output of another, with that one before it."""
+        return [(box.after, box) for box in self.boxes if box.after is not None]
+
     def on(self, side: Side) -> tuple[Box, ...]:
         """Return the boxes of one side, in execution order."""
         return tuple(box for box in self.boxes if box.side == side)
 
     def box_of(self, stage: str) -> Box:
         """Return the box of a stage."""
-        return _box_of(self.boxes, stage)
+        return next(box for box in self.boxes if any(one.name == stage for one in box.stages))
 
     def ends(self, box: Box, level: Level) -> tuple[list[tuple[Layer, Ends]], Ends]:
-        """Return the layers of a box that a level shows, in execution order, each with its links; and all other links of the box."""
-        produced = sorted((link for link in self.links if link.source == box.name), key=lambda link: (link.skip.index, -link.number))
-        consumed = [link for link in self.links if link.target == box.name]
+        """Return the layers of a box that a level shows, in execution order, each with its links; and the other links of the box."""
+        produced = sorted((link for link in self.links if link.source is box), key=lambda link: (link.skip.index, -link.number))
+        consumed = [link for link in self.links if link.target is box]
         layers = []
         for layer in box.layers if level == "layer" else ():
             leaving = tuple(link for link in produced if link.skip in layer.produced)
@@ -184,16 +192,24 @@ class Outline(Struct, frozen=True):
 
 
 def outline_of(trace: Trace, *, ascii_only: bool = False) -> Outline:
-    """Return what a drawing of a trace shows. In its texts, what cannot be printed is written as Python escapes it."""
+    """Return what a drawing of a trace shows; characters in its texts that cannot be printed are escaped."""
     trace = _printable(trace, ascii_only=ascii_only)
     boxes: list[Box] = []
     for stages in _alike(trace):
         boxes.append(_box(trace, stages, boxes))
-    return Outline(trace, tuple(boxes), tuple(_links(trace, boxes)))
+    box_of = {stage.name: box for box in boxes for stage in box.stages}
+    alike: dict[tuple[object, ...], list[Skip]] = {}
+    for skip in trace.skips:  # one that is consumed again in the same way is the same link
+        alike.setdefault((skip.index, skip.source, skip.target, sum_text(skip)), []).append(skip)
+    links = (
+        Link(number, skips[0], box_of[skips[0].source_stage], box_of[skips[0].target_stage], len(skips))
+        for number, skips in enumerate(alike.values())
+    )
+    return Outline(trace, tuple(boxes), tuple(links))
 
 
 def mark_text(mark: Mark, *, times: str = "x", of_one: bool = False) -> str:
-    """Write "2 self 4096x4096": how many layers, which kind, query_tokens x key_tokens; `of_one` leaves a count of 1 out.
+    """Write "2 self 4096x4096": how many layers, which kind, query_tokens x key_tokens; `of_one` omits a count of 1.
 
     >>> mark_text(Mark("cross", 2, (8,), 4096, 77))
     '2 cross 4096x77'
@@ -207,32 +223,21 @@ def sum_text(skip: Skip, *, arrow: str = "->") -> str:
     return skip_sum(skip, arrow=arrow, with_concat=False)
 
 
-def channels_of(shape: Shape | None, run: Run) -> int | None:
-    """Return the channels of a tensor: its second axis; of (batch, tokens, channels), its last."""
-    if shape is None or len(shape) < 2:
-        return None
-    return shape[-1] if len(shape) == 3 and run.medium != "signal" else shape[1]
-
-
 def _printable(trace: Trace, *, ascii_only: bool) -> Trace:
-    """Escape what could move a cursor or end a line, once for every form: names are what others wrote."""
+    """Escape what could move a cursor or end a line: names come from others."""
     plain = msgspec.to_builtins(trace, enc_hook=str)  # a live module may have anything in its config
     written = str(plain)  # Python escapes what cannot be printed
     if "\\" not in written and (written.isascii() or not ascii_only):
         return trace
 
-    def escaped(value: Any) -> Any:
-        if isinstance(value, str):
-            return visible(value).encode("ascii", "backslashreplace").decode() if ascii_only else visible(value)
-        if isinstance(value, dict):
-            return {escaped(key): escaped(inner) for key, inner in value.items()}
-        return [escaped(inner) for inner in value] if isinstance(value, list | tuple) else value
+    def escaped(text: str) -> str:
+        return visible(text).encode("ascii", "backslashreplace").decode() if ascii_only else visible(text)
 
-    return msgspec.convert(escaped(plain), Trace)
+    return msgspec.convert(map_texts(plain, escaped), Trace)
 
 
 def _alike(trace: Trace) -> Iterator[tuple[Stage, ...]]:
-    """Yield the stages; those that follow each other in one list and differ in nothing but their number, together."""
+    """Yield the stages; consecutive ones in one list that differ only in their number come together."""
     busy = {name for skip in trace.skips for name in (skip.source_stage, skip.target_stage)}
 
     def alike(stage: Stage) -> tuple[object, ...]:
@@ -250,6 +255,7 @@ def _box(trace: Trace, stages: tuple[Stage, ...], before: Sequence[Box]) -> Box:
     first, last = stages[0], stages[-1]
     side = _SIDES[first.role]
     return Box(
+        key=f"b{len(before)}",
         stages=stages,
         name=first.name if first is last else f"{first.name}-{last.name.rpartition('.')[2]}",
         side=side,
@@ -257,7 +263,7 @@ def _box(trace: Trace, stages: tuple[Stage, ...], before: Sequence[Box]) -> Box:
         marks=_marks(layer for layer in trace.attentions if layer.stage in names),
         produced=_produced(skip for skip in trace.skips if skip.source_stage in names),
         consumed=tuple(skip for skip in trace.skips if skip.target_stage in names),
-        channels=channels_of(last.out_shape, trace.run),
+        channels=channels(last.out_shape, trace.run.sample_size),
         size=_size(first.in_shape, trace.run),
         after=_before(trace, first, before) if side != "top" else None,
     )
@@ -268,11 +274,11 @@ def _produced(skips: Iterable[Skip]) -> tuple[Skip, ...]:
     return tuple({skip.index: skip for skip in sorted(skips, key=lambda skip: skip.index)}.values())
 
 
-def _before(trace: Trace, stage: Stage, before: Sequence[Box]) -> str | None:
-    """Return the box that came right before, if its output is what this stage took, as far as shapes show.
+def _before(trace: Trace, stage: Stage, before: Sequence[Box]) -> Box | None:
+    """Return the box that ran right before, if its output is the input of this stage, as far as shapes show.
 
-    Between the two, a skip may have been concatenated (Kandinsky 3), or tokens become an image. Several tensors that are
-    returned (a ControlNet's) leave from the down path: what follows it are branches, not a chain.
+    Between the two, a skip may be concatenated (Kandinsky 3), or tokens may become an image. If several tensors are returned
+    (by a ControlNet), they leave from the down path: what follows it are branches, not a chain.
     """
     chain = [box for box in before if box.side != "top"]
     if not chain or (stage.role == "out" and len(trace.outputs) > 1):
@@ -282,7 +288,7 @@ def _before(trace: Trace, stage: Stage, before: Sequence[Box]) -> str | None:
         return None
     wider = [skip.concat_channels for skip in trace.skips if skip.target_stage == stage.name and skip.hidden_channels == made[1]]
     joined = [(made[0], channels, *made[2:]) for channels in wider]
-    return chain[-1].name if prod(made) == prod(took) or took in joined else None
+    return chain[-1] if prod(made) == prod(took) or took in joined else None
 
 
 def _layers(trace: Trace, stage: Stage) -> tuple[Layer, ...]:
@@ -309,7 +315,7 @@ def _holds(path: str, other: str) -> bool:
 
 
 def _marks(layers: Iterable[Attention]) -> tuple[Mark, ...]:
-    """Count the attention layers that are alike, in the order in which the first of each ran; one that ran twice is one."""
+    """Count equal attention layers, in the order in which the first of each ran; one that ran twice counts once."""
     alike: dict[tuple[str, int, int], dict[str, int]] = {}
     for layer in layers:
         _, queries, keys = layer.map_shape
@@ -317,20 +323,6 @@ def _marks(layers: Iterable[Attention]) -> tuple[Mark, ...]:
     return tuple(
         Mark(kind, len(heads), tuple(sorted(set(heads.values()))), queries, keys) for (kind, queries, keys), heads in alike.items()
     )
-
-
-def _links(trace: Trace, boxes: Sequence[Box]) -> Iterator[Link]:
-    """Yield the links; a skip that is consumed again in the same way is the same link."""
-    alike: dict[tuple[object, ...], list[Skip]] = {}
-    for skip in trace.skips:
-        alike.setdefault((skip.index, skip.source, skip.target, sum_text(skip)), []).append(skip)
-    for number, skips in enumerate(alike.values()):
-        source, target = _box_of(boxes, skips[0].source_stage), _box_of(boxes, skips[0].target_stage)
-        yield Link(number, skips[0], source.name, target.name, len(skips))
-
-
-def _box_of(boxes: Sequence[Box], stage: str) -> Box:
-    return next(box for box in boxes if any(one.name == stage for one in box.stages))
 
 
 def _size(shape: Shape | None, run: Run) -> Shape | None:

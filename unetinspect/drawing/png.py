@@ -16,26 +16,26 @@ _FAMILY = "Aileron"
 _UNASSIGNED = "\U0010fffd"
 
 
-def png(svg_text: str, *, scale: float = 2, system_fonts: bool = True) -> bytes:
+def png(svg_text: str, *, scale: float = 2) -> bytes:
     """Draw an SVG that `svg` returned, on white, `scale` pixels to a unit.
 
-    Symbols that no font of this machine has are written in ASCII.
+    Symbols that no font has are written in ASCII.
     """
     with tempfile.TemporaryDirectory() as folder:
         font = Path(folder, "fallback.ttf")
         font.write_bytes(_fallback_font())
-        options: dict[str, Any] = {"background": "#ffffff", "font_files": [str(font)], "skip_system_fonts": not system_fonts}
-        if not system_fonts:
+        options: dict[str, Any] = {"background": "#ffffff", "font_files": [str(font)]}
+        if not _draws("x", options):  # this machine has no font
             options |= {"font_family": _FAMILY, "sans_serif_family": _FAMILY}
-        text = svg_text if _writes_symbols(options) else svg_text.translate(_ASCII)
+        text = svg_text if _draws(f"→{TIMES}", options) else svg_text.translate(_ASCII)
         return _render(text, zoom=scale, **options)
 
 
-def _writes_symbols(options: dict[str, Any]) -> bool:
-    """Return whether the fonts have an arrow and a multiplication sign: missing characters are drawn as nothing, or all alike."""
+def _draws(characters: str, options: dict[str, Any]) -> bool:
+    """Return whether the fonts have these characters: missing ones are drawn as nothing, or all alike."""
     page = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><text y="15" font-size="12">{}</text></svg>'
     lacking = {_render(page.format(text), zoom=1, **options) for text in ("", _UNASSIGNED)}
-    return not any(_render(page.format(symbol), zoom=1, **options) in lacking for symbol in ("→", TIMES))
+    return not any(_render(page.format(symbol), zoom=1, **options) in lacking for symbol in characters)
 
 
 def _render(svg_text: str, **options: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""What a picture consists of, each thing in its place: rectangles, texts, rows, arrows, curves. Units are those of the SVG's `viewBox`."""
+"""What a picture consists of, with positions: rectangles, texts, rows, arrows, curves. Units are those of the SVG's `viewBox`."""
 
 from __future__ import annotations
 
@@ -44,13 +44,10 @@ class Text(Struct, frozen=True):
     """One line of text.
 
     Attributes:
-        x: Of its anchor.
-        y: Of its baseline.
-        content: The text.
+        y: The baseline.
         style: Its class: "name", "note", ...
-        size: Its font size.
-        bold: Whether it is bold.
-        anchor: Which end of it is at `x`.
+        size: The font size.
+        anchor: Which part of it is at `x`.
     """
 
     x: float
@@ -70,7 +67,7 @@ class Text(Struct, frozen=True):
 
 
 class Badge(Struct, frozen=True):
-    """A text with a border: attention layers of a kind, "2 self 4096x4096"; or an argument of the forward pass, of kind ""."""
+    """A text with a border: attention layers of a kind, "2 self 4096x4096"; or an argument of the forward pass, whose kind is ""."""
 
     rect: Rect
     text: Text
@@ -90,7 +87,6 @@ class PlacedBox(Struct, frozen=True):
     """A box in its place.
 
     Attributes:
-        box: What it shows.
         rect: Its border.
         texts: Its texts, without those of its rows.
         badges: Its attention layers, without those of its rows.
@@ -139,8 +135,6 @@ class Scene(Struct, frozen=True):
     """A whole picture.
 
     Attributes:
-        width: Its width.
-        height: Its height.
         boxes: In execution order.
         given: The arguments of the forward pass, without the first, which enters the first box.
         flows: In execution order.

@@ -1,4 +1,4 @@
-"""The U as one SVG document: text is text, nothing comes from elsewhere, light and dark, the same bytes each time."""
+"""The U as one self-contained SVG document, light and dark, with the same bytes each time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COLORS: tuple[tuple[str, str, str, str], ...] = (
     (".ui-badge-self .ui-badge", "fill", "#33414f", "#c9d3dc"),
     (".ui-badge-self text", "fill", "#ffffff", "#12171d"),
 )
-# The same in both: kinds differ in their lines too, for those who print in black and white.
+# The same in light and dark. Kinds also differ in their lines, for prints in black and white.
 _SHAPES = """\
 .ui-svg text { font-family: system-ui, "Segoe UI", Helvetica, Arial, "DejaVu Sans", sans-serif; \
 font-variant-numeric: tabular-nums; text-rendering: geometricPrecision }
@@ -91,7 +91,7 @@ def svg(outline: Outline, *, level: Level = "stage", interactive: bool = False) 
 
 
 def style_sheet(*, interactive: bool) -> str:
-    """Return the style sheet of a picture. Every rule is below `.ui-svg`, so that a page around it is left alone."""
+    """Return the style sheet of a picture. Every rule is below `.ui-svg`, so that it does not affect the page around it."""
     rules = [(f".ui-svg {selector}", prop, light, dark) for selector, prop, light, dark in COLORS]
     if interactive:
         both = [f"{selector} {{ {prop}: light-dark({light}, {dark}) }}" for selector, prop, light, dark in rules]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
+from unetinspect.units import in_lines
+
 # fmt: off
 # Advance widths per 1000 em of " " to "~": the wider of DejaVu Sans and Arial, character by character.
 _PLAIN = (
@@ -38,7 +40,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
     (19.08, 20.88)
     """
     widths = _BOLD_WIDTHS if bold else _PLAIN_WIDTHS
-    return sum([widths.get(char) or _advance(char) for char in text]) * size / 1000
+    return sum([widths.get(char) or (_OTHER if _is_letter(char) else _FULL) for char in text]) * size / 1000
 
 
 def shortened(text: str, room: float, size: float, *, bold: bool = False) -> str:
@@ -65,16 +67,9 @@ def wrapped(text: str, room: float, size: float) -> list[str]:
     >>> wrapped("12 skips; 32 attention layers", 100, 10)
     ['12 skips; 32', 'attention layers']
     """
-    lines: list[str] = []
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer, size) <= room:
-            lines[-1] = longer
-        else:
-            lines.append(shortened(word, room, size))
-    return lines
+    words = (shortened(word, room, size) for word in text.split(" "))
+    return [" ".join(line) for line in in_lines(words, lambda line: text_width(" ".join(line), size) <= room)]
 
 
-def _advance(char: str) -> int:
-    """Return a bound for a character that the tables lack."""
-    return _OTHER if unicodedata.category(char).startswith("L") and unicodedata.east_asian_width(char) in "NA" else _FULL
+def _is_letter(char: str) -> bool:
+    return unicodedata.category(char).startswith("L") and unicodedata.east_asian_width(char) in "NA"

@@ -139,20 +139,15 @@ def make_stages(modules: Iterable[Module], seen: Observation, attentions: Iterab
             calls[stage].append(call)
     from_sample = {stage for stage, inside in calls.items() if any(call.step in seen.from_main_input for call in inside)}
     return tuple(
-        Stage(
+        Stage.of(
+            module_at[stage],
             name=stage,
             role=role,
-            class_name=module_at[stage].class_name,
             in_shape=inside[0].in_shape,
             out_shape=_outermost(inside)[-1].out_shape,
             resnets=_items_of_lists(inside, _RESNETS),
             transformer_blocks=_items_of_lists(inside, _TRANSFORMERS),
             attention=count_attention(attention for attention in attentions if attention.stage == stage),
-            params=module_at[stage].params,
-            macs=module_at[stage].macs,
-            macs_by_kind=module_at[stage].macs_by_kind,
-            flops=module_at[stage].flops,
-            activation_bytes=module_at[stage].activation_bytes,
         )
         for (stage, inside), role in zip(calls.items(), roles_of(list(calls), from_sample), strict=True)
     )
@@ -163,13 +158,10 @@ def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
     weights: Counter[str] = Counter()
     for parameter in root.parameters():
         weights[dtype_name(parameter.dtype)] += parameter.numel() * parameter.element_size()
-    return Totals(
-        params=whole.params,
+    return Totals.of(
+        whole,
         weight_bytes=weights.total(),
         weight_bytes_by_dtype=dict(weights),
-        macs=whole.macs,
-        macs_by_kind=whole.macs_by_kind,
-        flops=whole.flops,
         peak_activation_bytes=seen.peak.size,
         peak_activation_in=seen.peak.call.path if seen.peak.call else None,
         peak_activation_bytes_with_maps=seen.peak_with_maps.size,

@@ -80,15 +80,11 @@ class MacWatch:
         if kind == "unknown":
             self.uncounted[str(func.overloadpacket)] += listed
             return
-        flops = self._flops(func, args, kwargs, output)
-        self.counts.append(Count(self._stack.current, flops // 2, kind, func.overloadpacket in _BATCHED_PRODUCTS))
-
-    def _flops(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
-        """Apply the formula, once for equal shapes: torch takes longer to go through the arguments than to multiply."""
+        # The formula is applied once for equal shapes: torch takes longer to go through the arguments than to multiply.
         key = (func, *map(_shape, args), *map(_shape, kwargs.items()), _shape(output))
         if key not in self._known:
             self._known[key] = _FORMULAS[func.overloadpacket](*args, **kwargs, out_val=output)
-        return self._known[key]
+        self.counts.append(Count(self._stack.current, self._known[key] // 2, kind, func.overloadpacket in _BATCHED_PRODUCTS))
 
     def on_fused_attention(self, query: Shape, key: Shape, value: Shape) -> None:
         """Count scaled-dot-product attention, whose kernel shows no other operation."""

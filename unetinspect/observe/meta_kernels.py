@@ -1,4 +1,4 @@
-"""Runs operations on meta fast: a result there is only a shape, strides and a dtype.
+"""Runs operations on meta fast: a result on meta is only a shape, strides and a dtype.
 
 torch computes most of them in Python, which takes up to milliseconds a call and imports sympy at the first. So the operations
 that published UNets run have a kernel here, for operands of one floating-point dtype in any layout; it returns None where torch

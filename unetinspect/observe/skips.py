@@ -1,10 +1,10 @@
-"""Finds skips: a tensor that one stage made and a much later one concatenates to data that has meanwhile been derived from it.
+"""Finds skips: a tensor that one stage made and a much later one concatenates to data that was derived from it in between.
 
 The rule, at every concatenation along the channels (dim 1): an operand is a skip if one of its nearest sources is an ancestor
-of the other operand, or if both are the same tensor. In a UNet the hidden states that come up from below were derived from
-everything that the down blocks pushed. Two streams that run down side by side and feed each other have that property too
+of the other operand, or if both are the same tensor. In a UNet the hidden states of the up path were derived from everything
+that the down blocks pushed. Two streams that run down side by side and feed each other have that property too
 (ControlNet-XS concatenates the UNet's data to its control stream). But a UNet always concatenates its skips at the same place
-among the operands: whatever is at another place than the last skip on the way up is not a skip.
+among the operands: a tensor at another place than the last skip of the up path is not a skip.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unetinspect.observe.calls import CallStack, ModuleCall
-from unetinspect.observe.provenance import NearestSource, Origin, Provenance, Step
+from unetinspect.observe.provenance import Origin, Provenance, Step
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import ChangeKind, Shape, SkipChange
 from unetinspect.record.stages import StageOf
@@ -169,7 +169,10 @@ class SkipWatch:
 
     def _producers(self, origin: Origin) -> tuple[ModuleCall, ...]:
         """Return the calls that made a tensor, the one that names it last; not a stage itself, but the module in it that returned first."""
-        main = _main_source(origin)
+        first = origin  # what a tensor was before anything was added to it: the first operand of each operation, all the way back
+        while first.step is not None and first.step.parents:
+            first = first.step.parents[0]
+        main = next(iter(first.sources), None)
         producers = []
         for source in sorted(origin.source_calls, key=lambda call: call is main):
             call = source
@@ -192,13 +195,6 @@ class SkipWatch:
 
     def _is_stage(self, path: str) -> bool:
         return bool(path) and self._stage_of(path) == path
-
-
-def _main_source(origin: Origin) -> NearestSource | None:
-    """Return what a tensor was before anything was added to it: the first operand of each operation, all the way back."""
-    while origin.step is not None and origin.step.parents:
-        origin = origin.step.parents[0]
-    return next(iter(origin.sources), None)
 
 
 def changes_since_source(origin: Origin) -> tuple[SkipChange, ...]:

@@ -16,7 +16,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from unetinspect.errors import ForwardError, UsageError
 from unetinspect.profile.timing import (
     Clock,
-    CudaClock,
     Memory,
     Times,
     cuda_device,
@@ -83,7 +82,7 @@ def profile_model(
         UsageError: There is no such device, or an option does not fit the UNet.
         ForwardError: The pass failed, or did not fit the device's memory.
     """
-    clock = clock or CudaClock(cuda_device(request.device))
+    clock = clock or Clock(cuda_device(request.device))
     record = Tracer(model, overrides, force=how.force).trace(replace(request, device="meta"), attached)
     # The reported pass is the one on the device; the rest of the trace does not depend on the device.
     record = replace(record, run=replace(record.run, device=str(clock.device)))
@@ -151,17 +150,14 @@ def make_profile(
     tflops = tera_per_second(flops, forward.median)
     estimates = {"sdpa": totals.peak_activation_bytes, "math": totals.peak_activation_bytes_with_maps, "slicing": None}
     estimate = estimates[how.attention]
-    return Profile(
-        device=str(clock.device),
+    return Profile.of(
+        how,
+        record.run,
+        totals,
         device_name=clock.device_name,
-        dtype=record.run.dtype,
-        attention=how.attention,
         compiled=how.compile,
-        channels_last=how.channels_last,
         matmul_allow_tf32=torch.backends.cuda.matmul.allow_tf32,
         cudnn_allow_tf32=torch.backends.cudnn.allow_tf32,
-        warmup=how.warmup,
-        repeats=how.repeats,
         forward_ms=forward,
         hooked_forward_ms=with_hooks,
         # Of the sums, not a sum of medians: no pass is shorter than the sum of its own stages.
@@ -172,7 +168,6 @@ def make_profile(
         tflops=tflops,
         matrix_tflops=matrix_rate,
         matrix_share=tflops / matrix_rate,
-        weight_bytes=totals.weight_bytes,
         input_bytes=input_bytes,
         allocated_bytes=memory.allocated,
         peak_allocated_bytes=memory.peak,
@@ -189,10 +184,8 @@ def _stages(record: Trace, how: ProfileOptions, times: Times, memory: Memory, ma
     for stage in record.stages:
         spread, own = spreads[stage.name], memory.stages[stage.name]
         tflops = tera_per_second(stage.flops or 0, spread.median)
-        yield StageProfile(
-            name=stage.name,
-            role=stage.role,
-            class_name=stage.class_name,
+        yield StageProfile.of(
+            stage,
             ms=spread,
             share=spread.median / whole,
             macs=stage.macs or 0,

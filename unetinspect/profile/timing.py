@@ -1,18 +1,13 @@
-"""Times forward passes and watches their memory, whole and stage by stage, on any `Clock`. Imports torch.
-
-Only `CudaClock` needs a GPU, with one call of torch in each method. `HostClock` runs the same measurement on the CPU, for tests.
-"""
+"""Times forward passes and watches their memory, whole and stage by stage. Imports torch; only `Clock` needs a GPU."""
 
 from __future__ import annotations
 
-import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import quantiles
-from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,40 +26,14 @@ _TERA_PER_MILLI = 1e9
 _ELSEWHERE = "`unetinspect trace` and `unetinspect sweep` estimate MACs and memory without one"
 
 
-class Clock(Protocol):
-    """A device that can be timed.
+class Clock:
+    """A CUDA device, timed by events in its stream; memory is that of torch's allocator.
 
     Attributes:
         device: The device of the UNet.
         device_name: Its name in its driver.
         matrix_side: Rows of square matrices whose product is large for this device.
     """
-
-    device: torch.device
-    device_name: str
-    matrix_side: int
-
-    def mark(self) -> Any:
-        """Mark the moment at which the device has finished all work so far; does not wait for it."""
-
-    def wait(self) -> None:
-        """Wait until the device has finished all work."""
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        """Return the milliseconds between two marks; call `wait` first."""
-
-    def allocated_bytes(self) -> int | None:
-        """Return the bytes of all tensors on the device; None: it does not count them."""
-
-    def peak_bytes(self) -> int | None:
-        """Return the peak of those bytes since `reset_peak`; None: it does not count them."""
-
-    def reset_peak(self) -> None:
-        """Set the peak to the bytes of now."""
-
-
-class CudaClock:
-    """A CUDA device, timed by events in its stream; memory is that of torch's allocator."""
 
     matrix_side = 8192  # a product takes 1 to 20 ms on a data-center GPU, and its three matrices 384 MiB in float16
 
@@ -74,52 +43,30 @@ class CudaClock:
         self._stream = torch.cuda.current_stream(device)
 
     def mark(self) -> Any:
+        """Mark the moment at which the device has finished all work so far; does not wait for it."""
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return event
 
     def wait(self) -> None:
+        """Wait until the device has finished all work."""
         torch.cuda.synchronize(self.device)
 
     def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Return the milliseconds between two marks; call `wait` first."""
         return float(start.elapsed_time(end))
 
-    def allocated_bytes(self) -> int | None:
+    def allocated_bytes(self) -> int:
+        """Return the bytes of all tensors on the device."""
         return torch.cuda.memory_allocated(self.device)
 
-    def peak_bytes(self) -> int | None:
+    def peak_bytes(self) -> int:
+        """Return the peak of those bytes since `reset_peak`."""
         return torch.cuda.max_memory_allocated(self.device)
 
     def reset_peak(self) -> None:
+        """Set the peak to the bytes of now."""
         torch.cuda.reset_peak_memory_stats(self.device)
-
-
-class HostClock:
-    """The CPU: an operation is finished when its call returns, and no memory is counted."""
-
-    matrix_side = 256
-
-    def __init__(self) -> None:
-        self.device = torch.device("cpu")
-        self.device_name = platform.processor() or platform.machine()
-
-    def mark(self) -> Any:
-        return perf_counter()
-
-    def wait(self) -> None:
-        pass
-
-    def elapsed_ms(self, start: Any, end: Any) -> float:
-        return float(end - start) * 1e3
-
-    def allocated_bytes(self) -> int | None:
-        return None
-
-    def peak_bytes(self) -> int | None:
-        return None
-
-    def reset_peak(self) -> None:
-        pass
 
 
 def cuda_device(name: str) -> torch.device:
@@ -160,25 +107,25 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
-    """Bytes of one stage beyond those allocated before the pass, at its end and at its peak; None: not counted."""
+    """Bytes of one stage beyond those allocated before the pass, at its end and at its peak."""
 
-    allocated: int | None = None
-    peak: int | None = None
+    allocated: int = 0
+    peak: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of a pass; None: not counted.
+    """Bytes of a pass.
 
     Attributes:
         allocated: Before the pass.
         peak: The peak of a pass without hooks, beyond `allocated`.
-        activations: The maximum after any operation, when kernels have freed their workspaces.
+        activations: The maximum after any operation, when kernels have freed their workspaces; None where the pass is compiled.
         stages: Those of each stage.
     """
 
-    allocated: int | None
-    peak: int | None
+    allocated: int
+    peak: int
     activations: int | None
     stages: dict[str, StageMemory]
 
@@ -190,16 +137,25 @@ def time_passes(run: Callable[[], None], stages: StageModules, clock: Clock, *, 
     not counted: in them kernels are loaded and chosen, and stages are compiled.
     """
     times = Times(forward=[], hooked=[], stages={name: [] for name in stages})
+    begun: list[Any] = []
+    spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+
+    def start(name: str) -> None:
+        begun.append(clock.mark())
+
+    def end(name: str) -> None:
+        spans[name].append((begun.pop(), clock.mark()))
+
     for turn in range(warmup + repeats):
         forward = _timed(run, clock)
-        spans = _Spans(clock)
-        with hooked(stages, spans.start, spans.end):
+        spans.clear()
+        with hooked(stages, start, end):
             forward_with_hooks = _timed(run, clock)
         if turn >= warmup:
             times.forward.append(forward)
             times.hooked.append(forward_with_hooks)
             for name, repeats_of_stage in times.stages.items():
-                repeats_of_stage.append(spans.elapsed_ms(name))
+                repeats_of_stage.append(sum(clock.elapsed_ms(*span) for span in spans[name]))
     return times
 
 
@@ -213,8 +169,7 @@ class _AfterEach(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = operation(*args, **(kwargs or {}))
-        after = self._clock.allocated_bytes()
-        self.most = None if self.most is None or after is None else max(self.most, after)
+        self.most = max(self.most, self._clock.allocated_bytes())
         return output
 
 
@@ -227,23 +182,23 @@ def watch_memory(run: Callable[[], None], stages: StageModules, clock: Clock, *,
     before = clock.allocated_bytes()
     clock.reset_peak()
     run()
-    peak = _beyond(clock.peak_bytes(), before)
+    peak = clock.peak_bytes() - before
     found = {name: StageMemory() for name in stages}
 
     def start(name: str) -> None:
         clock.reset_peak()
 
     def end(name: str) -> None:
-        allocated, peak, earlier = _beyond(clock.allocated_bytes(), before), _beyond(clock.peak_bytes(), before), found[name].peak
-        found[name] = StageMemory(allocated=allocated, peak=peak if earlier is None or peak is None else max(earlier, peak))
+        peak = max(found[name].peak, clock.peak_bytes() - before)
+        found[name] = StageMemory(allocated=clock.allocated_bytes() - before, peak=peak)
 
     with hooked(stages, start, end):
         run()
     activations = None
-    if before is not None and not compiled:
+    if not compiled:
         with _AfterEach(clock) as each:
             run()
-        activations = _beyond(each.most, before)
+        activations = each.most - before
     return Memory(allocated=before, peak=peak, activations=activations, stages=found)
 
 
@@ -296,24 +251,6 @@ def spread_of(times: Sequence[float]) -> Spread:
     return Spread(low=tenths[0], median=tenths[4], high=tenths[8])
 
 
-class _Spans:
-    """Marks around each call of each stage in one pass."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._begun: list[Any] = []
-        self._spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
-
-    def start(self, name: str) -> None:
-        self._begun.append(self._clock.mark())
-
-    def end(self, name: str) -> None:
-        self._spans[name].append((self._begun.pop(), self._clock.mark()))
-
-    def elapsed_ms(self, name: str) -> float:
-        return sum(self._clock.elapsed_ms(start, end) for start, end in self._spans[name])
-
-
 def _timed(run: Callable[[], None], clock: Clock) -> float:
     clock.wait()
     start = clock.mark()
@@ -321,7 +258,3 @@ def _timed(run: Callable[[], None], clock: Clock) -> float:
     end = clock.mark()
     clock.wait()
     return clock.elapsed_ms(start, end)
-
-
-def _beyond(size: int | None, before: int | None) -> int | None:
-    return None if size is None or before is None else size - before

@@ -1,4 +1,4 @@
-"""What a pass costs: estimated at each size of a sweep, or measured on a device, whole and stage by stage."""
+"""The costs of a pass: estimated at each size of a sweep, or measured on a device, whole and stage by stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AttentionMode = Literal["sdpa", "math", "slicing"]
 
 
 class LargestMap(Excerpt, frozen=True, kw_only=True):
-    """The attention map that takes, or would take, the most bytes; of equals, the first.
+    """The attention map that takes, or would take, the most bytes; the first if several do.
 
     Attributes:
         shape: (batch * heads, query_tokens, key_tokens).
@@ -32,14 +32,14 @@ class SweepPoint(Excerpt, frozen=True, kw_only=True):
     """One size and batch of a sweep: what the pass cost, or why it failed.
 
     Attributes:
-        image_size: (height, width) in pixels; None where no VAE factor is known, for a signal, or if the pass failed before.
-        sample_size: (height, width) of `sample`, (length,) of a signal; None where the size asked for gives none.
-        forward_batch: The batch of the pass; None where it failed.
-        cfg: Whether classifier-free guidance doubled the batch; None where it failed.
-        device: Where it ran, or was to run.
-        tokens: Query tokens of the largest attention map; None where nothing attends.
+        image_size: (height, width) in pixels; None if the VAE factor is unknown, for a signal, or if the pass failed before.
+        sample_size: (height, width) of `sample`, (length,) of a signal; None if it is unknown.
+        forward_batch: The batch of the pass; None if it failed.
+        cfg: Whether classifier-free guidance doubled the batch; None if the pass failed.
+        device: The device of the pass.
+        tokens: Query tokens of the largest attention map; None without attention.
         largest_map: The largest attention map.
-        output_shape: What was returned: some UNets return another size than that of their sample.
+        output_shape: The shape of the output: some UNets return another size than that of their sample.
         error: Why it failed, in one sentence.
         hint: What would run instead.
     """
@@ -73,7 +73,7 @@ class Spread(Struct, frozen=True, kw_only=True):
     """The times of the repeats, in milliseconds.
 
     Attributes:
-        median: Half of the repeats took no longer.
+        median: The 50th percentile.
         low: The 10th percentile.
         high: The 90th percentile.
     """
@@ -84,16 +84,16 @@ class Spread(Struct, frozen=True, kw_only=True):
 
 
 class StageProfile(Excerpt, frozen=True, kw_only=True):
-    """One stage, measured. Bytes are None where the device counts none.
+    """One stage, measured.
 
     Attributes:
         ms: Its time in one pass, of all its calls together.
-        share: Of the sum of all stages' medians, from 0 to 1.
+        share: Its share of the sum of all stages' medians, from 0 to 1.
         tflops: `2 * macs` over the median, in 10^12 per second.
         matrix_share: `tflops` over the rate of a large matrix product.
-        allocated_bytes: What lived at its end of what the pass had made.
-        peak_bytes: The most that lived at once while it ran, of what the pass had made.
-        activation_bytes: The estimate of `peak_bytes`, from the trace; None where attention is not sdpa.
+        allocated_bytes: Bytes allocated at its end, beyond those before the pass.
+        peak_bytes: Peak of the allocated bytes while it ran, beyond those before the pass.
+        activation_bytes: The estimate of `peak_bytes`, from the trace; None if attention is not sdpa.
     """
 
     fields_of: ClassVar = (Stage,)
@@ -106,36 +106,35 @@ class StageProfile(Excerpt, frozen=True, kw_only=True):
     macs: int
     tflops: float
     matrix_share: float
-    allocated_bytes: int | None
-    peak_bytes: int | None
+    allocated_bytes: int
+    peak_bytes: int
     activation_bytes: int | None
 
 
 class Profile(Excerpt, frozen=True, kw_only=True):
-    """A pass, measured on a device, with random weights. Bytes are None where the device counts none.
+    """A pass, measured on a device, with random weights.
 
     Attributes:
-        device_name: What the device calls itself.
+        device_name: The name of the device in its driver.
         attention: How attention ran: torch's fused kernels, its math attention, or diffusers' attention slicing.
         compiled: Whether each stage was compiled.
         channels_last: Whether weights and inputs had their channels last in memory.
         matmul_allow_tf32: Whether matrix products in float32 could use TF32.
         cudnn_allow_tf32: Whether convolutions in float32 could use TF32.
-        warmup: Passes of each kind that were run first, and not counted.
+        warmup: Passes of each kind that ran first and were not timed.
         repeats: Passes of each kind that were timed.
-        forward_ms: The pass, without hooks.
+        forward_ms: The pass without hooks.
         hooked_forward_ms: The pass with the hooks that time the stages.
         stages_sum_ms: The sum of the stages in one pass, the median of the repeats.
-        hooks_cost_ms: What the hooks add: the median of the hooked pass less that of the pass without hooks.
+        hooks_cost_ms: The median of the pass with hooks minus that of the pass without.
         tflops: `flops` over the median of `forward_ms`, in 10^12 per second.
-        matrix_tflops: What a large matrix product in this dtype reached on this device just before.
+        matrix_tflops: The rate of a large matrix product in this dtype, measured on this device just before.
         matrix_share: `tflops / matrix_tflops`.
-        input_bytes: What the inputs take.
-        allocated_bytes: What was allocated before the pass: weights, buffers, inputs, workspaces that torch keeps.
-        peak_allocated_bytes: The most that was allocated at once during a pass without hooks, beyond `allocated_bytes`.
-        peak_activation_bytes: The same without what kernels took for themselves while they ran (workspaces of convolutions);
-            None where the pass is compiled.
-        estimated_peak_bytes: The trace's estimate of it, `totals.peak_activation_bytes`, for math attention that with maps;
+        input_bytes: Bytes of the inputs.
+        allocated_bytes: Bytes allocated before the pass: weights, buffers, inputs, workspaces that torch keeps.
+        peak_allocated_bytes: Peak of the bytes allocated during a pass without hooks, beyond `allocated_bytes`.
+        peak_activation_bytes: The same without the workspaces of kernels (convolutions) while they run; None if compiled.
+        estimated_peak_bytes: The trace's estimate of it: `totals.peak_activation_bytes`, for math attention that with maps;
             None for attention slicing.
         estimate_error: `estimated_peak_bytes / peak_allocated_bytes - 1`.
         stages: In execution order.
@@ -164,8 +163,8 @@ class Profile(Excerpt, frozen=True, kw_only=True):
     matrix_share: float
     weight_bytes: int
     input_bytes: int
-    allocated_bytes: int | None
-    peak_allocated_bytes: int | None
+    allocated_bytes: int
+    peak_allocated_bytes: int
     peak_activation_bytes: int | None = None
     estimated_peak_bytes: int | None
     estimate_error: float | None

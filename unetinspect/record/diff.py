@@ -21,7 +21,7 @@ class DiffSide(Excerpt, frozen=True, kw_only=True):
     """One of the two: which UNet it is, and how its forward pass was run.
 
     Attributes:
-        overrides: The config keys that were overridden, as `--set` does, with the values that they have now.
+        overrides: The config keys that were overridden (`--set`), with their values.
     """
 
     fields_of: ClassVar = (ModelInfo, Run)
@@ -45,14 +45,14 @@ class DiffSide(Excerpt, frozen=True, kw_only=True):
 
 
 class ConfigDiff(Struct, frozen=True, kw_only=True):
-    """A config key whose value is not the same on both sides; keys that begin with "_" are left out.
+    """A config key whose values differ; keys that begin with "_" are left out.
 
     Attributes:
         key: The key.
-        a: Its value in A, None where it is absent too.
+        a: Its value in A; None also if it is absent.
         b: Its value in B, likewise.
-        a_origin: Whether A's config gave it, diffusers filled it in, it was overridden, or A's class has no such key.
-        b_origin: The same of B.
+        a_origin: Whether A's config has it, diffusers filled it in, it was overridden, or A's class has no such key.
+        b_origin: The same for B.
     """
 
     key: str
@@ -66,10 +66,10 @@ class Quantity(Struct, frozen=True, kw_only=True):
     """A number on both sides.
 
     Attributes:
-        a: In A; None where it was not counted.
+        a: In A; None if it was not counted.
         b: In B, likewise.
         difference: `b - a`.
-        ratio: `b / a`; None where `a` is 0.
+        ratio: `b / a`; None if `a` is 0.
     """
 
     a: int | None
@@ -105,14 +105,14 @@ class TotalsDiff(Excerpt, frozen=True, kw_only=True):
 
 
 class InputDiff(Struct, frozen=True, kw_only=True):
-    """An argument of `forward` that is not the same on both sides.
+    """An argument of `forward` that differs.
 
     Attributes:
         name: The argument.
-        change: "added", "removed", or "changed": another shape or dtype.
-        a: Its shape in A; None where it is absent or no tensor.
+        change: "added", "removed", or "changed": a different shape, dtype or value.
+        a: Its shape in A; None if it is absent or not a tensor.
         b: Its shape in B, likewise.
-        a_dtype: Its dtype in A; None where it is absent or no tensor.
+        a_dtype: Its dtype in A; None if it is absent or not a tensor.
         b_dtype: Its dtype in B, likewise.
     """
 
@@ -125,13 +125,13 @@ class InputDiff(Struct, frozen=True, kw_only=True):
 
 
 class NameCounts(Struct, frozen=True, kw_only=True):
-    """How many things that have names are the same on both sides, paired by name and by nothing else.
+    """Counts of named things, paired by name.
 
     Attributes:
-        same: Of the same name and shape.
-        changed: Of the same name and another shape.
-        added: Names of B alone.
-        removed: Names of A alone.
+        same: With the same name and shape.
+        changed: With the same name and a different shape.
+        added: Only in B.
+        removed: Only in A.
     """
 
     same: int = 0
@@ -141,11 +141,11 @@ class NameCounts(Struct, frozen=True, kw_only=True):
 
 
 class TensorsDiff(Struct, frozen=True, kw_only=True):
-    """Whether a checkpoint of A would load into B: the keys of both `state_dict()`s, by name, as checkpoints are loaded.
+    """Whether a checkpoint of A would load into B: the keys of both `state_dict()`s, paired by name.
 
     Attributes:
-        total: Of all tensors.
-        stages: The same by stage, under the stage's name; "" are the tensors outside of all.
+        total: All tensors.
+        stages: The same by stage; "" is all tensors outside the stages.
     """
 
     total: NameCounts
@@ -153,7 +153,7 @@ class TensorsDiff(Struct, frozen=True, kw_only=True):
 
 
 class LayerSide(Excerpt, frozen=True, kw_only=True):
-    """A layer as one side has it."""
+    """A layer of one side."""
 
     fields_of: ClassVar = (Module,)
 
@@ -164,17 +164,17 @@ class LayerSide(Excerpt, frozen=True, kw_only=True):
 
 
 class LayerDiff(Struct, frozen=True, kw_only=True):
-    """A module inside a stage that is not the same on both sides.
+    """A module inside a stage that differs.
 
-    Of added or removed modules it is the outermost; of changed ones the innermost. A module of another class
-    is changed as a whole, without a list of the modules in it.
+    Of added or removed modules it is the outermost, of changed ones the innermost. A module whose class differs is changed as
+    a whole; the modules in it are not listed.
 
     Attributes:
-        change: "renamed" where nothing but its number in the list differs.
+        change: "renamed" if only its number in the list differs.
         a: The module in A; None: added.
         b: The module in B; None: removed.
         differs: What differs: "class_name", "detail" (kernel size, epsilon, ...), "tensors" (the shapes of its own weights).
-        params: Parameters by which it differs, `b - a`; of a changed one, its own alone unless its class differs.
+        params: The difference in parameters, `b - a`; of a changed module only its own, unless its class differs.
     """
 
     change: Change
@@ -188,16 +188,16 @@ class StageDiff(Struct, frozen=True, kw_only=True):
     """A stage of A and the stage of B in the same place.
 
     Attributes:
-        change: "renamed" where nothing but the name differs.
+        change: "renamed" if only the name differs.
         a: The stage in A; None: added.
         b: The stage in B; None: removed.
-        differs: The fields of a stage that differ, `name` included; and "layers" where `layers` names what changed in it. What
-            is alive beside a stage while it runs is not part of it: `activation_bytes` is not compared.
-        params: `b - a`; a side that is absent has none.
-        macs: `b - a`, likewise; None where either was not counted.
+        differs: The fields of a stage that differ, including `name`; and "layers" if `layers` is not empty. `activation_bytes` is
+            not compared: it includes what is alive beside the stage.
+        params: `b - a`; an absent side has 0.
+        macs: `b - a`, likewise; None if either was not counted.
         layers: What differs inside it; empty for an added or removed stage.
-        resized: Whether nothing differs but shapes and MACs, and these as the batch and the size of the sample do: the channels
-            are the same, and how often the sample was halved.
+        resized: Whether only shapes and MACs differ, and only because batch or sample size differ: channels and resolution
+            relative to the sample are the same.
     """
 
     change: Change
@@ -211,10 +211,10 @@ class StageDiff(Struct, frozen=True, kw_only=True):
 
 
 class SkipSide(Excerpt, frozen=True, kw_only=True):
-    """A skip as one side has it.
+    """A skip of one side.
 
     Attributes:
-        changes: What happened to the tensor on its way, kind by kind.
+        changes: The kinds of the changes to the tensor on its way.
     """
 
     fields_of: ClassVar = (Skip,)
@@ -235,11 +235,11 @@ class SkipDiff(Struct, frozen=True, kw_only=True):
     """A skip of A and the skip of B whose target is in the same place.
 
     Attributes:
-        change: "renamed" where nothing but the modules' names differs.
+        change: "renamed" if only the names of its modules differ.
         a: The skip in A; None: added.
         b: The skip in B; None: removed.
-        differs: What differs: "names" (its modules are in the same places under other names), "source" (it comes from another
-            place), or another field of a side.
+        differs: What differs: "names" (the same places with other names), "source" (it comes from another place), or another
+            field of a side.
     """
 
     change: Change
@@ -249,11 +249,11 @@ class SkipDiff(Struct, frozen=True, kw_only=True):
 
 
 class AttentionSide(Excerpt, frozen=True, kw_only=True):
-    """One execution of an attention layer as one side has it.
+    """One execution of an attention layer of one side.
 
     Attributes:
-        query_tokens: Tokens that ask.
-        key_tokens: Tokens that are asked.
+        query_tokens: Tokens of the query.
+        key_tokens: Tokens of the key.
     """
 
     fields_of: ClassVar = (Attention,)
@@ -275,7 +275,7 @@ class AttentionDiff(Struct, frozen=True, kw_only=True):
     """An attention layer of A and the layer of B in the same place.
 
     Attributes:
-        change: "renamed" where nothing but the path differs.
+        change: "renamed" if only the path differs.
         a: The layer in A; None: added.
         b: The layer in B; None: removed.
         differs: The fields of a side that differ.
@@ -288,21 +288,21 @@ class AttentionDiff(Struct, frozen=True, kw_only=True):
 
 
 class Diff(Struct, frozen=True, kw_only=True):
-    """Two records compared. "Same" is what the two passes show: see `same`.
+    """Two records compared.
 
     Attributes:
         same: Whether class, config, stages, skips, attention layers, inputs, ports, tensors and totals are all the same. Names,
             sources, devices and versions may differ.
         a: The first.
         b: The second.
-        notes: Differences that are not of the UNets: versions, devices, how the batch is made.
+        notes: Differences between the passes, not the UNets: versions, devices, how the batch is made up.
         config: The keys that differ.
         totals: Totals of both.
-        stages: Every stage of both: in A's order, added ones after the stage that they follow in B.
+        stages: Every stage of both, in A's order; added ones after the stage that they follow in B.
         skips: Every skip of both, likewise.
         attentions: Every attention layer of both, likewise.
         inputs: The arguments of `forward` that differ.
-        tensors: Whether weights of the one load into the other.
+        tensors: Whether the weights of one load into the other.
         ports: Counts of the ports of each kind, paired by name.
     """
 

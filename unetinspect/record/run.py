@@ -1,4 +1,4 @@
-"""What was run: the model, where it came from, and how its forward pass was made."""
+"""What was run: the model, its source, and its forward pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Medium = Literal["image", "video", "spectrogram", "signal"]
 
 
 class Excerpt(Struct, frozen=True, kw_only=True):
-    """A record that repeats fields of other records, those of `fields_of`; only the fields of its own are documented."""
+    """A record that repeats fields of other records, `fields_of`; only its own fields are documented."""
 
     fields_of: ClassVar[tuple[type[Struct], ...]] = ()
 
@@ -31,8 +31,8 @@ class Source(Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: "catalog", "file", "folder", "hub", "stdin", "trace", "dict" or "module".
-        location: A path, a hub ID, a catalog name; for a module, its class.
-        revision: The hub's commit, where it is known.
+        location: A path, hub ID or catalog name; for a module, its class.
+        revision: The hub's commit, if known.
         subfolder: The folder inside the repository or folder that contains the config.
     """
 
@@ -46,13 +46,13 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     """The UNet that was traced.
 
     Attributes:
-        name: What to call it: a catalog name, a hub ID, a file's or a class's name.
+        name: A catalog name, a hub ID, or the name of a file or class.
         class_name: The diffusers class.
-        params: Parameters, each counted once, shared or not; None where the UNet was not built.
+        params: Parameters, each counted once even if shared; None if the UNet was not built.
         source: Where its config was read.
         config: The whole config, with the defaults that diffusers fills in.
-        config_defaults: The keys of `config` that were not given but filled in.
-        config_ignored: Keys that were given and that the class does not know.
+        config_defaults: The keys of `config` that were filled in.
+        config_ignored: Given keys that the class does not have.
         config_overrides: The keys that were overridden.
         module: Where its class is imported from.
     """
@@ -69,7 +69,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
 
     @property
     def given_config(self) -> dict[str, Any]:
-        """The config without what diffusers filled in, and with its `_class_name`: what it takes to build the UNet again."""
+        """The config without what diffusers filled in, with its `_class_name`: enough to build the UNet again."""
         given = {key: value for key, value in self.config.items() if key not in self.config_defaults}
         return {**given, "_class_name": self.class_name}
 
@@ -79,11 +79,11 @@ class InputInfo(Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: The argument; a dotted one is inside a dict: "added_cond_kwargs.text_embeds".
-        shape: Its shape; None where it is not a tensor.
-        dtype: "float32", "int64", ...; None where it is not a tensor.
+        shape: Its shape; None if it is not a tensor.
+        dtype: "float32", "int64", ...; None if it is not a tensor.
         axes: The name of each axis of `shape`.
-        config_key: The config key, or keys, that ask for the argument or give it its width; None: `forward` always needs it.
-        value: The value that is passed where it is not a tensor.
+        config_key: The config keys that require the argument or decide its width; None: `forward` always needs it.
+        value: The value that is passed if it is not a tensor.
     """
 
     name: str
@@ -98,7 +98,7 @@ class OutputInfo(Struct, frozen=True, kw_only=True):
     """One tensor that the forward pass returned.
 
     Attributes:
-        name: Its place in the output: "sample", "down_block_res_samples.3"; "" is the whole.
+        name: Its place in the output: "sample", "down_block_res_samples.3"; "" is the whole output.
         shape: Its shape.
         dtype: Its dtype.
     """
@@ -116,18 +116,18 @@ class Run(Struct, frozen=True, kw_only=True):
         dtype: The dtype of the parameters and of the floating-point inputs.
         batch: The user's batch.
         cfg: Whether classifier-free guidance doubled the batch.
-        cfg_reason: Why it did, or did not.
-        forward_batch: The batch that went through the UNet: `2 * batch` under CFG.
+        cfg_reason: Why it did or did not.
+        forward_batch: The batch of the UNet: `2 * batch` under CFG.
         medium: What `image_size` measures: an image, a frame of a video, a spectrogram (time x mel bins); a signal has none.
-        image_size: (height, width) in pixels; None where no VAE factor is known, and for a signal.
+        image_size: (height, width) in pixels; None if the VAE factor is unknown, and for a signal.
         sample_size: (height, width) of `sample`; (length,) of a signal.
-        sample_size_from: What decided it.
-        vae_scale_factor: Pixels per sample cell along one side; 1 for a pixel UNet, None where unknown.
-        vae_scale_from: What said so.
+        sample_size_from: Where it comes from.
+        vae_scale_factor: Pixels per sample cell along one side; 1 for a pixel UNet, None if unknown.
+        vae_scale_from: Where it comes from.
         frames: Frames of a video; None: the class has none.
-        frames_from: What decided them.
-        freeu: The factors b1, b2, s1, s2 of FreeU, None where it is off.
-        plugged: The name of the attached ControlNet or T2I-Adapter, None: there is none.
+        frames_from: Where they come from.
+        freeu: The factors b1, b2, s1, s2 of FreeU; None: off.
+        plugged: The name of the attached ControlNet or T2I-Adapter, if any.
         inputs: Every argument, in the order of `forward`'s signature.
         versions: Of unetinspect, torch and diffusers.
         notes: What a reader should know about this pass.

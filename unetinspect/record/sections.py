@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from msgspec import Struct
 
-from unetinspect.record.run import Shape
+from unetinspect.record.run import Excerpt, Shape
 
 Role = Literal["embed", "in", "down", "mid", "up", "out"]
 PortKind = Literal["controlnet", "t2i-adapter", "ip-adapter"]
@@ -14,13 +14,13 @@ AttentionKind = Literal["self", "cross", "joint", "temporal", "pooling"]
 
 
 class AttentionCounts(Struct, frozen=True, kw_only=True, rename={"self_": "self"}):
-    """How many attention layers there are, by kind; a layer that runs twice is one layer.
+    """Attention layers by kind; a layer that runs twice counts once.
 
-    `total` is `self + cross + joint + temporal`: what others count as a UNet's attention layers, those that have an
-    attention processor (`unet.attn_processors`). Two kinds are not in it, but observed and listed all the same:
+    `total` is `self + cross + joint + temporal`: the layers with an attention processor (`unet.attn_processors`), as other tools
+    count them. Two counts are not part of it:
 
-    pooling            attention that pools the text into one embedding, which is not a layer of the U
-    without_processor  layers that compute attention themselves, of whatever kind (`SelfAttention1d` of UNet1DModel)
+    pooling            attention that pools the text into one embedding, outside the U
+    without_processor  layers that compute attention themselves, of any kind (`SelfAttention1d` of UNet1DModel)
     """
 
     self_: int = 0
@@ -33,7 +33,7 @@ class AttentionCounts(Struct, frozen=True, kw_only=True, rename={"self_": "self"
 
 
 class SkipCounts(Struct, frozen=True, kw_only=True):
-    """Skip tensors that the UNet produced, and how many of them were concatenated; none at all where nothing concatenates any."""
+    """Skip tensors that the UNet produced, and how many of them were concatenated; 0 and 0 if none was."""
 
     produced: int
     consumed: int
@@ -44,7 +44,7 @@ class MacsByKind(Struct, frozen=True, kw_only=True):
 
     Attributes:
         conv: Of convolutions.
-        linear: Of matrix products, but for those of attention.
+        linear: Of matrix products, except those of attention.
         attention: Of the two products of attention, Q Kᵀ and that of the map with V; its projections are linear.
     """
 
@@ -54,31 +54,65 @@ class MacsByKind(Struct, frozen=True, kw_only=True):
 
 
 class Uncounted(Struct, frozen=True, kw_only=True):
-    """An operation that no formula counts, and how often it was called."""
+    """An operation without a FLOP formula, and how often it was called."""
 
     op: str
     calls: int
 
 
-class Totals(Struct, frozen=True, kw_only=True):
-    """The whole UNet in a few numbers. Costs are None in records of versions that did not count them.
+class Module(Struct, frozen=True, kw_only=True):
+    """One module of the tree, called or not, in the order of `named_modules()`; "" is the UNet itself.
+
+    Attributes:
+        path: Its name in `named_modules()`.
+        class_name: Its class.
+        detail: Its arguments as in `print(module)`: "320, 640, kernel_size=(3, 3)".
+        in_shape: The first input tensor of its first call, or None.
+        out_shape: The first tensor that its first call returned, or None.
+        params: Its parameters and those of its children.
+        calls: How often it ran.
+        macs: Multiply-accumulates of everything that ran in it and in its children.
+        macs_by_kind: The same by kind of operation.
+        flops: `2 * macs`.
+        activation_bytes: The peak of live activation bytes while it or one of its children ran.
+        step: The number of its first call among all module calls of the pass, from 0; None: it did not run.
+        tensors: The shapes of its own parameters and buffers, without those of its children, as `state_dict()` names them.
+    """
+
+    path: str
+    class_name: str
+    detail: str
+    in_shape: Shape | None
+    out_shape: Shape | None
+    params: int
+    calls: int
+    macs: int | None = None
+    macs_by_kind: MacsByKind | None = None
+    flops: int | None = None
+    activation_bytes: int | None = None
+    step: int | None = None
+    tensors: dict[str, Shape] = {}
+
+
+class Totals(Excerpt, frozen=True, kw_only=True):
+    """The whole UNet in a few numbers. Costs are None in records of old versions, which did not count them.
 
     Attributes:
         params: Parameters, each counted once.
         weight_bytes: Bytes of the parameters.
         weight_bytes_by_dtype: The same, by dtype.
-        macs: Multiply-accumulates of the pass, of all of `run.forward_batch`.
-        macs_by_kind: What they are made of.
-        flops: `2 * macs`.
-        peak_activation_bytes: The most bytes that lived at once of what the pass made: no weights, no inputs. Fused attention
+        macs: Multiply-accumulates of the pass, for the whole `run.forward_batch`.
+        peak_activation_bytes: The peak of live bytes that the pass created: without weights and inputs. Fused attention
             materializes no map, other attention its own.
-        peak_activation_in: The module whose own forward ran then.
-        peak_activation_bytes_with_maps: The same, as if torch's math attention ran in place of each fused one: it materializes maps.
-        peak_activation_in_with_maps: The module whose own forward ran then.
+        peak_activation_in: The module whose forward ran then.
+        peak_activation_bytes_with_maps: The same if torch's math attention, which materializes maps, replaced fused attention.
+        peak_activation_in_with_maps: The module whose forward ran then.
         attention: Attention layers by kind.
         skips: Skips.
-        uncounted: Operations that no formula counts.
+        uncounted: Operations without a FLOP formula.
     """
+
+    fields_of: ClassVar = (Module,)
 
     params: int
     weight_bytes: int
@@ -95,25 +129,22 @@ class Totals(Struct, frozen=True, kw_only=True):
     uncounted: tuple[Uncounted, ...] = ()
 
 
-class Stage(Struct, frozen=True, kw_only=True):
+class Stage(Excerpt, frozen=True, kw_only=True):
     """A top-level module of the UNet, or one item of a top-level list, that ran.
 
     Attributes:
         name: "down_blocks.0", "mid_block", "time_embedding".
         role: Its place in the U.
-        class_name: Its class.
-        in_shape: The first tensor that it was given.
+        in_shape: Its first input tensor.
         out_shape: The first tensor that it returned.
         resnets: Modules of its `resnets` lists that ran.
         transformer_blocks: Modules of `transformer_blocks`, `temporal_transformer_blocks` and `transformer_layers` lists that ran.
         attention: Its attention layers.
-        params: Its parameters.
-        macs: Multiply-accumulates of everything that ran in it.
-        macs_by_kind: What they are made of.
-        flops: `2 * macs`.
-        activation_bytes: The most bytes of activations that lived at once while it ran, those made before it and still
-            needed (skips) included.
+        activation_bytes: The peak of live activation bytes while it ran, including those created before it and still needed
+            (skips).
     """
+
+    fields_of: ClassVar = (Module,)
 
     name: str
     role: Role
@@ -134,7 +165,7 @@ ChangeKind = Literal["sum", "filter", "reshape", "cast", "slice", "other"]
 
 
 class SkipChange(Struct, frozen=True, kw_only=True, rename={"with_": "with"}):
-    """What happened to a skip tensor between the module that produced it and the concatenation.
+    """A change of a skip tensor between the module that produced it and the concatenation.
 
     Attributes:
         kind: A sum with something else; a filter in the Fourier domain (FreeU); another shape or dtype; a part of the tensor.
@@ -158,20 +189,20 @@ class Skip(Struct, frozen=True, kw_only=True):
         source: The module that produced the tensor.
         source_stage: The stage of that module.
         source_step: Which module call produced it, counting every call of the pass from 0.
-        sources: All modules whose outputs make up the tensor, where it is a sum; else just `source`.
+        sources: All modules whose outputs make up the tensor if it is a sum; else only `source`.
         shape: The tensor, (batch, channels, ...).
         target: The module that took the concatenation.
         target_stage: The stage of that module.
         target_step: Which module call took it.
         combine: How the two were joined.
-        hidden_channels: Channels of the features that came up from below.
+        hidden_channels: Channels of the hidden states.
         skip_channels: Channels of the skip.
         concat_channels: Channels of the concatenation, as observed.
-        out_channels: Channels of what the target returned; None where it returned no tensor.
-        conv_channels: Input channels of the first convolution in the target, as its weight has them; None: it has none.
+        out_channels: Channels of the target's output; None if it returned no tensor.
+        conv_channels: Input channels of the first convolution in the target, from its weight; None: it has none.
         shortcut: The 1x1 convolution that brings the concatenation to `out_channels` for the target's residual add, or None.
         call: Which execution of the target this was, from 0.
-        concat_in: The module whose own forward concatenated; "" is the UNet itself.
+        concat_in: The module whose forward concatenates; "" is the UNet itself.
         changes: What happened to the tensor on its way.
     """
 
@@ -198,7 +229,7 @@ class Skip(Struct, frozen=True, kw_only=True):
 
     @property
     def adds_up(self) -> bool:
-        """Whether hidden + skip is what was concatenated, and what the first convolution takes."""
+        """Whether hidden + skip matches the concatenation and the first convolution's input channels."""
         channels = self.hidden_channels + self.skip_channels
         return channels == self.concat_channels and self.conv_channels in (None, channels)
 
@@ -209,19 +240,18 @@ class Attention(Struct, frozen=True, kw_only=True):
     Attributes:
         path: The module with the layer's projections.
         stage: Its stage.
-        index: Its place among the modules that have an attention processor, which is that in `unet.attn_processors` where the class
-            has these; None where it has no processor.
+        index: Its place among the modules with an attention processor, as in `unet.attn_processors`; None: it has no processor.
         kind: Where its keys come from: the hidden states ("self"), another input ("cross"), both ("joint"), the same
-            place in other frames ("temporal"); "pooling" has one query for all.
-        processor: The class that computed it, None where the module itself does.
+            place in other frames ("temporal"); "pooling" has a single query.
+        processor: The class that computed it; None: the module itself.
         heads: Heads.
         head_dim: Channels of one head.
         query_shape: (batch, heads, query_tokens, head_dim).
         key_shape: (batch, heads, key_tokens, head_dim).
         value_shape: (batch, heads, key_tokens, value_dim).
         map_shape: (batch * heads, query_tokens, key_tokens).
-        map_bytes: What the whole map takes, or would take, in the dtype of the query.
-        materialised: Whether this pass held the map in memory; scaled-dot-product attention does not.
+        map_bytes: The bytes that the whole map takes, or would take, in the dtype of the query.
+        materialised: Whether the map was in memory; with scaled-dot-product attention it is not.
         call: Which execution of the layer this was, from 0.
         macs: Multiply-accumulates of its two products, Q Kᵀ and that of the map with V.
     """
@@ -243,48 +273,13 @@ class Attention(Struct, frozen=True, kw_only=True):
     macs: int | None = None
 
 
-class Module(Struct, frozen=True, kw_only=True):
-    """One module of the tree, called or not, in the order of `named_modules()`; "" is the UNet itself.
-
-    Attributes:
-        path: Its name in `named_modules()`.
-        class_name: Its class.
-        detail: What its class says of itself in `print(module)`: "320, 640, kernel_size=(3, 3)".
-        in_shape: The first tensor of its first call, None where it was given none or never called.
-        out_shape: The first tensor that its first call returned.
-        params: Its parameters and those of its children.
-        calls: How often it ran.
-        macs: Multiply-accumulates of everything that ran in it and in its children.
-        macs_by_kind: What they are made of.
-        flops: `2 * macs`.
-        activation_bytes: The most bytes of activations that lived at once while it or one of its children ran.
-        step: Which module call of the pass was its first, counting every call from 0; None where it never ran.
-        tensors: The shapes of its own parameters and buffers, as `state_dict()` names them ("weight"); those of its children
-            are theirs.
-    """
-
-    path: str
-    class_name: str
-    detail: str
-    in_shape: Shape | None
-    out_shape: Shape | None
-    params: int
-    calls: int
-    macs: int | None = None
-    macs_by_kind: MacsByKind | None = None
-    flops: int | None = None
-    activation_bytes: int | None = None
-    step: int | None = None
-    tensors: dict[str, Shape] = {}
-
-
 class Port(Struct, frozen=True, kw_only=True):
-    """A place where a tensor of another model joins the UNet.
+    """A place where a tensor of another model is attached to the UNet.
 
     Attributes:
         kind: The kind of model that it is for.
         name: The argument of `forward`, with its place in the list; for IP-Adapter's weights, their key: "1.to_k_ip".
-        shape: What the UNet takes there at this size; of a weight, (out_features, in_features).
+        shape: The shape that fits at this size; of a weight, (out_features, in_features).
         joins: The module whose output it is added to, or the attention layer that reads it.
         stage: The stage of that module.
     """

@@ -1,4 +1,4 @@
-"""The stage of a UNet that a module belongs to, and the role of that stage in the U. By names alone, without torch."""
+"""The stage of a UNet that a module belongs to, and the role of that stage in the U, by names. Without torch."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def paths_above(path: str) -> Iterator[str]:
 def roles_of(names: Sequence[str], from_sample: Collection[str]) -> list[Role]:
     """Return the role of each stage, given in execution order.
 
-    diffusers itself names the three parts of a U: down_blocks, mid_block, up_blocks. Any other stage that does not depend
-    on `sample` is an embedding; the rest run before the first block ("in"), after the last ("out"), or between them
-    ("mid": aMUSEd's `transformer_layers`).
+    diffusers names the three parts of a U: down_blocks, mid_block, up_blocks. Any other stage that does not depend on `sample` is
+    an embedding; the rest run before the first block ("in"), after the last ("out"), or between them ("mid": aMUSEd's
+    `transformer_layers`).
     """
     parts = [next((part for part in _PARTS if name.startswith(part)), None) for name in names]
     blocks = [place for place, part in enumerate(parts) if part is not None]

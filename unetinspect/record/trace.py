@@ -15,6 +15,7 @@ from unetinspect.record.checkpoint import Name
 from unetinspect.record.costs import Profile, SweepPoint
 from unetinspect.record.run import ModelInfo, OutputInfo, Run, TensorInfo
 from unetinspect.record.sections import Attention, Module, Port, Skip, Stage, Totals
+from unetinspect.units import map_texts
 
 if TYPE_CHECKING:
     import os
@@ -119,7 +120,7 @@ class Trace(Struct, frozen=True, kw_only=True):
 
 
 class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What `--json` prints: the record's own sections, those that the command shows."""
+    """What `--json` prints: the sections of the record that the command shows."""
 
     schema: Literal["unetinspect.trace/1"] | UnsetType = UNSET
     model: ModelInfo
@@ -144,7 +145,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def _contradictions(record: Trace) -> Iterator[str]:
-    """Yield where one section names what another does not have: every view relies on these."""
+    """Yield what one section names and another does not have: every view relies on these names."""
     modules, stages = {module.path for module in record.modules}, {stage.name for stage in record.stages}
     yield from (f"stage {name!r} is not one of its modules" for name in stages - modules)
     yield from (f"module {path!r} has no parent" for path in modules if path and path.rpartition(".")[0] not in modules)
@@ -162,15 +163,7 @@ def to_json(value: Any) -> str:
     try:
         encoded = msgspec.json.encode(value)
     except UnicodeEncodeError:  # a file's name that is not UTF-8, half of a surrogate pair in a config
-        encoded = msgspec.json.encode(_backslashed(msgspec.to_builtins(value)))
+        encoded = msgspec.json.encode(map_texts(msgspec.to_builtins(value), lambda text: text.encode(errors="backslashreplace").decode()))
     text = msgspec.json.format(encoded, indent=2).decode()
     # JSON allows control characters in texts, but a terminal may obey them.
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _backslashed(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()
-    if isinstance(value, dict):
-        return {_backslashed(key): _backslashed(inner) for key, inner in value.items()}
-    return [_backslashed(inner) for inner in value] if isinstance(value, list | tuple) else value

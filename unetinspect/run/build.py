@@ -94,7 +94,7 @@ def built_values(unet: nn.Module, config: ResolvedConfig) -> dict[str, Any]:
 
 @contextmanager
 def _stopped_when_endless() -> Iterator[None]:
-    """Stop this thread when it takes far longer than any build: a negative number makes a loop of diffusers endless."""
+    """Stop this thread if it takes far longer than any build: a negative number makes a loop of diffusers endless."""
     done, thread, began = Event(), get_ident(), time.process_time()
 
     def watch() -> None:
@@ -233,7 +233,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_overflow(error: BaseException) -> bool:
-    """Tell whether a tensor has more bytes than the 63 bits in which torch counts them."""
+    """Return whether torch raised because a tensor has more bytes than 63 bits can count."""
     return "overflow" in str(error).lower()
 
 

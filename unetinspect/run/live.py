@@ -239,7 +239,7 @@ def _on_device(tensor: Tensor, device: torch.device, dtype: str | None) -> Tenso
 
 
 def _is_pag(processor: Any) -> bool:
-    """Tell whether a processor is one of perturbed-attention guidance, which needs a batch of 2 or 3 parts."""
+    """Return whether a processor is one of perturbed-attention guidance, which needs a batch of 2 or 3 parts."""
     return type(processor).__module__.startswith("diffusers.") and type(processor).__name__.startswith("PAG")
 
 
@@ -253,7 +253,7 @@ def _without_offloading(module: nn.Module) -> Any:
 
 
 def _is_replaced_method(live: nn.Module, name: str) -> bool:
-    """Tell whether an attribute of a module overrides a method of its class that is used in a pass."""
+    """Return whether an attribute of a module overrides a method of its class that is used in a pass."""
     method = getattr(type(live), name, None)
     if name == "forward":
         return getattr(_without_offloading(live), "__func__", None) is not method

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import diffusers
 import torch
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from torch import nn
 
 from unetinspect.errors import UnetInspectError, UsageError
@@ -33,7 +33,6 @@ from unetinspect.run.live import LiveModule, raised_outside
 from unetinspect.run.resolve import InputsError, PlannedPass, described, model_info, plan_pass, resolve_config
 from unetinspect.run.trial import Trial
 from unetinspect.source.loaded import LoadedModel
-from unetinspect.unets import InputSpec
 from unetinspect.unets.request import Request
 from unetinspect.units import format_size
 from unetinspect.version import __version__
@@ -100,7 +99,12 @@ class Tracer:
         device, dtype = pick_device(request.device), getattr(torch, request.dtype or "float32")
         try:
             planned = plan_pass(self._model, self._config.class_name, self._config.values, request)
-            return planned, self._runner(device, dtype)
+            if (device, dtype) not in self._runners:
+                self._say(f"building {self._model.name}")
+                unet = build_unet(self._config, device=device, dtype=dtype, name=self._model.name, force=self._force)
+                self._notes = (*self._notes, *self._verified(unet))
+                self._runners[device, dtype] = Runner(self._model, self._config, unet, lambda inputs: unet(**inputs), device, dtype)
+            return planned, self._runners[device, dtype]
         except (BuildError, InputsError) as error:
             raise self._mistaken(error) from error
 
@@ -133,14 +137,6 @@ class Tracer:
             return error
         mistaken.__cause__ = error
         return mistaken
-
-    def _runner(self, device: torch.device, dtype: torch.dtype) -> Runner:
-        if (device, dtype) not in self._runners:
-            self._say(f"building {self._model.name}")
-            unet = build_unet(self._config, device=device, dtype=dtype, name=self._model.name, force=self._force)
-            self._notes = (*self._notes, *self._verified(unet))
-            self._runners[device, dtype] = Runner(self._model, self._config, unet, lambda inputs: unet(**inputs), device, dtype)
-        return self._runners[device, dtype]
 
     def _verified(self, unet: nn.Module) -> Iterator[str]:
         weights = self._model.weights
@@ -229,10 +225,11 @@ def _trace(planned: PlannedPass, runner: Runner) -> Trace:
 
 
 def _run_info(planned: PlannedPass, runner: Runner, seen: Observation) -> Run:
-    sizes = planned.sizes
+    sizes, dtype = planned.sizes, dtype_name(runner.dtype)
+    dtypes = {"float": dtype, "int64": "int64"}
     return Run(
         device=str(runner.device),
-        dtype=dtype_name(runner.dtype),
+        dtype=dtype,
         batch=planned.request.batch,
         cfg=planned.cfg,
         cfg_reason=planned.cfg_reason,
@@ -247,21 +244,9 @@ def _run_info(planned: PlannedPass, runner: Runner, seen: Observation) -> Run:
         frames_from=sizes.frames.said_by if sizes.frames else "",
         freeu=planned.request.freeu,
         plugged=planned.attached,
-        inputs=tuple(_input_info(spec, runner.dtype) for spec in planned.specs),
+        inputs=tuple(InputInfo(**{**asdict(spec), "dtype": None if spec.shape is None else dtypes[spec.dtype]}) for spec in planned.specs),
         versions={"unetinspect": __version__, "torch": str(torch.__version__), "diffusers": diffusers.__version__},
         notes=(*sizes.notes, *_unseen_attention(seen)),
-    )
-
-
-def _input_info(spec: InputSpec, dtype: torch.dtype) -> InputInfo:
-    given = spec.dtype if spec.dtype == "int64" else dtype_name(dtype)
-    return InputInfo(
-        name=spec.name,
-        shape=spec.shape,
-        dtype=given if spec.shape is not None else None,
-        axes=spec.axes,
-        config_key=spec.config_key,
-        value=spec.value,
     )
 
 

@@ -98,10 +98,10 @@ def builder_for(class_name: Any) -> Builder:
 
 
 def class_like(name: str) -> str:
-    """Say which class replaces a class that cannot be traced, or what its name may be meant for; "" where neither is known."""
+    """Say which class replaces a class that cannot be traced, or which class may be meant; "" if neither is known."""
     if name in _INSTEAD:
         return _INSTEAD[name]
-    # Names that only share a word or two with a known one are of other classes, not misspelled.
+    # A name that only shares a word or two with a known one is another class, not misspelled.
     of_ours = [known for known in supported_classes() if "UNet" in known and name.endswith(known)]
     if of_ours:
         return f"if it is a {max(of_ours, key=len)} with additions, that one is traced without them"

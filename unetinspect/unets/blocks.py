@@ -1,4 +1,4 @@
-"""The blocks of a UNet by its config, where each looks in the lists of one value per block, and the text that they read."""
+"""The blocks of a UNet from its config, their places in lists of one value per block, and the text that they read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def list_blocks(config: Config) -> list[Block]:
 
 
 def entry(value: Any, place: int) -> Any:
-    """Return a block's own value: that at its place in a list, or the single value. None: the list has no such place.
+    """Return a block's value: that at its place in a list, or the single value. None: the list has no such place.
 
     >>> entry([5, 10, 20], -1), entry(8, -1), entry([5], 1)
     (20, 8, None)

@@ -1,4 +1,4 @@
-"""What an input builder is: a table of the arguments of `forward`, and what else is known of the class."""
+"""The base class of input builders: a table of the arguments of `forward`, and other facts on the class."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class InputSpec(Struct, frozen=True):
-    """One argument of `forward`: its name, its shape with named axes, and the config keys that ask for it.
+    """One argument of `forward`: its name, its shape with named axes, and the config keys that require it.
 
     A dotted name is a value inside a dict or, where a number follows the dot, inside a list: "added_cond_kwargs.text_embeds",
     "controlnet_cond.0". A shape of None: the argument is not a tensor, and `value` is passed as it is.
@@ -93,7 +93,7 @@ def arg(
     An axis is a size of the pass (batch, height, width, length, frames, tokens), a config key, or a name in `lengths`, which
     override the config; in parentheses, a sum, product or quotient of these and of numbers: "(8 * height)".
     `tokens` in `lengths` is the default number of tokens. An argument without axes (None) is not a tensor: `value` is passed as
-    it is. `asks` names the config keys that ask for the argument.
+    it is. `asks` names the config keys that require the argument.
     """
     return Arg(name, axes, asks, dtype, value, lengths)
 
@@ -142,9 +142,9 @@ _GUIDED = ("encoder_hidden_states", "encoder_hidden_states_1", "clip_text_pooled
 
 
 class Builder:
-    """What is known of one UNet class: the arguments of its `forward`, and their default sizes.
+    """One UNet class: the arguments of its `forward`, and their default sizes.
 
-    A config may hold anything: where no input can be made of it, methods raise whatever Python raises.
+    A config may contain anything: if no input can be made from it, methods raise whatever Python raises.
 
     Attributes:
         class_name: The diffusers class, as in the config's `_class_name`.
@@ -152,7 +152,7 @@ class Builder:
         what: What it is, in a few words, for `models --classes`.
         default_tokens: The default number of tokens of `encoder_hidden_states`.
         size_axes: The axes of `sample` that a size decides.
-        default_size: Their lengths where neither the user nor the config has them.
+        default_size: Their lengths if neither the user nor the config gives them.
         vae_scale: The VAE factor to assume: 1 is a UNet that works on pixels, None: unknown.
         medium: What the pixels of the model make up.
         plugs_into: For a class whose outputs go into a UNet: which argument takes each of them. "" is the whole output.
@@ -189,7 +189,7 @@ class Builder:
         return Adapted()
 
     def assumed_vae_scale(self, config: Config) -> int | None:
-        """Return the VAE factor to assume where none is known."""
+        """Return the VAE factor to assume if it is unknown."""
         return self.vae_scale
 
     def frames(self, config: Config) -> Given[int] | None:
@@ -209,7 +209,7 @@ class Builder:
         yield self.sample_size(config)
 
     def halvings(self, config: Config) -> int:
-        """Return how often the sample is halved at most on the way down."""
+        """Return how often the sample is halved at most in the down path."""
         return len(config["block_out_channels"])
 
 

@@ -29,11 +29,11 @@ _GLIGEN = (
 )
 _FIRST_TEXT = 2  # so many transformers of an AudioLDM 2 block read encoder_hidden_states
 _GENERATED_TOKENS = 8  # max_new_tokens of AudioLDM 2's language model, which writes encoder_hidden_states
-_MEL_CELLS = 16  # 64 mel bins of AudioLDM 2's vocoder behind a VAE of factor 4
+_MEL_CELLS = 16  # 64 mel bins of AudioLDM 2's vocoder after a VAE of factor 4
 
 
 class UNet2DConditionInputs(Builder):
-    """sample, timestep, encoder_hidden_states, and what the config adds to them."""
+    """sample, timestep, encoder_hidden_states, and what the config adds."""
 
     class_name = "UNet2DConditionModel"
     what = "image from text or image: Stable Diffusion and its relatives"

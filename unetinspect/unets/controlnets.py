@@ -1,4 +1,4 @@
-"""Nets that steer a UNet by an image: ControlNets, which copy its way down, and T2I-Adapters.
+"""Nets that condition a UNet on an image: ControlNets, which copy its down path, and T2I-Adapters.
 
 Source: `controlnet.py`, `controlnet_union.py`, `controlnet_xs.py`, `controlnet_sparsectrl.py` and `adapter.py` of diffusers.
 """
@@ -22,10 +22,10 @@ _XS_CHANNELS = 4  # in_channels of a UNetControlNetXSModel, fixed in the class
 
 
 class ControlNetInputs(Builder):
-    """sample, timestep, encoder_hidden_states, the image that conditions, and what the config adds to them."""
+    """sample, timestep, encoder_hidden_states, the conditioning image, and what the config adds."""
 
     class_name = "ControlNetModel"
-    what = "an image that steers a UNet: its outputs are added to the skips of a UNet2DConditionModel"
+    what = "conditions a UNet2DConditionModel on an image; its outputs are added to the skips"
     plugs_into = _RESIDUALS
 
     def args(self, config: Config) -> Iterator[Arg]:
@@ -49,7 +49,7 @@ class ControlNetInputs(Builder):
 
 
 class ControlNetUnionInputs(ControlNetInputs):
-    """As for a ControlNetModel, with a list of images and which kind each is (pose, depth, ...): here one, of the first kind."""
+    """As for a ControlNetModel, with a list of images and their kinds (pose, depth, ...): here one, of the first kind."""
 
     class_name = "ControlNetUnionModel"
     what = "a ControlNet for several kinds of images"
@@ -61,9 +61,9 @@ class ControlNetUnionInputs(ControlNetInputs):
 
 
 class UNetControlNetXSInputs(Builder):
-    """sample, timestep, encoder_hidden_states, the image that conditions, and SDXL's text_time.
+    """sample, timestep, encoder_hidden_states, the conditioning image, and SDXL's text_time.
 
-    time_cond_proj_dim asks for nothing: forward passes timestep_cond to the control's time embedding alone, which ignores it.
+    time_cond_proj_dim requires nothing: forward passes timestep_cond to the control's time embedding alone, which ignores it.
     """
 
     class_name = "UNetControlNetXSModel"
@@ -103,10 +103,10 @@ class SparseControlNetInputs(VideoBuilder):
 
 
 class T2IAdapterInputs(Builder):
-    """x, the image: no timestep and no text, so that it runs once for a whole image."""
+    """x, the image: without timestep and text, so that it runs once for all steps."""
 
     class_name = "T2IAdapter"
-    what = "an image that steers a UNet: its features are added inside the down blocks of a UNet2DConditionModel"
+    what = "conditions a UNet2DConditionModel on an image; its features are added in the down blocks"
     default_size = (512, 512)
     vae_scale = 1
     plugs_into = {"": "down_intrablock_additional_residuals"}  # noqa: RUF012  declared as a ClassVar by Builder
@@ -115,7 +115,7 @@ class T2IAdapterInputs(Builder):
         yield arg("x", "batch in_channels height width", "in_channels, downscale_factor")
 
     def sample_size(self, config: Config) -> Given[Size]:
-        """Return SDXL's pixels for an adapter of its shape and Stable Diffusion's for others, as far as the adapter can divide them."""
+        """Return SDXL's size in pixels for an adapter of its type, else Stable Diffusion's, as a multiple of its downscale_factor."""
         side = 1024 if config["adapter_type"] == "full_adapter_xl" else self.default_size[0]
         side = max(1, side // config["downscale_factor"]) * config["downscale_factor"]
         return Given((side, side), "assumed: an adapter has no sample_size")
@@ -134,13 +134,13 @@ def _text(config: Config) -> Arg:
 
 
 def _image(name: str, config: Config, *, prefix: str = "") -> Arg:
-    """Return the image that conditions, which its embedding halves to the size of the sample."""
+    """Return the conditioning image, which its embedding downsamples to the size of the sample."""
     channels, widths = f"{prefix}conditioning_channels", f"{prefix}conditioning_embedding_out_channels"
     return arg(name, f"batch {channels} {_sides(_halved(config[widths]))}", f"{channels}, {widths}")
 
 
 def _halved(widths: list[int]) -> int:
-    """Return by how much `ControlNetConditioningEmbedding` shrinks a side of its image: each block but the first halves it."""
+    """Return the downscaling factor of `ControlNetConditioningEmbedding`: each block but the first halves the image."""
     return int(2 ** (len(widths) - 1))
 
 
@@ -149,5 +149,5 @@ def _sides(factor: int) -> str:
 
 
 def _scale_of_image(widths: list[int], channels: int) -> int | None:
-    """Return pixels per cell of the sample: the image that conditions, which is as large as the result, is so much larger."""
+    """Return pixels per cell of the sample: the conditioning image is as large as the result."""
     return _halved(widths) if len(widths) > 1 or channels == 3 else None

@@ -32,12 +32,12 @@ class Request(Struct, frozen=True, kw_only=True):
         latent: Size of the `sample` itself; `res` and `latent` exclude each other.
         batch: Images; the forward batch is twice that under CFG.
         cfg: Classifier-free guidance; None: where the UNet is conditioned.
-        tokens: Tokens of `encoder_hidden_states`; None: what the class is used with.
-        frames: Frames of a video UNet; None: what its config says.
+        tokens: Tokens of `encoder_hidden_states`; None: the default of the class.
+        frames: Frames of a video UNet; None: those of its config.
         device: "auto", "meta", "cpu", "cuda" or "cuda:N".
         dtype: A name of `DTYPES`; None: float32, or a live module's own.
-        vae_scale: Pixels per sample cell along one side, overriding what the model says.
-        freeu: FreeU's factors b1, b2, s1, s2; None: FreeU is left as it is.
+        vae_scale: Pixels per sample cell along one side, instead of the model's own factor.
+        freeu: FreeU's factors b1, b2, s1, s2; None: not changed.
     """
 
     res: Size | None = None

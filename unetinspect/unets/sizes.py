@@ -15,7 +15,7 @@ from unetinspect.units import format_size
 
 
 class VaeScale(Struct, frozen=True):
-    """Pixels per sample cell along one side, None: unknown, and where it comes from.
+    """Pixels per sample cell along one side (None: unknown), and where the factor comes from.
 
     It is an integer, except where pipelines round up: Stable Cascade's is 42.67.
     """
@@ -80,7 +80,7 @@ def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeS
 
 
 def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
-    """Decide whether classifier-free guidance doubles the batch, and why. `condition` is the input that it leaves out or swaps."""
+    """Decide whether classifier-free guidance doubles the batch, and why. `condition` is the input that it drops or swaps."""
     if request.cfg is not None:
         unguided = "" if condition or not request.cfg else ", though the model is unconditional"
         return request.cfg, ("--cfg" if request.cfg else "--no-cfg") + unguided

@@ -1,4 +1,4 @@
-"""`attn`: every attention layer, with its heads, its Q, K and V, and the size of its map; and counts of layers in words."""
+"""`attn`: every attention layer with its heads, Q, K, V and the size of its map; counts of layers in words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KINDS = ("self", "cross", "joint", "temporal")
 
 
 def attention_table(trace: Trace, attentions: Sequence[Attention]) -> Table:
-    """Show attention layers, all or those that a filter left, in execution order."""
+    """Show attention layers, all or a selection, in execution order."""
     return Table(
         columns=(
             Column("attention layer", lambda layer: with_call(layer.path, layer.call), path=True),
@@ -68,7 +68,7 @@ def _map_lines(trace: Trace, attentions: Sequence[Attention]) -> Iterator[str]:
 
 
 def attention_lines(trace: Trace) -> list[str]:
-    """Write the attention layers in the field's words, and per block of the U."""
+    """Write the number of attention layers, by kind and per block of the U."""
     counts = trace.totals.attention
     beside = [f"plus {plural(counts.pooling, 'attention pooling')} outside the U, not counted above"] if counts.pooling else []
     if counts.without_processor:
@@ -101,6 +101,6 @@ def all_layers(counts: AttentionCounts) -> int:
 
 
 def counts_by_kind(counts: AttentionCounts) -> list[tuple[str, int]]:
-    """Return the kinds that there are, with the number of their layers."""
+    """Return the kinds that occur, with the number of their layers."""
     found = [(kind, getattr(counts, "self_" if kind == "self" else kind)) for kind in _KINDS]
     return [(kind, count) for kind, count in found if count]

@@ -1,4 +1,4 @@
-"""`sweep` and `profile`: what passes of many sizes cost, and the measured cost of one, stage by stage, beside the estimate."""
+"""`sweep`: the costs of passes at many sizes; `profile`: the measured costs of one, stage by stage, beside the estimate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unetinspect.views.table import Column, Table
 
 
 def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | None) -> Table:
-    """Show a line for each size and batch; `record` is that of one that ran, None where none did."""
+    """Show a line for each size and batch; `record` is that of a pass that ran, or None."""
     return Table(
         columns=(
             Column("image", lambda point: format_size(point.image_size), right=True),
@@ -28,7 +28,7 @@ def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | 
         ),
         rows=points,
         above=[*header(model), *_pass(record)],
-        below=[*_weights(record), *_failures(points), *_other_sizes(points), *_meanings(points)],
+        below=list(_sweep_lines(points, record)),
     )
 
 
@@ -45,34 +45,28 @@ def _pass(record: Trace | None) -> Iterator[str]:
         yield from added_lines(run)
 
 
-def _weights(record: Trace | None) -> Iterator[str]:
+def _sweep_lines(points: Sequence[SweepPoint], record: Trace | None) -> Iterator[str]:
+    """Yield what is the same at every size, which sizes fail and which return another one, and what the columns mean."""
     if record is not None:
         yield f"weights: {format_bytes(record.totals.weight_bytes)} in {record.run.dtype}, the same at every size"
         yield from (f"costs {line}" for line in attached_lines(record.run))
-
-
-def _failures(points: Sequence[SweepPoint]) -> Iterator[str]:
     failed = [point for point in points if point.error]
     if failed:
         yield f"{len(failed)} of {len(points)} fail:"
     for error, hint in dict.fromkeys((point.error, point.hint) for point in failed):
         yield f"  {error}" + (f" ({hint})" if hint else "")
-
-
-def _other_sizes(points: Sequence[SweepPoint]) -> Iterator[str]:
     for point in points:
         size, shape = point.sample_size, point.output_shape
         if size and shape and tuple(shape[-len(size) :]) != tuple(size):
             yield f"the output of sample {format_size(size)} has another size: {format_shape(shape)}"
-
-
-def _meanings(points: Sequence[SweepPoint]) -> Iterator[str]:
     if any(point.largest_map for point in points):
         yield "tokens: query tokens of the largest attention map; with maps: the peak with materialized attention maps"
 
 
 def profile_table(trace: Trace, profile: Profile) -> Table:
     """Show each stage with its time, rate and memory; the whole pass below, and the cost of the hooks."""
+    ways = [f"{profile.attention} attention", "each stage compiled" if profile.compiled else "not compiled"]
+    ways += ["channels last"] if profile.channels_last else []
     return Table(
         columns=(
             Column("stage", lambda stage: stage.name, path=True),
@@ -87,20 +81,13 @@ def profile_table(trace: Trace, profile: Profile) -> Table:
             Column("estimate", lambda stage: format_bytes(stage.activation_bytes), right=True, drop=2),
         ),
         rows=profile.stages,
-        above=[*header(trace.model, trace.run), f"chip:   {profile.device_name}; {', '.join(_ways(profile))}"],
-        below=[*time_lines(profile), *rate_lines(profile), *memory_lines(profile), *_notes(profile)],
+        above=[*header(trace.model, trace.run), f"chip:   {profile.device_name}; {', '.join(ways)}"],
+        below=list(_profile_lines(profile)),
     )
 
 
-def _ways(profile: Profile) -> Iterator[str]:
-    yield f"{profile.attention} attention"
-    yield "each stage compiled" if profile.compiled else "not compiled"
-    if profile.channels_last:
-        yield "channels last"
-
-
-def time_lines(profile: Profile) -> Iterator[str]:
-    """Yield the pass beside the sum of its stages, and the cost of the hooks."""
+def _profile_lines(profile: Profile) -> Iterator[str]:
+    """Yield the pass beside the sum of its stages, its rate beside that of a matrix product, its memory beside the estimate; notes."""
     forward, hooked = profile.forward_ms, profile.hooked_forward_ms
     yield f"forward: {format_ms(forward.median)} ({_range(forward)} ms), without hooks"
     off = profile.stages_sum_ms / forward.median - 1
@@ -108,37 +95,24 @@ def time_lines(profile: Profile) -> Iterator[str]:
     yield f"sum of the stages: {format_ms(profile.stages_sum_ms)}, {format_percent(abs(off))} {more} than the forward"
     yield f"forward with the hooks that time them: {format_ms(hooked.median)} ({_range(hooked)} ms)"
     yield f"  the hooks cost {'-' if profile.hooks_cost_ms < 0 else ''}{format_ms(abs(profile.hooks_cost_ms))}"
-
-
-def rate_lines(profile: Profile) -> Iterator[str]:
-    """Yield the rate of the whole pass, beside that of a matrix product."""
     yield f"{format_si(profile.macs, 'MACs')}: {format_rate(profile.tflops)} TFLOP/s achieved"
     yield (
         f"  {format_percent(profile.matrix_share)} of the {format_rate(profile.matrix_tflops)} TFLOP/s "
         f"that a large matrix product reached here in {profile.dtype}"
     )
-
-
-def memory_lines(profile: Profile) -> Iterator[str]:
-    """Yield the measured peak beside the estimate, and the memory allocated before the pass."""
-    if profile.peak_allocated_bytes is None:
-        return
     measured, estimate = profile.peak_activation_bytes or profile.peak_allocated_bytes, profile.estimated_peak_bytes
     beside = f"; estimated {format_bytes(estimate)} ({(estimate / measured - 1) * 100:+.1f} %)" if estimate and measured else ""
     yield f"peak of activations: measured {format_bytes(measured)}{beside}"
     if profile.peak_activation_bytes:
         yield f"  with the kernels' workspaces: {format_bytes(profile.peak_allocated_bytes)}"
     yield f"  allocated before: {format_bytes(profile.allocated_bytes)}, weights {format_bytes(profile.weight_bytes)}"
-
-
-def _notes(profile: Profile) -> Iterator[str]:
     yield (
         f"times are medians of {plural(profile.repeats, 'repeat')} after {plural(profile.warmup, 'warm-up')}, "
         "spreads their 10th to 90th percentile; weights and inputs are random numbers"
     )
     if profile.dtype == "float32":
         products, convolutions = ("on" if on else "off" for on in (profile.matmul_allow_tf32, profile.cudnn_allow_tf32))
-        yield f"TF32 is {products} in matrix products (also in the one behind the matrix rate) and {convolutions} in convolutions"
+        yield f"TF32 is {products} in matrix products (including the one that the matrix rate is of) and {convolutions} in convolutions"
     if profile.compiled and profile.estimated_peak_bytes is not None:
         yield "estimates are of a pass that is not compiled"
     if profile.attention == "math":

@@ -63,7 +63,7 @@ def diff_sections(diff: Diff) -> list[Section]:
 
 
 def diff_text(diff: Diff, screen: Screen) -> tuple[str, tuple[str, ...]]:
-    """Draw a comparison for people; returns the text, and what was left out of it for want of width."""
+    """Draw a comparison as text; returns it, and notes on what was left out because the screen is too narrow."""
     texts, left_out = [], []
     for section in diff_sections(diff):
         above = [*([section.title] if section.title else []), *section.table.above]
@@ -80,17 +80,16 @@ def diff_markdown(diff: Diff) -> str:
 
 
 def diff_csv(diff: Diff, *, delimiter: str) -> str:
-    """Write one line for each difference: its section, its names on both sides, and a number or value of both.
+    """Write one line for each difference: its section, its names on both sides, and a value on both.
 
-    The value is that of a config key, the number of a total, the parameters of a stage or layer, the source of a skip, the
-    shape of an attention map or of an input.
+    The value of a stage or layer is its parameters, that of a skip its source, that of an attention map or input its shape.
     """
-    records = [dict(zip(_FIELDS, row, strict=True)) for row in (*_value_rows(diff), *_part_rows(diff))]
+    records = [dict(zip(_FIELDS, row, strict=True)) for row in _flat_rows(diff)]
     return render_csv(Table(columns=(), rows=(), records=records, fields=_FIELDS), delimiter=delimiter)
 
 
 def _names(diff: Diff) -> tuple[str, str]:
-    """Return the headings of the two columns: the names, where these are short and tell the two apart."""
+    """Return the headings of the two columns: the names, if they are short and differ; else A and B."""
     names = visible(diff.a.name), visible(diff.b.name)
     return names if names[0] != names[1] and max(map(len, names)) <= _WIDEST_NAME else ("A", "B")
 
@@ -126,7 +125,7 @@ def _run(side: DiffSide) -> str:
 
 
 def _config(diff: Diff) -> Section:
-    """Show the keys that differ; of two classes, not those that only one knows and that are at their default."""
+    """Show the keys that differ, except those that only one of two classes has and that are at their default."""
     dull = [key for key in diff.config if {key.a_origin, key.b_origin} == {"absent", "default"}]
     a, b = _names(diff)
     columns = (
@@ -154,7 +153,7 @@ def _totals(diff: Diff) -> Section:
 
 
 def _all_totals(diff: Diff) -> list[_Total]:
-    """Return every total, in the order in which they are shown; "..." in front is a part of the one above."""
+    """Return every total, in the order in which they are shown; one that begins with "..." is a part of the one above."""
     totals = diff.totals
     kinds = [(kind, number) for kind, number in totals.attention.items() if kind not in ("total", "without_processor")]
     return [
@@ -191,7 +190,7 @@ def _stages(diff: Diff) -> Section:
 
 
 def _name_wrap(names: Iterable[str]) -> int:
-    """Let names of stages wrap where one is long; else they would take room from the text beside them."""
+    """Let names of stages wrap if one is long: they would take room from the text beside them."""
     return _WIDEST_NAME if any(len(name) > _WIDEST_NAME for name in names) else 0
 
 
@@ -216,7 +215,7 @@ def _skips(diff: Diff) -> Section:
 
 
 def _attentions(diff: Diff) -> Section:
-    """Show the attention layers that differ, those of one stage that differ alike in one line."""
+    """Show the attention layers that differ; those of one stage that differ in the same way share a line."""
     a, b = _names(diff)
     rows, resized = _attention_rows(diff)
     wrap = _name_wrap(name for row in rows for name in (row.a, row.b))
@@ -231,7 +230,7 @@ def _attentions(diff: Diff) -> Section:
 
 
 def _counted(noun: str, parts: Sequence[Any], resized: int, how: str) -> list[str]:
-    """Count the parts that are not shown: those that differ as the sizes of the samples do, the renamed, the same."""
+    """Count the parts that are not shown: those that differ only as the sizes do, the renamed, the same."""
     counts = Counter(part.change for part in parts)
     differ = "differs" if resized == 1 else "differ"
     words = [(resized, f"{differ} {how}"), (counts["renamed"], "renamed, otherwise identical"), (counts["same"], "the same")]
@@ -280,7 +279,7 @@ def _sides(info: InputDiff) -> str:
     return f"{format_shape(info.a)} -> {format_shape(info.b)}"
 
 
-def _value_rows(diff: Diff) -> Iterator[tuple[Any, ...]]:
+def _flat_rows(diff: Diff) -> Iterator[tuple[Any, ...]]:
     for key in diff.config:
         values = (json.dumps(value) if origin != "absent" else None for value, origin in ((key.a, key.a_origin), (key.b, key.b_origin)))
         yield ("config", "changed", key.key, key.key, "", *values, None)
@@ -290,9 +289,6 @@ def _value_rows(diff: Diff) -> Iterator[tuple[Any, ...]]:
     for info in diff.inputs:
         names = info.name if info.change != "added" else "", info.name if info.change != "removed" else ""
         yield ("input", info.change, *names, "", _shape(info.a), _shape(info.b), None)
-
-
-def _part_rows(diff: Diff) -> Iterator[tuple[Any, ...]]:
     for stage in diff.stages:
         yield from _rows("stage", [stage], "name", "params", stage.params)
         for layer in stage.layers:

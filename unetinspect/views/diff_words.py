@@ -13,11 +13,11 @@ from unetinspect.record.diff import AttentionDiff, AttentionSide, LayerDiff, Nam
 from unetinspect.units import format_shape, plural
 from unetinspect.views.words import channel_sum
 
-# A cell has at most as many folded names, and then the number of the others.
+# A cell has at most this many folded names, then the number of the others.
 _MOST_NAMES = 6
-# The head shows as much of an overridden value; the config section shows it whole.
+# Overridden values are cut to this length in the head; the config section shows them whole.
 _LONGEST_VALUE = 30
-# From here on a multiple says more than a percentage.
+# From here on a multiple is easier to read than a percentage.
 _MANY_TIMES = 10
 _RANGE = re.compile(r"\d+(?:-\d+)?")
 _SKIP_SUM = ("hidden_channels", "skip_channels", "concat_channels", "out_channels")
@@ -34,7 +34,7 @@ def signed(number: int | None, show: Callable[[int], str]) -> str:
 
 
 def difference(quantity: Quantity, show: Callable[[int], str]) -> str:
-    """Write a difference and what part of A it is: "-536.1 M, -62.4 %"; beyond ten times, how many times it is."""
+    """Write a difference, also relative to A: "-536.1 M, -62.4 %"; beyond ten times, as a multiple."""
     if not quantity.difference:
         return ""
     text = signed(quantity.difference, show)
@@ -54,7 +54,7 @@ def config_value(value: Any, origin: str) -> str:
 
 
 def overrides_text(overrides: Mapping[str, Any]) -> str:
-    """Write the overridden keys of a config behind a model's name; "" where there are none.
+    """Write the overridden keys of a config, to follow a model's name; "" if there are none.
 
     >>> overrides_text({"mid_block_type": None, "layers_per_block": 1})
     ' with mid_block_type=null, layers_per_block=1'
@@ -129,7 +129,7 @@ def _stage_parts(diff: StageDiff, a: Stage, b: Stage, sizes: tuple[Shape, Shape]
 
 
 def layer_texts(layers: Sequence[LayerDiff], stage_a: str, stage_b: str) -> Iterator[str]:
-    """Say which layers of a stage were removed, added, moved and changed, those alike in one name."""
+    """Say which layers of a stage were removed, added, moved and changed; paths that differ in a number are folded."""
     removed = [_inside(layer.a.path, stage_a) for layer in layers if layer.a and layer.b is None]
     added = [_inside(layer.b.path, stage_b) for layer in layers if layer.b and layer.a is None]
     yield from (f"{word} {_some(folded(paths))}" for word, paths in (("removed", removed), ("added", added)) if paths)
@@ -141,7 +141,7 @@ def layer_texts(layers: Sequence[LayerDiff], stage_a: str, stage_b: str) -> Iter
 
 
 def _changed_layers(layers: Sequence[tuple[LayerDiff, str]]) -> Iterator[str]:
-    """Name what changed by how it did: another class, other weights, another setting."""
+    """Group the changed layers by how they changed: another class, other weights, other settings."""
     groups: dict[str, list[str]] = {}
     for layer, path in layers:
         classes = f"{layer.a.class_name} -> {layer.b.class_name}" if layer.a and layer.b and "class_name" in layer.differs else ""
@@ -189,9 +189,9 @@ def _skip_parts(diff: SkipDiff, a: SkipSide, b: SkipSide, sizes: tuple[Shape, Sh
 
 
 def attention_text(diff: AttentionDiff, *, resized: bool) -> str:
-    """Write the change of an attention layer, in words that are the same for layers that changed alike.
+    """Write the change of an attention layer; layers that changed in the same way have the same text.
 
-    Where the two samples differ in size, so do the maps: then they are left out, and a layer that is otherwise identical is "".
+    If the two samples differ in size, so do the maps: they are left out, and a layer that is otherwise identical is "".
     """
     if diff.a is None or diff.b is None:
         return diff.change

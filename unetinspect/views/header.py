@@ -1,10 +1,10 @@
-"""The lines above every table: the UNet, the size of the pass, and where each was read."""
+"""The lines above every table: the UNet, the size of the pass, and where they come from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unetinspect.record import ModelInfo, Run, Source
+from unetinspect.record import ModelInfo, Run
 from unetinspect.units import format_count, format_size
 
 _SOURCES = {
@@ -20,25 +20,21 @@ _MEDIA = {"image": "image", "video": "frame", "spectrogram": "spectrogram (time 
 
 def header(model: ModelInfo, run: Run | None = None) -> list[str]:
     """Write what was traced and how: class, parameters, source; sizes with the VAE factor; batch, dtype, device."""
+    source = model.source
     params = f", {format_count(model.params)} params" if model.params is not None else ""
-    lines = [f"{model.name}: {model.class_name}{params}", f"config: {_source(model.source)}"]
-    return lines if run is None else [*lines, *_pass(run)]
-
-
-def _source(source: Source) -> str:
     folder = f", {source.subfolder}/" if source.subfolder else ""
     revision = f" at {source.revision[:12]}" if source.revision else ""
     place = "standard input" if source.kind == "stdin" else source.location
-    return f"{_SOURCES.get(source.kind, 'from')} {place}{folder}{revision}"
-
-
-def _pass(run: Run) -> Iterator[str]:
-    yield f"size:   {_sizes(run)}"
-    if run.frames is not None:
-        yield f"frames: {run.frames} ({run.frames_from})"
-    cfg = f" = 2 x {run.batch} (CFG, {run.cfg_reason})" if run.cfg else f", no CFG ({run.cfg_reason})"
-    yield f"batch:  {run.forward_batch}{cfg}; {run.dtype} on {run.device}"
-    yield from added_lines(run)
+    lines = [
+        f"{model.name}: {model.class_name}{params}",
+        f"config: {_SOURCES.get(source.kind, 'from')} {place}{folder}{revision}",
+    ]
+    if run is not None:
+        cfg = f" = 2 x {run.batch} (CFG, {run.cfg_reason})" if run.cfg else f", no CFG ({run.cfg_reason})"
+        lines.append(f"size:   {_sizes(run)}")
+        lines += [f"frames: {run.frames} ({run.frames_from})"] if run.frames is not None else []
+        lines += [f"batch:  {run.forward_batch}{cfg}; {run.dtype} on {run.device}", *added_lines(run)]
+    return lines
 
 
 def _sizes(run: Run) -> str:

@@ -34,6 +34,13 @@ def inputs_code(trace: Trace) -> str:
     model = trace.model
     # `_class_name` is in the import.
     config = "\n".join(f"{_INDENT}{key!r}: {value!r}," for key, value in model.given_config.items() if key != "_class_name")
+    arguments = {given.name: repr(given.value) if given.shape is None else _variable(given) for given in trace.run.inputs}
+    passed = ",\n".join(f"{_INDENT * 2}{name}={_expression(value)}" for name, value in nest(arguments).items())
+    tensors = "\n".join(
+        f"{_INDENT}{_variable(given)} = torch.zeros({given.shape}, dtype=torch.{given.dtype}){_comment(given)}"
+        for given in trace.run.inputs
+        if given.shape is not None
+    )
     to = "device" if trace.run.dtype == "float32" else f"device, torch.{trace.run.dtype}"
     return f"""import torch
 from {model.module} import {model.class_name}
@@ -45,22 +52,13 @@ config = {{
 device = "meta"  # shapes only: to compute, use "cuda" or "cpu" and real values
 with torch.device(device), torch.no_grad():
     unet = {model.class_name}.from_config(config).to({to})
-{_tensors(trace)}
+{tensors}
     output = unet(
-{_arguments(trace)},
+{passed},
     )
 
 {_prints(trace)}
 """
-
-
-def _tensors(trace: Trace) -> str:
-    """Write one assignment for each input that is a tensor."""
-    return "\n".join(
-        f"{_INDENT}{_variable(given)} = torch.zeros({given.shape}, dtype=torch.{given.dtype}){_comment(given)}"
-        for given in trace.run.inputs
-        if given.shape is not None
-    )
 
 
 def _variable(given: InputInfo) -> str:
@@ -75,11 +73,6 @@ def _comment(given: InputInfo) -> str:
     asked = f"required by {given.config_key}" if given.config_key else ""
     text = "; ".join(part for part in (axes, asked) if part)
     return f"  # {text}" if text else ""
-
-
-def _arguments(trace: Trace) -> str:
-    names = {given.name: repr(given.value) if given.shape is None else _variable(given) for given in trace.run.inputs}
-    return ",\n".join(f"{_INDENT * 2}{name}={_expression(value)}" for name, value in nest(names).items())
 
 
 def _expression(value: Any) -> str:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.terminal import cells
-from unetinspect.units import visible
+from unetinspect.units import in_lines, visible
 from unetinspect.views.table import Column, Table
 
 GAP = 2
@@ -24,8 +24,8 @@ class Layout(Struct, frozen=True):
     Attributes:
         columns: The remaining columns.
         rows: The texts of each row.
-        headings: The headings of groups, each by the place of the row that follows it.
-        dropped: Headers of the columns that went.
+        headings: The headings of groups, by the index of the row that follows.
+        dropped: Headers of the dropped columns.
         shortened: Whether paths were shortened.
     """
 
@@ -45,8 +45,8 @@ class Layout(Struct, frozen=True):
 def fit(table: Table, width: int | None, *, shorten: bool = True) -> Layout:
     """Lay a table out in `width` columns; None is as wide as it needs.
 
-    Where it does not fit: rows with a group move under its heading, then columns go, then paths are shortened. Whatever
-    still does not fit is wider: no value is ever cut.
+    If it does not fit, rows are grouped under headings, then columns are dropped, then paths are shortened. No value is cut:
+    what still does not fit is wider.
     """
     layout = Layout(tuple(table.columns), tuple(tuple(visible(column.show(row)) for column in table.columns) for row in table.rows))
     if width is None or least_width(layout) <= width:
@@ -66,7 +66,7 @@ def fit(table: Table, width: int | None, *, shorten: bool = True) -> Layout:
 
 
 def wrap_lines(layout: Layout, width: int | None) -> Layout:
-    """Break the texts of columns that may wrap to what `width` leaves them; the rest of a text continues in rows of its own."""
+    """Wrap the texts of columns that may wrap to what `width` leaves them; a text continues in rows of its own."""
     wrapping = [place for place, column in enumerate(layout.columns) if column.wrap]
     if width is None or not wrapping or _with_gaps(widths(layout)) <= width:
         return layout
@@ -83,8 +83,16 @@ def wrap_lines(layout: Layout, width: int | None) -> Layout:
 
 
 def widths(layout: Layout, *, wrapped: bool = False) -> list[int]:
-    """Return how wide each column is, or can be where those that may wrap do."""
-    return [_column_width(column, [row[place] for row in layout.rows], wrapped=wrapped) for place, column in enumerate(layout.columns)]
+    """Return the width of each column; with `wrapped`, the least width of those that may wrap."""
+    found = []
+    for place, column in enumerate(layout.columns):
+        texts = [row[place] for row in layout.rows]
+        longest = max(map(cells, (column.header, *texts)))
+        if wrapped and column.wrap:
+            words = [word for text in texts for word in _WORD.findall(text)]
+            longest = min(longest, max(column.wrap, *map(cells, (column.header, *words))))
+        found.append(longest)
+    return found
 
 
 def _grouped(layout: Layout, groups: Sequence[str]) -> Layout:
@@ -97,7 +105,7 @@ def _grouped(layout: Layout, groups: Sequence[str]) -> Layout:
 
 
 def _shortened(layout: Layout, width: int) -> Layout:
-    """Shorten paths by as much as is missing, those of the widest column first."""
+    """Shorten paths as far as needed, those of the widest column first."""
     found = widths(layout, wrapped=True)
     for place in sorted((place for place, column in enumerate(layout.columns) if column.path), key=lambda place: -found[place]):
         missing = least_width(layout) - width
@@ -132,23 +140,11 @@ def _with_gaps(columns: Sequence[int]) -> int:
     return sum(columns) + GAP * (len(columns) - 1)
 
 
-def _column_width(column: Column, texts: Sequence[str], *, wrapped: bool) -> int:
-    longest = max(map(cells, (column.header, *texts)))
-    if not (wrapped and column.wrap):
-        return longest
-    words = [word for text in texts for word in _WORD.findall(text)]
-    return min(longest, max(column.wrap, *map(cells, (column.header, *words))))
-
-
 def wrap_cell(text: str, width: int) -> list[str]:
     """Break a text into lines of at most `width`, between words or after an underscore.
 
     >>> wrap_cell("projection_class_embeddings_input_dim", 30)
     ['projection_class_embeddings_', 'input_dim']
     """
-    lines = [""]
-    for word in _WORD.findall(text):
-        if lines[-1] and cells(lines[-1] + word.rstrip()) > width:
-            lines.append("")
-        lines[-1] += word if lines[-1] or word.strip() else ""
-    return [line.rstrip() for line in lines]
+    lines = in_lines(_WORD.findall(text), lambda words: cells("".join(words).strip()) <= width)
+    return ["".join(line).strip() for line in lines] or [""]

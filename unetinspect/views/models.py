@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -16,10 +16,7 @@ from unetinspect.units import format_count, format_si, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
-if TYPE_CHECKING:
-    pass
-
-# A page; a cell of megabytes would take minutes to lay out.
+# About a page: laying out a cell of megabytes would take minutes.
 _MOST_CHARACTERS = 4000
 
 
@@ -211,7 +208,7 @@ def config_table(model: ModelInfo, notes: Sequence[str] = ()) -> Table:
 
 
 def _shortened(value: Any) -> str:
-    """Write a value as JSON; what would fill pages, by its length."""
+    """Write a value as JSON; of a very long one, its length."""
     text = json.dumps(value)
     if len(text) <= _MOST_CHARACTERS:
         return text

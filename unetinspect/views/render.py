@@ -1,4 +1,4 @@
-"""Tables to text: for a terminal, Markdown, CSV, TSV. The one place that knows how a table is drawn."""
+"""Tables as text: for a terminal, Markdown, CSV, TSV."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LABEL = re.compile(r"\w+: {2,}|\w{6}: | +")
 
 
 class Screen(Struct, frozen=True, kw_only=True):
-    """Where a table is drawn: its width, whether it shows color, and whether it can show more than ASCII.
+    """Where a table is drawn.
 
     Attributes:
         width: Columns; None is as many as the table needs (a pipe, a file).
@@ -36,7 +36,7 @@ class Screen(Struct, frozen=True, kw_only=True):
 
 
 def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
-    """Draw a table for people; returns the text, and what was left out of it for want of width."""
+    """Draw a table as text; returns it, and notes on what was left out because the screen is too narrow."""
     layout = fit(table, screen.width, shorten=screen.shorten)
     above, below = (
         "\n".join(part for line in lines for part in wrap_words(visible(line), screen.width)) for lines in (table.above, table.below)

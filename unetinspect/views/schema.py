@@ -35,14 +35,16 @@ def json_schema() -> dict[str, Any]:
 
 
 def _describe(component: dict[str, Any], excerpt: type[Excerpt] | None) -> None:
-    """Put the sentences of a record's docstring where JSON Schema has them: one for the whole, one for each property.
+    """Move the sentences of a record's docstring to where JSON Schema has them: the record and each property.
 
-    An excerpt's other fields have those of the records that they are from. A field that Python cannot call so ("with") has an
-    underscore behind it there.
+    An excerpt's other fields have those of the records that they are from. A field whose name is a keyword of Python ("with")
+    ends in an underscore there.
     """
     summary, attributes = _docstring(component.get("description", ""))
-    for source in excerpt.fields_of if excerpt else ():
+    sources = list(excerpt.fields_of if excerpt else ())
+    for source in sources:
         attributes = _docstring(cleandoc(source.__doc__ or ""))[1] | attributes
+        sources += getattr(source, "fields_of", ())
     component["description"] = summary
     for name, text in attributes.items():
         if name in component["properties"]:

@@ -1,7 +1,6 @@
-"""`skips`: which tensor feeds which up block's resnet, and what it does to the channels; and why, in words.
+"""`skips`: which tensor each resnet of the up blocks consumes, and how the channels change; the explanation in words.
 
-Every number in the explanation is read off the observed skips; the usual reason for `layers_per_block + 1` is given only
-where it holds for every block.
+Every number in the explanation is observed; the usual reason for `layers_per_block + 1` is given only if it applies to every block.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from unetinspect.record import Skip, Stage, Trace
+from unetinspect.record import Skip, Trace
 from unetinspect.units import format_shape, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.stages import skip_counts
@@ -39,9 +38,9 @@ def skips_table(trace: Trace) -> Table:
 
 
 def skip_lines(trace: Trace) -> list[str]:
-    """Write whether the counts and the channels agree, and the changes on the way; or that there are no skips."""
+    """Write whether counts and channels agree, and how skips are changed on the way; or that there are none."""
     if not trace.skips:
-        lines = [f"{trace.model.class_name} has no skips: no stage concatenates a tensor of another"]
+        lines = [f"{trace.model.class_name} has no skips: no stage concatenates the output of another"]
         if len(trace.outputs) > 1:  # a ControlNet or T2I-Adapter has no up blocks
             lines.append(f"its outputs are added to a UNet's: {returned_text(trace)}")
         return lines
@@ -71,7 +70,7 @@ def returned_text(trace: Trace) -> str:
 
 
 def _way_lines(trace: Trace) -> Iterator[str]:
-    """Sum up the changes, which a narrow table has no column for."""
+    """Summarize the changes: a narrow table has no column for them."""
     stages: dict[str, list[str]] = {}
     for skip in trace.skips:
         for change, text in skip_changes(skip):
@@ -82,7 +81,7 @@ def _way_lines(trace: Trace) -> Iterator[str]:
 
 
 def _sources(skip: Skip) -> str:
-    """Write the source; of a sum within one stage, as a shell would: "down_blocks.0.{a,b}"."""
+    """Write the source; a sum within one stage with braces: "down_blocks.0.{a,b}"."""
     if len(skip.sources) == 1:
         return skip.source
     stage = f"{skip.source_stage}."
@@ -135,9 +134,15 @@ def _why_so_many(trace: Trace) -> list[str]:
     layers = _layers(trace)
     targets = _by_target(trace)
     if layers is None or not _is_classical(trace, layers, targets):
-        return ["Why so many", f"  This UNet does not follow the rule of layers_per_block + 1: {_popped(targets)}."]
+        counts = {len(skips) for _, skips in targets}
+        each = ", ".join(f"{stage} {len(skips)}" for stage, skips in targets)
+        pops = f"each of its up blocks pops {counts.pop()}" if len(counts) == 1 else f"its up blocks pop {each}"
+        return ["Why so many", f"  This UNet does not follow the rule of layers_per_block + 1: {pops}."]
     downs = [stage for stage in trace.stages if stage.role == "down"]
-    counts = [sum(skip.source_stage == stage.name for skip in trace.skips) for stage in downs]
+    pushed = [sum(skip.source_stage == stage.name for skip in trace.skips) for stage in downs]
+    samplers = {skip.source_stage for skip in trace.skips if ".downsamplers." in skip.source}
+    without = [stage.name for stage in downs if stage.name not in samplers]
+    exception = f" ({', '.join(without)} {'has' if len(without) == 1 else 'have'} none)" if without else ""
     first, last = targets[0][1], targets[-1][1]
     same = len(set(layers)) == 1
     rule = f"layers_per_block is {layers[0]}" if same else f"layers_per_block is {layers}"
@@ -145,7 +150,10 @@ def _why_so_many(trace: Trace) -> list[str]:
     popped = " + ".join(str(len(skips)) for _, skips in targets)
     return [
         f"Why layers_per_block + 1{number} resnets in every up block",
-        (f"  {rule}. {_pushed_by(trace, downs)} conv_in pushes one first: 1 + {' + '.join(map(str, counts))} = {1 + sum(counts)} skips."),
+        (
+            f"  {rule}. A down block pushes one tensor after each resnet and one after its downsampler{exception}. "
+            f"conv_in pushes one first: 1 + {' + '.join(map(str, pushed))} = {1 + sum(pushed)} skips."
+        ),
         (
             f"  Each up block pops the tensors that the resnets at its level pushed ({targets[0][0]}: "
             f"{plural(layers[-1], 'tensor')} of {first[0].source_stage}), and one extra: the tensor that the level started with, pushed by "
@@ -153,13 +161,6 @@ def _why_so_many(trace: Trace) -> list[str]:
         ),
         f"  {popped} = {len(trace.skips)}: every skip must be consumed, each by a resnet of its own.",
     ]
-
-
-def _pushed_by(trace: Trace, downs: Sequence[Stage]) -> str:
-    samplers = {skip.source_stage for skip in trace.skips if ".downsamplers." in skip.source}
-    without = [stage.name for stage in downs if stage.name not in samplers]
-    exception = f" ({', '.join(without)} {'has' if len(without) == 1 else 'have'} none)" if without else ""
-    return f"A down block pushes one tensor after each resnet and one after its downsampler{exception}."
 
 
 def _why_those_channels(trace: Trace) -> list[str]:
@@ -174,24 +175,12 @@ def _why_those_channels(trace: Trace) -> list[str]:
 
 
 def _why(skips: Sequence[Skip]) -> str:
-    if len({(skip.hidden_channels, skip.skip_channels) for skip in skips}) == 1:
-        return _steady(skips)
-    return "; ".join(_reason(skip, before) for skip, before in zip(skips, [None, *skips], strict=False))
-
-
-def _popped(targets: Sequence[tuple[str, list[Skip]]]) -> str:
-    """Count the skips that each up block pops, in one number where it is the same for all."""
-    counts = {len(skips) for _, skips in targets}
-    if len(counts) == 1:
-        return f"each of its up blocks pops {counts.pop()}"
-    return f"its up blocks pop {', '.join(f'{stage} {len(skips)}' for stage, skips in targets)}"
-
-
-def _steady(skips: Sequence[Skip]) -> str:
     hidden, pushed = skips[0].hidden_channels, skips[0].skip_channels
-    times = " each time" if len(skips) > 1 else ""
-    why = "hidden states and skips have the same width" if hidden == pushed else "neither width changes"
-    return f"{hidden} + {pushed} = {hidden + pushed}{times}: {why}"
+    if all((skip.hidden_channels, skip.skip_channels) == (hidden, pushed) for skip in skips):
+        times = " each time" if len(skips) > 1 else ""
+        why = "hidden states and skips have the same width" if hidden == pushed else "neither width changes"
+        return f"{hidden} + {pushed} = {hidden + pushed}{times}: {why}"
+    return "; ".join(_reason(skip, before) for skip, before in zip(skips, [None, *skips], strict=False))
 
 
 def _reason(skip: Skip, before: Skip | None) -> str:
@@ -212,7 +201,7 @@ def _by_target(trace: Trace) -> list[tuple[str, list[Skip]]]:
 
 
 def _layers(trace: Trace) -> list[int] | None:
-    """Return layers_per_block for each down block, None where the config has no such key."""
+    """Return layers_per_block for each down block; None if the config has no such key."""
     value = trace.model.config.get("layers_per_block")
     downs = sum(stage.role == "down" for stage in trace.stages)
     if isinstance(value, int):
@@ -221,7 +210,7 @@ def _layers(trace: Trace) -> list[int] | None:
 
 
 def _is_classical(trace: Trace, layers: list[int], targets: list[tuple[str, list[Skip]]]) -> bool:
-    """Tell whether every up block pops its level's tensors and one more, and all that were produced are used."""
+    """Return whether every up block pops its level's tensors and one more, and all skips are consumed."""
     made = trace.totals.skips
     if len(targets) != len(layers) or made.produced != made.consumed or trace.skips[-1].source != "conv_in":
         return False

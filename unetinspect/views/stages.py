@@ -72,7 +72,7 @@ def attached_lines(run: Run) -> Iterator[str]:
 
 
 def _mac_lines(totals: Totals, batch: int) -> Iterator[str]:
-    """Yield the whole with its parts, and the number that papers print: of one sample, without attention products."""
+    """Yield the total with its parts, and the number that most papers give: of one sample, without attention products."""
     if totals.macs is None or totals.macs_by_kind is None:
         return
     kinds = totals.macs_by_kind

@@ -1,7 +1,4 @@
-"""A table as data: columns that read, write and sort a value, and the lines above and below. Every renderer draws the same one.
-
-The records behind a table, as fields for a CSV or as a DataFrame, are here too.
-"""
+"""A table as data, which every renderer draws; and its records as fields of a CSV, or as a DataFrame."""
 
 from __future__ import annotations
 
@@ -37,12 +34,12 @@ class Column(Struct, frozen=True):
         header: Its heading.
         show: The text of a row's value.
         right: Whether it is aligned to the right, as numbers are.
-        drop: When it goes on a narrow screen: higher numbers go first, 0 never goes.
-        wrap: How narrow it may become by continuing on the next line; 0: it never does.
+        drop: When it is dropped on a narrow screen: higher numbers first, 0 never.
+        wrap: The least width to which its texts may be wrapped; 0: they are not wrapped.
         path: Whether its values are module paths, which are shortened on the left as a last resort.
-        in_heading: Whether the heading of a group says it, so that it goes when rows move under headings.
-        value: The number by which the HTML page sorts it; None: it is sorted as text.
-        page: The text in the HTML page, where it differs.
+        in_heading: Whether group headings contain it: it is dropped when rows are grouped.
+        value: The number by which the HTML page sorts; None: it sorts as text.
+        page: The text in the HTML page, if it differs.
     """
 
     header: str
@@ -69,10 +66,9 @@ class Table(Struct, frozen=True):
         rows: What the columns read.
         above: Lines over the table: what was traced, how.
         below: Lines under it: totals.
-        group: The group of a row, as its heading says it; where that is a path that the first column starts with, it goes
-            from there. None: no groups.
-        records: What CSV and TSV write; None: the rows themselves, field by field.
-        fields: The header of CSV and TSV where there are no records.
+        group: The heading that a row may be grouped under; a path in it is removed from the first column. None: no groups.
+        records: What CSV and TSV write; None: the rows, field by field.
+        fields: The header of CSV and TSV if there are no records.
     """
 
     columns: Sequence[Column]
@@ -88,16 +84,12 @@ def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
     """Return the names and values of a table's data, nested records spread out: "attention.self"."""
     records = table.rows if table.records is None else table.records
     rows = [dict(_flatten(msgspec.to_builtins(record))) for record in records]
-    names = _in_order([name for row in rows for name in row] or table.fields)
-    return names, [[row.get(name) for name in names] for row in rows]
-
-
-def _in_order(names: Sequence[str]) -> list[str]:
-    """Return each name once; those of a nested record in its place, also where it is absent from the first rows."""
+    # Each name once; those of a nested record in its place, also where it is absent from the first rows.
     groups: dict[str, dict[str, None]] = {}
-    for name in names:
+    for name in [name for row in rows for name in row] or table.fields:
         groups.setdefault(name.partition(".")[0], {})[name] = None
-    return [name for field, group in groups.items() for name in group if len(group) == 1 or name != field]
+    names = [name for field, group in groups.items() for name in group if len(group) == 1 or name != field]
+    return names, [[row.get(name) for name in names] for row in rows]
 
 
 def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -110,7 +102,7 @@ def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         elif isinstance(value, list | tuple) and any(isinstance(item, dict | str) for item in value):
             flat.append((prefix + name, json.dumps(value)))
         else:
-            flat.append((prefix + name, tuple(value) if isinstance(value, list) else value))
+            flat.append((prefix + name, value))
     return flat
 
 
@@ -133,11 +125,4 @@ def to_dataframe(trace: Trace, section: str) -> pd.DataFrame:
     records: Sequence[Any] = trace.run.inputs if section == "inputs" else getattr(trace, section)
     if not records:
         return pd.DataFrame(columns=[field.encode_name for field in msgspec.structs.fields(SECTIONS[section])])
-    return pd.json_normalize([_with_tuples(msgspec.to_builtins(record)) for record in records])
-
-
-def _with_tuples(value: Any) -> Any:
-    """Make lists tuples again, which can be compared, sorted and grouped by."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(inner) for name, inner in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
+    return pd.json_normalize(list(msgspec.to_builtins(records)))

@@ -33,7 +33,7 @@ class TreeLine(Struct, frozen=True):
 def tree_table(trace: Trace, modules: Sequence[Module] | None = None, *, depth: int | None = None, unicode: bool = True) -> Table:
     """Show the tree of these modules, the first of which is its root, down to `depth` levels below it.
 
-    None stands for all modules of the UNet, and for all levels.
+    None is all modules of the UNet, and all levels.
     """
     modules = trace.modules if modules is None else modules
     lines = _lines(_fold(_grow(modules)), depth=depth, unicode=unicode)
@@ -99,7 +99,7 @@ def _fold(node: _Node) -> _Node:
 
 
 def _alike(one: _Node, other: _Node) -> bool:
-    """Tell whether two folded nodes differ in nothing but their place in the tree."""
+    """Return whether two folded nodes differ only in their place in the tree."""
     if _anywhere(one.module) != _anywhere(other.module) or len(one.children) != len(other.children):
         return False
     pairs = zip(one.children, other.children, strict=True)
@@ -107,12 +107,12 @@ def _alike(one: _Node, other: _Node) -> bool:
 
 
 def _anywhere(module: Module) -> Module:
-    """Return a module without its place and its turn, and without what lived while it ran: that grows with the skips before it."""
+    """Return a module without its path and step, and without its peak, which grows with the skips before it."""
     return structs.replace(module, path="", step=None, activation_bytes=None)
 
 
 def _merged(one: _Node, other: _Node, *, name: str) -> _Node:
-    """Return one node for two that are alike: it and each of its children have the larger peak of both."""
+    """Return one node for two that are alike; it and its children have the larger peak of both."""
     peaks = [node.module.activation_bytes for node in (one, other) if node.module.activation_bytes is not None]
     children = [_merged(a, b, name=a.name) for a, b in zip(one.children, other.children, strict=True)]
     count = one.count + other.count if name != one.name else one.count
@@ -127,7 +127,7 @@ def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:
         times = f"{node.count} x " if node.count > 1 else ""
         label = f"{node.name}: {times}{node.module.class_name}" if node.name else node.module.class_name
         lines.append(TreeLine(guides + label, node.module, _ran(node), node.count))
-        # Cut only here: siblings that differ below the cut must not be folded above it.
+        # `depth` is applied only here: siblings that differ below it must not be folded above it.
         for child in node.children if depth is None or level < depth else []:
             is_last = child is node.children[-1]
             add(child, hanging + (last_branch if is_last else branch), hanging + ("   " if is_last else bar), level + 1)
@@ -151,7 +151,7 @@ def _shape(line: TreeLine, shape: tuple[int, ...] | None) -> str:
 
 
 def _each(write: Callable[[int | None], str], value: Callable[[Module], int | None]) -> Callable[[TreeLine], str]:
-    """Return what writes a cost of a line; of several folded modules, that it is the cost of each."""
+    """Return a function that writes a cost of a line, with "each" if the line is of several folded modules."""
 
     def show(line: TreeLine) -> str:
         text = write(value(line.module)) if value(line.module) else ""

@@ -1,4 +1,4 @@
-"""The words that tables and drawings share: of a skip, of a place in the U, of a size. Each is made here and nowhere else."""
+"""Words that tables and drawings share: of a skip, of a place in the U, of a size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def skip_way(skip: Skip) -> str:
 
 
 def skip_changes(skip: Skip) -> Iterator[tuple[SkipChange, str]]:
-    """Yield the changes of a skip in words, without a sum of its own sources: they are named as such."""
+    """Yield the changes of a skip in words, except sums of its own sources, which are listed as sources."""
     for change in skip.changes:
         added = [name for name in change.with_ if name not in skip.sources]
         if change.kind == "sum":
@@ -47,7 +47,7 @@ def skip_changes(skip: Skip) -> Iterator[tuple[SkipChange, str]]:
 
 
 def skip_sum(skip: Skip, *, arrow: str = "->", with_concat: bool = True) -> str:
-    """Write "1280 + 640 = 1920 -> 1280": hidden + skip = concat -> out; where they disagree, what the first convolution takes.
+    """Write "1280 + 640 = 1920 -> 1280": hidden + skip = concat -> out; if they disagree, with what the first convolution takes.
 
     Without the concatenation it is "1280 + 640 -> 1280", unless the channels do not add up to it.
     """
@@ -65,12 +65,12 @@ def channel_sum(skip: Skip | SkipSide, *, arrow: str = "->") -> str:
 
 
 def with_call(path: str, call: int) -> str:
-    """Write which execution of a module it was, but for the first: "down_blocks.0 (call 1)"."""
+    """Write a path with the number of the module's execution, unless it is the first: "down_blocks.0 (call 1)"."""
     return f"{path} (call {call})" if call else path
 
 
 def inside(path: str, stage: str) -> str:
-    """Write a module's name inside its stage; the whole path where that is a mere number.
+    """Write a module's name inside its stage; the whole path if that is only a number.
 
     >>> inside("down_blocks.0.attentions.1", "down_blocks.0"), inside("up_blocks.2.0", "up_blocks.2")
     ('attentions.1', 'up_blocks.2.0')

@@ -1,4 +1,4 @@
-"""The U as one HTML page: the picture, what a box or a skip of it is, and tables to search and sort. It needs no network."""
+"""The U as one self-contained HTML page: the picture, details of a box or skip, and tables to search and sort."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def page(outline: Outline, *, level: Level = "stage") -> str:
 
     The same outline gives the same bytes. Without JavaScript, the picture and every row of the tables are there.
     """
-    scripts = Markup(_FIRST), _script()
+    scripts = Markup(_FIRST), Markup('"use strict";\n(() => {\n' + "\n".join(map(_asset, _SCRIPTS)) + "})();\n")
     tables = page_tables(outline.trace)
     body = tag(
         "body",
@@ -65,19 +65,17 @@ def _head(outline: Outline, scripts: tuple[Markup, ...]) -> Markup:
 
 
 def _banner(outline: Outline) -> Markup:
-    model = outline.trace.model
+    model, totals = outline.trace.model, outline.trace.totals
+    facts = {
+        "params": format_count(totals.params),
+        f"MACs, batch {outline.trace.run.forward_batch}": format_si(totals.macs),
+        "peak activations": format_bytes(totals.peak_activation_bytes),
+        "skips": str(totals.skips.consumed),
+        "attention layers": str(totals.attention.total + totals.attention.without_processor),
+    }
     name = tag("div", tag("h1", model.name), tag("p", model.class_name, class_="class"), class_="name")
-    facts = [tag("div", tag("dt", term), tag("dd", value), class_="fact") for term, value in _facts(outline.trace)]
-    return tag("header", name, tag("dl", *facts, class_="facts"), class_="banner")
-
-
-def _facts(trace: Trace) -> Iterator[tuple[str, str]]:
-    totals, counts = trace.totals, trace.totals.attention
-    yield "params", format_count(totals.params)
-    yield f"MACs, batch {trace.run.forward_batch}", format_si(totals.macs)
-    yield "peak activations", format_bytes(totals.peak_activation_bytes)
-    yield "skips", str(totals.skips.consumed)
-    yield "attention layers", str(counts.total + counts.without_processor)
+    shown = [tag("div", tag("dt", term), tag("dd", value), class_="fact") for term, value in facts.items()]
+    return tag("header", name, tag("dl", *shown, class_="facts"), class_="banner")
 
 
 def _workspace(outline: Outline, picture: Markup, tables: tuple[PageTable, ...]) -> Markup:
@@ -112,21 +110,18 @@ def _zoom() -> Markup:
     return tag("div", *inside, theme, class_="zoom", hidden=True, data_script=True)
 
 
-def _keys() -> Markup:
-    keys = [("Tab", "next skip or box"), ("Enter", "pins it"), ("← →", "previous or next skip"), ("Esc", "clears")]
-    return tag("ul", *(tag("li", tag("kbd", key), f" {what}") for key, what in keys), class_="keys")
-
-
 def _panel() -> Markup:
+    keys = [("Tab", "next skip or box"), ("Enter", "pins it"), ("← →", "previous or next skip"), ("Esc", "clears")]
+    help_text = tag("ul", *(tag("li", tag("kbd", key), f" {what}") for key, what in keys), class_="keys")
     start = tag("p", "Hover over a box or a skip to see its details. Click to pin it.", class_="start")
-    inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), start, _keys(), id="details")
+    inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), start, help_text, id="details")
     close = tag("button", TIMES, type="button", id="close", class_="close", aria_label="Close the details", hidden=True)
     return tag("aside", inside, close, class_="panel", id="panel", aria_labelledby="details-title", hidden=True, data_script=True)
 
 
 def _tabs(tables: tuple[PageTable, ...]) -> Markup:
     links = [
-        tag("a", table.title, " ", tag("span", str(len(table.rows)), class_="count"), href=f"#{table.id}", id=f"tab-{table.id}")
+        tag("a", table.title, " ", tag("span", str(len(table.table.rows)), class_="count"), href=f"#{table.id}", id=f"tab-{table.id}")
         for table in tables
     ]
     return tag("nav", tag("div", *links, class_="tabs", id="tabs"), aria_label="Tables")
@@ -134,7 +129,7 @@ def _tabs(tables: tuple[PageTable, ...]) -> Markup:
 
 def _section(table: PageTable, *, is_open: bool) -> Markup:
     heading = tag("h2", table.title, id=f"{table.id}-title")
-    status = tag("p", f"{plural(len(table.rows), table.noun)}", class_="status", role="status", aria_live="polite")
+    status = tag("p", plural(len(table.table.rows), table.noun), class_="status", role="status", aria_live="polite")
     scroll = tag("div", table_markup(table), class_="scroll", tabindex=0, role="region", aria_labelledby=f"{table.id}-title")
     controls = tag("div", *_controls(table), status, class_="controls", hidden=True, data_script=True)
     return tag(
@@ -143,7 +138,7 @@ def _section(table: PageTable, *, is_open: bool) -> Markup:
 
 
 def _controls(table: PageTable) -> Iterator[Markup]:
-    if not table.rows:
+    if not table.table.rows:
         return
     if table.hint:
         found = tag(
@@ -151,15 +146,11 @@ def _controls(table: PageTable) -> Iterator[Markup]:
         )
         yield tag("label", tag("span", f"Search {table.noun}s"), found, class_="search")
     if len(table.kinds) > 1:
-        radios = [_kind(table, kind) for kind in ("", *table.kinds)]
-        yield tag("fieldset", tag("legend", "Kind"), *radios, class_="kinds")
+        radios = [tag("input", type="radio", name=f"{table.id}-kind", value=kind, checked=not kind) for kind in ("", *table.kinds)]
+        labels = [tag("label", radio, tag("span", kind or "all kinds")) for radio, kind in zip(radios, ("", *table.kinds), strict=True)]
+        yield tag("fieldset", tag("legend", "Kind"), *labels, class_="kinds")
     yield tag("button", "Copy paths", type="button", class_="copy")
-    yield tag("button", f"Show all {len(table.rows)}", type="button", class_="all", hidden=True)
-
-
-def _kind(table: PageTable, kind: str) -> Markup:
-    radio = tag("input", type="radio", name=f"{table.id}-kind", value=kind, checked=not kind)
-    return tag("label", radio, tag("span", kind or "all kinds"))
+    yield tag("button", f"Show all {len(table.table.rows)}", type="button", class_="all", hidden=True)
 
 
 def _about(trace: Trace) -> Markup:
@@ -180,9 +171,3 @@ def _about(trace: Trace) -> Markup:
 @cache
 def _asset(name: str) -> str:
     return files("unetinspect.drawing.page").joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
-def _script() -> Markup:
-    inside = "\n".join(map(_asset, _SCRIPTS))
-    return Markup(f'"use strict";\n(() => {{\n{inside}}})();\n')

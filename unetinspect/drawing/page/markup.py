@@ -25,7 +25,14 @@ def tag(name: str, /, *inside: str, **attributes: str | int | bool | None) -> Ma
     >>> tag("td", "a < b", class_="number", data_value=3, hidden=False)
     '<td class="number" data-value="3">a &lt; b</td>'
     """
-    opened = "".join([f"<{name}", *(_attribute(key, value) for key, value in attributes.items()), ">"])
+    opened = f"<{name}"
+    for key, value in attributes.items():
+        attribute = key.removesuffix("_").replace("_", "-")
+        if value is True:
+            opened += f" {attribute}"
+        elif value is not None and value is not False:
+            opened += f' {attribute}="{escape(shown(str(value)))}"'
+    opened += ">"
     return Markup(opened if name in _EMPTY else f"{opened}{joined(*inside)}</{name}>")
 
 
@@ -55,10 +62,3 @@ def script_json(value: Any) -> Markup:
     """
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
-def _attribute(key: str, value: str | int | bool | None) -> str:
-    if value is None or value is False:
-        return ""
-    name = key.removesuffix("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{escape(shown(str(value)))}"'

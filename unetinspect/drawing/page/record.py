@@ -7,7 +7,7 @@ from typing import Any
 from unetinspect.drawing.labels import typeset
 from unetinspect.drawing.outline import Box, Outline, mark_text
 from unetinspect.drawing.text_width import TIMES
-from unetinspect.record import Module, Skip, Stage
+from unetinspect.record import Skip
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size
 from unetinspect.views.words import ROLES, skip_sum, skip_way
 
@@ -22,12 +22,13 @@ def page_record(outline: Outline) -> dict[str, Any]:
     trace = outline.trace
     modules = [module for module in trace.modules if module.path]
     classes = {module.path: module.class_name for module in modules}
-    texts = list(dict.fromkeys(map(_tensors, modules)))
+    tensors = [", ".join(f"{name} {format_shape(shape)}" for name, shape in module.tensors.items()) for module in modules]
+    texts = list(dict.fromkeys(tensors))
     numbers = {text: number for number, text in enumerate(texts)}
     return {
         "boxes": [_box(outline, box) for box in outline.boxes],
         "skips": [_skip(outline, skip, classes) for skip in trace.skips],
-        "tensors": {"texts": texts, "of": [numbers[_tensors(module)] for module in modules]},
+        "tensors": {"texts": texts, "of": [numbers[text] for text in tensors]},
     }
 
 
@@ -35,6 +36,8 @@ def _box(outline: Outline, box: Box) -> dict[str, Any]:
     trace = outline.trace
     names = [stage.name for stage in box.stages]
     peaks = [stage.activation_bytes for stage in box.stages if stage.activation_bytes is not None]
+    kinds = [stage.macs_by_kind for stage in box.stages if stage.macs_by_kind is not None]
+    by_kind = [(name, sum(getattr(kind, name) for kind in kinds)) for name in ("conv", "linear", "attention")]
     places = {skip.index: place for place, skip in reversed(list(enumerate(trace.skips)))}
     return {
         "name": box.name,
@@ -47,7 +50,7 @@ def _box(outline: Outline, box: Box) -> dict[str, Any]:
         "size": typeset(format_size(box.size)),
         "params": [box.params, format_count(box.params), share(box.params, trace.totals.params)],
         "macs": None if box.macs is None else [box.macs, format_si(box.macs, "MACs"), share(box.macs, trace.totals.macs)],
-        "macs_by_kind": _by_kind(box.stages),
+        "macs_by_kind": [(name, macs, format_si(macs)) for name, macs in by_kind if macs],
         "peak": format_bytes(max(peaks)) if peaks else None,
         "resnets": sum(stage.resnets for stage in box.stages),
         "transformer_blocks": sum(stage.transformer_blocks for stage in box.stages),
@@ -56,12 +59,6 @@ def _box(outline: Outline, box: Box) -> dict[str, Any]:
         "made": [places[skip.index] for skip in box.produced],
         "taken": [place for place, skip in enumerate(trace.skips) if skip.target_stage in names],
     }
-
-
-def _by_kind(stages: tuple[Stage, ...]) -> list[tuple[str, int, str]]:
-    kinds = [stage.macs_by_kind for stage in stages if stage.macs_by_kind is not None]
-    sums = [(name, sum(getattr(kind, name) for kind in kinds)) for name in ("conv", "linear", "attention")]
-    return [(name, macs, format_si(macs)) for name, macs in sums if macs]
 
 
 def _skip(outline: Outline, skip: Skip, classes: dict[str, str]) -> dict[str, Any]:
@@ -96,7 +93,3 @@ def share(part: int, whole: int | None) -> str:
         return ""
     percent = 100 * part / whole
     return f"{percent:.1f} %" if percent >= 0.05 else "< 0.1 %" if part else "0 %"
-
-
-def _tensors(module: Module) -> str:
-    return ", ".join(f"{name} {format_shape(shape)}" for name, shape in module.tensors.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -25,13 +24,12 @@ class PageTable(Struct, frozen=True):
 
     Attributes:
         id: Its section's id: "attention".
-        title: Its heading.
         noun: What a row is, in the singular.
         caption: What its rows and columns are, in a sentence.
         pick: What picking a row picks.
-        table: Columns and rows; the first column names the row.
-        kinds: The kinds of its rows, to filter by; none: there is no filter.
-        hint: An example of what to search for; none: there is no search.
+        table: The first column names the row.
+        kinds: The kinds of its rows, to filter by; empty: no filter.
+        hint: An example of what to search for; empty: no search.
     """
 
     id: str
@@ -42,11 +40,6 @@ class PageTable(Struct, frozen=True):
     table: Table
     kinds: tuple[str, ...] = ()
     hint: str = ""
-
-    @property
-    def rows(self) -> Sequence[Any]:
-        """The rows, in the record's order."""
-        return self.table.rows
 
 
 def page_tables(trace: Trace) -> tuple[PageTable, ...]:
@@ -95,16 +88,14 @@ def table_markup(page: PageTable) -> Markup:
     """Write a table with its caption and every row; cells that are sorted by a number carry it as `data-value`."""
     columns = page.table.columns
     heads = [tag("th", typeset(column.header), scope="col", class_=None if column.value is None else "n") for column in columns]
-    rows = [_row(page, row) for row in page.rows]
+    name, *rest = columns
+    rows = []
+    for row in page.table.rows:
+        cells = (tag("th", name.show(row), scope="row"), *(_cell(column, row) for column in rest))
+        rows.append(joined(tag("tr", *cells, data_kind=row.kind if page.kinds else None), Markup("\n")))
     body = tag("tbody", *rows) if rows else tag("tbody", tag("tr", tag("td", "none", colspan=len(heads)), class_="empty"))
     caption = tag("caption", page.caption)
     return tag("table", caption, tag("thead", tag("tr", *heads)), body, data_pick=page.pick, data_noun=page.noun)
-
-
-def _row(page: PageTable, row: Any) -> Markup:
-    name, *rest = page.table.columns
-    kind = row.kind if page.kinds else None
-    return joined(tag("tr", tag("th", name.show(row), scope="row"), *(_cell(column, row) for column in rest), data_kind=kind), Markup("\n"))
 
 
 def _cell(column: Column, row: Any) -> Markup:

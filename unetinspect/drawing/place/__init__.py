@@ -1,4 +1,4 @@
-"""Places everything that a picture of the U shows. `svg` writes what is placed here; tests prove from it that nothing overlaps."""
+"""Places everything that a picture of the U shows. `svg` writes it; tests check that nothing overlaps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from unetinspect.drawing.scene import Scene
 def place(outline: Outline, *, level: Level) -> Scene:
     """Place every box, layer, label and curve of a picture.
 
-    An up path that is higher than the down path is put beside inputs and embeddings, if that makes the picture less high;
-    these have less room then, and take more lines.
+    The up path may begin beside the inputs and embeddings, which then have less room and take more lines: the picture of less
+    height is used.
     """
     measured = measures(outline, level)
     drafts = []

@@ -20,22 +20,19 @@ _Corners = tuple[Point, ...]
 
 def flows(outline: Outline, measured: Measures, rects: dict[str, Rect]) -> Iterator[Flow]:
     """Yield the arrows: into the first box, between boxes, out of the last."""
-    boxes = {box.name: box for box in outline.chain}
-    if not boxes:
+    if not outline.chain:
         return
     yield _input(outline, outline.chain[0], rects)
-    for box in outline.chain:
-        if box.after is not None:
-            before = boxes[box.after]
-            shapes = [before.out_shape] if before.out_shape == box.in_shape else [before.out_shape, box.in_shape]
-            points, texts = _way(before, box, rects[before.name], rects[box.name], shapes)
-            yield Flow(points, tuple(texts))
+    for before, box in outline.steps:
+        shapes = [before.out_shape] if before.out_shape == box.in_shape else [before.out_shape, box.in_shape]
+        points, texts = _way(before, box, rects[before.name], rects[box.name], shapes)
+        yield Flow(points, tuple(texts))
     if len(outline.trace.outputs) <= 1:
         yield _output(outline, outline.chain[-1], rects, measured.center[1])
 
 
 def returned(outline: Outline, rects: dict[str, Rect]) -> Iterator[Text]:
-    """Yield the words for several tensors that are returned."""
+    """Yield the text for several returned tensors."""
     count, rights = len(outline.trace.outputs), outline.on("right")
     if count <= 1:
         return
@@ -135,7 +132,7 @@ def place_skips(outline: Outline, measured: Measures, boxes: dict[str, PlacedBox
 
 
 def _curve(skip: Skip, start: Point, end: Point, inner: tuple[float, float], *, again: bool) -> PlacedSkip:
-    """Return the curve of a skip; one that leaves a second time has its label at its other end, beside that of the first."""
+    """Return the curve of a skip; if it leaves a second time, its label is at its other end."""
     room = text_width(skip_label(skip), _LABEL_SIZE) + _BEFORE + _AFTER
     out = 1 if start[0] < sum(inner) / 2 else -1
     into = 1 if end[0] < sum(inner) / 2 else -1

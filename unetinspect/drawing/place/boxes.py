@@ -1,4 +1,4 @@
-"""What is written in a box of the picture, line by line, and where that is once the box has its place."""
+"""What is written in a box of the picture, line by line, and its positions once the box is placed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from unetinspect.compare.align import channels as channels_of
 from unetinspect.drawing.labels import arrow_text, below, costs_of, counts_of
-from unetinspect.drawing.outline import Box, Layer, Level, Mark, channels_of, mark_text, sum_text
+from unetinspect.drawing.outline import Box, Layer, Level, Mark, mark_text, sum_text
 from unetinspect.drawing.scene import Badge, PlacedBox, Rect, Row, Text
 from unetinspect.drawing.text_width import TIMES, shortened, text_width
 from unetinspect.record import Run, Skip
-from unetinspect.units import format_shape
+from unetinspect.units import format_shape, in_lines
 
 PAD_X, PAD_Y, GAP, ROW_INSET, ROW_GAP, BADGE_PAD = 12.0, 9.0, 8.0, 6.0, 2.0, 6.0
 NAME_SIZE, TEXT_SIZE, NOTE_SIZE, BADGE_SIZE = 13.0, 11.0, 10.0, 9.5
@@ -26,7 +27,7 @@ _LONG = 11
 
 
 class Part(Struct, frozen=True):
-    """A piece of a line: a text, at the right end where `right` says so; `badge` is the kind of attention of a badge."""
+    """A piece of a line: a text, right-aligned if `right`; for a badge, `badge` is its kind of attention."""
 
     content: str
     style: str
@@ -45,10 +46,9 @@ class Line(Struct, frozen=True):
     """A line in a box.
 
     Attributes:
-        height: Its height.
-        parts: From the left; those at the right end come last.
-        produced: A skip that leaves at its height.
-        consumed: A skip that enters at its height.
+        parts: From the left; right-aligned ones come last.
+        produced: A skip that leaves here.
+        consumed: A skip that enters here.
     """
 
     height: float
@@ -63,7 +63,7 @@ class Line(Struct, frozen=True):
 
 
 class RowContent(Struct, frozen=True):
-    """Lines that belong together: those of a layer, of layers that are alike, or, without layers, of a skip."""
+    """The lines of a layer, of equal layers, or, without layers, of a skip."""
 
     layers: tuple[Layer, ...]
     lines: tuple[Line, ...]
@@ -94,12 +94,12 @@ class Content(Struct, frozen=True):
 
 
 def is_scaled(box: Box) -> bool:
-    """Return whether a box's size follows its resolution and channels: that of a block of the U, not of a convolution at an end."""
+    """Return whether a box's size depends on its resolution and channels, as a block's does: not for convolutions at an end."""
     return box.stages[0].role in ("down", "mid", "up")
 
 
 def content_of(box: Box, level: Level, run: Run, *, shapes: bool) -> Content:
-    """Return what is written in a box; its shapes only where `shapes` says that no arrow has them."""
+    """Return what is written in a box; `shapes`: its shapes too, because no arrow shows them."""
     head = list(_names(box))
     if shapes:
         head.append(Line(_TEXT_LINE, (Part(arrow_text(box), "shape", TEXT_SIZE),)))
@@ -109,7 +109,10 @@ def content_of(box: Box, level: Level, run: Run, *, shapes: bool) -> Content:
         head += _badge_lines(map(_badge_part, box.marks), _WIDEST_BADGES)
         rows = _skip_rows(box.produced if is_scaled(box) else (), box.consumed)
     else:
-        rows = _layer_rows(box, run)
+        held = [skip for layer in box.layers for skip in (*layer.produced, *layer.consumed)]
+        produced, consumed = ([skip for skip in skips if skip not in held] for skips in (box.produced, box.consumed))
+        layers = (_layer_row(layers, run, upwards=box.side == "right") for layers in _folded(box.layers))
+        rows = [*_skip_rows((), consumed), *layers, *_skip_rows(produced, ())]
     head.append(Line(_TEXT_LINE, (Part(" · ".join(costs_of(box)), "note", NOTE_SIZE),)))
     return Content(tuple(head), tuple(reversed(rows)) if box.side == "right" else tuple(rows))
 
@@ -128,12 +131,7 @@ def _badge_part(mark: Mark, *, of_one: bool = False) -> Part:
 
 
 def _badge_lines(badges: Iterable[Part], room: float) -> list[Line]:
-    lines: list[list[Part]] = []
-    for part in badges:
-        if lines and sum(one.width + GAP for one in lines[-1]) + part.width <= room:
-            lines[-1].append(part)
-        else:
-            lines.append([part])
+    lines = in_lines(badges, lambda parts: Line(_BADGE_LINE, tuple(parts)).width <= room)
     return [Line(_BADGE_LINE, tuple(parts)) for parts in lines]
 
 
@@ -149,14 +147,6 @@ def _skip_rows(produced: Iterable[Skip], consumed: Iterable[Skip]) -> list[RowCo
     return entering + leaving
 
 
-def _layer_rows(box: Box, run: Run) -> list[RowContent]:
-    """Return a row for each layer, in execution order, and one for each skip of the box that belongs to none of them."""
-    held = [skip for layer in box.layers for skip in (*layer.produced, *layer.consumed)]
-    produced, consumed = ([skip for skip in skips if skip not in held] for skips in (box.produced, box.consumed))
-    rows = [_layer_row(layers, run, upwards=box.side == "right") for layers in _folded(box.layers)]
-    return [*_skip_rows((), consumed), *rows, *_skip_rows(produced, ())]
-
-
 def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowContent:
     layer, class_name = layers[0], layers[0].module.class_name
     names = [layer.name for layer in layers]
@@ -166,7 +156,7 @@ def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowCont
         names = [*names[:2], "…", names[-1]]
     name = Part(shortened(", ".join(names), 200, TEXT_SIZE), "text", TEXT_SIZE)
     class_part = Part(shortened(class_name, 200, NOTE_SIZE), "note", NOTE_SIZE)
-    channels = channels_of(layer.module.out_shape, run)
+    channels = channels_of(layer.module.out_shape, run.sample_size)
     takes = layer.consumed[::-1] if upwards else layer.consumed
     ends = [sum_text(skip, arrow="→") for skip in takes] or ([f"→ {channels}"] if channels is not None else [])
     right = [(Part(end, "sum" if takes else "note", NOTE_SIZE, right=True),) for end in ends]
@@ -183,7 +173,7 @@ def _layer_row(layers: tuple[Layer, ...], run: Run, *, upwards: bool) -> RowCont
 def _start(name: Part, class_name: Part, badges: list[Part], end: tuple[Part, ...]) -> tuple[tuple[Part, ...], list[Line]]:
     """Return what a layer's first line has before its end, and the lines below.
 
-    Name, class and attention where they fit into one line; else name and attention; else the attention has lines of its own.
+    Name, class and attention if they fit into one line; else name and attention; else the attention has lines of its own.
     """
     for parts in ((name, class_name, *badges), (name, *badges)):
         if Line(_SKIP_LINE, (*parts, *end)).width <= _WIDEST_ROW:
@@ -192,7 +182,7 @@ def _start(name: Part, class_name: Part, badges: list[Part], end: tuple[Part, ..
 
 
 def _folded(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
-    """Return the layers that share a row: in a long box, those that repeat three times or more and have no skips."""
+    """Group the layers that share a row: in a long box, those that repeat at least three times and have no skips."""
     rows: list[tuple[Layer, ...]] = []
     place = 0
     while place < len(layers):
@@ -205,7 +195,7 @@ def _folded(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:
 
 
 def _times(layers: Sequence[Layer], period: int) -> int:
-    """Count how often the first `period` layers follow each other, alike but for their names."""
+    """Count how often the first `period` layers repeat, apart from their names."""
     alike = [(one.module.class_name, one.module.in_shape, one.module.out_shape, one.module.params, one.marks) for one in layers]
     times = 0
     for start in range(0, len(layers) - period + 1, period):

@@ -1,4 +1,4 @@
-"""How large each box is, and where it is: down the left, across the bottom, up the right."""
+"""The size and place of each box: down the left, across the bottom, up the right."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Measures(Struct, frozen=True):
     """How large the boxes of the U are, and how wide the picture is.
 
     Attributes:
-        contents: What is written in each box, by its name.
-        sizes: (width, height) of each box, by its name.
+        contents: What is written in each box, by name.
+        sizes: (width, height) of each box, by name.
         column: The width of each of the two columns.
         width: The width of the picture.
     """
@@ -52,7 +52,7 @@ def measures(outline: Outline, level: Level) -> Measures:
     for box in outline.chain:
         entered = box.after is not None or box is outline.chain[0]
         is_last = box is outline.chain[-1] and len(outline.trace.outputs) <= 1
-        left = is_last or any(one.after == box.name for one in outline.chain)
+        left = is_last or any(one.after is box for one in outline.chain)
         contents[box.name] = content_of(box, level, outline.trace.run, shapes=not (entered and left))
     sizes = _sizes(outline.chain, contents)
     column = max([sizes[box.name][0] for box in outline.chain if box.side != "bottom"], default=_LEAST_WIDTH)
@@ -72,7 +72,7 @@ def columns(outline: Outline, measured: Measures, tops: tuple[float, float]) -> 
     rects = _stack(lefts, sizes, center[0], floor - heights[0])
     if any(box.after is not None for box in rights):
         rects |= _stack(rights, sizes, center[1], floor - heights[1])
-    else:  # branches instead of an up path: they are read as the down path is
+    else:  # branches instead of an up path, read downwards
         rects |= _stack(rights[::-1], sizes, center[1], floor - max(heights))
     rects |= _stack(outline.on("bottom"), sizes, measured.width / 2, floor + _BOTTOM_DROP)
     return rects, max([floor + FLOW_GAP, *(rect.bottom for rect in rects.values())])
@@ -82,7 +82,7 @@ def _sizes(boxes: Sequence[Box], contents: dict[str, Content]) -> _Sizes:
     """Return the (width, height) of each box.
 
     A block's height is a base and a step for each doubling of its resolution, its width a base and a step for each doubling of
-    its channels; the bases are the least with which every block fits its text, and the shapes beside the arrows their column.
+    its channels; the bases are the smallest with which all texts fit, in the blocks and beside the arrows.
     """
     shapes = [format_shape(shape) for box in boxes for shape in (box.in_shape, box.out_shape)]
     least = max(_LEAST_WIDTH, *(2 * (text_width(f"→ {shape}", TEXT_SIZE) + 10) for shape in shapes))
@@ -106,8 +106,8 @@ def _grown(
 
 
 def _gaps(boxes: Sequence[Box]) -> list[float]:
-    """Return the gaps below all boxes of a column but its last: room for an arrow where there is one."""
-    joined = (upper.after == lower.name or lower.after == upper.name for upper, lower in pairwise(boxes))
+    """Return the gaps between the boxes of a column: room for an arrow where there is one."""
+    joined = (upper.after is lower or lower.after is upper for upper, lower in pairwise(boxes))
     return [FLOW_GAP if arrow else _APART for arrow in joined]
 
 

@@ -22,12 +22,11 @@ _KINDS = ("self", "cross", "joint", "temporal", "pooling")
 
 
 class Surroundings(Struct):
-    """What is placed line by line, and how far down it reaches.
+    """What is placed line by line.
 
     Attributes:
-        y: Below which nothing is placed yet.
-        title_y: Below which there is no title.
-        texts: Texts.
+        y: The lower end of what is placed.
+        title_y: The lower end of the title.
         given: Inputs.
         boxes: Embeddings.
         samples: Sample arrows of the legend: kind, from, to.
@@ -98,7 +97,7 @@ def _inputs(placed: Surroundings, outline: Outline, edge: float) -> None:
 
 
 def _input_texts(inputs: Sequence[InputInfo]) -> Iterator[str]:
-    """Write the arguments with their shapes or values; many of one list as one: "residuals.0-11: 12 tensors"."""
+    """Write the arguments with their shapes or values; a long list as one: "residuals.0-11: 12 tensors"."""
 
     def list_of(given: InputInfo) -> str:
         listed, _, item = given.name.rpartition(".")
@@ -163,7 +162,7 @@ def _from(placed: Surroundings, x: float, room: float, width: float) -> float:
 
 
 def _size_meaning(outline: Outline) -> str:
-    """Say what the sizes of the blocks mean, with the numbers at both ends."""
+    """Explain the sizes of the blocks, with the smallest and the largest numbers."""
     boxes = [box for box in outline.boxes if is_scaled(box)]
     if not boxes:
         return ""

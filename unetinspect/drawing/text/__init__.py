@@ -1,15 +1,15 @@
-"""Draws the U in a terminal: two columns of boxes with the skips between them, or a list where that does not fit."""
+"""Draws the U in a terminal: two columns of boxes with the skips between them, or a list if that does not fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unetinspect.drawing.labels import below, box_lines, caption
+from unetinspect.drawing.labels import box_lines, caption, entering, leaving
 from unetinspect.drawing.outline import Box, Ends, Level, Outline, mark_text, outline_of
 from unetinspect.drawing.text.canvas import ASCII, BOXES, fold
 from unetinspect.drawing.text.picture import Picture
 from unetinspect.terminal import paint
-from unetinspect.views.words import skip_label, step_text
+from unetinspect.views.words import step_text
 
 _MOST = 120
 _LEAST = 20
@@ -18,8 +18,8 @@ _LEAST = 20
 def text(outline: Outline, *, level: Level = "stage", width: int | None, unicode: bool, color: bool) -> str:
     """Draw an outline as text, with a newline at the end; no line is wider than `width` columns.
 
-    Down on the left, up on the right, the lower the resolution the further in; each skip is a level line. Where two columns
-    do not fit, the boxes are listed one after another. Nothing is cut.
+    Down on the left, up on the right, lower resolutions further in; each skip is a level line. If two columns do not fit, the
+    boxes are listed one after another. Nothing is cut.
 
     Args:
         outline: What to draw.
@@ -31,21 +31,17 @@ def text(outline: Outline, *, level: Level = "stage", width: int | None, unicode
     outline = outline if unicode else outline_of(outline.trace, ascii_only=True)
     most = max(_MOST if width is None else width, _LEAST)
     heads = fold(outline.title, most)
-    body = _picture(outline, level, most, unicode=unicode, color=color) or _list(
-        outline, level, most, "→" if unicode else "->", color=color
-    )
+    glyphs = BOXES if unicode else ASCII
+    for classes, stacked in ((True, False), (False, False), (False, True)):  # the most detailed picture that fits
+        picture = Picture(outline, level, glyphs, min(most, _MOST), classes=classes, stacked=stacked)
+        if picture.least <= (min(most, _MOST) if classes else most):
+            body = picture.draw().lines(color=color)
+            break
+    else:
+        body = _list(outline, level, most, glyphs.arrow, color=color)
     foot = [line for text in caption(outline.trace) for line in fold(text, most, indent="  ")]
     bold = [paint(line, "name") for line in heads] if color else heads
     return "\n".join([*bold, "", *body, "", *foot]) + "\n"
-
-
-def _picture(outline: Outline, level: Level, most: int, *, unicode: bool, color: bool) -> list[str]:
-    """Return the richest picture that fits; nothing where none does."""
-    for classes, stacked in ((True, False), (False, False), (False, True)):
-        picture = Picture(outline, level, BOXES if unicode else ASCII, min(most, _MOST), classes=classes, stacked=stacked)
-        if picture.least <= (min(most, _MOST) if classes else most):
-            return picture.draw().lines(color=color)
-    return []
 
 
 def _list(outline: Outline, level: Level, width: int, arrow: str, *, color: bool) -> list[str]:
@@ -74,6 +70,6 @@ def _rows(outline: Outline, box: Box, level: Level, arrow: str) -> Iterator[str]
 
 def _skips(ends: Ends, arrow: str) -> Iterator[str]:
     for link in ends.consumed:
-        yield f"{below(link.skip.target, link.skip.target_stage)}: {link.sum(arrow)}, skip from {link.skip.source}"
+        yield f"{entering(link, arrow)}, skip from {link.skip.source}"
     for link in ends.produced:
-        yield f"{below(link.skip.source, link.skip.source_stage)}: skip {skip_label(link.skip)} {arrow} {link.skip.target}"
+        yield f"{leaving(link)} {arrow} {link.skip.target}"

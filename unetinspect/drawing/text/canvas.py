@@ -1,4 +1,4 @@
-"""A sheet of characters: what is written where, in which style, and how it is folded and printed."""
+"""A sheet of characters with styles, and how texts are folded and printed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ASCII = Glyphs("-", "|", ("+", "+", "+", "+"), "+", ">", "v", "^", "->")
 def fold(text: str, width: int, *, indent: str = "") -> list[str]:
     """Break a text between words into lines of at most `width` columns; all but the first are indented.
 
-    A shape or a sum in brackets is kept together where it fits in a line; a word that is too long is broken.
+    A shape or a sum in brackets is kept together if it fits in a line; a word that is too long is broken.
     """
     lines = [""]
     for word in _pieces(text):
@@ -61,7 +61,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _parts(word: str, width: int) -> Iterator[str]:
-    """Break a word that is too long, after a dot or an underscore where it has one."""
+    """Break a word that is too long, after a dot or an underscore if it has one."""
     while cells(word) > width:
         room = next(place for place in range(len(word), 0, -1) if cells(word[:place]) <= max(width, 2))
         end = max(word.rfind(".", 0, room), word.rfind("_", 0, room)) + 1 or room
@@ -95,11 +95,10 @@ class Canvas:
         height = max((line for line, _ in self._cells), default=-1) + 1
         width = max((column for _, column in self._cells), default=-1) + 1
         rows = ([self._cells.get((line, column), (" ", "")) for column in range(width)] for line in range(height))
-        return [_painted(row, color=color) for row in rows]
-
-
-def _painted(row: list[tuple[str, str]], *, color: bool) -> str:
-    while row and row[-1][0] == " ":
-        row.pop()
-    runs = groupby(row, key=lambda cell: cell[1] if color else "")
-    return "".join(paint("".join(char for char, _ in run), style) for style, run in runs)
+        found = []
+        for row in rows:
+            while row and row[-1][0] == " ":
+                row.pop()
+            runs = groupby(row, key=lambda cell: cell[1] if color else "")
+            found.append("".join(paint("".join(char for char, _ in run), style) for style, run in runs))
+        return found

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from unetinspect.drawing.labels import below, channels_text
 from unetinspect.drawing.outline import Box, Ends, Layer, Level, Link, Mark, Outline, Side, mark_text
 from unetinspect.terminal import cells
-from unetinspect.units import format_shape
+from unetinspect.units import format_shape, in_lines
 from unetinspect.views.words import place_text, skip_label, step_text
 
 _Piece = tuple[str, str]  # a text and its style
@@ -21,7 +21,7 @@ _Piece = tuple[str, str]  # a text and its style
 class Row(Struct, frozen=True):
     """A line of a card, and the skip that leaves or enters there.
 
-    Where its parts differ in style they are `pieces`; in the text they have ", " between them.
+    If its parts differ in style, they are `pieces`, which `text` joins with ", ".
     """
 
     text: str
@@ -34,7 +34,7 @@ class Card(Struct, frozen=True):
     """A box, or several small ones, in one frame.
 
     Attributes:
-        boxes: The boxes, in execution order.
+        boxes: In execution order.
         title: In the frame on the left.
         size: In the frame on the right.
         rows: From top to bottom.
@@ -60,11 +60,11 @@ class Card(Struct, frozen=True):
 
     @property
     def branches(self) -> bool:
-        """Whether its boxes each take a tensor from elsewhere, so that no line leads in or out."""
+        """Whether each of its boxes takes a tensor from elsewhere, so that no line leads in or out."""
         return len(self.boxes) > 1 and all(box.after is None for box in self.boxes)
 
 
-class Deck:
+class Cards:
     """The cards of an outline.
 
     Attributes:
@@ -72,7 +72,7 @@ class Deck:
     """
 
     def __init__(self, outline: Outline, level: Level, arrow: str, *, classes: bool, stacked: bool) -> None:
-        """Take an outline; titles name classes and long rows are broken in two where asked; `arrow` is "becomes"."""
+        """Prepare an outline; `classes` adds classes to titles, `stacked` breaks long rows in two, `arrow` is between two shapes."""
         self._outline, self._level, self._arrow = outline, level, arrow
         self._classes, self._stacked = classes, stacked
         self.drawn: frozenset[int] = frozenset()
@@ -120,7 +120,7 @@ class Deck:
         return [Row(f"{name:{wide}}  {shapes}")]
 
     def _body(self, box: Box) -> list[Row]:
-        """Return the rows of a box of its own: its layers, the last first where the flow goes up, and skips of no layer."""
+        """Return the rows of a box: its layers, the last first if the path leads up, and skips of no layer."""
         layers, rest = self._outline.ends(box, self._level)
         blocks, shape = [], box.in_shape
         for layer, ends in layers:
@@ -130,7 +130,7 @@ class Deck:
         return [*self._targets(rest.consumed), *rows, *self._sources(rest.produced)]
 
     def _layer(self, layer: Layer, ends: Ends, *, changed: bool) -> Iterator[Row]:
-        """Yield the rows of a layer: its skips, its output's shape where that changed, its attention layers."""
+        """Yield the rows of a layer: its skips, its output's shape if that changed, its attention layers."""
         rows = [*self._sources(ends.produced), *self._targets(ends.consumed)]
         if not any(row.text.partition("  ")[0].rstrip() == layer.name for row in rows):
             yield Row(layer.name)
@@ -140,14 +140,14 @@ class Deck:
         yield from (Row(f"  {mark_text(mark, of_one=True)}", _style(mark)) for mark in layer.marks)
 
     def _sources(self, links: Sequence[Link]) -> Iterator[Row]:
-        """Yield a row for each skip that leaves; where it goes, if no line shows that."""
+        """Yield a row for each skip that leaves, and its target if no line shows it."""
         for link in links:
             yield Row(below(link.skip.source, link.skip.source_stage), link=link)
             if link.number not in self.drawn:
                 yield Row(f"  {skip_label(link.skip)} {self._arrow} {link.skip.target}", "skip")
 
     def _targets(self, links: Sequence[Link]) -> Iterator[Row]:
-        """Yield a row for each skip that enters, the last first, as it is read upwards; where it is from, if no line shows that."""
+        """Yield a row for each skip that enters, the last first (it is read upwards), and its source if no line shows it."""
         for link in reversed(links):
             yield Row(f"{below(link.skip.target, link.skip.target_stage)}  {link.sum(self._arrow)}", link=link)
             if link.number not in self.drawn:
@@ -161,33 +161,37 @@ def joint(before: Card | None, after: Card | None, arrow: str) -> list[tuple[boo
         lone = after or before
         return [(lone is not None and not lone.branches, "" if lone is not None and lone.branches else format_shape(end))]
     made, taken = before.boxes[-1].out_shape, after.boxes[0].in_shape
-    if after.boxes[0].after == before.boxes[-1].name:
+    if after.boxes[0].after is before.boxes[-1]:
         return [(True, step_text(made, taken, arrow))]
     ends = ((before, f"out {format_shape(made)}"), (after, f"in {format_shape(taken)}"))
     return [(False, "" if card.branches else text) for card, text in ends]
 
 
 def with_summaries(cards: Sequence[Card], width: int) -> list[Card]:
-    """Return the cards of a column of a width with their channels and attention layers, in as few lines as the width allows.
+    """Return the cards of a column with their channels and attention layers, in as few lines as its width allows.
 
-    The channels are in the frames where those of all cards fit there, else in the first rows.
+    The channels are in the frames if those of all cards fit there, else in the first rows.
     """
     places = [", ".join(filter(None, (card.size, card.channels))) for card in cards]
     titled = all(cells(card.title) + cells(place) + 6 <= width for card, place in zip(cards, places, strict=True) if card.channels)
     found = []
+
+    def folded(pieces: Iterable[_Piece]) -> list[list[_Piece]]:
+        return in_lines(pieces, lambda line: cells(", ".join(text for text, _ in line)) <= width - 4)
+
     for card, place in zip(cards, places, strict=True):
         channels = [(card.channels, "")] if card.channels and not titled else []
-        # The channels have a line of their own where that takes no more lines.
-        apart, together = [*_folded(channels, width - 4), *_folded(card.marks, width - 4)], _folded([*channels, *card.marks], width - 4)
-        rows = [Row(", ".join(text for text, _ in line), pieces=tuple(line)) for line in min(apart, together, key=len)]
+        # The channels have a line of their own if that takes no more lines.
+        lines = min([*folded(channels), *folded(card.marks)], folded([*channels, *card.marks]), key=len)
+        rows = [Row(", ".join(text for text, _ in line), pieces=tuple(line)) for line in lines]
         found.append(replace(card, size=place if titled else card.size, rows=(*rows, *card.rows), channels="", marks=()))
     return found
 
 
 def widths(columns: Sequence[Sequence[Card]], least: Sequence[int], room: int) -> tuple[int, ...]:
-    """Return how wide columns become that may grow by `room` together: the fewest lines, and of those ways the narrowest.
+    """Return the widths of columns that may grow by `room` in total: those with the fewest lines, then the narrowest.
 
-    The cards have no summaries yet; `least` is what each column needs.
+    The cards have no summaries yet; `least` is the least width of each column.
     """
     growths = range(max(room, 0) + 1)
     lines = [
@@ -199,25 +203,15 @@ def widths(columns: Sequence[Sequence[Card]], least: Sequence[int], room: int) -
     return tuple(width + by for width, by in zip(least, best, strict=True))
 
 
-def _folded(pieces: Iterable[_Piece], width: int) -> list[list[_Piece]]:
-    lines: list[list[_Piece]] = []
-    for piece in pieces:
-        if lines and cells(", ".join(text for text, _ in (*lines[-1], piece))) <= width:
-            lines[-1].append(piece)
-        else:
-            lines.append([piece])
-    return lines
-
-
 def _style(mark: Mark) -> str:
     return "cross" if mark.kind == "cross" else "self"
 
 
 def _ends(cards: Sequence[Card], end: Literal["source", "target"]) -> list[int]:
     """Return the numbers of the links that leave, or enter, from top to bottom."""
-    names = {box.name for card in cards for box in card.boxes}
+    boxes = {box for card in cards for box in card.boxes}
     links = [row.link for card in cards for row in card.rows if row.link is not None]
-    return [link.number for link in links if (link.source if end == "source" else link.target) in names]
+    return [link.number for link in links if (link.source if end == "source" else link.target) in boxes]
 
 
 def _uncrossed(left: Sequence[int], right: Sequence[int]) -> frozenset[int]:

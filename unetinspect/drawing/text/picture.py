@@ -12,9 +12,9 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from unetinspect.drawing.outline import Box, Level, Outline
+from unetinspect.drawing.outline import Level, Outline
 from unetinspect.drawing.text.canvas import Canvas, Glyphs
-from unetinspect.drawing.text.cards import Card, Deck, Row, joint, widths, with_summaries
+from unetinspect.drawing.text.cards import Card, Cards, Row, joint, widths, with_summaries
 from unetinspect.terminal import cells
 from unetinspect.views.words import skip_label
 
@@ -31,8 +31,8 @@ class Item(Struct, frozen=True):
 
     Attributes:
         kind: The frame's top or bottom, a row, or what is between two cards: an arrow's head, its line, words, nothing.
-        card: The card; None between cards.
-        row: The row; None where a card has room to spare.
+        card: None between cards.
+        row: None where a card has room to spare.
         text: Words beside an arrow.
         near: The cards above and below, where it is between cards.
     """
@@ -123,14 +123,16 @@ def level(left: Sequence[Item], right: Sequence[Item], drawn: Sequence[int]) -> 
 
 
 def beside(left: Sequence[Item], card: Card) -> tuple[list[Item], list[Item]]:
-    """Place a card of branches so that the rows of each box begin level with the first card on the left of its size.
+    """Place a card of branches so that the rows of each box begin level with the first card of its size on the left.
 
-    The last branch leaves what is between the down and the up path, where there is such a card.
+    The last branch is level with the card between the down and the up path, if there is one.
     """
     right: list[Item] = []
     each = len(card.rows) // len(card.boxes)
+    tops = [(line, item.card) for line, item in enumerate(left) if item.kind == "top" and item.card]
     for place, box in enumerate(card.boxes):
-        height = _height_of(left, box, is_last=box is card.boxes[-1])
+        between = [line for line, other in tops if box is card.boxes[-1] and other.side == "bottom"]
+        height = next(iter(between), next((line for line, other in tops if other.boxes[0].size == box.size), 0))
         if place == 0:
             right += [BLANK] * (height - 1) + [Item("top", card)]
         right += [Item("row", card)] * (height - len(right))
@@ -140,14 +142,8 @@ def beside(left: Sequence[Item], card: Card) -> tuple[list[Item], list[Item]]:
     return [*left, *[BLANK] * (height - len(left))], [*right, *[BLANK] * (height - len(right))]
 
 
-def _height_of(left: Sequence[Item], box: Box, *, is_last: bool) -> int:
-    tops = [(place, item.card) for place, item in enumerate(left) if item.kind == "top" and item.card]
-    between = [place for place, card in tops if is_last and card.side == "bottom"]
-    return next(iter(between), next((place for place, card in tops if card.boxes[0].size == box.size), 0))
-
-
 class Picture:
-    """A U of at most some columns, if that can be.
+    """A U, in at most so many columns if possible.
 
     Attributes:
         least: How many columns it needs.
@@ -156,9 +152,9 @@ class Picture:
 
     def __init__(self, outline: Outline, shown: Level, glyphs: Glyphs, most: int, *, classes: bool, stacked: bool) -> None:
         self._glyphs = glyphs
-        deck = Deck(outline, shown, glyphs.arrow, classes=classes, stacked=stacked)
-        self._drawn = deck.drawn
-        self._top, self._left, self._bottom, self._right = (deck.on(side) for side in ("top", "left", "bottom", "right"))
+        cards = Cards(outline, shown, glyphs.arrow, classes=classes, stacked=stacked)
+        self._drawn = cards.drawn
+        self._top, self._left, self._bottom, self._right = (cards.on(side) for side in ("top", "left", "bottom", "right"))
         self._branching = len(self._right) == 1 and self._right[0].branches
         if self._branching:
             self._left, self._bottom = [*self._left, *self._bottom], []
@@ -176,7 +172,7 @@ class Picture:
         self._canvas = Canvas()
 
     def _summarize(self, most: int) -> tuple[int, ...]:
-        """Write the summaries of all cards; return how wide the columns are: at most this together, where that can be."""
+        """Write the summaries of all cards; return the widths of the columns, in total at most this if possible."""
         columns = self._left, self._right
         needs = [_widest(cards, self._glyphs) for cards in columns]
         wide = widths(columns, needs, most - sum(needs) - 2 * _LEAST_INDENT * self._deepest)
@@ -199,7 +195,8 @@ class Picture:
             up = path_lines(self._right, next(iter((self._left + self._bottom)[::-1]), None), arrow, upward=True)
             drawn = [row.link.number for card in self._left for row in card.rows if row.link and row.link.number in self._drawn]
             start, (left, right) = 0, level([*[BLANK] * top, *down], up, drawn)
-            if not self._fits_aside(right, top):
+            beside_top = [card for item in right[:top] for card in (item.card, *item.near) if card]
+            if not all(card.width + 1 < self._column(other) for card in self._top for other in beside_top):
                 start, (left, right) = top, level(down, up, drawn)
         line = 0
         for card in self._top:
@@ -213,13 +210,8 @@ class Picture:
             self._draw_bottom(start + len(left))
         return self._canvas
 
-    def _fits_aside(self, right: list[Item], height: int) -> bool:
-        """Return whether the top cards fit left of what the right column has there."""
-        cards = [card for item in right[:height] for card in (item.card, *item.near) if card]
-        return all(card.width + 1 < self._column(other) for card in self._top for other in cards)
-
     def _column(self, card: Card) -> int:
-        """Return the column where a card begins: the smaller its resolution, the further in."""
+        """Return the column where a card begins: smaller resolutions are further in."""
         indent = self._indent * self._depths[card.boxes[0].name] // max(self._deepest, 1)
         return self.width - self._wide[1] - indent if card.side == "right" else indent
 
@@ -303,13 +295,13 @@ class Picture:
         return line
 
     def _passing(self, first: int, last: int, column: int) -> None:
-        """Draw the line from the last card of the bottom up past the others, where it leads up to the right."""
+        """Draw the line from the last card of the bottom up past the others, if it leads up to the right."""
         if self._right and joint(self._bottom[-1], self._right[0], "")[0][0]:
             for line in range(first, last):
                 self._canvas.write(line, column, self._glyphs.down, "right")
 
     def _join(self, line: int, first: int, last: int) -> None:
-        """Join the down path to the up path where nothing is between them."""
+        """Join the down path to the up path if nothing is between them."""
         if not self._left or not self._right or not joint(self._left[-1], self._right[0], "")[0][0]:
             return
         _, _, left, right = self._glyphs.corners
