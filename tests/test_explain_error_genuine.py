@@ -23,7 +23,7 @@ from unetinspect.explain.answers import facts
 from unetinspect.record import ErrorExplanation
 
 # Of the errors with their tracebacks: what was measured, rounded down. The rest has another cause that raises the same there.
-RIGHT, NAMED, REFUSED = 0.7, 0.92, 0.02
+RIGHT, NAMED, REFUSED = 0.8, 0.95, 0.02
 
 
 def unet(device: str = "cpu", **keys: Any) -> Any:
@@ -51,12 +51,12 @@ def explained(text: str) -> ErrorExplanation:
 @cache
 def provoked() -> list[Provoked]:
     """Provoke one in so many of the errors."""
-    return list(provoke(primes=False, one_in=6, one_base_in=5))
+    return list(provoke(primes=False, one_in=12, one_base_in=4))
 
 
 def kinds_of(error: Provoked) -> set[str]:
     """Return the kinds that an explanation by the true cause may have."""
-    cause = f"{error.row['cause']} {error.row['about']} {error.row['axis']}"
+    cause = f"{error.row.cause} {error.row.about} {error.row.axis}"
     return {answer.kind for answer in facts().message if fnmatchcase(cause, answer.cause)}
 
 
@@ -92,8 +92,8 @@ def test_a_message_alone_is_decided_only_where_it_says_so_itself() -> None:
         claimed += found.decided_by != "nothing"
         wrong += found.decided_by != "nothing" and not kinds_of(error) & {found.kind, *(other.kind for other in found.others)}
 
-    assert claimed > 40
-    assert wrong <= 0.2 * claimed  # a config that the message itself takes for another mistake
+    assert claimed > 20
+    assert wrong <= 0.15 * claimed  # a config that the message itself takes for another mistake
 
 
 def run(model: Any, sample: tuple[int, ...] = (2, 4, 16, 16), text: tuple[int, ...] | None = (2, 7, 24)) -> Any:

@@ -326,10 +326,6 @@ def config_mutations(base: Base, keys: list[str], used: set[int], build: Callabl
             )
 
 
-def _built(build: Callable[[str, Config], Any], class_name: str, config: Config, model: Any, inputs: Inputs) -> None:
-    run(build(class_name, config), inputs)
-
-
 def _wrong_number(value: Any, wrong: Any) -> dict[str, int]:
     while is_list(wrong) and wrong:
         value, wrong = (value[0] if is_list(value) and value else value), wrong[0]

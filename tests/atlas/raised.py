@@ -10,7 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.atlas.rows import Row
+from msgspec.structs import replace
+
+from unetinspect.explain.atlas import Row
 
 _MODELS = (
     "models/unets/*.py",
@@ -94,8 +96,6 @@ _COUNT = re.compile(
     r"|^(?:height|width|count|size|dim|batch_size|time_embed_dim|num_(?:frames|layers|channels_\w+)|total_\w+)$"
     r"|config\.(?:in_channels|latent_channels|num_train_timesteps|num_control_type)$"
 )
-# Fewer constant letters than these are in many texts of other programs.
-_WEAK_LETTERS = 16
 
 
 class _Place(NamedTuple):
@@ -133,41 +133,30 @@ def raised_rows() -> list[Row]:
                 continue
             for row in _rows_of(path, prefix):
                 # Pipelines are copies of each other: a text is one row, whichever of them says it.
-                key = (row["text"],) if prefix == "pipeline" else (row["text"], *row["frames"])
-                if key in rows:
-                    _merge(rows[key], row)
-                else:
-                    rows[key] = row
+                key = (row.text,) if prefix == "pipeline" else (row.text, *row.frames)
+                known = rows.get(key, row)
+                about = " ".join(sorted({*known.about.split(), *row.about.split()}))
+                rows[key] = replace(known, about=about, classes=tuple(sorted({*known.classes, *row.classes})))
     return list(rows.values())
-
-
-def _merge(row: Row, other: Row) -> None:
-    row["classes"] = sorted({*row["classes"], *other["classes"]})
-    row["about"] = " ".join(sorted({*row["about"].split(), *other["about"].split()}))
 
 
 def _rows_of(path: Path, prefix: str) -> Iterator[Row]:
     for place, expression in _messages(ast.parse(path.read_text(encoding="utf-8")), _Place(path.stem)):
         text = _text(expression, place, before=expression.lineno)
         shown = " ".join(text.text.split())
-        constant = re.sub(r"[^A-Za-z]", "", shown)
         if place.owner is not None and _OTHER_CLASSES.fullmatch(place.owner.name):
             continue
-        if not constant or (prefix == "pipeline" and not _ABOUT_A_UNET.search(shown)):
+        if not re.search("[A-Za-z]", shown) or (prefix == "pipeline" and not _ABOUT_A_UNET.search(shown)):
             continue
-        row = Row(
+        yield Row(
             text=shown,
-            numbers=list(text.numbers),
-            frames=[f"{place.file}.{place.function.name if place.function else '<module>'}"],
-            module="",
+            numbers=text.numbers,
+            frames=(f"{place.file}.{place.function.name if place.function else '<module>'}",),
             cause="raises",
             about=" ".join(_about(shown, place)),
             axis=_stage(place, prefix),
-            classes=[place.owner.name] if place.owner else [],
+            classes=(place.owner.name,) if place.owner else (),
         )
-        if len(constant) < _WEAK_LETTERS:
-            row["weak"] = True
-        yield row
 
 
 def _messages(node: ast.AST, place: _Place) -> Iterator[tuple[_Place, ast.expr]]:
