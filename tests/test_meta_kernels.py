@@ -14,9 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.kinds_other import KINDS as OTHER_KINDS
-from tests.kinds_video import KINDS as VIDEO_KINDS
-from tests.tiny import KINDS
+from tests.tiny import ALL
 from unetinspect import trace
 from unetinspect.observe import meta_kernels
 from unetinspect.observe.tensors import tensors_in
@@ -286,8 +284,7 @@ def test_views_and_in_place_operations_always_run_in_torch() -> None:
 @pytest.mark.parametrize("kind", ["gligen", "k-blocks", "skip-blocks", "cascade-decoder", "svd", "motion"])
 def test_a_record_is_the_same_where_torch_makes_every_result(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the last byte, for blocks of every sort and for video."""
-    config = {**KINDS, **OTHER_KINDS, **VIDEO_KINDS}[kind]
-    ours = trace(config, device="meta", cache=False)
+    ours = trace(ALL[kind], device="meta", cache=False)
     asked: list[Any] = []
 
     def ask_torch(func: Any, args: Any, kwargs: Any, inputs: Any) -> Any:
@@ -296,7 +293,7 @@ def test_a_record_is_the_same_where_torch_makes_every_result(kind: str, monkeypa
 
     monkeypatch.setattr(meta_kernels, "run", ask_torch)
 
-    assert trace(config, device="meta", cache=False).to_json() == ours.to_json()
+    assert trace(ALL[kind], device="meta", cache=False).to_json() == ours.to_json()
     assert aten.convolution.default in asked
 
 
