@@ -1,4 +1,4 @@
-"""The texts that diffusers' source raises where a user of a UNet can meet them, read with `ast`; diffusers is not imported."""
+"""The texts that diffusers' source raises where a user of a UNet can meet them, read with `ast`."""
 
 from __future__ import annotations
 
@@ -12,72 +12,9 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from tests.atlas.bases import TABLES
 from unetinspect.explain.atlas import Row
 
-_MODELS = (
-    "models/unets/*.py",
-    "models/controlnets/*.py",
-    "models/adapter.py",
-    "models/attention*.py",
-    "models/embeddings.py",
-    "models/resnet.py",
-    "models/downsampling.py",
-    "models/upsampling.py",
-    "models/normalization.py",
-    "models/activations.py",
-    "models/transformers/transformer_2d.py",
-    "models/transformers/dual_transformer_2d.py",
-    "models/transformers/transformer_temporal.py",
-)
-_LOADING = (
-    "configuration_utils.py",
-    "models/modeling_utils.py",
-    "models/model_loading_utils.py",
-    "loaders/unet.py",
-    "loaders/unet_loader_utils.py",
-    "loaders/lora_base.py",
-    "loaders/lora_pipeline.py",
-    "loaders/ip_adapter.py",
-    "loaders/peft.py",
-    "loaders/single_file.py",
-    "loaders/single_file_model.py",
-    "loaders/single_file_utils.py",
-    "loaders/textual_inversion.py",
-    "pipelines/auto_pipeline.py",
-    "pipelines/pipeline_loading_utils.py",
-    "pipelines/pipeline_utils.py",
-    "utils/hub_utils.py",
-    "utils/import_utils.py",
-    "utils/peft_utils.py",
-    "utils/state_dict_utils.py",
-)
-_FOLDERS = (
-    "animatediff",
-    "consistency_models",
-    "controlnet",
-    "ddim",
-    "ddpm",
-    "deepfloyd_if",
-    "deprecated/*",
-    "dreamlite",
-    "kandinsky",
-    "kandinsky2_2",
-    "kandinsky3",
-    "kolors",
-    "latent_consistency_models",
-    "latent_diffusion",
-    "ledits_pp",
-    "marigold",
-    "pag",
-    "stable_cascade",
-    "stable_diffusion",
-    "stable_diffusion_xl",
-    "stable_video_diffusion",
-    "t2i_adapter",
-)
-_PIPELINES = (*(f"pipelines/{folder}/pipeline_*.py" for folder in _FOLDERS), "pipelines/pag/pag_utils.py", "pipelines/free_noise_utils.py")
-# Pipelines of other architectures, whose texts say nothing of a UNet.
-_NO_UNET = ("*hunyuandit*", "*pixart*", "*_sana*", "*_sd_3*", "*onnx*", "*spectrogram*", "*amused*", "*vq_diffusion*", "*prior*")
 _OTHER_CLASSES = re.compile(r"(?!StableDiffusion)\w+LoraLoaderMixin")
 _ABOUT_A_UNET = re.compile(
     r"unet|prompt_embeds|pooled|image|mask|height|width|latent|frame|adapter|controlnet|control_|guess|"
@@ -126,10 +63,10 @@ def raised_rows() -> list[Row]:
     assert spec.origin is not None
     root = Path(spec.origin).parent
     rows: dict[tuple[str, ...], Row] = {}
-    for patterns, prefix in ((_MODELS, "models"), (_LOADING, "load"), (_PIPELINES, "pipeline")):
-        files = {path for pattern in patterns for path in root.glob(pattern)}
+    for prefix, patterns in TABLES["files"].items():
+        files = {path for pattern in patterns.split() for path in root.glob(pattern)}
         for path in sorted(files):
-            if prefix == "pipeline" and any(fnmatch(path.name, name) for name in _NO_UNET):
+            if prefix == "pipeline" and any(fnmatch(path.name, name) for name in TABLES["no_unet"].split()):
                 continue
             for row in _rows_of(path, prefix):
                 # Pipelines are copies of each other: a text is one row, whichever of them says it.
