@@ -16,11 +16,11 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from tests.atlas.provoke import Provoked, provoke
+from tests.test_explain_error import only
 from tests.tiny import condition
 from unetinspect.errors import UsageError
 from unetinspect.explain import explain_error
 from unetinspect.explain.answers import facts
-from unetinspect.record import ErrorExplanation
 
 # Of the errors with their tracebacks: what was measured, rounded down. The rest has another cause that raises the same there.
 RIGHT, NAMED, REFUSED = 0.8, 0.95, 0.02
@@ -39,13 +39,6 @@ def raised_by(call: Callable[[], Any]) -> tuple[str, str]:
     except Exception as error:
         return str(error), traceback.format_exc()
     pytest.fail("nothing was raised")
-
-
-def explained(text: str) -> ErrorExplanation:
-    """Explain a text with one error."""
-    found = explain_error(text).explanations
-    assert len(found) == 1, [one.error for one in found]
-    return found[0]
 
 
 @cache
@@ -126,7 +119,7 @@ def test_a_forward_that_fails_is_explained_from_its_traceback(name: str, device:
 
     model = unet(device, **keys)
 
-    found = explained(raised_by(lambda: call(model))[1])
+    found = only(raised_by(lambda: call(model))[1])
 
     assert found.kind == kind
     assert numbers <= {number.value for number in found.numbers}
@@ -150,7 +143,7 @@ def test_a_forward_that_fails_is_explained_from_its_traceback(name: str, device:
 )
 def test_a_config_that_diffusers_refuses(keys: dict[str, Any], word: str) -> None:
     """The key is named, and for a misspelled block the one that was meant."""
-    found = explained(raised_by(lambda: unet("meta", **keys))[1])
+    found = only(raised_by(lambda: unet("meta", **keys))[1])
 
     assert found.kind in ("config", "norm_groups")
     assert word in " ".join((found.meaning, *found.changes))
@@ -189,7 +182,7 @@ def test_a_lora_that_peft_refuses(name: str) -> None:
     """Of another width, with names that the UNet does not have, or with a prefix before them."""
     call, kind, words = PEFT[name]
 
-    found = explained(raised_by(call)[1])
+    found = only(raised_by(call)[1])
 
     assert found.kind == kind
     assert words in found.meaning

@@ -92,6 +92,9 @@ def test_the_others_go_on_after_one_fails(cli: Any) -> None:
     assert out == cli("trace", "plain.json", *ON_META, "--json")[1]
     assert err == alone[2].replace("error: ", "error: bad.json: ", 1)
 
+    both = ("bad.json", "plain.json")  # at 15 cells, the first cannot be built and the second does not run
+    assert [cli("trace", *names, "--latent", "15", *ON_META)[0] for names in (both, both[::-1])] == [2, 4]
+
     Path("lost.json").write_text(json.dumps({"_class_name": "NoSuchUNet"}))
     found = cli("check", "plain.json", "unet.json", "--latent", "15", *ON_META)
     failed = cli("check", "plain.json", "lost.json", "unet.json", "--latent", "15", *ON_META)
