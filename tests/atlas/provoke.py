@@ -86,21 +86,13 @@ def _variants(base: Base, first: Config) -> Iterator[tuple[Base, Any, _More]]:
     """
     model = build(base.class_name, base.config)
     keys = [key for key, value in base.config.items() if first is base.config or value != first[key]]
-    yield base, model, partial(_bent, base, keys)
+    yield base, model, lambda used: config_mutations(base, keys, used, build)
     for added in with_residuals(base, model):
         yield added, model, partial(residual_mutations, added)
     adapted = image_adapter(base, model)
     if adapted is not None:
         model._load_ip_adapter_weights([adapted[1]])
-        yield adapted[0], model, partial(_adapted, *adapted)
-
-
-def _bent(base: Base, keys: list[str], used: set[int]) -> Iterator[Mutation]:
-    return config_mutations(base, keys, used, build)
-
-
-def _adapted(base: Base, weights: dict[str, dict[str, Tensor]], used: set[int]) -> Iterator[Mutation]:
-    return ip_adapter_mutations(base, weights, used, build)
+        yield adapted[0], model, lambda used: ip_adapter_mutations(*adapted, used, build)
 
 
 def _provoked(base: Base, model: Any, seen: set[str], more: _More, one_in: int) -> Iterator[Provoked]:
