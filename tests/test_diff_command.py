@@ -6,17 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.tiny import traced
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    """A saved trace, which is compared without torch."""
-    path = tmp_path / "saved.json"
-    path.write_text(traced("conditioned").to_json())
-    return path
 
 
 def test_the_same_is_exit_0(cli: Any, saved: Path) -> None:
