@@ -92,6 +92,16 @@ def golden(request: pytest.FixtureRequest):
 
 
 @pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A saved trace, which every view shows without torch."""
+    from tests.tiny import traced
+
+    path = tmp_path / "saved.json"
+    path.write_text(traced("conditioned").to_json())
+    return path
+
+
+@pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """Run the command line in this process; returns (exit code, stdout, stderr).
 

@@ -6,22 +6,16 @@ import json
 from functools import cache
 from typing import get_args
 
-from tests import kinds_other, kinds_plugs, kinds_video
-from tests.tiny import KINDS, Config, traced, traced_once
+from tests.tiny import ALL, KINDS, OF_EACH_CLASS, Config, traced, traced_once
 from unetinspect import Trace
 from unetinspect.drawing.outline import Level, Outline, outline_of
 
 KNOWN = ("sd15", "sdxl", "ddpm-cat-256", "svd-xt", "kandinsky-3")
 _ODD = ("conditioned", "plain", "plain-no-mid-block", "plain-one-block", "skip-blocks", "k-blocks", "simple-cross-attention", "text")
-_OF_A_CLASS = {
-    config["_class_name"]: config
-    for kinds in (kinds_video.KINDS, kinds_plugs.KINDS, kinds_other.KINDS)
-    for config in reversed(kinds.values())
-}
 DRAWN: dict[str, str | Config] = {
     **{name: name for name in (*KNOWN, "bk-sdm-tiny", "amused-512", "controlnet-sd15-canny", "maestro-150k", "stable-cascade-prior")},
     **{name: KINDS[name] for name in _ODD},
-    **_OF_A_CLASS,
+    **{name: ALL[kind] for name, kind in OF_EACH_CLASS.items() if kind not in KINDS},
 }
 LEVELS: tuple[Level, ...] = get_args(Level)
 # Each record at each level, at two of the widths of a terminal; each width at each level, with records of many kinds.

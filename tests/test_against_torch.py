@@ -1,4 +1,4 @@
-"""The record of every small config against a pass by hand, against its own sums, and on every device; published figures."""
+"""The record of every small config against a pass by hand, against its own sums, and on every device."""
 
 from __future__ import annotations
 
@@ -10,25 +10,19 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests import kinds_other, kinds_plugs, kinds_video
-from tests.tiny import KINDS, Config, some, traced, traced_once
+from tests import kinds_other, kinds_video
+from tests.tiny import ALL, KINDS, OF_EACH_CLASS, Config, some, traced, traced_once
 from tests.witness import LiveBytes, Witness, by_hand
 from unetinspect import Trace, trace
 from unetinspect.errors import ForwardError
 
-ALL = {**KINDS, **kinds_other.KINDS, **kinds_plugs.KINDS, **kinds_video.KINDS}
-# The first config of each class that is not an image UNet.
-OTHER_CLASSES = {
-    config["_class_name"]: kind
-    for kinds in (kinds_video.KINDS, kinds_plugs.KINDS, kinds_other.KINDS)
-    for kind, config in reversed(kinds.items())
-}
 # Those whose operations differ; the others differ in what they embed, or in the number of blocks.
 ON_THE_CPU = [
     *("conditioned", "plain", "simple-cross-attention", "k-blocks", "own-hidden-states", "linear-projection", "gligen-text-image"),
-    *("text-image", "skip-blocks", "plain-resnet-sampling", *OTHER_CLASSES.values()),
+    *("text-image", "skip-blocks", "plain-resnet-sampling", *OF_EACH_CLASS.values()),
 ]
 # A pass by hand takes longer than all else.
+ON_THE_CPU = list(dict.fromkeys(ON_THE_CPU))
 BY_HAND = list(dict.fromkeys([*ON_THE_CPU, *some(ALL, 8)]))
 # There torch runs other operations on the CPU than on meta, and single modules have slightly other peaks: a group norm keeps
 # channels-last there and copies it on meta, a linear layer adds its bias separately on meta, a constant is copied to the device.
@@ -58,6 +52,8 @@ def options_of(kind: str) -> dict[str, Any]:
 
 def options_on_devices(kind: str) -> dict[str, Any]:
     """Return the options of the pass that is compared between devices."""
+    if kind in kinds_video.KINDS:
+        return {"latent": "5x7", "frames": 2, "tokens": 3}  # no level halves it evenly
     return {} if kind in KINDS or kind.startswith("unet1d") else {"latent": 8}
 
 
@@ -92,7 +88,7 @@ def test_every_kind_agrees_with_a_pass_by_hand(kind: str) -> None:
     assert 2 * kinds.attention == sum(count for operation, count in flops.items() if "bmm" in operation)
 
 
-@pytest.mark.parametrize("kind", some(ALL, 2))
+@pytest.mark.parametrize("kind", list(dict.fromkeys([*BY_HAND, *some(ALL, 4)])))
 def test_every_record_adds_up(kind: str) -> None:
     """Stages share out the whole, no child has or costs more than its parent, every skip fits, and all that has weights runs."""
     record = small(kind)
@@ -149,7 +145,7 @@ def test_a_pass_on_the_cpu_gives_the_same_record_and_has_the_same_peaks(kind: st
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("kind", [*KINDS, *OTHER_CLASSES.values()])
+@pytest.mark.parametrize("kind", list(dict.fromkeys([*KINDS, *OF_EACH_CLASS.values()])))
 def test_cuda_and_meta_give_the_same_record(kind: str) -> None:
     """A forward pass on a GPU differs from the weight-less one in the device's name alone."""
     options = options_on_devices(kind)
@@ -194,72 +190,6 @@ def test_a_device_that_is_full_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
         trace(KINDS["plain"], device="cpu", cache=False)
 
     assert raised.value.hint == "try a smaller --res or --batch, or --device meta, where nothing is allocated"
-
-
-# Parameters, attention layers and skips of published models, as counted and published elsewhere.
-PUBLISHED = {
-    "controlnet-sd15-canny": (361_279_120, 14, 0),
-    "controlnet-canny-sdxl": (1_251_014_160, 68, 0),
-    "svd-xt": (1_524_623_082, 64, 12),
-    "text-to-video-ms-1.7b": (1_411_233_860, 66, 12),
-    "i2vgen-xl": (1_420_469_224, 67, 12),
-    "animatediff-sd15-v3": (1_276_658_564, 72, 12),
-    "kandinsky-3": (3_055_348_228, 25, 3),
-    "stable-cascade-prior": (3_589_103_632, 64, 1),
-    "stable-cascade-decoder": (1_562_941_136, 68, 7),
-    "amused-512": (608_257_792, 56, 0),
-    "audioldm2": (346_943_496, 96, 12),
-    "hopper-medium-v2-value-function": (2_294_817, 0, 0),
-    "maestro-150k": (221_389_322, 0, 13),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_models(name: str) -> None:
-    """Half of a ControlNet's attention is self-attention; the first skip of a text-to-video UNet is behind its temporal transformer."""
-    record = traced_once(name)
-    attention = record.totals.attention
-
-    assert (record.totals.params, attention.total, len(record.skips)) == PUBLISHED[name]
-    if name.startswith("controlnet"):
-        assert attention.self_ == attention.cross == attention.total // 2
-    if record.run.frames:
-        first = {"i2vgen-xl": "transformer_in", "text-to-video-ms-1.7b": "transformer_in"}.get(name, "conv_in")
-        assert record.skips[-1].source == first
-        assert record.totals.skips.produced == record.totals.skips.consumed == 12
-
-
-# GMACs at batch 1, computed with FlopCounterMode: convolutions, linear layers, attention products; and what papers print for
-# convolutions and linear layers alone: DeepCache (arXiv 2312.00858) tables 1 to 3, T-GATE's table divided by its forward passes.
-GMACS = {
-    "sd15": (222.0, 116.6, 63.0, 338.83),
-    "bk-sdm-small": (148.9, 68.8, 37.8, 217.78),
-    "bk-sdm-tiny": (136.2, 68.8, 37.8, 205.09),
-    "sd21": (470.7, 289.8, 314.1, 760.82),
-    "sdxl": (811.6, 2177.1, 392.0, 2988.76),
-    "ssd-1b": (781.4, 1072.5, 250.1, None),
-    "koala-700m": (514.6, 661.6, 174.6, None),
-    "controlnet-sd15-canny": (68.5, 47.9, 25.2, None),
-    "ddpm-cifar10-32": (5.7, 0.3, 0.2, 6.1),
-    "ddpm-cat-256": (246.8, 1.4, 0.3, 248.7),
-    "cd-imagenet64": (95.6, 7.8, 6.2, None),
-    "if-i-xl": (1284.9, 129.4, 25.2, None),
-    "kandinsky-3": (1413.8, 155.3, 35.2, None),
-}
-
-
-@pytest.mark.parametrize("name", GMACS)
-def test_macs_of_published_models_are_those_known_elsewhere(name: str) -> None:
-    """Each kind to the known digit, and the published figure, which leaves out attention products, within 2 %."""
-    *known, printed = GMACS[name]
-    record = traced(name, **({"tokens": 77} if name == "kandinsky-3" else {}))
-    kinds, samples = record.totals.macs_by_kind, record.run.forward_batch  # each sample costs the same: see test_laws.py
-
-    assert kinds is not None
-    conv, linear, attention = (macs / samples / 1e9 for macs in (kinds.conv, kinds.linear, kinds.attention))
-    assert [round(macs, 1) for macs in (conv, linear, attention)] == known
-    if printed is not None:
-        assert conv + linear == pytest.approx(printed, rel=0.02)
 
 
 def _without_device(record: Trace, *, other_operations: bool) -> Config:

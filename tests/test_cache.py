@@ -82,15 +82,6 @@ def kept(tmp_path: Path) -> RecordCache:
     return RecordCache(tmp_path / "records")
 
 
-def test_a_cached_record_is_the_record_itself(kept: RecordCache) -> None:
-    """It comes back equal, and only under its own key."""
-    record = traced("conditioned")
-    kept.put("key", record)
-
-    assert kept.get(Trace, "key") == record
-    assert kept.get(Trace, "other") is None
-
-
 def test_the_key_holds_every_field_that_decides_a_pass_and_no_other(tmp_path: Path) -> None:
     """A change of any of them is another key, or the same: a new field is missed here until it has a value above."""
     weights = read_model(write_checkpoint(tmp_path / "w.safetensors", header_of(built_shapes(PLAIN)))).weights

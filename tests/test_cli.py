@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import io
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -240,19 +239,6 @@ def test_color_only_where_it_is_wanted(cli: Any, monkeypatch: pytest.MonkeyPatch
     assert "\x1b[" in cli("trace", tiny)[1]
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in cli("trace", tiny)[1]
-
-
-def test_of_several_the_first_failure_decides_the_exit_code(cli: Any, tiny: str) -> None:
-    """Of those that cannot be read every one is named, before anything runs; of those that cannot be traced the others go on."""
-    code, out, err = cli("trace", "sdlx", tiny, os.devnull, "--latent", "8")
-    assert (code, out, err.count("error: ")) == (3, "", 2)
-    assert "no model called 'sdlx'" in err
-
-    Path("bad.json").write_text(json.dumps(condition(norm_num_groups=7)))
-    Path("deep.json").write_text(json.dumps(PLAIN))
-    code, out, err = cli("trace", "bad.json", "deep.json", tiny, "--latent", "15", "--device", "meta")
-    assert (code, err.count("error: "), "tiny.json" in out) == (2, 2, True)
-    assert "error: deep.json: the forward pass of" in err  # alone, its exit code is 4
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,92 +14,17 @@ from tests.tiny import CONDITION, PLAIN, condition
 from unetinspect import ConfigError, ForwardError, UsageError, trace
 from unetinspect.unets import supported_classes
 
-LISTED = "`unetinspect --help` lists the commands"
-MISTAKES = [
-    (
-        "trace sdlx",
-        "no model called 'sdlx'",
-        "did you mean sdxl, svd-xt? `unetinspect models` lists the names; else give a path or a hub ID, org/name",
-    ),
-    ("trac sd15", "no such command 'trac'", f"did you mean `unetinspect trace`? {LISTED}"),
-    ("sd15", "no such command 'sd15'", f"did you mean `unetinspect trace sd15`? {LISTED}"),
-    ("mine.yaml", "no such command 'mine.yaml'", f"did you mean `unetinspect trace mine.yaml`? {LISTED}"),
-    ("nothing", "no such command 'nothing'", LISTED),
-    ("--verison", "no such option: --verison", f"did you mean --version? {LISTED}"),
-    ("--res 5 trace", "no such option: --res", "put options after the command: unetinspect trace --res"),
-    ("trace --rez 5", "no such option: --rez", "did you mean --res? `unetinspect trace --help` lists the options"),
-    ("trace --resolution 5", "no such option: --resolution", "did you mean --res? `unetinspect trace --help` lists the options"),
-    ("trace -x", "no such option: -x", "`unetinspect trace --help` lists the options"),
-    ("skips sd15 sdxl", "unexpected argument (sdxl)", "`unetinspect skips --help` lists the options"),
-    (
-        "trace --format xml",
-        "invalid value for '--format': 'xml' is not one of 'table', 'json', 'md', 'csv', 'tsv'",
-        "`unetinspect trace --help` lists the options",
-    ),
-    (
-        "trace --res 512x770",
-        "--res 512x770 is not a multiple of the VAE scale factor 8",
-        "the nearest sizes that are: --res 512x768 or --res 512x776",
-    ),
-    (
-        "trace --res 5x",
-        "--res: '5x' is not a size from 1 to 1048576",
-        "write one side or height x width: --res 512, --res 512x768",
-    ),
-    ("trace --res 512 --latent 64", "--res and --latent both give a size", "give one: --res is in pixels, --latent is the sample itself"),
-    ("trace --device gpu", "unknown device 'gpu'", "use auto, meta, cpu, cuda or cuda:N"),
-    (
-        "trace --dtype int8",
-        "unknown dtype 'int8'",
-        "use float32, float16, bfloat16, float64 or fp32, fp16, bf16, fp64, half, float",
-    ),
-    ("trace --json --format md", "--json and --format md cannot be used together", "use one of them"),
-    ("models --from . --classes", "--from and --classes cannot be used together", "use one of them"),
-    ("skips --explain --json", "--explain has no json form", "leave out --json"),
-    ("inputs --code --format md", "--code has no md form", "leave out --format md"),
-    ("schema --format csv", "schema has no csv form", "leave out --format csv"),
-    (
-        "trace --set cros_attention_dim=5",
-        "UNet2DConditionModel has no config key cros_attention_dim",
-        "did you mean cross_attention_dim? `unetinspect config` lists them all",
-    ),
-    ("trace --set layers_per_block", "--set layers_per_block is not KEY=VALUE", "--set cross_attention_dim=1024"),
-    (
-        "trace --set sample_size=[1",
-        "--set sample_size=[1: the value cannot be read",
-        "write it as JSON: --set 'sample_size=[320, 640]'",
-    ),
-    ("trace --with a --with b", "--with can be given only once", "--with a"),
-    ("check sd15 --with t2i", "check does not support --with", "`unetinspect ports sd15 --with t2i` does"),
-    ("trace --frames 8", "--frames: UNet2DConditionModel has no frames", "leave --frames out"),
-    ("trace ddpm-cat-256 --tokens 8", "--tokens: no input of ddpm-cat-256 has tokens", "leave --tokens out"),
-    (
-        "attn --stage upblocks.1",
-        "sd15 has no stage 'upblocks.1'",
-        "did you mean one of up_blocks, up_blocks.0, up_blocks.1, up_blocks.2, up_blocks.3?",
-    ),
-    (
-        "diff sd15",
-        "diff needs two UNets",
-        "`unetinspect diff sd15 sdxl`, or two sizes of one: `unetinspect diff sd15 --res 512,768`",
-    ),
-    ("diff - -", "- (standard input) can be given only once", "save it to a file"),
-    ("diff sd15 --res 1,2,3", "--res 1,2,3: expected at most two values, for A and B", "--res 1,2"),
-    (
-        "names output_blocks.5.1",
-        "no model called 'output_blocks.5.1'",
-        (
-            "`unetinspect models` lists the names; else give a path or a hub ID, org/name; "
-            "put MODEL first: unetinspect names sd15 output_blocks.5.1"
-        ),
-    ),
-]
+# What is typed, and the whole of stderr.
+MISTAKES: dict[str, str] = dict(
+    re.findall(r"\$ unetinspect (.*)\n((?:.+\n)+)", Path(__file__).with_name("mistakes.txt").read_text(encoding="utf-8"))
+)
 
 
-@pytest.mark.parametrize(("words", "error", "hint"), MISTAKES, ids=[words for words, _, _ in MISTAKES])
-def test_a_mistake_gets_a_sentence_a_hint_and_an_exit_code(cli: Any, words: str, error: str, hint: str) -> None:
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_gets_a_sentence_a_hint_and_an_exit_code(cli: Any, words: str) -> None:
     """The whole of stderr is the sentence and the hint; stdout is empty."""
-    assert cli(*words.split()) == (3 if error.startswith("no model") else 2, "", f"error: {error}\nhint: {hint}\n")
+    assert re.fullmatch("error: .+\nhint: .+\n", MISTAKES[words])
+    assert cli(*words.split()) == (3 if "no model called" in MISTAKES[words] else 2, "", MISTAKES[words])
 
 
 def test_a_size_that_does_not_run_gets_the_nearest_that_do(cli: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import sdpa_flop_count
 
+from tests.test_observe import seen
 from tests.tiny import traced
 from tests.witness import LiveBytes, by_hand
-from unetinspect.observe import Observation, watch_forward
 from unetinspect.observe.assemble import make_modules
 from unetinspect.observe.macs import attention_macs
 
@@ -35,11 +34,6 @@ class Calling(nn.Module):
 
     def forward(self, sample: Tensor) -> Any:
         return self.function(sample)
-
-
-def seen(module: nn.Module, sample: Tensor) -> Observation:
-    """Observe one pass of a module."""
-    return watch_forward(partial(module, sample), module, {"sample": sample}, lambda path: path or None)
 
 
 @given(axes=st.tuples(*[st.integers(1, 5)] * 6))

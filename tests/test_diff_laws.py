@@ -11,15 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kinds_other import KINDS as OTHER
-from tests.kinds_plugs import KINDS as PLUGS
-from tests.kinds_video import KINDS as VIDEO
-from tests.tiny import KINDS, traced_once
+from tests.tiny import ALL, traced_once
 from unetinspect.compare import compare
 from unetinspect.compare.align import Place, align, level, merged
 from unetinspect.record import Trace
 from unetinspect.record.diff import Diff
 
-ALL = {**KINDS, **VIDEO, **PLUGS, **OTHER}
 # Kinds that are unlike each other: other blocks, levels and classes, no middle, no skips, lists of lists.
 UNLIKE = (
     *("conditioned", "plain", "k-blocks", "no-mid-block", "nested-transformer-depths", "skip-blocks", "text-time"),

@@ -19,14 +19,6 @@ from unetinspect.errors import UsageError
 BEGINS = {"svg": b"<svg", "html": b"<!doctype html>", "png": b"\x89png\r\n\x1a\n", "mmd": b"---", "dot": b"digraph", "txt": b""}
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    """A saved trace, which is drawn without torch."""
-    path = tmp_path / "saved.json"
-    path.write_text(traced("conditioned").to_json())
-    return path
-
-
 @pytest.mark.parametrize(("suffix", "form"), SUFFIXES.items(), ids=lambda value: value)
 def test_a_file_is_in_the_form_of_its_extension(cli: Any, saved: Path, suffix: str, form: str) -> None:
     """Each form is written to FILE, and nothing to stdout; it is what `--as` prints, and what Python saves."""

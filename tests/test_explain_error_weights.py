@@ -13,7 +13,8 @@ import yaml
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from tests.test_explain_error_genuine import explained, raised_by, unet
+from tests.test_explain_error import only
+from tests.test_explain_error_genuine import raised_by, unet
 from tests.tiny import some
 from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.catalog_tensors import tensors_of
@@ -59,7 +60,7 @@ def test_models_that_differ_in_full_are_both_named() -> None:
     pairs = Random(0).sample([(file, model) for file in names for model in names if tensors_of(file) != tensors_of(model)], 60)
     pairs = some(pairs, 3)
     for file, model in pairs:
-        found = explained(mismatched(file, model))
+        found = only(mismatched(file, model))
         in_file, in_model = named(found, IN_FILE), named(found, IN_MODEL)
         assert not in_file or file in in_file, (file, model)
         assert not in_model or model in in_model, (file, model)
@@ -84,9 +85,9 @@ def mismatched(file: str, model: str) -> str:
 
 def test_weights_of_another_family() -> None:
     """A state dict with other text is told from one with other input channels, and from one with linear projections."""
-    wider = explained(raised_by(lambda: unet().load_state_dict(unet(cross_attention_dim=40).state_dict()))[1])
-    inpaint = explained(raised_by(lambda: unet().load_state_dict(unet(in_channels=9).state_dict()))[1])
-    linear = explained(raised_by(lambda: unet().load_state_dict(unet(use_linear_projection=True).state_dict()))[1])
+    wider = only(raised_by(lambda: unet().load_state_dict(unet(cross_attention_dim=40).state_dict()))[1])
+    inpaint = only(raised_by(lambda: unet().load_state_dict(unet(in_channels=9).state_dict()))[1])
+    linear = only(raised_by(lambda: unet().load_state_dict(unet(use_linear_projection=True).state_dict()))[1])
 
     assert {wider.kind, inpaint.kind, linear.kind} == {"checkpoint"}
     assert wider.changes[0] == "set cross_attention_dim: 40 in the config"
@@ -102,7 +103,7 @@ def test_missing_and_unexpected_tensors_are_counted() -> None:
     weights = model.state_dict()
     without = {name: tensor for name, tensor in weights.items() if not name.startswith("mid_block.")}
 
-    found = explained(raised_by(lambda: model.load_state_dict({**without, "motion_modules.0.weight": torch.zeros(1)}))[1])
+    found = only(raised_by(lambda: model.load_state_dict({**without, "motion_modules.0.weight": torch.zeros(1)}))[1])
 
     assert {len(weights) - len(without), 1} <= {number.value for number in found.numbers}
     assert "In the model and not in the file: the mid block" in found.meaning
@@ -116,12 +117,12 @@ def test_a_prefix_is_found_whoever_adds_it(prefix: str) -> None:
     weights = model.state_dict()
     wrapped: Any = nn.ModuleDict({"module": model}) if prefix == "module." else None
 
-    found = explained(raised_by(lambda: model.load_state_dict({prefix + name: tensor for name, tensor in weights.items()}))[1])
+    found = only(raised_by(lambda: model.load_state_dict({prefix + name: tensor for name, tensor in weights.items()}))[1])
 
     assert found.changes[0] == f"state_dict = {{name.replace({prefix!r}, '', 1): tensor for name, tensor in state_dict.items()}}"
     assert not found.models
     if wrapped is not None:
-        turned = explained(raised_by(lambda: wrapped.load_state_dict(weights))[1].replace("ModuleDict", "UNet2DConditionModel"))
+        turned = only(raised_by(lambda: wrapped.load_state_dict(weights))[1].replace("ModuleDict", "UNet2DConditionModel"))
         assert turned.changes[0] == "load the file into what is wrapped: model.module.load_state_dict(state_dict)"
 
 
@@ -131,7 +132,7 @@ def test_a_folder_whose_weights_do_not_fit_its_config(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "in_channels": 4}))
 
-    found = explained(raised_by(lambda: UNet2DConditionModel.from_pretrained(tmp_path))[1])
+    found = only(raised_by(lambda: UNet2DConditionModel.from_pretrained(tmp_path))[1])
 
     assert found.kind == "checkpoint"
     assert (32, 9, 3, 3) in {number.value for number in found.numbers}
@@ -162,7 +163,7 @@ def test_a_model_that_agrees_in_all_but_one_tensor_does_not_have_the_shapes() ->
     }
     lines = [f"\tsize mismatch for {name}: {MISMATCH.format(*shapes)}." for name, shapes in sizes.items()]
 
-    found = explained("\n".join([f"{IN_LOADING}UNet2DConditionModel:", *lines]))
+    found = only("\n".join([f"{IN_LOADING}UNet2DConditionModel:", *lines]))
 
     roles = {model.role for model in found.models if model.name == "sdxl-refiner"}
     assert roles == {"agrees with the model that was built in 2 of 3 tensors named"}

@@ -2,34 +2,65 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import diffusers
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from tests.tiny import KINDS, traced
 
-CONCAT_CHANNELS = {
-    "sd15": [2560] * 5 + [1920, 1920, 1280, 960, 960, 640, 640],
-    "sdxl": [2560, 2560, 1920, 1920, 1280, 960, 960, 640, 640],
-    "ddpm-cat-256": [1024] * 5 + [768, 768] + [512] * 4 + [384, 384] + [256] * 5,
-    "sdxl-refiner": [3072] * 5 + [2304, 2304, 1536, 1152, 1152, 768, 768],
-    "koala-700m": [2560, 1920, 1920, 960, 960, 640],
-}
-OUT_CHANNELS = {
-    "sd15": [1280] * 6 + [640] * 3 + [320] * 3,
-    "sdxl": [1280] * 3 + [640] * 3 + [320] * 3,
-    "ddpm-cat-256": [512] * 6 + [256] * 6 + [128] * 6,
-}
+PUBLISHED: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", CONCAT_CHANNELS)
-def test_the_channels_of_skips_in_order_of_use(name: str) -> None:
-    """Each up resnet has the published input channels and returns those of its block: block_out_channels from the inside out."""
-    skips = traced(name).skips
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_model_has_the_numbers_that_are_published(name: str) -> None:
+    """To the last parameter and channel; MACs of each kind to the known digit, and those that papers print within 2 %."""
+    known = dict(PUBLISHED[name])
+    record = traced(name, **known.pop("options", {}))
+    samples = record.run.forward_batch  # each costs the same: see test_laws.py
+    kinds = record.totals.macs_by_kind
+    assert kinds is not None
+    conv, linear, attention = (macs / samples / 1e9 for macs in (kinds.conv, kinds.linear, kinds.attention))
+    found = {
+        "params": record.totals.params,
+        "attention_layers": record.totals.attention.total,
+        "skips": len(record.skips),
+        "gmacs": [round(macs, 1) for macs in (conv, linear, attention)],
+        "printed": pytest.approx(conv + linear, rel=0.02),
+        "concat": [skip.concat_channels for skip in record.skips],
+        "out": [skip.out_channels for skip in record.skips],
+    }
 
-    assert [skip.concat_channels for skip in skips] == CONCAT_CHANNELS[name]
-    assert [skip.out_channels for skip in skips] == OUT_CHANNELS.get(name, [skip.out_channels for skip in skips])
+    assert known == {key: found[key] for key in known}
+
+
+@pytest.mark.parametrize("name", ["controlnet-sd15-canny", "controlnet-canny-sdxl"])
+def test_half_of_a_controlnets_attention_is_self_attention(name: str) -> None:
+    """As in the way down and the middle of its UNet."""
+    attention = traced(name).totals.attention
+
+    assert attention.self_ == attention.cross == attention.total // 2
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("svd-xt", "conv_in"),
+        ("animatediff-sd15-v3", "conv_in"),
+        ("text-to-video-ms-1.7b", "transformer_in"),
+        ("i2vgen-xl", "transformer_in"),
+    ],
+)
+def test_the_first_skip_of_a_text_to_video_unet_is_behind_its_temporal_transformer(name: str, first: str) -> None:
+    """Elsewhere conv_in pushes it; all 12 are consumed."""
+    record = traced(name)
+
+    assert record.skips[-1].source == first
+    assert record.totals.skips.produced == record.totals.skips.consumed == 12
 
 
 def test_sd15_skips_come_from_these_modules_and_go_to_those() -> None:

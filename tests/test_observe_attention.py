@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.test_observe import TinyU, pairs, seen
-from unetinspect.observe import ForwardRaisedError
 from unetinspect.observe.assemble import make_attentions, make_modules, make_totals
 
 
@@ -149,30 +148,6 @@ def test_a_softmax_without_products_around_it_is_not_attention() -> None:
     module = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Softmax(dim=-1))
 
     assert not seen(module, torch.zeros(1, 4, 2, 2)).attentions
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [((2, 2, 7, 4), (2, 2, 7, 6)), ((2, 2, 7, 5), (2, 2, 7, 6)), ((2, 2, 7, 4), (2, 2, 8, 6))],
-    ids=["fits", "other-head-dim", "other-tokens"],
-)
-def test_fused_attention_on_meta_is_that_of_the_cpu(key: tuple[int, ...], value: tuple[int, ...]) -> None:
-    """Without its map, attention on meta has the CPU's output shape; operands that do not fit raise on both."""
-
-    class Fused(nn.Module):
-        def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return functional.scaled_dot_product_attention(query, key, value)
-
-    outcomes: list[Any] = []
-    for device in ("cpu", "meta"):
-        operands = [torch.zeros(shape, device=device) for shape in ((2, 2, 5, 4), key, value)]
-        try:
-            found = seen(Fused(), *operands)
-            outcomes.append((tuple(found.returned.shape), found.attentions[0].value_shape))
-        except ForwardRaisedError as raised:
-            outcomes.append(type(raised.error))
-
-    assert outcomes[0] == outcomes[1]
 
 
 @pytest.mark.parametrize("processor", [None, object()], ids=["itself", "by-a-processor"])

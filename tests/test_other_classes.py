@@ -9,7 +9,7 @@ import torch
 
 from tests.kinds_other import AUDIO, AUDIOLDM2, DECODER, DREAMLITE, KANDINSKY, KINDS, PRIOR, TEMPORAL, VALUE_FUNCTION
 from tests.kinds_video import MOTION
-from tests.tiny import CONDITION, PLAIN, Config, some, traced_once
+from tests.tiny import CONDITION, PLAIN, Config, some, traced, traced_once
 from unetinspect import Trace, trace
 from unetinspect.errors import ForwardError
 from unetinspect.run.resolve import diffusers_class, resolve_config
@@ -18,14 +18,9 @@ from unetinspect.unets import builder_for
 TEXT_TIME = {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 80}
 
 
-def traced(name: str, **options: Any) -> Trace:
-    """Trace a bundled UNet, or one of `KINDS`, on meta, once for each set of options."""
-    return traced_once(KINDS.get(name, name), **options)
-
-
-def small(kind: str) -> Trace:
-    """Trace one of `KINDS` at a size that is cheap on the CPU, too."""
-    return traced(kind) if kind.startswith("unet1d") else traced(kind, latent=8)
+def small(kind: str, **options: Any) -> Trace:
+    """Trace one of `KINDS`, at the size of the passes by hand."""
+    return traced_once(KINDS[kind], **options if options or kind.startswith("unet1d") else {"latent": 8})
 
 
 @pytest.mark.parametrize("kind", some((kind for kind in KINDS if kind.startswith("unet1d")), 3))
@@ -47,6 +42,7 @@ def test_kandinsky_3_concatenates_between_its_blocks() -> None:
         (f"down_blocks.{level}.resnets_out.1", f"up_blocks.{3 - level}.resnets_in.0") for level in (2, 1, 0)
     ]
     assert [skip.concat_channels for skip in skips] == [64, 32, 32]
+    assert [(skip.concat_in, skip.target_stage) for skip in skips] == [("", f"up_blocks.{3 - level}") for level in (2, 1, 0)]
 
 
 @pytest.mark.parametrize(
@@ -54,12 +50,14 @@ def test_kandinsky_3_concatenates_between_its_blocks() -> None:
 )
 def test_stable_cascade_reads_a_skip_as_often_as_it_repeats_the_level(kind: str, repeats: tuple[int, ...]) -> None:
     """up_blocks_repeat_mappers run the blocks of a level again, and its first block reads the same skip each time."""
-    skips = small(kind).skips
+    record = small(kind)
+    skips, counts = record.skips, record.totals.skips
 
     calls = [call for count in repeats for call in range(count)]
     targets = [f"up_blocks.{level}.0" for level, count in enumerate(repeats, start=1) for _ in range(count)]
     assert [(skip.target, skip.call) for skip in skips] == list(zip(targets, calls, strict=True))
-    assert len({skip.source for skip in skips}) == len(repeats)
+    assert len({(skip.source, skip.index, skip.skip_channels) for skip in skips}) == len(repeats) == counts.consumed == counts.produced
+    assert all(skip.concat_in == skip.target for skip in skips)
 
 
 @pytest.mark.parametrize("kind", ["uvit", "uvit-sampled", "unet1d-value-function", "unet1d-no-way-up", "kandinsky3-one-level"])
@@ -80,7 +78,7 @@ def test_audioldm_2_reads_two_texts() -> None:
 @pytest.mark.parametrize("kind", ["kandinsky3-two-levels", "cascade-prior", "cascade-decoder", "uvit-sampled", "dreamlite", "audioldm2"])
 def test_the_output_is_as_large_as_the_sample(kind: str) -> None:
     """At a size that is no square, and another batch."""
-    record = traced(kind, latent="8x24", batch=3, cfg=False)
+    record = small(kind, latent="8x24", batch=3, cfg=False)
 
     assert (record.output.shape[0], *record.output.shape[2:]) == (3, 8, 24)
     assert record.run.sample_size == (8, 24)

@@ -12,11 +12,9 @@ from host_clock import HostClock
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.kinds_other import KINDS as OTHER_KINDS
 from tests.kinds_plugs import CONTROLNET
-from tests.kinds_video import KINDS as VIDEO_KINDS
 from tests.test_timing import has_hooks
-from tests.tiny import KINDS, condition, plain, traced_once
+from tests.tiny import ALL, condition, plain, traced_once
 from unetinspect import ForwardError, Trace, UsageError
 from unetinspect.api import _load
 from unetinspect.profile.profiling import ProfileOptions, called_in_stages, make_profile, profile_model
@@ -25,7 +23,6 @@ from unetinspect.record import Profile
 from unetinspect.run.build import build_unet, named_tensors
 from unetinspect.unets.request import make_request
 
-CONFIGS = {**KINDS, **OTHER_KINDS, **VIDEO_KINDS}
 _SIDES = {"conditioned": 8, "skip-blocks": 8, "cascade-prior": 4}
 SMALL = plain(block_out_channels=[8], down_block_types=["DownBlock2D"], up_block_types=["UpBlock2D"], layers_per_block=1, sample_size=4)
 
@@ -40,7 +37,7 @@ def on_host(model: Any, how: ProfileOptions | None = None, attached: Any = None,
 @cache
 def measured(kind: str) -> tuple[Trace, Profile]:
     """Profile one of the small configs, once."""
-    return on_host(CONFIGS[kind], latent=_SIDES.get(kind))
+    return on_host(ALL[kind], latent=_SIDES.get(kind))
 
 
 @cache
@@ -141,7 +138,7 @@ def test_the_estimate_is_that_of_the_attention_that_ran() -> None:
 @pytest.mark.parametrize("kind", ["conditioned", "cascade-decoder", "uvit"])
 def test_every_module_that_runs_is_in_what_is_timed(kind: str) -> None:
     """The called modules of a stage hold every module that was called in it, and none stands in another."""
-    record = traced_once(CONFIGS[kind])
+    record = traced_once(ALL[kind])
     paths = [path for inside in called_in_stages(record).values() for path in inside]
 
     assert all(called_in_stages(record).values())
@@ -160,7 +157,7 @@ def test_the_pass_is_of_numbers_that_are_neither_equal_nor_nan(kind: str, built:
             returned.append(output.to_tuple()[0])
 
     with torch.nn.modules.module.register_module_forward_hook(keep):
-        on_host(CONFIGS[kind], ProfileOptions(repeats=1, warmup=1), latent=8)
+        on_host(ALL[kind], ProfileOptions(repeats=1, warmup=1), latent=8)
     first, *others = returned
 
     assert len(returned) == 7  # two turns of two, and three for the memory
@@ -194,7 +191,7 @@ def test_channels_last_is_how_weights_and_samples_lie(kind: str, built: list[nn.
             seen.setdefault(type(module).__name__, given[0])
 
     with torch.nn.modules.module.register_module_forward_pre_hook(keep):
-        on_host(CONFIGS[kind], ProfileOptions(channels_last=True, repeats=1, warmup=0), latent=4, frames=frames)
+        on_host(ALL[kind], ProfileOptions(channels_last=True, repeats=1, warmup=0), latent=4, frames=frames)
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     kernels = [weight for weight in built[0].parameters() if weight.dim() in formats]
 
@@ -261,7 +258,7 @@ def test_too_little_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     [
         (SMALL, {"attention": "slicing"}, "--attention slicing: UNet2DModel has no attention slicing in diffusers"),
         (
-            OTHER_KINDS["unet1d-temporal"],
+            ALL["unet1d-temporal"],
             {"channels_last": True},
             "--channels-last: the sample of UNet1DModel is a signal, not an image or video",
         ),

@@ -92,6 +92,9 @@ def test_the_others_go_on_after_one_fails(cli: Any) -> None:
     assert out == cli("trace", "plain.json", *ON_META, "--json")[1]
     assert err == alone[2].replace("error: ", "error: bad.json: ", 1)
 
+    both = ("bad.json", "plain.json")  # at 15 cells, the first cannot be built and the second does not run
+    assert [cli("trace", *names, "--latent", "15", *ON_META)[0] for names in (both, both[::-1])] == [2, 4]
+
     Path("lost.json").write_text(json.dumps({"_class_name": "NoSuchUNet"}))
     found = cli("check", "plain.json", "unet.json", "--latent", "15", *ON_META)
     failed = cli("check", "plain.json", "lost.json", "unet.json", "--latent", "15", *ON_META)
@@ -103,7 +106,8 @@ def test_the_others_go_on_after_one_fails(cli: Any) -> None:
 def test_names_are_read_before_the_first_takes_its_time(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A typing error ends each command at once, with the error that it gets alone; standard input is read once."""
     for command in ("trace", "sweep", "check"):
-        assert cli(command, "plain.json", "sdlx", *ON_META) == (3, "", cli(command, "sdlx")[2])
+        alone = [cli(command, name)[2] for name in ("sdlx", os.devnull)]
+        assert cli(command, "sdlx", "plain.json", os.devnull, *ON_META) == (3, "", "".join(alone))
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(PLAIN)))
     assert cli("trace", "-", "plain.json", "-") == (
         2,

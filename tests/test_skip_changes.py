@@ -1,16 +1,14 @@
-"""What happens to a skip between the module that pushed it and the concatenation, and how often it is read."""
+"""What happens to a skip between the module that pushed it and the concatenation."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.kinds_other import KINDS as OTHER
-from tests.tiny import traced, traced_once
+from tests.tiny import traced
 from unetinspect.observe import watch_forward
 from unetinspect.observe.assemble import make_skips
 from unetinspect.record import Skip
@@ -89,21 +87,6 @@ def observed(module: nn.Module) -> Skip:
     return skip
 
 
-def test_a_skip_that_a_repeated_block_reads_is_listed_each_time() -> None:
-    """Stable Cascade's decoder runs some up blocks several times, and each run reads the same tensor."""
-    config = OTHER["cascade-decoder"]
-    record = traced_once(config)
-    reads = Counter(skip.index for skip in record.skips)
-
-    assert len(reads) == record.totals.skips.consumed == record.totals.skips.produced == len(config["block_out_channels"]) - 1
-    for index in reads:
-        skips = [skip for skip in record.skips if skip.index == index]
-        assert [skip.call for skip in skips] == list(range(len(skips)))
-        assert len({(skip.source, skip.target, skip.skip_channels) for skip in skips}) == 1
-        assert all(skip.concat_in == skip.target for skip in skips)
-    assert sorted(reads.values()) == sorted(config["up_blocks_repeat_mappers"][1:])
-
-
 def test_a_sum_in_a_blocks_own_body_names_both_of_its_modules() -> None:
     """NCSN++: a skip block adds the picture, projected to its width, to what its resnet downsampled."""
     skips = {skip.source: skip for skip in traced("skip-blocks").skips}
@@ -126,13 +109,3 @@ def test_a_k_block_reads_the_last_of_the_skips_that_it_is_given() -> None:
         ["0", "resnets", "1"],
     ]
     assert [skip.index for skip in record.skips] == [5, 3, 1]
-
-
-def test_a_concatenation_in_the_unets_own_forward_is_consumed_by_the_first_module_that_is_given_it() -> None:
-    """Kandinsky 3 concatenates between two blocks; the first convolution of the next reads both."""
-    skips = traced_once(OTHER["kandinsky3"]).skips
-
-    assert skips
-    for skip in skips:
-        assert (skip.concat_in, skip.adds_up) == ("", True)
-        assert skip.target.startswith(f"{skip.target_stage}.resnets_in.0")

@@ -128,23 +128,6 @@ def test_json_fits_the_schema_and_csv_has_the_same_columns_whichever_size_fails(
     assert cli(*asked[:3], "16", "--format", "csv", "--device", "meta")[1].splitlines()[0] == ",".join(rows[0])
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (("--res", "256,x"), "--res: 'x' is not a size from 1 to 1048576"),
-        (("--latent", "8,,16"), "--latent: '8,,16' is not a comma-separated list of sizes"),
-        (("--batch", "0"), "--batch: '0' is not a comma-separated list of whole numbers from 1 to 1048576"),
-        (("--res", "64", "--latent", "8"), "--res and --latent both give a size"),
-    ],
-)
-def test_wrong_lists_are_refused_before_anything_runs(cli: Any, options: tuple[str, ...], sentence: str) -> None:
-    """One sentence, exit 2, nothing on stdout."""
-    code, out, err = cli("sweep", "sd15", *options)
-
-    assert (code, out) == (2, "")
-    assert err.splitlines()[0] == f"error: {sentence}"
-
-
 def test_an_option_may_be_given_several_times(cli: Any, config: str) -> None:
     """`--latent 8 --latent 16` is `--latent 8,16`; a size that is given twice is run once."""
     points = points_of(cli, config, "--latent", "8", "--latent", "16,8", "--batch", "1", "--batch", "2")

@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect import Trace, trace
+from unetinspect.catalog import load_catalog
 from unetinspect.run.cache import RecordCache, code_state, record_key
 from unetinspect.run.resolve import ResolvedConfig
 from unetinspect.source.loaded import LoadedModel
@@ -36,6 +37,9 @@ def kinds(group: str) -> dict[str, Config]:
 _GROUPS: dict[str, dict[str, Config]] = yaml.safe_load(Path(__file__).with_name("kinds.yaml").read_text(encoding="utf-8"))
 KINDS = kinds("image")
 CONDITION, PLAIN = KINDS["conditioned"], KINDS["plain"]
+ALL = {**KINDS, **kinds("other"), **kinds("plugs"), **kinds("video")}
+# The first kind of each class.
+OF_EACH_CLASS = {config["_class_name"]: kind for kind, config in reversed(ALL.items())}
 
 
 def condition(**keys: Any) -> Config:
@@ -65,8 +69,8 @@ class SharedRecords(RecordCache):
 
 
 def traced(name: str, **options: Any) -> Trace:
-    """Trace a bundled model, or one of `KINDS`, on meta, once for each set of options."""
-    return traced_once(KINDS.get(name, name), **options)
+    """Trace a bundled model, or else one of `ALL`, on meta, once for each set of options."""
+    return traced_once(name if name in load_catalog() else ALL[name], **options)
 
 
 def traced_once(model: str | Config, **options: Any) -> Trace:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 
-import unetinspect.explain
+import msgspec
+
 from tests.atlas.provoke import merged, provoke, without_provoked
 from tests.atlas.raised import raised_rows
-from tests.atlas.rows import write_rows
-
-ATLAS = Path(unetinspect.explain.__file__).with_name("atlas.jsonl")
+from unetinspect.explain.atlas import ATLAS
 
 _LOADING = re.compile(r"in loading state_dict|[Ss]ome weights of|keys are missing|expected shape|has shape")
 
@@ -27,14 +25,14 @@ def main() -> None:
     options = parser.parse_args()
     provoked = list(provoke(primes=options.sizes == "prime"))
     if options.observations is not None:
-        lines = ({"base": one.base, "message": one.message, "traceback": one.traceback, **one.row} for one in provoked)
-        options.observations.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+        options.observations.write_bytes(msgspec.json.Encoder().encode_lines(one._asdict() for one in provoked))
     print(f"{len(provoked)} errors provoked")
     if options.sizes == "prime":
         rows = merged(one.row for one in provoked)
         # Files that do not fit are explained by the tensors that they name, not by the atlas.
-        raised = [row for row in without_provoked(raised_rows(), rows) if not _LOADING.search(row["text"])]
-        write_rows(ATLAS, [*rows, *raised])
+        raised = [row for row in without_provoked(raised_rows(), rows) if not _LOADING.search(row.text)]
+        # Sorted, so that two runs write the same file.
+        ATLAS.write_bytes(b"".join(sorted(msgspec.json.Encoder(order="sorted").encode_lines([*rows, *raised]).splitlines(keepends=True))))
         print(f"{len(rows)} rows of them, and {len(raised)} texts that were not provoked")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from msgspec.structs import replace
 
 from tests.tiny import Config, kinds
@@ -12,91 +14,11 @@ from unetinspect.run.resolve import resolve_config
 from unetinspect.unets import InputSpec, Plan, builder_for
 from unetinspect.unets.builder import is_list
 
-# Those that differ from another in depths and names alone raise what it raises. The first of a class is the one whose config is bent.
-_USED = {
-    "image": """conditioned text-time simple-cross-attention only-cross-attention k-blocks no-mid-block per-block-lists own-hidden-states
-        linear-projection text text-image image image-hint text-time-and-image text-proj classes class-timestep class-identity
-        class-projection class-simple-projection class-concat timestep-cond gligen gligen-text-image no-cross-attention
-        plain skip-blocks plain-no-mid-block plain-resnet-sampling plain-classes plain-class-timestep plain-class-identity
-        plain-learned-time""",
-    "other": """unet1d-audio unet1d-audio-positional unet1d-audio-more-channels unet1d-temporal unet1d-temporal-fourier
-        unet1d-value-function kandinsky3-two-levels cascade-prior cascade-prior-pooled-alone cascade-decoder uvit uvit-sampled
-        dreamlite dreamlite-time audioldm2 audioldm2-one-text audioldm2-classes""",
-    "plugs": """controlnet controlnet-text-time controlnet-text controlnet-text-image controlnet-without-text controlnet-classes
-        controlnet-class-projection controlnet-union controlnet-union-text-time controlnet-xs controlnet-xs-text-time
-        controlnet-xs-own-time t2i-adapter t2i-adapter-xl t2i-adapter-light""",
-    "video": """unet3d unet3d-time-cond unet3d-reads-no-text i2vgen motion motion-plain-mid-block motion-time-cond motion-sdxl
-        svd svd-reads-no-text sparse-controlnet sparse-controlnet-pixels sparse-controlnet-no-mask""",
-}
-# The sizes of each key, for its different values in the order in which they come. Channels are 2 x a prime: 2 heads, 2 groups.
-_PRIMES: dict[str, tuple[int, ...]] = {
-    "block_out_channels": (34, 38, 46, 58),
-    "channels": (34, 38, 46, 58),
-    "in_channels": (47,),
-    "out_channels": (61,),
-    "cross_attention_dim": (37, 53),
-    "encoder_hid_dim": (41,),
-    "num_class_embeds": (67,),
-    "projection_class_embeddings_input_dim": (59,),
-    "time_cond_proj_dim": (71,),
-    "motion_max_seq_length": (43,),
-    "conditioning_channels": (29,),
-    "ctrl_conditioning_channels": (29,),
-    "num_control_type": (23,),
-    **dict.fromkeys(
-        ("norm_num_groups", "attention_head_dim", "num_attention_heads", "motion_num_attention_heads", "num_trans_head", "groups"),
-        (2, 2, 2),
-    ),
-}
+TABLES: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text(encoding="utf-8"))
+_PRIMES: dict[str, list[int]] = TABLES["primes"]
 _BATCH, _TOKENS, _FRAMES = 5, 31, 7
 _SIDES, _SMALL_SIDES = (7, 11), (3, 11)
 _TEXT_TIME = {"addition_time_embed_dim": 73, "projection_class_embeddings_input_dim": 79 + 6 * 73}
-# What must fit another key, or a number in diffusers.
-_SKIPS: Config = {"block_out_channels": [32, 96, 160], "in_channels": 3, "out_channels": 3}
-_TEMPORAL: Config = {"block_out_channels": [88, 104, 136]}
-_CASCADE: Config = {
-    "conditioning_dim": 74,
-    "clip_image_in_channels": 53,
-    "clip_text_in_channels": 41,
-    "clip_text_pooled_in_channels": 59,
-}
-_SVD: Config = {"block_out_channels": [32, 96], "addition_time_embed_dim": 73, "projection_class_embeddings_input_dim": 219}
-_UVIT: Config = {
-    "hidden_size": 74,
-    "cond_embed_dim": 53,
-    "micro_cond_encode_dim": 14,
-    "micro_cond_embed_dim": 42,
-    "encoder_hidden_size": 41,
-    "vocab_size": 131,
-    "codebook_size": 127,
-    "block_out_channels": 34,
-    "block_num_heads": 2,
-    "intermediate_size": 83,
-}
-_POOLING: Config = {"cross_attention_dim": 74}
-_SLIM: Config = {"ctrl_block_out_channels": [14, 82]}
-_BY_HAND: dict[str, Config] = {
-    "k-blocks": {"block_out_channels": [34, 34, 68, 68]},
-    **dict.fromkeys(("text", "controlnet-text"), _POOLING),
-    **dict.fromkeys(("controlnet-xs", "controlnet-xs-text-time", "controlnet-xs-own-time"), _SLIM),
-    "skip-blocks": _SKIPS,
-    "unet1d-audio-positional": {"extra_in_channels": 34},
-    **dict.fromkeys(("unet1d-temporal", "unet1d-temporal-fourier"), _TEMPORAL),
-    "unet1d-value-function": {"block_out_channels": [352, 416]},
-    "kandinsky3-two-levels": {"block_out_channels": [68, 76]},
-    "cascade-prior": _CASCADE,
-    "cascade-prior-pooled-alone": {**_CASCADE, "clip_image_in_channels": None, "clip_text_in_channels": None},
-    "cascade-decoder": {
-        "conditioning_dim": 74,
-        "clip_text_pooled_in_channels": 59,
-        "effnet_in_channels": 53,
-        "pixel_mapper_in_channels": 43,
-    },
-    "dreamlite-time": {"addition_time_embed_dim": 73, "projection_class_embeddings_input_dim": 146},
-    "svd": _SVD,
-    "svd-reads-no-text": _SVD,
-    **dict.fromkeys(("uvit", "uvit-sampled"), _UVIT),
-}
 
 
 class Base(NamedTuple):
@@ -119,14 +41,14 @@ class Base(NamedTuple):
 
 def bases(*, primes: bool) -> Iterator[Base]:
     """Yield every base, those of one class after another."""
-    for group, names in _USED.items():
+    for group, names in TABLES["used"].items():
         for name in names.split():
             yield _base(name, kinds(group)[name], primes=primes)
 
 
 def _base(name: str, config: Config, *, primes: bool) -> Base:
     if primes:
-        config = _with_primes(config) | _BY_HAND.get(name, {})
+        config = _with_primes(config) | TABLES["by_hand"].get(name, {})
     resolved = resolve_config(config)
     builder, values = builder_for(resolved.class_name), resolved.values
     halvings = int(builder.halvings(values)) - (
@@ -169,7 +91,7 @@ def _numbers(value: Any) -> set[int]:
     return {value} if type(value) is int else set()
 
 
-def _replaced(value: Any, known: dict[int, int], primes: tuple[int, ...]) -> Any:
+def _replaced(value: Any, known: dict[int, int], primes: list[int]) -> Any:
     if is_list(value):
         return [_replaced(item, known, primes) for item in value]
     if type(value) is not int or value < 2:

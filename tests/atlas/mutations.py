@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tests.atlas.bases import Base
+from tests.atlas.bases import TABLES, Base
 from tests.tiny import Config
 from unetinspect.unets import InputSpec
 from unetinspect.unets.builder import is_list, nest
@@ -208,34 +208,10 @@ def _missing(base: Base, spec: InputSpec) -> Iterator[Mutation]:
         yield Mutation("missing", argument, "left out", _without(argument))
 
 
-# Arguments that some UNets have, or that people expect them to have.
-_ARGUMENTS = [
-    "encoder_hidden_states",
-    "class_labels",
-    "timestep_cond",
-    "added_cond_kwargs",
-    "cross_attention_kwargs",
-    "encoder_attention_mask",
-    "down_block_additional_residuals",
-    "mid_block_additional_residual",
-    "down_intrablock_additional_residuals",
-    "added_time_ids",
-    "image_latents",
-    "controlnet_cond",
-    "conditioning_scale",
-    "guidance",
-    "num_frames",
-    "timesteps",
-    "context",
-    "scale",
-    "attention_mask",
-]
-
-
 def _unexpected(base: Base) -> Iterator[Mutation]:
     # The name is a word that varies: a row for all other arguments.
     yield Mutation("unexpected", "", "", partial(_refused, "image_embeds"), word="image_embeds")
-    for name in _ARGUMENTS:
+    for name in TABLES["arguments"].split():
         if not any(spec.name.startswith(name) for spec in base.specs):
             yield Mutation("unexpected", name, "", partial(_refused, name))
 
@@ -264,28 +240,13 @@ def _processed(count: int, model: Any, inputs: Inputs) -> None:
     model.set_attn_processor(dict(list(model.attn_processors.items())[:count]))
 
 
-# Values that the keys with words can have, where the other keys do not fit them.
-_KNOWN_WORDS: dict[str, tuple[str, ...]] = {
-    "class_embed_type": ("timestep", "identity", "projection", "simple_projection"),
-    "addition_embed_type": ("text", "text_image", "text_time", "image", "image_hint"),
-    "encoder_hid_dim_type": ("text_proj", "text_image_proj", "image_proj"),
-    "time_embedding_type": ("fourier", "positional", "learned"),
-    "mid_block_type": ("UNetMidBlock2D", "UNetMidBlock2DSimpleCrossAttn", "UNetMidBlock2DCrossAttn"),
-    "attention_type": ("gated", "gated-text-image"),
-    "resnet_time_scale_shift": ("scale_shift", "ada_group", "spatial"),
-    "cross_attention_norm": ("layer_norm", "group_norm"),
-    "adapter_type": ("full_adapter_xl", "light_adapter"),
-    "downsample_type": ("resnet",),
-    "upsample_type": ("resnet",),
-    "qk_norm": ("layer_norm",),
-}
 _WORD = "many"
 
 
 def wrong_values(key: str, value: Any, used: set[int], blocks: int) -> Iterator[tuple[str, Any]]:
     """Yield wrong values of a config key, each with a name of the mistake."""
     yield "null", None  # also what YAML reads where nothing is written
-    for word in _KNOWN_WORDS.get(key, ()):
+    for word in TABLES["words"].get(key, ()):
         if word != value:
             yield "other", word
     if is_list(value):
@@ -324,10 +285,6 @@ def config_mutations(base: Base, keys: list[str], used: set[int], build: Callabl
             yield Mutation(
                 "config", key, name, call, lengths, instead=key if lengths else "", word=_wrong_word(wrong) if name == "word" else ""
             )
-
-
-def _built(build: Callable[[str, Config], Any], class_name: str, config: Config, model: Any, inputs: Inputs) -> None:
-    run(build(class_name, config), inputs)
 
 
 def _wrong_number(value: Any, wrong: Any) -> dict[str, int]:

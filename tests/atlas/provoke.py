@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 from diffusers.models.modeling_utils import no_init_weights
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from tests.atlas.added import frame_mutations, image_adapter, ip_adapter_mutations, made_of_others, residual_mutations, with_residuals
 from tests.atlas.bases import Base, bases
 from tests.atlas.mutations import Inputs, Mutation, about_of, axis_name, config_mutations, mutations, right_inputs, run
 from tests.atlas.naming import Names, config_names, levels, told, with_areas
-from tests.atlas.rows import Row
 from tests.tiny import Config
+from unetinspect.explain.atlas import Row
 from unetinspect.run.build import quiet_diffusers
 from unetinspect.run.resolve import diffusers_class
 
@@ -53,16 +54,21 @@ class _EndlessError(BaseException):
 
 
 def provoke(*, primes: bool = True, one_in: int = 1, one_base_in: int = 1) -> Iterator[Provoked]:
-    """Provoke errors, every mistake of every base or one in so many: with sizes that are primes, or with those of `kinds.yaml`."""
+    """Provoke errors, every mistake of every base or one in so many: with sizes that are primes, or with those of `kinds.yaml`.
+
+    A base that is left out counts as bent, so that those after it have no mistakes that they would not have without it.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGVTALRM, _stop)
     seen: set[str] = set()
     bent: dict[str, Config] = {}
     with quiet_diffusers(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        for base in list(bases(primes=primes))[::one_base_in]:
-            for variant, model, more in _variants(base, bent.setdefault(base.class_name, base.config)):
+        for place, base in enumerate(bases(primes=primes)):
+            first = bent.setdefault(base.class_name, base.config)
+            for variant, model, more in () if place % one_base_in else _variants(base, first):
                 yield from _provoked(variant, model, seen, more, one_in)
+            seen |= _inputs_of(base)
             if base.name == "conditioned":
                 model = build(base.class_name, base.config)
                 for class_name, mutation in list(made_of_others(build, base))[::one_in]:
@@ -80,21 +86,13 @@ def _variants(base: Base, first: Config) -> Iterator[tuple[Base, Any, _More]]:
     """
     model = build(base.class_name, base.config)
     keys = [key for key, value in base.config.items() if first is base.config or value != first[key]]
-    yield base, model, partial(_bent, base, keys)
+    yield base, model, lambda used: config_mutations(base, keys, used, build)
     for added in with_residuals(base, model):
         yield added, model, partial(residual_mutations, added)
     adapted = image_adapter(base, model)
     if adapted is not None:
         model._load_ip_adapter_weights([adapted[1]])
-        yield adapted[0], model, partial(_adapted, *adapted)
-
-
-def _bent(base: Base, keys: list[str], used: set[int]) -> Iterator[Mutation]:
-    return config_mutations(base, keys, used, build)
-
-
-def _adapted(base: Base, weights: dict[str, dict[str, Tensor]], used: set[int]) -> Iterator[Mutation]:
-    return ip_adapter_mutations(base, weights, used, build)
+        yield adapted[0], model, lambda used: ip_adapter_mutations(*adapted, used, build)
 
 
 def _provoked(base: Base, model: Any, seen: set[str], more: _More, one_in: int) -> Iterator[Provoked]:
@@ -104,10 +102,14 @@ def _provoked(base: Base, model: Any, seen: set[str], more: _More, one_in: int) 
     used = {1, *_lengths_of(_NOTHING, names.near, base.halvings).values(), *names.far.values()}
     processors = len(getattr(model, "attn_processors", ()))
     all_of = [*mutations(base, used, seen, processors), *frame_mutations(base), *more(used)]
-    seen |= {f"{base.class_name} {spec.name}" for spec in base.specs}
+    seen |= _inputs_of(base)
     for mutation in all_of[::one_in]:
         if (raised := _raised(mutation, model, right_inputs(base))) is not None:
             yield _recorded(raised, base, mutation, names)
+
+
+def _inputs_of(base: Base) -> set[str]:
+    return {f"{base.class_name} {spec.name}" for spec in base.specs}
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -192,18 +194,18 @@ def _recorded(error: Exception, base: Base, mutation: Mutation, names: Names) ->
     weights = {f"weight.{place}": length for place, length in enumerate(weight.shape[:2])} if isinstance(weight, Tensor) else {}
     far = {name: value for name, value in names.far.items() if name != mutation.instead}
     text, numbers = told(_message(error), Names(near | weights, far), [mutation.word] if mutation.word else [])
-    row: Row = {
-        "text": text,
-        "numbers": list(numbers),
-        "frames": frames,
-        "code": code,
-        "module": _path(module, root),
-        "cause": mutation.cause,
-        "about": mutation.about,
-        "axis": mutation.axis,
-        "classes": [base.class_name],
-        "own": _is_own(error.__traceback__),
-    }
+    row = Row(
+        text=text,
+        numbers=numbers,
+        frames=frames,
+        code=code,
+        module=_path(module, root),
+        cause=mutation.cause,
+        about=mutation.about,
+        axis=mutation.axis,
+        classes=(base.class_name,),
+        own=_is_own(error.__traceback__),
+    )
     return Provoked(row, _message(error), _pasted(error), base.name)
 
 
@@ -219,7 +221,7 @@ def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if isinstance(error, KeyError) else text or type(error).__name__
 
 
-def _place(trace: TracebackType | None) -> tuple[list[str], str, nn.Module | None, nn.Module | None]:
+def _place(trace: TracebackType | None) -> tuple[tuple[str, ...], str, nn.Module | None, nn.Module | None]:
     """Return diffusers' frames, the innermost one's line of code, the innermost module whose forward was running, and the outermost."""
     frames: list[str] = []
     line = ""
@@ -234,7 +236,7 @@ def _place(trace: TracebackType | None) -> tuple[list[str], str, nn.Module | Non
             modules.append(frame.f_locals["self"])
     # The model's own file is what its class says, and blocks are shared by many classes.
     frames[:1] = [re.sub(r"^\w+\.(__init__|forward)$", r"*.\1", frame) for frame in frames[:1]]
-    return frames[-_MOST_FRAMES:], line, *((modules[-1], modules[0]) if modules else (None, None))
+    return tuple(frames[-_MOST_FRAMES:]), line, *((modules[-1], modules[0]) if modules else (None, None))
 
 
 def _path(module: nn.Module | None, root: nn.Module | None) -> str:
@@ -257,32 +259,25 @@ def _pasted(error: Exception) -> str:
 
 def merged(rows: Iterable[Row]) -> list[Row]:
     """Merge rows that differ in their classes alone."""
-    found: dict[str, Row] = {}
+    found: dict[Row, set[str]] = {}
     for row in rows:
-        if re.fullmatch(r"\w*Error", row["text"]):
-            continue  # an assertion without words: any program raises it
-        same = found.setdefault(key_of(row), {**row, "classes": []})
-        same["classes"] = sorted({*same["classes"], *row["classes"]})
-    return list(found.values())
-
-
-def key_of(row: Row) -> str:
-    """Return what distinguishes a row: all but its classes."""
-    return repr([value for key, value in sorted(row.items()) if key != "classes"])
+        if not re.fullmatch(r"\w*Error", row.text):  # an assertion without words: any program raises it
+            found.setdefault(replace(row, classes=()), set()).update(row.classes)
+    return [replace(row, classes=tuple(sorted(classes))) for row, classes in found.items()]
 
 
 def without_provoked(raised: Iterable[Row], provoked: Iterable[Row]) -> list[Row]:
     """Return the texts of the source that were not provoked: none has the same text and was raised by the same function."""
     known: dict[str, list[str]] = {}
     for row in provoked:
-        known.setdefault(_function(row), []).append(row["text"])
+        known.setdefault(_function(row), []).append(row.text)
 
     def is_known(row: Row) -> bool:
-        pattern = re.compile(".+?".join(map(re.escape, re.split("[@#]", row["text"]))))
+        pattern = re.compile(".+?".join(map(re.escape, re.split("[@#]", row.text))))
         return any(map(pattern.fullmatch, known.get(_function(row), ())))
 
     return [row for row in raised if not is_known(row)]
 
 
 def _function(row: Row) -> str:
-    return row["frames"][-1].rpartition(".")[2] if row["frames"] else ""
+    return row.frames[-1].rpartition(".")[2] if row.frames else ""

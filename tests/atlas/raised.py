@@ -1,4 +1,4 @@
-"""The texts that diffusers' source raises where a user of a UNet can meet them, read with `ast`; diffusers is not imported."""
+"""The texts that diffusers' source raises where a user of a UNet can meet them, read with `ast`."""
 
 from __future__ import annotations
 
@@ -10,72 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.atlas.rows import Row
+from msgspec.structs import replace
 
-_MODELS = (
-    "models/unets/*.py",
-    "models/controlnets/*.py",
-    "models/adapter.py",
-    "models/attention*.py",
-    "models/embeddings.py",
-    "models/resnet.py",
-    "models/downsampling.py",
-    "models/upsampling.py",
-    "models/normalization.py",
-    "models/activations.py",
-    "models/transformers/transformer_2d.py",
-    "models/transformers/dual_transformer_2d.py",
-    "models/transformers/transformer_temporal.py",
-)
-_LOADING = (
-    "configuration_utils.py",
-    "models/modeling_utils.py",
-    "models/model_loading_utils.py",
-    "loaders/unet.py",
-    "loaders/unet_loader_utils.py",
-    "loaders/lora_base.py",
-    "loaders/lora_pipeline.py",
-    "loaders/ip_adapter.py",
-    "loaders/peft.py",
-    "loaders/single_file.py",
-    "loaders/single_file_model.py",
-    "loaders/single_file_utils.py",
-    "loaders/textual_inversion.py",
-    "pipelines/auto_pipeline.py",
-    "pipelines/pipeline_loading_utils.py",
-    "pipelines/pipeline_utils.py",
-    "utils/hub_utils.py",
-    "utils/import_utils.py",
-    "utils/peft_utils.py",
-    "utils/state_dict_utils.py",
-)
-_FOLDERS = (
-    "animatediff",
-    "consistency_models",
-    "controlnet",
-    "ddim",
-    "ddpm",
-    "deepfloyd_if",
-    "deprecated/*",
-    "dreamlite",
-    "kandinsky",
-    "kandinsky2_2",
-    "kandinsky3",
-    "kolors",
-    "latent_consistency_models",
-    "latent_diffusion",
-    "ledits_pp",
-    "marigold",
-    "pag",
-    "stable_cascade",
-    "stable_diffusion",
-    "stable_diffusion_xl",
-    "stable_video_diffusion",
-    "t2i_adapter",
-)
-_PIPELINES = (*(f"pipelines/{folder}/pipeline_*.py" for folder in _FOLDERS), "pipelines/pag/pag_utils.py", "pipelines/free_noise_utils.py")
-# Pipelines of other architectures, whose texts say nothing of a UNet.
-_NO_UNET = ("*hunyuandit*", "*pixart*", "*_sana*", "*_sd_3*", "*onnx*", "*spectrogram*", "*amused*", "*vq_diffusion*", "*prior*")
+from tests.atlas.bases import TABLES
+from unetinspect.explain.atlas import Row
+
 _OTHER_CLASSES = re.compile(r"(?!StableDiffusion)\w+LoraLoaderMixin")
 _ABOUT_A_UNET = re.compile(
     r"unet|prompt_embeds|pooled|image|mask|height|width|latent|frame|adapter|controlnet|control_|guess|"
@@ -94,8 +33,6 @@ _COUNT = re.compile(
     r"|^(?:height|width|count|size|dim|batch_size|time_embed_dim|num_(?:frames|layers|channels_\w+)|total_\w+)$"
     r"|config\.(?:in_channels|latent_channels|num_train_timesteps|num_control_type)$"
 )
-# Fewer constant letters than these are in many texts of other programs.
-_WEAK_LETTERS = 16
 
 
 class _Place(NamedTuple):
@@ -126,48 +63,37 @@ def raised_rows() -> list[Row]:
     assert spec.origin is not None
     root = Path(spec.origin).parent
     rows: dict[tuple[str, ...], Row] = {}
-    for patterns, prefix in ((_MODELS, "models"), (_LOADING, "load"), (_PIPELINES, "pipeline")):
-        files = {path for pattern in patterns for path in root.glob(pattern)}
+    for prefix, patterns in TABLES["files"].items():
+        files = {path for pattern in patterns.split() for path in root.glob(pattern)}
         for path in sorted(files):
-            if prefix == "pipeline" and any(fnmatch(path.name, name) for name in _NO_UNET):
+            if prefix == "pipeline" and any(fnmatch(path.name, name) for name in TABLES["no_unet"].split()):
                 continue
             for row in _rows_of(path, prefix):
                 # Pipelines are copies of each other: a text is one row, whichever of them says it.
-                key = (row["text"],) if prefix == "pipeline" else (row["text"], *row["frames"])
-                if key in rows:
-                    _merge(rows[key], row)
-                else:
-                    rows[key] = row
+                key = (row.text,) if prefix == "pipeline" else (row.text, *row.frames)
+                known = rows.get(key, row)
+                about = " ".join(sorted({*known.about.split(), *row.about.split()}))
+                rows[key] = replace(known, about=about, classes=tuple(sorted({*known.classes, *row.classes})))
     return list(rows.values())
-
-
-def _merge(row: Row, other: Row) -> None:
-    row["classes"] = sorted({*row["classes"], *other["classes"]})
-    row["about"] = " ".join(sorted({*row["about"].split(), *other["about"].split()}))
 
 
 def _rows_of(path: Path, prefix: str) -> Iterator[Row]:
     for place, expression in _messages(ast.parse(path.read_text(encoding="utf-8")), _Place(path.stem)):
         text = _text(expression, place, before=expression.lineno)
         shown = " ".join(text.text.split())
-        constant = re.sub(r"[^A-Za-z]", "", shown)
         if place.owner is not None and _OTHER_CLASSES.fullmatch(place.owner.name):
             continue
-        if not constant or (prefix == "pipeline" and not _ABOUT_A_UNET.search(shown)):
+        if not re.search("[A-Za-z]", shown) or (prefix == "pipeline" and not _ABOUT_A_UNET.search(shown)):
             continue
-        row = Row(
+        yield Row(
             text=shown,
-            numbers=list(text.numbers),
-            frames=[f"{place.file}.{place.function.name if place.function else '<module>'}"],
-            module="",
+            numbers=text.numbers,
+            frames=(f"{place.file}.{place.function.name if place.function else '<module>'}",),
             cause="raises",
             about=" ".join(_about(shown, place)),
             axis=_stage(place, prefix),
-            classes=[place.owner.name] if place.owner else [],
+            classes=(place.owner.name,) if place.owner else (),
         )
-        if len(constant) < _WEAK_LETTERS:
-            row["weak"] = True
-        yield row
 
 
 def _messages(node: ast.AST, place: _Place) -> Iterator[tuple[_Place, ast.expr]]:

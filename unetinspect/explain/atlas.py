@@ -33,7 +33,7 @@ _FEWEST_SHARED = 3  # a third of the names in a line of code
 _WORD = re.compile(r"\b(?!self\b)[A-Za-z_]\w{2,}")
 
 
-class Row(Struct, frozen=True, kw_only=True):
+class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A message that diffusers, or torch below it, was seen to raise, and what caused it.
 
     Attributes:
