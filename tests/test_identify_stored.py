@@ -36,7 +36,7 @@ from unetinspect.source.read import read_weights
 
 VAE = {"decoder.conv_in.weight": (512, 4, 3, 3), "encoder.conv_in.weight": (128, 3, 3, 3), "quant_conv.weight": (8, 8, 1, 1)}
 Tensors = dict[str, TensorSpec]
-STRUCTURES = ["sd15", "sdxl", "sd-x4-upscaler", "ddpm-cat-256", "if-i-xl", "kandinsky-3", "svd-xt", "stable-cascade-prior"]
+STRUCTURES = ["lcm-dreamshaper", "sdxl", *some(load_catalog(), 9)]
 
 
 def config_of(name: str) -> dict[str, Any]:

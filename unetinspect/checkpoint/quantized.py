@@ -42,6 +42,9 @@ _ENDING = re.compile(r"\.(" + "|".join(map(re.escape, dict.fromkeys((*(row[0] fo
 _WHOLE_FILE = re.compile(r"(?:.*\.)?scaled_fp8", re.DOTALL)
 QUANTO_VALUES = "._data"  # behind the name of a weight
 
+# Layers without a bias, by the start of their names, and the layer beside them, with a bias, that reads their output.
+_READ_BY = {"to_q": "to_out.0", "to_k": "to_out.0", "to_v": "to_out.0", "cond_": "linear_1"}
+
 
 class Unpacked(NamedTuple):
     """The tensors of a model.
@@ -96,9 +99,6 @@ def _rows(name: str, packed: Shape, tensors: Mapping[str, TensorSpec]) -> int | 
     module = name.rpartition(".")[0]
     if (bias := tensors.get(f"{module}.bias")) is not None:
         return bias.elements
-    # Queries, keys and values are as wide as what their attention's last layer, which has a bias, reads.
-    attention, _, layer = module.rpartition(".")
-    output, bias = (tensors.get(f"{attention}.to_out.0.{kind}") for kind in ("weight", "bias"))
-    if not layer.startswith("to_") or output is None or bias is None or not bias.elements:
-        return None
-    return output.elements // bias.elements
+    parent, _, layer = module.rpartition(".")
+    reader, bias = (tensors.get(f"{parent}.{_READ_BY.get(layer[:5])}.{kind}") for kind in ("weight", "bias"))
+    return None if reader is None or bias is None or not bias.elements else reader.elements // bias.elements
