@@ -98,16 +98,18 @@ class _Passes:
         for request in requests:
             try:
                 found.append(self._size(request))
+                if request.res is None and request.latent is None and self.record is not None:
+                    config = self._recorder.config
+                    own = builder_for(config.class_name).sample_size(config.values).value
+                    if own != self.record.run.sample_size:
+                        found.insert(-1, self._size(replace(request, latent=own)))
             except (ConfigError, UsageError) as error:
-                refusals.append(error)
                 size = error.__cause__.size if isinstance(error.__cause__, SizeError) else None
-                failed = SizeCheck(image_size=request.res, sample_size=request.latent, runs=False, reason=error.message.splitlines()[0])
+                if size is None and isinstance(error, ConfigError):
+                    raise  # it cannot be built at all
+                refusals.append(error)
+                failed = SizeCheck(image_size=request.res, sample_size=request.latent, runs=False, reason=error.message)
                 found.append(size or failed)
-            if request.res is None and request.latent is None and self.record is not None:
-                config = self._recorder.config
-                own = builder_for(config.class_name).sample_size(config.values).value
-                if own != self.record.run.sample_size:
-                    found.insert(-1, self._size(replace(request, latent=own)))
         if self.record is None and (faults := [error for error in refusals if isinstance(error, ConfigError)]):
             raise faults[0]
         if len(refusals) == len(requests):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import torch
 from msgspec.structs import asdict, replace
 from torch import nn
 
-from unetinspect.errors import UnetInspectError, UsageError
+from unetinspect.errors import ConfigError, UnetInspectError, UsageError
 from unetinspect.observe import ForwardRaisedError, Observation, watch_forward
 from unetinspect.observe.assemble import make_attentions, make_modules, make_skips, make_stages, make_totals, stage_finder_of
 from unetinspect.observe.tensors import dtype_name
@@ -132,11 +133,14 @@ class Tracer:
     def _mistaken(self, error: UnetInspectError) -> UnetInspectError:
         """Return what is wrong with the config, found by trial, with the error as its cause; the error itself if the config runs."""
         self._say(f"looking for what is wrong with {self._model.name}")
-        mistaken = Trial(self._model, self._overrides, force=self._force).explained()
-        if mistaken is None:
+        if self._fault is None:
             return error
-        mistaken.__cause__ = error
-        return mistaken
+        self._fault.__cause__ = error
+        return self._fault
+
+    @cached_property
+    def _fault(self) -> ConfigError | None:
+        return Trial(self._model, self._overrides, force=self._force).explained()
 
     def _verified(self, unet: nn.Module) -> Iterator[str]:
         weights = self._model.weights

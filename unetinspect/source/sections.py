@@ -26,6 +26,7 @@ _INTERPOLATION = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
 _MOST_HOPS = 20
 _MOST_SECTIONS = 10_000
 _MOST_LEVELS = 16
+_LONGEST_VALUE = 400  # of no UNet's: a file may hold anything
 # Without block types, fewer keys could be those of anything.
 _FEWEST_KEYS = 3
 
@@ -104,7 +105,7 @@ def _ldm(path: tuple[str, ...], node: Mapping[str, Any], whole: Mapping[str, Any
     if "target" in node and "image_size" in around:
         config["sample_size"] = around["image_size"]  # of the latents; the UNet's own image_size is not read
     levels = _inside(around, "first_stage_config", "params", "ddconfig").get("ch_mult")
-    written = ", ".join(f"{key} {value}" for key, value in config.items())
+    written = ", ".join(f"{key} {str(value)[:_LONGEST_VALUE]}" for key, value in config.items())
     notes = [f"{what} translated to diffusers: {written}", *([f"not translated: {joined(left)}"] if left else [])]
     factor = 2 ** (len(levels) - 1) if isinstance(levels, list) and 0 < len(levels) <= _MOST_LEVELS else None
     return _Section(path, config, tuple(notes), factor)
