@@ -55,8 +55,16 @@ LORA_MATRIX = re.compile(
 )
 # Endings of the other tensors of a layer in a LoRA.
 LORA_EXTRAS = (".alpha", ".scale", ".diff", ".diff_b", ".bias", ".w_norm", ".b_norm", ".rescale", ".lora_magnitude_vector")
+# Tensors without a use but their names, which say what a UNet predicts. Source: ComfyUI's supported_models.py, `SDXL.model_type`.
+PREDICTION_MARKERS = {
+    "v_pred": "v-prediction",
+    "ztsnr": "zero terminal SNR",
+    "edm_mean": "EDM, as Playground v2.5",
+    "edm_vpred.sigma_max": "v-prediction with EDM's sigmas, as CosXL",
+}
 # Tensors that are not parameters: positions, the filters of 1D UNets, the scales of weights in 8 bits.
 NOT_PARAMETERS = (
+    *PREDICTION_MARKERS,
     *(".pe", "down.kernel", "up.kernel", "position_ids"),
     *(".scale_weight", ".scale_input", ".weight_scale", ".input_scale", "scaled_fp8"),
 )

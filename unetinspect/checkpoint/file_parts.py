@@ -16,6 +16,9 @@ CONTENT_WORDS: dict[Content, str] = {
     "motion_adapter": "an AnimateDiff motion adapter",
     "ip_adapter": "an IP-Adapter",
     "lora": "a LoRA",
+    "control_lora": "a Control-LoRA",
+    "controlnet_lllite": "a ControlNet-LLLite",
+    "hypernetwork": "a hypernetwork",
     "vae": "a VAE",
     "text_encoder": "a text encoder",
     "textual_inversion": "a textual inversion embedding",
@@ -27,6 +30,9 @@ _CONTROLNET = "controlnet_down_blocks|controlnet_cond_embedding"
 # The content, the layout, the diffusers class, and the words in the names of its tensors: `word` is the part before the first dot,
 # `.word` any part; `a|b` is either, `!a` is absent. The first row that matches counts; a tensor with its first word is the evidence.
 _SIGNATURES: tuple[tuple[Content, Layout | None, str | None, str], ...] = (
+    ("control_lora", "original", None, "lora_controlnet"),
+    ("controlnet_lllite", "original", None, ".conditioning1 .down .up"),
+    ("hypernetwork", None, None, "|".join(f"{width}.0.linear" for width in (320, 640, 768, 1024, 1280, 2048))),
     ("controlnet", "original", "ControlNetModel", "input_hint_block zero_convs"),
     ("unet", "diffusers", "UNetControlNetXSModel", "control_to_base_for_conv_in base_conv_in"),
     ("controlnet", "diffusers", "ControlNetXSAdapter", "up_connections control_to_base_for_conv_in"),
@@ -67,6 +73,8 @@ _SIGNATURES: tuple[tuple[Content, Layout | None, str | None, str], ...] = (
     ("transformer", "diffusers", None, "transformer_blocks"),
     ("transformer", "original", None, "cap_embedder|y_embedder|x_embedder|patch_embedding"),
     ("vae", "diffusers", "AutoencoderKL", "decoder|encoder .down_blocks|.up_blocks .conv_in|quant_conv"),
+    ("vae", "diffusers", "AutoencoderTiny", "decoder|encoder .layers .conv !.conv_in !.block"),
+    ("vae", "original", "AutoencoderTiny", "3.conv.0|taesd_decoder|taesd_encoder .conv"),
     ("vae", "original", None, "decoder|encoder .down|.up|.layers .conv_in|quant_conv"),
     ("text_encoder", None, None, "text_model|.token_embedding|text_projection|shared|.embed_tokens"),
     ("t2i_adapter", "original", "T2IAdapter", "body conv_in !conv_out"),
