@@ -285,7 +285,7 @@ def test_layers_of_text_encoders_are_not_compared() -> None:
     check, _ = against(catalog_shapes("sd15"), header_of({**low_rank({TO_K: (320, 768)}, kohya), **encoders}))
 
     assert check.summary == (
-        "LoRA, rank 4: 1 of 1 UNet layer match it by name and shape; 2 layers of text encoder and text encoder 2 not compared"
+        "LoRA, rank 4: 1 of 1 UNet layers match it by name and shape; 2 layers of text encoder and text encoder 2 not compared"
     )
     assert against(catalog_shapes("sd15"), header_of(encoders))[0].tensors == 0
     _, (finding,) = against(
