@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoints import ORIGINALS, Shapes, elements, header_of, original_unet, write_checkpoint
+from tests.checkpoints import ORIGINALS, Shapes, built_shapes, elements, header_of, original_unet, write_checkpoint
 from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.safetensors_header import PREFIX_BYTES, Header, TensorSpec, header_length, parse_header
@@ -123,6 +124,76 @@ def test_the_rank_of_a_lora_is_the_side_that_its_two_matrices_share() -> None:
     both = [identify(header_of({name: shape})).evidence[0] for name, shape in shapes.items()]
 
     assert all(sentence.endswith("of rank 8") for sentence in both)
+
+
+def test_marker_tensors_say_what_a_unet_predicts() -> None:
+    """Empty or of one number, beside the UNet or among its tensors; they are no parameters and change nothing else."""
+    shapes = original_unet(ORIGINALS["sdxl"])
+    plain = identify(header_of(shapes))
+    for prefix, shape in (("", ()), ("model.diffusion_model.", (0,))):
+        marked = {**{prefix + name: own for name, own in shapes.items()}, "v_pred": shape, "ztsnr": shape}
+        found = identify(header_of(marked))
+
+        assert (found.models, found.params, found.config) == (plain.models, plain.params, plain.config)
+        assert {"marker tensor 'v_pred': v-prediction", "marker tensor 'ztsnr': zero terminal SNR"} <= set(found.evidence)
+        assert set(plain.untold) - set(found.untold) == {"epsilon or v-prediction: a scheduler setting, not in the file"}
+
+
+MOTION: dict[str, dict[str, Any]] = {
+    "v1, 4 levels, no mid block, 24 frames": {"use_motion_mid_block": False, "motion_max_seq_length": 24},
+    "v2, 4 levels, a mid block, 32 frames": {"use_motion_mid_block": True},
+    "v3, 4 levels, no mid block, 32 frames": {"use_motion_mid_block": False},
+    "SDXL beta, 3 levels, no mid block, 32 frames": {"block_out_channels": [320, 640, 1280], "use_motion_mid_block": False},
+}
+
+
+@pytest.mark.parametrize("version", MOTION)
+def test_versions_of_motion_modules_are_told_apart(version: str) -> None:
+    """By what diffusers builds: levels, mid block, and the length of the table of positions."""
+    config = {"_class_name": "MotionAdapter", **MOTION[version]}
+    # The program builds the whole UNet with the adapter in it.
+    found = identify(header_of({name: shape for name, shape in built_shapes(config).items() if ".motion_modules." in name}))
+
+    assert f"({version})" in found.summary
+    assert found.family == ("Stable Diffusion XL" if version.startswith("SDXL") else "Stable Diffusion 1")
+
+
+def test_a_controlnet_of_sd2_has_the_config_of_the_unet_whose_encoder_it_has() -> None:
+    """Built again from it, it has the same tensors; GLIGEN is named in a UNet's summary."""
+    unet = load_catalog()["sd21"].config
+    shared = {key: value for key, value in unet.items() if key in load_catalog()["controlnet-sd15-canny"].config and key[0] != "_"}
+    shapes = built_shapes({**shared, "_class_name": "ControlNetModel", "conditioning_embedding_out_channels": [16, 32, 64, 128]})
+    found = identify(header_of(shapes))
+
+    assert (found.family, found.summary.partition(" in ")[0]) == (
+        "Stable Diffusion 2",
+        "a ControlNet (ControlNetModel) for Stable Diffusion 2",
+    )
+    assert built_shapes(found.config or {}) == shapes
+    assert "with GLIGEN" in identify(header_of(built_shapes({**load_catalog()["sd15"].config, "attention_type": "gated"}))).summary
+
+
+PROJECTIONS = {
+    "IP-Adapter (4 image tokens,": {"proj.weight": (3072, 1024), "norm.weight": (768,)},
+    "IP-Adapter Plus (16 image tokens,": {"latents": (1, 16, 768), "proj_in.weight": (768, 1280), "norm_out.weight": (768,)},
+    "IP-Adapter Full (": {"proj.0.weight": (1280, 1280), "proj.2.weight": (768, 1280), "proj.3.weight": (768,)},
+    "IP-Adapter FaceID (4 image tokens,": {"proj.0.weight": (1024, 512), "proj.2.weight": (3072, 1024), "norm.weight": (768,)},
+    "IP-Adapter FaceID Plus (4 image tokens,": {
+        "proj.0.weight": (1024, 512),
+        "proj.2.weight": (3072, 1024),
+        "norm.weight": (768,),
+        "perceiver_resampler.proj_in.weight": (768, 1280),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", PROJECTIONS)
+def test_kinds_of_ip_adapters_are_those_of_their_image_projection(kind: str) -> None:
+    """As diffusers' loader tells them apart."""
+    image = {f"image_proj.{name}": shape for name, shape in PROJECTIONS[kind].items()}
+    found = identify(header_of({**image, "ip_adapter.1.to_k_ip.weight": (320, 768), "ip_adapter.1.to_v_ip.weight": (320, 768)}))
+
+    assert found.summary.startswith(f"an {kind}")
 
 
 def test_dtypes_are_those_that_weigh() -> None:

@@ -44,7 +44,7 @@ def compare_lora(
         findings = [Finding(about="weights", kind="unexpected", what=checkpoint.summary, count=len(inside))]
     elif findings and checkpoint.models:
         findings[0] = replace(findings[0], advice=f"it fits {', '.join(checkpoint.models)} of the catalog")
-    summary = f"{matched} of {plural(len(inside), 'UNet layer')} match {name} by name and shape"
+    summary = f"{matched} of {len(inside)} UNet layers match {name} by name and shape"
     if lora.text_encoders:
         encoders = joined(part.replace("_", " ") for part in lora.text_encoders)
         summary += f"; {plural(len(layers) - len(inside), 'layer')} of {encoders} not compared"

@@ -81,7 +81,9 @@ _ON_TOP = "it is loaded on top of a UNet; check the UNet's own file"
 _IN_FOLDER = "in a pipeline's repository, the UNet's file is in the folder `unet`"
 _CONTENT_ADVICE: dict[Content, str] = {
     "lora": _ON_TOP,
-    "ip_adapter": _ON_TOP,
+    "ip_adapter": "`unetinspect ports MODEL --with FILE` checks whether it fits",
+    "control_lora": _ON_TOP,
+    "controlnet_lllite": _ON_TOP,
     "motion_adapter": _ON_TOP,
     "t2i_adapter": "it runs beside a UNet; check the UNet's own file",
     "vae": _IN_FOLDER,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from unetinspect.checkpoint.catalog_tensors import find_tensor
 from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.record import Shape
 from unetinspect.record.checkpoint import Content, Lora
@@ -16,6 +17,8 @@ from unetinspect.units import format_shape, plural
 # The width of the text embeddings of each family.
 FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 _EMBEDDINGS = ("emb_params", "string_to_param", "clip_l", "clip_g", "t5xxl")
+# Versions of AnimateDiff's motion modules for Stable Diffusion 1, by how many frames they know and whether the mid block has one.
+_ANIMATEDIFF = {(24, False): "v1", (32, True): "v2", (32, False): "v3"}
 _IP_KEY = re.compile(r"(?:ip_adapter\.|adapter_modules\.)?([0-9]{1,4})\.(to_[kv]_ip)\.weight")
 _IMAGE_PROJECTION = re.compile(r"(?:image_proj|image_proj_model|proj_model)\.(.+)")
 # A tensor of the image projection, the kind of IP-Adapter that it shows, and the tensor that shows how many tokens it makes.
@@ -67,17 +70,52 @@ def _textual_inversion(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     if not tensors or len(tensors) > 8:
         return None
     named = all(name.partition(".")[0] in _EMBEDDINGS for name in tensors)
-    tokens = all(name.startswith("<") and name.endswith(">") for name in tensors)
-    if not (named or tokens) or any(len(tensor.shape) not in (1, 2) for tensor in tensors.values()):
+    # diffusers numbers the vectors of a token: "<cat-toy>_1".
+    tokens = all(re.fullmatch(r"<[^<>]+>(?:_[0-9]+)?", name) for name in tensors)
+    (name, only), *others = tensors.items()
+    free = not others and "." not in name and only.shape[-1:] in ((768,), (1024,), (1280,)) and len(only.shape) == 2 and only.shape[0] <= 77
+    if not (named or tokens or free) or any(len(tensor.shape) not in (1, 2) for tensor in tensors.values()):
         return None
     widths = {tensor.shape[-1] for tensor in tensors.values()}
-    name, tensor = next(iter(tensors.items()))
+    family = "Stable Diffusion XL" if {"clip_l", "clip_g"} <= tensors.keys() or 1280 in widths else _family_of(widths)
+    tensor = tensors[name]
+    count = max(len(tensors) if tokens else 1, *(one.shape[0] if len(one.shape) == 2 else 1 for one in tensors.values()), 1)
     return Adapter(
         content="textual_inversion",
-        family="Stable Diffusion XL" if {"clip_l", "clip_g"} <= tensors.keys() or 1280 in widths else _family_of(widths),
+        summary=f"a textual inversion embedding ({plural(count, 'vector')}){f' for {family}' if family else ''}",
+        family=family,
         parts=dict.fromkeys(tensors, "text_encoder"),
         evidence=(f"{quoted(name, tensor)}: {tensor.shape[-1]}-dim token embeddings",),
     )
+
+
+class PlugDetails(NamedTuple):
+    """What the shapes of a plug-in show: its family, and more in words."""
+
+    family: str | None
+    words: str
+
+
+def plug_details(content: Content, tensors: Mapping[str, TensorSpec]) -> PlugDetails:
+    """Return what shows for which UNets a plug-in without a config of its own was made."""
+    if content == "motion_adapter":
+        levels = len({name.split(".")[1] for name in tensors if name.startswith("down_blocks.")})
+        frames = max((tensor.shape[1] for name, tensor in tensors.items() if name.endswith(".pe") and len(tensor.shape) == 3), default=0)
+        mid = any(name.startswith("mid_block.") for name in tensors)
+        version = "SDXL beta" if levels == 3 else _ANIMATEDIFF.get((frames, mid), "") if levels == 4 else ""
+        words = [plural(levels, "level"), f"{'a' if mid else 'no'} mid block", f"{frames} frames" if frames else ""]
+        return PlugDetails({3: FAMILIES[2048], 4: FAMILIES[768]}.get(levels), ", ".join(filter(None, [version, *words])))
+    if content == "hypernetwork":
+        widths = sorted({int(name.partition(".")[0]) for name in tensors if name.partition(".")[0].isdecimal()})
+        return PlugDetails(_family_of(set(widths)), f"layers of width {', '.join(map(str, widths))}")
+    keys = [(name, tensor.shape) for name, tensor in tensors.items() if re.search(r"attn2[._]to_[kv]\.(?:down|weight)$", name)]
+    if content == "control_lora":
+        ranks = sorted({tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".down") and tensor.shape})
+        rank = f"rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
+        return PlugDetails(_family_of({shape[-1] for _, shape in keys if shape}), rank)
+    layers = {name.partition(".")[0].removeprefix("lllite_unet_") for name in tensors}
+    fits = [model for model in ("sdxl", "sd15") if all(find_tensor(model, f"{layer}_weight") for layer in layers)]
+    return PlugDetails({"sdxl": FAMILIES[2048], "sd15": FAMILIES[768]}[fits[0]] if fits else None, plural(len(layers), "layer"))
 
 
 class IpAdapter(NamedTuple):

@@ -61,8 +61,15 @@ LORA_MATRIX = re.compile(
 )
 # Endings of the other tensors of a layer in a LoRA.
 LORA_EXTRAS = (".alpha", ".scale", ".diff", ".diff_b", ".bias", ".w_norm", ".b_norm", ".rescale", ".lora_magnitude_vector")
+# Tensors without a use but their names, which say what a UNet predicts. Source: ComfyUI's supported_models.py, `SDXL.model_type`.
+PREDICTION_MARKERS = {
+    "v_pred": "v-prediction",
+    "ztsnr": "zero terminal SNR",
+    "edm_mean": "EDM, as Playground v2.5",
+    "edm_vpred.sigma_max": "v-prediction with EDM's sigmas, as CosXL",
+}
 # Tensors that are not parameters: positions, and the filters of 1D UNets.
-NOT_PARAMETERS = (".pe", "down.kernel", "up.kernel", "position_ids")
+NOT_PARAMETERS = (*PREDICTION_MARKERS, ".pe", "down.kernel", "up.kernel", "position_ids")
 
 
 def constant_part(longer: Collection[str], shorter: Collection[str]) -> str:

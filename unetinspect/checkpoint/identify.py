@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unetinspect.catalog import load_catalog
-from unetinspect.checkpoint.adapters import Adapter, find_adapter, quoted
+from unetinspect.checkpoint.adapters import FAMILIES, Adapter, find_adapter, plug_details, quoted
+from unetinspect.checkpoint.affixes import PREDICTION_MARKERS
 from unetinspect.checkpoint.catalog_tensors import find_tensor, tensors_of
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts
 from unetinspect.checkpoint.infer import Inferred, best_known, count_params, infer_config
@@ -47,7 +48,8 @@ _TRANSFORMERS = {
     "LTXVideoTransformer3DModel": "LTX-Video",
 }
 # A file is what it contains first of these; the others only go with it.
-_ORDER = ("unet", "transformer", "controlnet", "motion_adapter", "t2i_adapter", "vae", "text_encoder")
+_PLUGINS = ("control_lora", "controlnet_lllite", "hypernetwork", "motion_adapter")
+_ORDER = ("unet", "transformer", "controlnet", *_PLUGINS, "t2i_adapter", "vae", "text_encoder")
 _METADATA = ("modelspec.architecture", "modelspec.title", "modelspec.prediction_type", "ss_base_model_version", "ss_network_module")
 _LONGEST = 80
 # How the names of the tensors of a UNet's blocks start, in both layouts; and the name of one file of several.
@@ -90,7 +92,7 @@ def _unet_fields(header: Header, parts: Sequence[Part], main: Part) -> dict[str,
     inferred = infer_config(main.tensors, main.kind.layout, main.kind.class_name)
     untold = inferred.untold
     if main.name == "unet" and (inferred.family or "").startswith("Stable Diffusion"):
-        shown = any("prediction_type" in key for key in header.metadata)
+        shown = any("prediction_type" in key for key in header.metadata) or not PREDICTION_MARKERS.keys().isdisjoint(header.tensors)
         untold += () if shown else ("epsilon or v-prediction: a scheduler setting, not in the file",)
     names = {part.name for part in parts}
     content: Content = "controlnet"
@@ -103,7 +105,10 @@ def _unet_fields(header: Header, parts: Sequence[Part], main: Part) -> dict[str,
         "family": inferred.family,
         "models": inferred.models,
         "summary": _unet_summary(names, main, inferred, content),
-        "evidence": tuple(_unet_evidence(main, inferred)),
+        "evidence": (
+            *_unet_evidence(main, inferred),
+            *(f"marker tensor {name!r}: {what}" for name, what in PREDICTION_MARKERS.items() if name in header.tensors),
+        ),
         "untold": untold,
         "config": inferred.config,
     }
@@ -119,10 +124,12 @@ def _unet_summary(names: set[str], main: Part, inferred: Inferred, content: Cont
         words = joined(word for name, word in _PART_WORDS.items() if name in names)
         return f"{whole} {inferred.family + ' ' if inferred.family else ''}checkpoint {layout}{model}: {words}, {dtype}"
     if content == "controlnet":
-        return f"a ControlNet{class_name} {layout}{model}, {dtype}"
+        family = f" for {inferred.family}" if inferred.family in FAMILIES.values() else ""
+        return f"a ControlNet{class_name}{family} {layout}{model}, {dtype}"
     what = f"the UNet of {inferred.family}" if inferred.family else "a UNet"
     what = f"{main.form.partition(' (')[0]} of {what}" if main.form else what
     beside = sorted(_PART_WORDS[name] for name in names & {"ema", "controlnet", "lora"})
+    beside += ["GLIGEN"] if any(name.startswith("position_net.") for name in main.tensors) else []
     return f"{what}{class_name} {layout}{model}{f', with {joined(beside)}' if beside else ''}, {dtype}"
 
 
@@ -177,14 +184,19 @@ def _other_fields(main: Part) -> dict[str, Any]:
     if content not in CONTENT_WORDS:
         content = "vae" if main.name == "vae" else "text_encoder"
     family = _TRANSFORMERS.get(class_name or "") if content == "transformer" else None
-    what = f"{CONTENT_WORDS[content]}{f' of {family}' if family else ''}{f' ({class_name})' if class_name else ''}"
+    whose, details = f" of {family}" if family else "", f" ({class_name})" if class_name else ""
+    if content in _PLUGINS:
+        plug = plug_details(content, main.tensors)
+        family, details = plug.family, f" ({plug.words})" if plug.words else details
+        whose = f" for {family}" if family else ""
+    what = f"{CONTENT_WORDS[content]}{whose}{details}"
     layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
     but = ", not a UNet" if content == "transformer" else ""
     needs_config = content in ("motion_adapter", "t2i_adapter")
     return {
         "content": content,
         "layout": main.kind.layout,
-        "class_name": class_name if needs_config or content == "transformer" else None,
+        "class_name": class_name if needs_config or content == "transformer" or class_name == "AutoencoderTiny" else None,
         "family": family,
         "summary": f"{what}{layout}{but}, {_dtype(main.stored.values())}",
         "evidence": (_part_evidence(main),),

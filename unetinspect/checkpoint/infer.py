@@ -7,12 +7,14 @@ from math import gcd
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unetinspect.catalog import Entry, load_catalog
 from unetinspect.checkpoint.adapters import FAMILIES
 from unetinspect.checkpoint.affixes import NOT_PARAMETERS
+from unetinspect.checkpoint.catalog_tensors import tensors_of
 from unetinspect.checkpoint.config_from_shapes import INFERRED, Config, config_from_shapes, defaults_of
-from unetinspect.checkpoint.original_layout import diffusers_tensors
+from unetinspect.checkpoint.original_layout import FileTensor, diffusers_tensors
 from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.checkpoint.structure import Structure, TensorTree, UnclearError, read_structure
 from unetinspect.record.checkpoint import Layout
@@ -30,6 +32,8 @@ _COMPARED = (
     *("time_cond_proj_dim", "conv_in_kernel", "conv_out_kernel", "encoder_hid_dim", "addition_embed_type", "num_class_embeds"),
     *("projection_class_embeddings_input_dim", "attention_type", "class_embeddings_concat", "num_train_timesteps", "add_attention"),
 )
+# What a ControlNet has of a UNet.
+_ENCODER = ("conv_in.", "time_embedding.", "add_embedding.", "class_embedding.", "down_blocks.", "mid_block.")
 # Keys in which models of one structure may differ.
 _DIFFERING = ("sample_size", "attention_head_dim", "upcast_attention", "class_embed_type", "norm_eps", "freq_shift", "act_fn")
 
@@ -66,7 +70,8 @@ def infer_config(
     known = load_catalog().values() if entries is None else entries
     params = count_params(tensors)
     if class_name not in (None, *INFERRED):
-        return _by_size(_models_of_class(known, class_name, params), class_name)
+        same = _by_size(_models_of_class(known, class_name, params), class_name)
+        return same if same.config or class_name != "ControlNetModel" else _by_encoder(diffusers_tensors(tensors, layout), same)
     try:
         tree = TensorTree({name: tensor.shape for name, tensor in diffusers_tensors(tensors, layout).items()})
         unet = read_structure(tree)
@@ -139,6 +144,25 @@ def _by_size(matches: list[Entry], class_name: str | None) -> Inferred:
     first = matches[0]
     assumed = f"config: assumed, as in {first.name} of the catalog (same class and number of parameters)"
     return _matched(matches, dict(first.config), assumed)
+
+
+def _by_encoder(tensors: Mapping[str, FileTensor], unknown: Inferred) -> Inferred:
+    """Return the config of a ControlNet whose encoder is that of a UNet in the catalog: the values of the keys that both have."""
+    encoder = {name: tensor.shape for name, tensor in tensors.items() if name.startswith(_ENCODER)}
+    models = load_catalog()
+    rank = {name: index for index, name in enumerate(KNOWN_FIRST)}
+    for entry in sorted(models.values(), key=lambda entry: rank.get(entry.name, len(rank))):
+        own = {name: shape for name, shape in tensors_of(entry.name).items() if name.startswith(_ENCODER)}
+        if entry.class_name == "UNet2DConditionModel" and own == encoder:
+            keys = {key for other in models.values() if other.class_name == "ControlNetModel" for key in other.config}
+            hint = (f"controlnet_cond_embedding.{name}.weight" for name in ("conv_in", "blocks.1", "blocks.3", "blocks.5"))
+            sizes = [tensors[name].shape[0] for name in hint if name in tensors]
+            config = {key: value for key, value in entry.config.items() if key in keys and not key.startswith("_")}
+            config = {"_class_name": "ControlNetModel", **config, "conditioning_embedding_out_channels": sizes}
+            told = f"attention_head_dim and what else no tensor shows: assumed, as in {entry.name} of the catalog, whose encoder it has"
+            return Inferred(class_name="ControlNetModel", config=config, family=entry.family, untold=(told,))
+    widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith(".attn2.to_k.weight")}
+    return replace(unknown, family=next((FAMILIES[width] for width in sorted(widths) if width in FAMILIES), None))
 
 
 def _like(matches: list[Entry], class_name: str) -> Inferred:

@@ -306,7 +306,7 @@ def find_lora(header: Header) -> Adapter | None:
         untold.append("alpha: not in the file; loaders take the rank, or lora_alpha of the adapter_config.json beside it")
     if fitting:
         how_many = f"all {len(inside)}" if fitting == len(inside) else f"{fitting} of {len(inside)}"
-        why.append(f"{how_many} layers in the UNet match {models[0]} by name and shape (catalog)")
+        why.append(f"{how_many} layers match {models[0]} by name and shape (catalog)")
     tensors = {name: layer.part for layer in layers for name in layer.tensors.values()}
     return Adapter(
         content="lora",

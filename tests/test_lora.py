@@ -1,0 +1,356 @@
+"""LoRAs and their relatives: what PEFT, diffusers and LyCORIS write is what is identified, and fits the UNet that it was written for."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+import yaml
+from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
+from peft import (
+    AdaLoraConfig,
+    BOFTConfig,
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+)
+from safetensors.torch import save_file
+
+from tests.checkpoints import ORIGINALS, Shapes, catalog_shapes, header_of, original_unet
+from tests.schema import assert_fits_the_schema
+from tests.tiny import CONDITION
+from unetinspect.check.adapter_weights import compare_lora
+from unetinspect.check.weights import tensor_shapes
+from unetinspect.checkpoint.identify import identify
+from unetinspect.checkpoint.safetensors_header import Header
+from unetinspect.record import Checkpoint, Finding, Lora, WeightsCheck
+from unetinspect.run.build import build_unet
+from unetinspect.run.resolve import resolve_config
+from unetinspect.source.local import weights_at
+from unetinspect.views.checks import checkpoint_table
+from unetinspect.views.render import Screen, render_table
+
+TO_K = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+LYCORIS: dict[str, dict[str, Shapes]] = yaml.safe_load(Path(__file__).with_name("lycoris_layers.yaml").read_text(encoding="utf-8"))
+# Where LyCORIS wrote these layers: linear and a convolution.
+LAYERS = {"linear": (TO_K, (320, 768)), "convolution": ("down_blocks.1.resnets.0.conv1", (640, 320, 3, 3))}
+FORMS = {"boft": "BOFT", "diag-oft": "OFT", "full": "full", "glora": "GLoRA", "ia3": "IA3", "locon": "LoRA", "loha": "LoHa", "lokr": "LoKr"}
+
+
+def lora_of(found: Checkpoint) -> Lora:
+    """Return the LoRA of a checkpoint, which must be one and fit the schema."""
+    assert found.content == "lora"
+    assert found.lora is not None
+    assert_fits_the_schema(json.loads(msgspec.json.encode(found)))
+    return found.lora
+
+
+def weights_of(shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """Return the weights of a UNet's linear layers and convolutions, by module."""
+    return {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight") and len(shape) in (2, 4)}
+
+
+def low_rank(weights: Shapes, write: Callable[[str, str], str], rank: int = 4) -> Shapes:
+    """Return a LoRA's matrices for these weights; `write` names one, "down" or "up"."""
+    down = {write(name, "down"): (rank, *shape[1:]) for name, shape in weights.items()}
+    return down | {write(name, "up"): (shape[0], rank, *(1 for _ in shape[2:])) for name, shape in weights.items()}
+
+
+def kohya(name: str, matrix: str) -> str:
+    """Write a key as sd-scripts does."""
+    return f"lora_unet_{name.replace('.', '_')}.lora_{matrix}.weight"
+
+
+def peft(name: str, matrix: str) -> str:
+    """Write a key as diffusers saves it today."""
+    return f"unet.{name}.lora_{'A' if matrix == 'down' else 'B'}.weight"
+
+
+def against(shapes: Mapping[str, tuple[int, ...]], header: Header) -> tuple[WeightsCheck, tuple[Finding, ...]]:
+    """Compare a LoRA with a UNet of these tensors; the counts add up, and there are findings exactly where it does not fit."""
+    found = identify(header)
+    check, findings = compare_lora("it", dict(shapes), header, found, lora_of(found))
+
+    assert check.matched + check.unexpected + check.mismatched == check.tensors
+    assert bool(findings) == (check.matched != check.tensors)
+    assert sum(finding.count or 0 for finding in findings) == check.tensors - check.matched
+    return check, findings
+
+
+@pytest.mark.parametrize("write", [kohya, peft])
+@pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl", "sdxl-refiner", "kandinsky-2-2", "if-i-xl", "audioldm-s-full-v2", "svd-xt"])
+def test_every_layer_of_a_model_is_found_again(model: str, write: Callable[[str, str], str]) -> None:
+    """All weights of a model of each structure, in a trainer's names: it fits this model to the last layer, and is counted once."""
+    shapes = catalog_shapes(model)
+    weights = weights_of(shapes)
+    header = header_of(low_rank(weights, write))
+    found = identify(header)
+    lora = lora_of(found)
+
+    assert model in found.models
+    assert lora.layers == sum(lora.types.values()) == sum(block.layers for block in lora.blocks) == len(weights)
+    assert {group.ranks for group in lora.groups} == {(4,)}
+    assert against(shapes, header)[0].matched == len(weights)
+
+
+@pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl", "sdxl-refiner"])
+def test_names_of_the_original_layout_are_the_same_layers(model: str) -> None:
+    """As sd-scripts writes SDXL's: the blocks are those of the same LoRA in diffusers' names."""
+    original = header_of(low_rank(weights_of(original_unet(ORIGINALS[model])), kohya))
+    renamed = header_of(low_rank(weights_of(catalog_shapes(model)), kohya))
+    one, other = (lora_of(identify(header)) for header in (original, renamed))
+
+    assert (one.blocks, one.types, one.layers) == (other.blocks, other.types, other.layers)
+    assert {block.block for block in one.blocks if block.path.startswith("mid_block")} == {"M00"}
+
+
+def test_blocks_have_the_numbers_of_merge_block_weighted() -> None:
+    """SD 1 has transformers in IN01, 02, 04, 05, 07, 08, M00 and OUT03 to OUT11: 16 with 10 attention and feed-forward layers each."""
+    weights = {name: shape for name, shape in weights_of(catalog_shapes("sd15")).items() if "attn" in name or ".ff." in name}
+    lora = lora_of(identify(header_of(low_rank(weights, kohya))))
+    numbers = ["IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "M00", *(f"OUT{number:02}" for number in range(3, 12))]
+
+    assert [(block.block, block.layers) for block in lora.blocks] == [(number, 10) for number in numbers]
+    assert lora.blocks[2].path == "down_blocks.1.attentions.0"
+    assert lora.types == {"self-attention": 64, "cross-attention": 64, "feed-forward": 32}
+
+
+def test_self_attention_alone_fits_models_of_several_families() -> None:
+    """No width of the text shows the family: all that it fits are listed, and both families are named."""
+    weights = {name: shape for name, shape in weights_of(catalog_shapes("sd21")).items() if "attn1" in name}
+    found = identify(header_of(low_rank(weights, peft)))
+
+    assert {"sd15", "sd21"} <= set(found.models)
+    assert found.family is None
+    assert "base model: Stable Diffusion 1 or Stable Diffusion 2" in found.untold[0]
+    of_sdxl = {name: shape for name, shape in weights_of(catalog_shapes("sdxl")).items() if "attn1" in name}
+    assert identify(header_of(low_rank(of_sdxl, peft))).family == "Stable Diffusion XL"
+
+
+TUNERS = {
+    "LoRA": LoraConfig(r=4, target_modules=[*ATTENTION, "proj_in", "conv1", "ff.net.2"]),
+    "DoRA": LoraConfig(r=4, use_dora=True, target_modules=ATTENTION),
+    "AdaLoRA": AdaLoraConfig(target_modules=ATTENTION, total_step=9),
+    "LoHa": LoHaConfig(r=3, target_modules=[*ATTENTION, "conv1"]),
+    "LoHa, tucker": LoHaConfig(r=3, target_modules=["conv1"], use_effective_conv2d=True),
+    "LoKr": LoKrConfig(r=3, target_modules=[*ATTENTION, "conv1"]),
+    "LoKr, tucker": LoKrConfig(r=2, target_modules=[*ATTENTION, "conv1"], use_effective_conv2d=True, decompose_both=True),
+    "IA3": IA3Config(target_modules=["to_k", "to_v", "ff.net.2"], feedforward_modules=["ff.net.2"]),
+    "OFT": OFTConfig(r=0, oft_block_size=8, target_modules=ATTENTION),
+    "BOFT": BOFTConfig(boft_block_size=8, target_modules=["to_q", "to_v"]),
+}
+
+
+def saved(tuner: Any) -> tuple[Shapes, dict[str, torch.Tensor], int]:
+    """Return the small UNet's tensors, what PEFT saves of a tuner in it, and how many layers that changes."""
+    unet = build_unet(resolve_config(CONDITION), device=torch.device("cpu"), dtype=torch.float32, name="it")
+    shapes = tensor_shapes(unet)
+    inject_adapter_in_model(tuner, unet)
+    layers = sum(hasattr(module, "base_layer") for module in unet.modules())
+    return shapes, get_peft_model_state_dict(unet), layers
+
+
+@pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension", "ignore:Setting boft_n_butterfly_factor")
+@pytest.mark.parametrize("name", TUNERS)
+def test_what_peft_saves_fits_the_unet_that_it_was_trained_on(name: str) -> None:
+    """Of every form that PEFT has in common with trainers of images: each layer, by the shape that its tensors make; no other UNet."""
+    shapes, tensors, layers = saved(TUNERS[name])
+    header = header_of({key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    lora = lora_of(identify(header))
+    wider = {key: (*(side + 1009 for side in shape[:2]), *shape[2:]) for key, shape in shapes.items()}
+
+    assert (lora.format, lora.layers) == ("peft", layers)
+    assert set(lora.forms) == {"LoRA" if name == "DoRA" else name.partition(",")[0]}
+    assert lora.dora == (name == "DoRA")
+    assert against(shapes, header)[0].matched == layers
+    assert against(wider, header)[0].matched == 0
+
+
+def test_what_diffusers_converts_for_kohya_is_the_same_lora(tmp_path: Path) -> None:
+    """The names without dots are those of the UNet's modules; alphas are read from the file, whatever their dtype."""
+    shapes, tensors, layers = saved(TUNERS["LoRA"])
+    converted = convert_state_dict_to_kohya({f"unet.{key}": tensor for key, tensor in tensors.items()})
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int32):
+        path = tmp_path / f"{dtype}.safetensors"
+        save_file(
+            {key: tensor.to(dtype).contiguous() if tensor.ndim == 0 else tensor.contiguous() for key, tensor in converted.items()}, path
+        )
+        weights = weights_at(path)
+        check, findings = compare_lora("it", shapes, weights.header, weights.checkpoint, lora_of(weights.checkpoint))
+
+        assert (check.matched, findings) == (layers, ())
+        assert (lora_of(weights.checkpoint).rank, lora_of(weights.checkpoint).alpha) == (4, 4.0)
+        assert check.summary == f"LoCon, rank 4, alpha 4: {layers} of {layers} UNet layers match it by name and shape"
+
+
+@pytest.mark.parametrize("name", LYCORIS)
+def test_what_lycoris_writes_makes_the_weights_of_its_layers(name: str) -> None:
+    """A linear layer and a convolution of SD 1.5 of each form fit it, and no layer one wider."""
+    tensors = {
+        f"lycoris_{LAYERS[kind][0].replace('.', '_')}.{matrix}": tuple(shape)
+        for kind, layer in LYCORIS[name].items()
+        for matrix, shape in layer.items()
+    }
+    lora = lora_of(identify(header_of(tensors)))
+    exact = {f"{path}.weight": shape for path, shape in LAYERS.values()}
+    wider = {key: (shape[0] + 1, shape[1] + 1, *shape[2:]) for key, shape in exact.items()}
+
+    assert lora.forms == (FORMS[name.partition("_")[0]],)
+    assert (lora.format, [group.kind for group in lora.groups]) == ("lycoris", ["linear", "convolution"])
+    assert against(exact, header_of(tensors))[0].matched == 2
+    assert against(wider, header_of(tensors))[0].matched == 0
+    if name.startswith("locon"):
+        assert [group.ranks for group in lora.groups] == [(16,), (8,)]
+
+
+def test_ranks_and_alphas_of_groups_are_told_apart(tmp_path: Path) -> None:
+    """Linear layers, convolutions and text encoders with other numbers; the summary has them all, the record by group."""
+    numbers = {"lora_unet_mid_block_attentions_0_proj_in": 16, "lora_unet_mid_block_resnets_0_conv1": 8, "lora_te1_a": 4, "lora_te2_b": 4}
+    kernel = {"lora_unet_mid_block_attentions_0_proj_in": (1, 1), "lora_unet_mid_block_resnets_0_conv1": (3, 3)}
+    tensors = {}
+    for layer, rank in numbers.items():
+        side = 1280 if layer in kernel else 768
+        tensors[f"{layer}.lora_down.weight"] = torch.zeros(rank, side, *kernel.get(layer, ()))
+        tensors[f"{layer}.lora_up.weight"] = torch.zeros(side, rank, *(1 for _ in kernel.get(layer, ())))
+        tensors[f"{layer}.alpha"] = torch.tensor(rank / 2)
+    save_file(tensors, tmp_path / "lora.safetensors")
+    found = weights_at(tmp_path / "lora.safetensors").checkpoint
+    lora = lora_of(found)
+
+    assert "rank 16, alpha 8; convolutions rank 8, alpha 4; text encoder rank 4, alpha 2; text encoder 2 rank 4, alpha 2" in found.summary
+    assert [(group.part, group.kind, group.ranks, group.alphas) for group in lora.groups] == [
+        ("unet", "linear", (16,), (8.0,)),
+        ("unet", "convolution", (8,), (4.0,)),
+        ("text_encoder", "linear", (4,), (2.0,)),
+        ("text_encoder_2", "linear", (4,), (2.0,)),
+    ]
+    assert lora.text_encoders == ("text_encoder", "text_encoder_2")
+
+
+def test_metadata_has_the_alpha_where_no_tensor_does() -> None:
+    """PEFT's, with or without the prefix of the model, and kohya's; damaged metadata is none."""
+    tensors = low_rank({TO_K: (320, 768)}, peft)
+    for metadata, alpha in (
+        ({"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 2, "unet.r": 4})}, 2.0),
+        ({"lora_adapter_metadata": json.dumps({"lora_alpha": 3})}, 3.0),
+        ({"ss_network_alpha": "1.5"}, 1.5),
+        ({"lora_adapter_metadata": "{"}, None),
+        ({"ss_network_alpha": "none"}, None),
+    ):
+        assert lora_of(identify(header_of(tensors, metadata=metadata))).alpha == alpha
+
+
+def test_an_alpha_of_a_damaged_file_is_left_out(tmp_path: Path) -> None:
+    """0 and what is no number are not alphas; a file that became shorter has none."""
+    entries = {f"x.lora_down.{name}": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]} for name in ("weight",)}
+    entries |= {"x.alpha": {"dtype": "F32", "shape": [], "data_offsets": [4, 8]}}
+    raw = json.dumps(entries).encode()
+    for value, expected in ((0.0, {}), (float("nan"), {}), (2.0, {"x.alpha": 2.0})):
+        path = tmp_path / "it.safetensors"
+        path.write_bytes(struct.pack("<Q", len(raw)) + raw + struct.pack("<ff", 1.0, value))
+
+        assert weights_at(path).header.alphas == expected
+
+
+def test_a_lora_of_another_family_is_given_away_by_the_width_of_the_text() -> None:
+    """First the width, with both families and the models that it fits; then what has no place, by diffusers' names."""
+    header = header_of(low_rank(weights_of(original_unet(ORIGINALS["sdxl"])), kohya))
+    check, findings = against(catalog_shapes("sd15"), header)
+    first = findings[0]
+
+    assert "text embeddings that" not in first.what
+    assert first.what.endswith("read 2048-dim (Stable Diffusion XL) text embeddings, expected 768-dim (Stable Diffusion 1)")
+    assert first.examples[0].original_name == "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    assert (first.examples[0].found, first.examples[0].expected) == ((640, 2048), (640, 768))
+    assert first.advice is not None
+    assert "it fits sdxl" in first.advice
+    assert check.fits[0] == "sdxl"
+    assert any("transformer_blocks" in where for finding in findings if finding.kind == "unexpected" for where in finding.where)
+
+
+def test_layers_of_text_encoders_are_not_compared() -> None:
+    """They are counted and named; a LoRA that has no others fits every UNet, and one of a transformer none."""
+    encoders = {f"lora_te{number}_text_model_fc1.lora_down.weight": (4, 768) for number in (1, 2)}
+    check, _ = against(catalog_shapes("sd15"), header_of({**low_rank({TO_K: (320, 768)}, kohya), **encoders}))
+
+    assert check.summary == (
+        "LoRA, rank 4: 1 of 1 UNet layers match it by name and shape; 2 layers of text encoder and text encoder 2 not compared"
+    )
+    assert against(catalog_shapes("sd15"), header_of(encoders))[0].tensors == 0
+    _, (finding,) = against(
+        catalog_shapes("sd15"), header_of({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (4, 3072)})
+    )
+    assert finding.what == "a LoRA (rank 4) of a diffusion transformer (FLUX.1), not of a UNet, float16"
+
+
+def test_a_layer_whose_matrices_have_different_ranks_fits_nothing() -> None:
+    """The product of such matrices does not exist."""
+    header = header_of({kohya(TO_K, "down"): (4, 768), kohya(TO_K, "up"): (320, 8)})
+
+    assert against(catalog_shapes("sd15"), header)[0].mismatched == 1
+
+
+TRANSFORMERS = {
+    "diffusion_model.blocks.0.self_attn.q": (5120, "Wan"),
+    "lora_unet_double_blocks_0_img_attn_proj": (3072, "FLUX.1"),
+    "lora_unet_single_blocks_39_linear1": (3072, "HunyuanVideo"),
+    "lora_unet_joint_blocks_0_context_block_attn_proj": (1536, "Stable Diffusion 3"),
+    "transformer.transformer_blocks.0.attn.add_k_proj": (1536, "Stable Diffusion 3"),
+    "transformer.transformer_blocks.0.attn.to_q": (3072, "FLUX.1"),
+    "transformer.transformer_blocks.0.img_mlp.net.2": (3072, "Qwen-Image"),
+    "transformer.transformer_blocks.0.attn1.to_q": (1152, None),
+}
+
+
+@pytest.mark.parametrize("layer", TRANSFORMERS)
+def test_loras_of_transformers_are_not_of_a_unet(layer: str) -> None:
+    """With the family where the names show it."""
+    width, family = TRANSFORMERS[layer]
+    found = identify(header_of({f"{layer}.lora_A.weight": (4, width), f"{layer}.lora_B.weight": (width, 4)}))
+    named = f" ({family})" if family else ""
+
+    assert found.summary == f"a LoRA (rank 4) of a diffusion transformer{named}, not of a UNet, float16"
+    assert (found.family, lora_of(found).blocks) == (family, ())
+
+
+def test_a_lora_of_a_language_model_is_not_called_one_of_a_unet() -> None:
+    """Nor is any file with a trainer's prefix unknown."""
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    found = identify(header_of({f"{layer}.lora_A.weight": (4, 64), f"{layer}.lora_B.weight": (64, 4)}))
+
+    assert (found.summary, found.models) == ("a LoRA (rank 4) of an unknown model, float16", ())
+    for prefix in ("lora_unet_", "lycoris_"):
+        assert identify(header_of({f"{prefix}some_layer.some_matrix": (4, 4)})).content == "lora"
+
+
+def test_a_lora_of_a_controlnet_says_so() -> None:
+    """PEFT saves what is trained as a whole beside the matrices."""
+    shapes = catalog_shapes("controlnet-sd15-canny")
+    weights = {name: shape for name, shape in weights_of(shapes).items() if "attn" in name or name.startswith("controlnet_down_blocks")}
+    whole = {f"base_model.model.{name}": shape for name, shape in shapes.items() if name.startswith("controlnet_cond_embedding")}
+    matrices = low_rank(weights, lambda name, matrix: "base_model.model." + peft(name, matrix).removeprefix("unet."))
+    found = identify(header_of({**matrices, **whole}))
+
+    assert found.summary == "a LoRA (rank 4) of a ControlNet for Stable Diffusion 1, float16"
+    assert found.models == ("controlnet-sd15-canny",)
+
+
+def test_the_table_has_a_row_for_each_block_and_fits_80_columns() -> None:
+    """Numbers, diffusers' names and types; the layers by group above."""
+    weights = {name: shape for name, shape in weights_of(catalog_shapes("sdxl")).items() if "attentions" in name}
+    text = render_table(checkpoint_table(identify(header_of(low_rank(weights, kohya)))), Screen(width=80))[0]
+
+    assert max(len(line) for line in text.splitlines() if "lora_unet_" not in line) <= 80
+    assert "layers:  UNet: 722 linear layers, LoRA, rank 4" in text
+    assert "IN04   down_blocks.1.attentions.0" in text
