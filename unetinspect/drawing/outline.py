@@ -37,9 +37,7 @@ class Layer(Struct, frozen=True):
     """An outermost module of a stage that ran: a resnet, a transformer, a downsampler.
 
     Attributes:
-        module: Its record.
         name: Its path below the stage: "resnets.0".
-        marks: Its attention layers.
         produced: Skips produced by it, or by a module in it.
         consumed: Skips that are concatenated to its input, or to that of a module in it.
     """
@@ -60,10 +58,8 @@ class Box(Struct, frozen=True, eq=False):
         name: What to write on it.
         side: Embeddings are at the top; the U goes down the left, across the bottom, up the right.
         layers: In execution order; none in a box of several stages.
-        marks: Its attention layers.
         produced: Skips that it produces, in that order.
         consumed: Skips that it consumes, in that order.
-        channels: The channels of its output.
         size: Its resolution, that of its input: (height, width), (length,) of a signal, (tokens,); None: no such axes.
         after: The box whose output it takes, as far as the shapes show; None: it takes another tensor.
     """
@@ -117,8 +113,6 @@ class Link(Struct, frozen=True):
     Attributes:
         number: Its place among the links, from 0.
         skip: The first time that it is consumed there.
-        source: The box that produced it.
-        target: The box that consumes it.
         times: How often its target ran and consumed it.
     """
 
@@ -144,7 +138,6 @@ class Outline(Struct, frozen=True):
     """A whole U.
 
     Attributes:
-        trace: The record.
         boxes: In execution order.
         links: In the order in which their skips are first consumed.
     """
