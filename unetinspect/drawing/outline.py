@@ -13,8 +13,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from unetinspect.compare.align import channels
 from unetinspect.record import Attention, Module, Run, Shape, Skip, Stage, Trace
+from unetinspect.record.run import channels_of
+from unetinspect.record.stages import paths_above
 from unetinspect.units import format_count, map_texts, visible
 from unetinspect.views.words import skip_sum
 
@@ -256,7 +257,7 @@ def _box(trace: Trace, stages: tuple[Stage, ...], before: Sequence[Box]) -> Box:
         marks=_marks(layer for layer in trace.attentions if layer.stage in names),
         produced=_produced(skip for skip in trace.skips if skip.source_stage in names),
         consumed=tuple(skip for skip in trace.skips if skip.target_stage in names),
-        channels=channels(last.out_shape, trace.run.sample_size),
+        channels=channels_of(last.out_shape, trace.run.sample_size),
         size=_size(first.in_shape, trace.run),
         after=_before(trace, first, before) if side != "top" else None,
     )
@@ -285,11 +286,8 @@ def _before(trace: Trace, stage: Stage, before: Sequence[Box]) -> Box | None:
 
 
 def _layers(trace: Trace, stage: Stage) -> tuple[Layer, ...]:
-    outermost: list[Module] = []
-    for module in trace.modules:
-        inside = module.path.startswith(f"{stage.name}.") and module.calls
-        if inside and not any(_holds(found.path, module.path) for found in outermost):
-            outermost.append(module)
+    ran = {module.path: module for module in trace.modules if module.path.startswith(f"{stage.name}.") and module.calls}
+    outermost = [module for path, module in ran.items() if ran.keys().isdisjoint(paths_above(path))]
     outermost.sort(key=lambda module: -1 if module.step is None else module.step)
     return tuple(
         Layer(
