@@ -12,12 +12,23 @@ import pytest
 from tests.test_diff import diff_of
 from tests.tiny import traced
 from unetinspect.compare import compare
-from unetinspect.record.diff import NameCounts, Quantity, SkipDiff, SkipSide
+from unetinspect.record.diff import Diff, NameCounts, Quantity, SkipDiff, SkipSide
 from unetinspect.units import format_count
-from unetinspect.views.diff import diff_csv, diff_markdown, diff_sections, diff_text
+from unetinspect.views.diff import diff_tables
 from unetinspect.views.diff_words import difference, folded, skip_text, weights_text
 from unetinspect.views.layout import fit
-from unetinspect.views.render import Screen
+from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
+
+
+def diff_text(diff: Diff, screen: Screen) -> tuple[str, list[str]]:
+    """Draw a comparison as the command does; returns the hints too."""
+    drawn = [render_table(table, screen) for table in diff_tables(diff)]
+    return "\n".join(text for text, _ in drawn), [hint for _, hints in drawn for hint in hints]
+
+
+def diff_csv(diff: Diff) -> str:
+    """Write the records of a comparison."""
+    return render_csv(diff_tables(diff)[0], delimiter=",")
 
 
 @pytest.mark.parametrize(("a", "b"), [("sd15", "bk-sdm-tiny"), ("sd15", "svd-xt"), ("ddpm-cat-256", "sd15")], ids=str)
@@ -28,8 +39,8 @@ def test_a_comparison_fits_80_columns_whole(a: str, b: str) -> None:
 
     assert max(map(len, text.splitlines())) <= 80
     assert not any("shortened" in hint for hint in left_out)
-    for section in diff_sections(diff):
-        layout = fit(section.table, 80)
+    for section in diff_tables(diff):
+        layout = fit(section, 80)
         values = [value for row in layout.rows for value, column in zip(row, layout.columns, strict=True) if not column.wrap]
         assert all(value.strip() in text for value in values)
 
@@ -51,7 +62,7 @@ def test_two_records_of_one_unet_are_a_line_for_each_part() -> None:
     """The same config: who they are, that they are the same, and that weights fit; at two sizes, parts are counted and not listed."""
     text, left_out = diff_text(diff_of("sd15", "sd14"), Screen(width=80))
 
-    assert left_out == ()
+    assert left_out == []
     assert text == (
         "A: sd15, UNet2DConditionModel, sample 64x64, batch 2, float32 on meta\n"
         "B: sd14, UNet2DConditionModel, sample 64x64, batch 2, float32 on meta\n"
@@ -103,7 +114,7 @@ def test_the_shape_of_a_skip_is_shown_where_it_does_not_follow_from_the_samples_
 
 def test_markdown_and_csv_have_every_section() -> None:
     """A heading and a table of equal rows each; raw numbers in CSV, where the stages' differences add up to that of the totals."""
-    text = diff_markdown(diff_of("sd15", "bk-sdm-tiny"))
+    text = "\n".join(map(render_markdown, diff_tables(diff_of("sd15", "bk-sdm-tiny"))))
     sections = "Config", "Totals", "Stages", "Skips, by the modules that concatenate them", "Attention", "Inputs, ports and weights"
 
     assert tuple(line.removeprefix("### ") for line in text.splitlines() if line.startswith("### ")) == sections
@@ -111,13 +122,13 @@ def test_markdown_and_csv_have_every_section() -> None:
         assert len({line.count("|") for line in section.splitlines() if line.startswith("|")}) == 1
     assert "| down_blocks.3 | - | -62.28 M | -7.556 G | removed: DownBlock2D, 2 resnets |" in text
 
-    rows = list(csv.DictReader(io.StringIO(diff_csv(diff_of("sd15", "bk-sdm-tiny"), delimiter=","))))
+    rows = list(csv.DictReader(io.StringIO(diff_csv(diff_of("sd15", "bk-sdm-tiny")))))
     stages = [row for row in rows if row["section"] == "stage"]
     (params,) = (row for row in rows if (row["section"], row["name_a"]) == ("total", "params"))
     assert sum(int(row["difference"]) for row in stages) == int(params["difference"]) == 323_384_964 - 859_520_964
     assert [row["name_a"] for row in stages if row["change"] == "removed"] == ["down_blocks.3", "mid_block", "up_blocks.0"]
     assert [(row["a"], row["b"]) for row in rows if row["name_a"] == "layers_per_block"] == [("2", "1")]
-    assert diff_csv(diff_of("sd15", "sd14"), delimiter=",") == "section,change,name_a,name_b,differs,a,b,difference\n"
+    assert diff_csv(diff_of("sd15", "sd14")) == "section,change,name_a,name_b,differs,a,b,difference\n"
 
 
 @pytest.mark.parametrize(

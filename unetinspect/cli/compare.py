@@ -35,16 +35,12 @@ def diff(
     unetinspect diff mine.yaml --set-b attention_head_dim=64
     """
     from unetinspect.compare import compare
-    from unetinspect.views.diff import diff_csv, diff_markdown, diff_text
+    from unetinspect.views.diff import diff_tables
 
     output = Output(options)
     found = compare(*_traced_pair(options, output, other, set_b or []))
-    output.show_forms(
-        found,
-        text=lambda screen: diff_text(found, screen),
-        markdown=lambda: diff_markdown(found),
-        csv=lambda delimiter: diff_csv(found, delimiter=delimiter),
-    )
+    head, *sections = diff_tables(found)
+    output.show(head, found, *sections)
     if not found.same:
         raise typer.Exit(_DIFFERENT)
 

@@ -65,39 +65,23 @@ class Output:
             asked = "--json" if self.format == "json" else f"--format {self.format}"
             raise UsageError(f"{what} has no {self.format} form", hint=f"leave out {asked}")
 
-    def show(self, table: Table, document: Any) -> None:
-        """Print `table` for people or spreadsheets, `document` as JSON."""
+    def show(self, table: Table, document: Any, *more: Table) -> None:
+        """Print tables for people, the records of the first for spreadsheets, `document` as JSON."""
         if self._parts is not None and self.format in ("csv", "tsv"):
             records = table.rows if table.records is None else table.records
             self._rows += [{"model": self._label, **msgspec.to_builtins(record)} for record in records]
             self._fields = ("model", *table.fields)
             return
-        self.show_forms(
-            document,
-            text=lambda screen: render_table(table, screen),
-            markdown=lambda: render_markdown(table),
-            csv=lambda delimiter: render_csv(table, delimiter=delimiter),
-        )
-
-    def show_forms(
-        self,
-        document: Any,
-        *,
-        text: Callable[[Screen], tuple[str, Sequence[str]]],
-        markdown: Callable[[], str],
-        csv: Callable[[str], str],
-    ) -> None:
-        """Print the form that is asked for; `text` also returns hints about what did not fit."""
         if self.format == "json":
             self.write_json(document)
         elif self.format == "md":
-            self.write(markdown())
+            self.write("\n".join(map(render_markdown, (table, *more))))
         elif self.format in ("csv", "tsv"):
-            self.write(csv("," if self.format == "csv" else "\t"))
+            self.write(render_csv(table, delimiter="," if self.format == "csv" else "\t"))
         else:
-            drawn, hints = text(self.screen)
-            self.write(drawn)
-            self._aside("hint", hints)
+            drawn = [render_table(one, self.screen) for one in (table, *more)]
+            self.write("\n".join(text for text, _ in drawn))
+            self._aside("hint", [hint for _, hints in drawn for hint in hints])
 
     def write_lines(self, lines: Sequence[str]) -> None:
         """Print sentences, wrapped at the screen's width."""

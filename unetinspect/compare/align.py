@@ -11,6 +11,7 @@ from math import inf, log2
 from typing import TypeVar
 
 from unetinspect.record import Module, Shape, Stage
+from unetinspect.record.run import channels_of
 
 # The cost of a part without a partner: two parts are partners if they cost less than twice this.
 _ALONE = 4.0
@@ -51,7 +52,7 @@ class Place:
     def of(cls, part: Stage | Module, size: Shape, *, name: str, number: int, skip_from: str = "") -> Place:
         """Return the place of a stage or a module in a pass with a sample of some size."""
         levels = level(part.in_shape, size), level(part.out_shape, size)
-        widths = channels(part.in_shape, size), channels(part.out_shape, size)
+        widths = channels_of(part.in_shape, size), channels_of(part.out_shape, size)
         return cls(name, part.class_name, *levels, *widths, skip_from, number)
 
     @property
@@ -75,13 +76,6 @@ def level(shape: Shape | None, sample_size: Shape) -> float | None:
     return sum(log2(whole / part) for whole, part in zip(sample_size, space, strict=True)) / len(space)
 
 
-def channels(shape: Shape | None, sample_size: Shape) -> int | None:
-    """Return the channels of (batch, channels, ..., *space) or (batch, tokens, channels); None: it has none."""
-    if shape is None or len(shape) < 2:
-        return None
-    return shape[1] if len(shape) >= 2 + len(sample_size) else shape[-1]
-
-
 def alike(a: Shape | None, b: Shape | None, size_a: Shape, size_b: Shape) -> bool:
     """Return whether two shapes differ only in the batch and the size of the sample: channels and level are the same.
 
@@ -94,7 +88,7 @@ def alike(a: Shape | None, b: Shape | None, size_a: Shape, size_b: Shape) -> boo
     if levels[0] is None or levels[1] is None:
         return levels == (None, None) and a[1:] == b[1:]
     # An odd side is rounded up when halved.
-    return channels(a, size_a) == channels(b, size_b) and abs(levels[0] - levels[1]) < _ROUNDED
+    return channels_of(a, size_a) == channels_of(b, size_b) and abs(levels[0] - levels[1]) < _ROUNDED
 
 
 def cost(a: Place, b: Place) -> float:

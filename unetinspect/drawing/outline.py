@@ -13,8 +13,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from unetinspect.compare.align import channels
 from unetinspect.record import Attention, Module, Run, Shape, Skip, Stage, Trace
+from unetinspect.record.run import channels_of
+from unetinspect.record.stages import paths_above
 from unetinspect.units import format_count, map_texts, visible
 from unetinspect.views.words import skip_sum
 
@@ -37,9 +38,7 @@ class Layer(Struct, frozen=True):
     """An outermost module of a stage that ran: a resnet, a transformer, a downsampler.
 
     Attributes:
-        module: Its record.
         name: Its path below the stage: "resnets.0".
-        marks: Its attention layers.
         produced: Skips produced by it, or by a module in it.
         consumed: Skips that are concatenated to its input, or to that of a module in it.
     """
@@ -60,10 +59,8 @@ class Box(Struct, frozen=True, eq=False):
         name: What to write on it.
         side: Embeddings are at the top; the U goes down the left, across the bottom, up the right.
         layers: In execution order; none in a box of several stages.
-        marks: Its attention layers.
         produced: Skips that it produces, in that order.
         consumed: Skips that it consumes, in that order.
-        channels: The channels of its output.
         size: Its resolution, that of its input: (height, width), (length,) of a signal, (tokens,); None: no such axes.
         after: The box whose output it takes, as far as the shapes show; None: it takes another tensor.
     """
@@ -117,8 +114,6 @@ class Link(Struct, frozen=True):
     Attributes:
         number: Its place among the links, from 0.
         skip: The first time that it is consumed there.
-        source: The box that produced it.
-        target: The box that consumes it.
         times: How often its target ran and consumed it.
     """
 
@@ -144,7 +139,6 @@ class Outline(Struct, frozen=True):
     """A whole U.
 
     Attributes:
-        trace: The record.
         boxes: In execution order.
         links: In the order in which their skips are first consumed.
     """
@@ -263,7 +257,7 @@ def _box(trace: Trace, stages: tuple[Stage, ...], before: Sequence[Box]) -> Box:
         marks=_marks(layer for layer in trace.attentions if layer.stage in names),
         produced=_produced(skip for skip in trace.skips if skip.source_stage in names),
         consumed=tuple(skip for skip in trace.skips if skip.target_stage in names),
-        channels=channels(last.out_shape, trace.run.sample_size),
+        channels=channels_of(last.out_shape, trace.run.sample_size),
         size=_size(first.in_shape, trace.run),
         after=_before(trace, first, before) if side != "top" else None,
     )
@@ -292,11 +286,8 @@ def _before(trace: Trace, stage: Stage, before: Sequence[Box]) -> Box | None:
 
 
 def _layers(trace: Trace, stage: Stage) -> tuple[Layer, ...]:
-    outermost: list[Module] = []
-    for module in trace.modules:
-        inside = module.path.startswith(f"{stage.name}.") and module.calls
-        if inside and not any(_holds(found.path, module.path) for found in outermost):
-            outermost.append(module)
+    ran = {module.path: module for module in trace.modules if module.path.startswith(f"{stage.name}.") and module.calls}
+    outermost = [module for path, module in ran.items() if ran.keys().isdisjoint(paths_above(path))]
     outermost.sort(key=lambda module: -1 if module.step is None else module.step)
     return tuple(
         Layer(

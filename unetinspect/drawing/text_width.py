@@ -40,7 +40,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
     (19.08, 20.88)
     """
     widths = _BOLD_WIDTHS if bold else _PLAIN_WIDTHS
-    return sum([widths.get(char) or (_OTHER if _is_letter(char) else _FULL) for char in text]) * size / 1000
+    return sum([widths.get(char) or _advance(char) for char in text]) * size / 1000
 
 
 def shortened(text: str, room: float, size: float, *, bold: bool = False) -> str:
@@ -71,5 +71,5 @@ def wrapped(text: str, room: float, size: float) -> list[str]:
     return [" ".join(line) for line in in_lines(words, lambda line: text_width(" ".join(line), size) <= room)]
 
 
-def _is_letter(char: str) -> bool:
-    return unicodedata.category(char).startswith("L") and unicodedata.east_asian_width(char) in "NA"
+def _advance(char: str) -> int:
+    return _OTHER if unicodedata.category(char).startswith("L") and unicodedata.east_asian_width(char) in "NA" else _FULL

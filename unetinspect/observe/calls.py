@@ -20,7 +20,6 @@ class ModuleCall(Struct, eq=False):
     Attributes:
         step: Its place in the order in which calls began; the root is 0.
         path: The module's name in `named_modules()`.
-        module: The module.
         parent: The call that it ran in, None for the root.
         number: How many executions of this module came before.
         in_shape: The first tensor that it was given.
@@ -49,7 +48,6 @@ class Argument(Struct, frozen=True):
 
     Attributes:
         bit: The bit that marks what the call derives from it.
-        shape: Its shape.
         made_by: The call that returned it; None if it was changed since.
     """
 

@@ -42,7 +42,6 @@ class SkipLink:
     Attributes:
         sources: The calls that made the skip tensor, in the order in which they returned, except that the call which names
             the skip, to whose output the others were added, comes last.
-        skip_shape: The skip tensor.
         place: Index of the skip among the operands, counted from the end; None if all operands were one tensor.
         hidden_channels: Channels of all other operands.
         concat_channels: Channels of the concatenation.

@@ -30,7 +30,6 @@ class Clock:
     """A CUDA device, timed by events in its stream; memory is that of torch's allocator.
 
     Attributes:
-        device: The device of the UNet.
         device_name: Its name in its driver.
         matrix_side: Rows of square matrices whose product is large for this device.
     """

@@ -11,6 +11,13 @@ Constant = bool | int | float | str | tuple[int, ...] | None
 Medium = Literal["image", "video", "spectrogram", "signal"]
 
 
+def channels_of(shape: Shape | None, sample_size: Shape) -> int | None:
+    """Return the channels of (batch, channels, ..., *space) or (batch, tokens, channels); None: it has none."""
+    if shape is None or len(shape) < 2:
+        return None
+    return shape[1] if len(shape) >= 2 + len(sample_size) else shape[-1]
+
+
 class Excerpt(Struct, frozen=True, kw_only=True):
     """A record that repeats fields of other records, `fields_of`; only its own fields are documented."""
 

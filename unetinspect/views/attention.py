@@ -40,12 +40,12 @@ def attention_table(trace: Trace, attentions: Sequence[Attention]) -> Table:
         ),
         rows=attentions,
         above=header(trace.model, trace.run),
-        below=[*_filtered(trace, attentions), *attention_lines(trace), *_map_lines(trace, attentions)],
+        below=list(_lines(trace, attentions)),
         group=lambda layer: layer.stage,
     )
 
 
-def _filtered(trace: Trace, attentions: Sequence[Attention]) -> Iterator[str]:
+def _lines(trace: Trace, attentions: Sequence[Attention]) -> Iterator[str]:
     if len(attentions) < len(trace.attentions):
         yield f"{len(attentions)} of {len(trace.attentions)} shown"
     if trace.attentions and not attentions:
@@ -54,9 +54,7 @@ def _filtered(trace: Trace, attentions: Sequence[Attention]) -> Iterator[str]:
         tokens = sorted({layer.query_shape[2] for layer in trace.attentions})
         has = f"{', '.join(kinds)} attention with {', '.join(map(str, tokens))} query tokens in {', '.join(stages)}"
         yield f"no layer matches; this UNet has {has}"
-
-
-def _map_lines(trace: Trace, attentions: Sequence[Attention]) -> Iterator[str]:
+    yield from attention_lines(trace)
     if attentions:
         yield "map: (batch * heads, query_tokens, key_tokens)"
     fused = [layer.map_bytes for layer in attentions if not layer.materialised]

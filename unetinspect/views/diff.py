@@ -7,9 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from msgspec import Struct
-from msgspec.structs import replace
-
 from unetinspect.record.diff import Diff, DiffSide, InputDiff, NameCounts, Quantity
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, format_size, plural, visible
 from unetinspect.views.diff_words import (
@@ -23,7 +20,6 @@ from unetinspect.views.diff_words import (
     stage_text,
     weights_text,
 )
-from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
 from unetinspect.views.table import Column, Table
 
 # The widest name that heads a column as it is, and that a column of names shows in one line.
@@ -32,13 +28,6 @@ _WIDEST_NAME = 18
 _MOST_NAMES = 8
 # The header of the CSV.
 _FIELDS = ("section", "change", "name_a", "name_b", "differs", "a", "b", "difference")
-
-
-class Section(Struct, frozen=True):
-    """A part of the answer: its heading ("" for the first lines), and its table."""
-
-    title: str
-    table: Table
 
 
 class _Layers(NamedTuple):
@@ -55,37 +44,16 @@ class _Total(NamedTuple):
     show: Callable[[int | None], str]
 
 
-def diff_sections(diff: Diff) -> list[Section]:
-    """Return the sections of a comparison in their order, without those that have no difference."""
-    parts = (_config, _totals, _stages, _skips, _attentions)
-    found = [Section("", Table(columns=(), rows=(), above=list(_head(diff)))), *(part(diff) for part in parts), _rest(diff)]
-    return [section for section in found if section.table.rows or section.table.above or section.table.below]
+def diff_tables(diff: Diff) -> list[Table]:
+    """Return the head of a comparison, whose records are the differences, and its sections, without those that have none.
 
-
-def diff_text(diff: Diff, screen: Screen) -> tuple[str, tuple[str, ...]]:
-    """Draw a comparison as text; returns it, and notes on what was left out because the screen is too narrow."""
-    texts, left_out = [], []
-    for section in diff_sections(diff):
-        above = [*([section.title] if section.title else []), *section.table.above]
-        text, without = render_table(replace(section.table, above=above), screen)
-        texts.append(text)
-        left_out += [f"{section.title.lower()}: {line}" if section.title else line for line in without]
-    return "\n".join(texts), tuple(left_out)
-
-
-def diff_markdown(diff: Diff) -> str:
-    """Write a comparison as Markdown, to be pasted into a pull request."""
-    texts = [(f"### {section.title}\n\n" if section.title else "") + render_markdown(section.table) for section in diff_sections(diff)]
-    return "\n".join(texts)
-
-
-def diff_csv(diff: Diff, *, delimiter: str) -> str:
-    """Write one line for each difference: its section, its names on both sides, and a value on both.
-
-    The value of a stage or layer is its parameters, that of a skip its source, that of an attention map or input its shape.
+    A record has the section, the names on both sides, and a value on both: the parameters of a stage or layer, the source of a
+    skip, the shape of an attention map or input.
     """
     records = [dict(zip(_FIELDS, row, strict=True)) for row in _flat_rows(diff)]
-    return render_csv(Table(columns=(), rows=(), records=records, fields=_FIELDS), delimiter=delimiter)
+    head = Table(columns=(), rows=(), above=list(_head(diff)), records=records, fields=_FIELDS)
+    sections = [_config(diff), _totals(diff), _stages(diff), _skips(diff), _attentions(diff), _rest(diff)]
+    return [head, *(section for section in sections if section.rows or section.below)]
 
 
 def _names(diff: Diff) -> tuple[str, str]:
@@ -124,7 +92,7 @@ def _run(side: DiffSide) -> str:
     return f"sample {format_size(side.sample_size)}{frames}, batch {side.forward_batch}, {side.dtype} on {side.device}{''.join(added)}"
 
 
-def _config(diff: Diff) -> Section:
+def _config(diff: Diff) -> Table:
     """Show the keys that differ, except those that only one of two classes has and that are at their default."""
     dull = [key for key in diff.config if {key.a_origin, key.b_origin} == {"absent", "default"}]
     a, b = _names(diff)
@@ -135,10 +103,10 @@ def _config(diff: Diff) -> Section:
     )
     rows = [key for key in diff.config if key not in dull]
     below = [f"{plural(len(dull), 'key')} of only one class, at the default" + ("" if len(dull) == 1 else "s")] if dull else []
-    return Section("Config", Table(columns=columns, rows=rows, below=below))
+    return Table(title="Config", columns=columns, rows=rows, below=below)
 
 
-def _totals(diff: Diff) -> Section:
+def _totals(diff: Diff) -> Table:
     found = [total for total in _all_totals(diff) if total.quantity.a or total.quantity.b]
     rows = [total for total in found if total.quantity.difference]
     same = [f"{total.name.removeprefix('... ')} {total.show(total.quantity.a)}" for total in found if total.quantity.difference == 0]
@@ -149,7 +117,7 @@ def _totals(diff: Diff) -> Section:
         Column(b, lambda total: total.show(total.quantity.b), right=True),
         Column("difference", lambda total: difference(total.quantity, total.show)),
     )
-    return Section("Totals", Table(columns=columns, rows=rows, below=[f"the same: {', '.join(same)}"] if same and rows else []))
+    return Table(title="Totals", columns=columns, rows=rows, below=[f"the same: {', '.join(same)}"] if same and rows else [])
 
 
 def _all_totals(diff: Diff) -> list[_Total]:
@@ -171,7 +139,7 @@ def _all_totals(diff: Diff) -> list[_Total]:
     ]
 
 
-def _stages(diff: Diff) -> Section:
+def _stages(diff: Diff) -> Table:
     a, b = _names(diff)
     sizes = diff.a.sample_size, diff.b.sample_size
     rows = [stage for stage in diff.stages if stage.change != "same" and not stage.resized]
@@ -186,7 +154,7 @@ def _stages(diff: Diff) -> Section:
     same = [stage.a.name for stage in diff.stages if stage.change == "same" and stage.a]
     resized = [stage.a.name for stage in diff.stages if stage.resized and stage.a]
     below = [*_listed("stage", same, "the same"), *_listed("stage", resized, f"the same {_size_word(diff)}")]
-    return Section("Stages", Table(columns=columns, rows=rows, below=below if rows or resized else []))
+    return Table(title="Stages", columns=columns, rows=rows, below=below if rows or resized else [])
 
 
 def _name_wrap(names: Iterable[str]) -> int:
@@ -199,7 +167,7 @@ def _listed(noun: str, names: Sequence[str], word: str) -> Iterator[str]:
         yield f"{plural(len(names), noun)} {'is' if len(names) == 1 else 'are'} {word}: {', '.join(names)}"
 
 
-def _skips(diff: Diff) -> Section:
+def _skips(diff: Diff) -> Table:
     """Show the skips that differ in more than their names and the size of the sample."""
     a, b = _names(diff)
     sizes = diff.a.sample_size, diff.b.sample_size
@@ -211,10 +179,10 @@ def _skips(diff: Diff) -> Section:
         Column("what changed", lambda skip: skip_text(skip, sizes), wrap=28),
     )
     below = _counted("skip", diff.skips, len(resized), "only in shape") if rows or resized else []
-    return Section("Skips, by the modules that concatenate them", Table(columns=columns, rows=rows, below=below))
+    return Table(title="Skips, by the modules that concatenate them", columns=columns, rows=rows, below=below)
 
 
-def _attentions(diff: Diff) -> Section:
+def _attentions(diff: Diff) -> Table:
     """Show the attention layers that differ; those of one stage that differ in the same way share a line."""
     a, b = _names(diff)
     rows, resized = _attention_rows(diff)
@@ -226,7 +194,7 @@ def _attentions(diff: Diff) -> Section:
         Column("what changed", lambda row: row.what, wrap=24),
     )
     below = _counted("attention layer", diff.attentions, resized, "only in map size") if rows or resized else []
-    return Section("Attention", Table(columns=columns, rows=rows, below=below))
+    return Table(title="Attention", columns=columns, rows=rows, below=below)
 
 
 def _counted(noun: str, parts: Sequence[Any], resized: int, how: str) -> list[str]:
@@ -263,12 +231,12 @@ def _run_size(side: DiffSide) -> tuple[Any, ...]:
     return side.sample_size, side.forward_batch, side.frames
 
 
-def _rest(diff: Diff) -> Section:
+def _rest(diff: Diff) -> Table:
     """Show the inputs and ports that differ, whether weights fit, and notes on the two passes."""
     lines = [f"input {info.name}: {_sides(info)}" for info in diff.inputs]
     lines += [ports_text(kind, counts) for kind, counts in diff.ports.items() if counts != NameCounts(same=counts.same)]
     lines += [weights_text(diff.tensors.total), *(f"note: {line}" for line in diff.notes)]
-    return Section("" if diff.same else "Inputs, ports and weights", Table(columns=(), rows=(), below=lines))
+    return Table(title="" if diff.same else "Inputs, ports and weights", columns=(), rows=(), below=lines)
 
 
 def _sides(info: InputDiff) -> str:

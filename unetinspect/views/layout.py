@@ -22,8 +22,6 @@ class Layout(Struct, frozen=True):
     """A table that fits, as text.
 
     Attributes:
-        columns: The remaining columns.
-        rows: The texts of each row.
         headings: The headings of groups, by the index of the row that follows.
         dropped: Headers of the dropped columns.
         shortened: Whether paths were shortened.

@@ -24,7 +24,6 @@ class Screen(Struct, frozen=True, kw_only=True):
 
     Attributes:
         width: Columns; None is as many as the table needs (a pipe, a file).
-        color: Whether to color.
         unicode: Whether box-drawing characters can be shown.
         shorten: Whether long paths may be shortened.
     """
@@ -39,7 +38,8 @@ def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
     """Draw a table as text; returns it, and notes on what was left out because the screen is too narrow."""
     layout = fit(table, screen.width, shorten=screen.shorten)
     above, below = (
-        "\n".join(part for line in lines for part in wrap_words(visible(line), screen.width)) for lines in (table.above, table.below)
+        "\n".join(part for line in lines for part in wrap_words(visible(line), screen.width))
+        for lines in ([*filter(None, [table.title]), *table.above], table.below)
     )
     blocks = [above, _draw(layout, screen) if table.rows else "", below]
     left_out = []
@@ -47,7 +47,8 @@ def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
         left_out.append(f"left out at {screen.width} columns: {', '.join(reversed(layout.dropped))} (a wider terminal or a pipe shows all)")
     if table.rows and layout.shortened:
         left_out.append("long paths are shortened on the left: --no-truncate shows them whole")
-    return "\n\n".join(block for block in blocks if block) + "\n", tuple(left_out)
+    hints = (f"{table.title.lower()}: {line}" if table.title else line for line in left_out)
+    return "\n\n".join(block for block in blocks if block) + "\n", tuple(hints)
 
 
 def render_markdown(table: Table) -> str:
@@ -57,7 +58,8 @@ def render_markdown(table: Table) -> str:
     lines += [[visible(column.show(row).strip()) for column in table.columns] for row in table.rows]
     body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines if table.rows)
     above, below = ("  \n".join(map(visible, part)) for part in (table.above, table.below))
-    return "\n\n".join(block for block in (above, body, below) if block) + "\n"
+    title = f"### {table.title}" if table.title else ""
+    return "\n\n".join(block for block in (title, above, body, below) if block) + "\n"
 
 
 def render_csv(table: Table, *, delimiter: str) -> str:

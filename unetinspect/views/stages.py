@@ -61,7 +61,12 @@ def cost_lines(trace: Trace) -> list[str]:
     if totals.uncounted:
         operations = ", ".join(f"{operation.calls} {operation.op.removeprefix('aten.')}" for operation in totals.uncounted)
         lines.append(f"        not counted (no FLOP formula): {operations}")
-    lines += _memory_lines(totals)
+    fused, materialized = totals.peak_activation_bytes, totals.peak_activation_bytes_with_maps
+    if fused is not None:
+        lines.append(f"peak:   {format_bytes(fused)} of activations, in {totals.peak_activation_in or 'the UNet itself'}")
+        if materialized is not None and materialized > fused:
+            module = totals.peak_activation_in_with_maps or "the UNet itself"
+            lines.append(f"        {format_bytes(materialized)} with materialized attention maps, in {module}")
     return [*lines, *(f"        {line}" for line in attached_lines(trace.run) if lines)]
 
 
@@ -89,14 +94,3 @@ def _mac_lines(totals: Totals, batch: int) -> Iterator[str]:
         usual.append(f"{format_si(without, 'MACs')} without attention products, as in most papers and counters")
     if usual:
         yield f"        {'; '.join(usual)}"
-
-
-def _memory_lines(totals: Totals) -> Iterator[str]:
-    """Yield the peak of the live activation bytes, and what it would be with every attention map in memory."""
-    fused, materialized = totals.peak_activation_bytes, totals.peak_activation_bytes_with_maps
-    if fused is None:
-        return
-    yield f"peak:   {format_bytes(fused)} of activations, in {totals.peak_activation_in or 'the UNet itself'}"
-    if materialized is not None and materialized > fused:
-        module = totals.peak_activation_in_with_maps or "the UNet itself"
-        yield f"        {format_bytes(materialized)} with materialized attention maps, in {module}"

@@ -31,7 +31,6 @@ class Column(Struct, frozen=True):
     """One column of a table for people.
 
     Attributes:
-        header: Its heading.
         show: The text of a row's value.
         right: Whether it is aligned to the right, as numbers are.
         drop: When it is dropped on a narrow screen: higher numbers first, 0 never.
@@ -69,6 +68,7 @@ class Table(Struct, frozen=True):
         group: The heading that a row may be grouped under; a path in it is removed from the first column. None: no groups.
         records: What CSV and TSV write; None: the rows, field by field.
         fields: The header of CSV and TSV if there are no records.
+        title: Its heading, where several tables make up an answer.
     """
 
     columns: Sequence[Column]
@@ -78,6 +78,7 @@ class Table(Struct, frozen=True):
     group: Callable[[Row], str] | None = None
     records: Sequence[Any] | None = None
     fields: Sequence[str] = ()
+    title: str = ""
 
 
 def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:

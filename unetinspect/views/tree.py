@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from msgspec import Struct, structs
 
@@ -13,12 +14,16 @@ from unetinspect.views.table import Column, Table
 
 
 class _Node(Struct):
-    """A module with its children; `name` is its own, or a range of names, where `count` equal siblings were folded."""
+    """A module with its children; `name` is its own, or a range of names if `count` equal siblings were folded.
+
+    Nodes with the same `key` differ only in their place in the tree.
+    """
 
     name: str
     module: Module
     children: list[_Node] = []
     count: int = 1
+    key: Any = None
 
 
 class TreeLine(Struct, frozen=True):
@@ -90,25 +95,15 @@ def _fold(node: _Node) -> _Node:
     folded: list[_Node] = []
     for child in map(_fold, node.children):
         last = folded[-1] if folded else None
-        if last is not None and child.name.isdigit() and last.name[0].isdigit() and _alike(last, child):
+        if last is not None and child.name.isdigit() and last.name[0].isdigit() and last.key == child.key:
             first = last.name.partition("-")[0]
             folded[-1] = _merged(last, child, name=f"{first}-{child.name}")
         else:
             folded.append(child)
-    return _Node(node.name, node.module, folded, node.count)
-
-
-def _alike(one: _Node, other: _Node) -> bool:
-    """Return whether two folded nodes differ only in their place in the tree."""
-    if _anywhere(one.module) != _anywhere(other.module) or len(one.children) != len(other.children):
-        return False
-    pairs = zip(one.children, other.children, strict=True)
-    return all((a.name, a.count) == (b.name, b.count) and _alike(a, b) for a, b in pairs)
-
-
-def _anywhere(module: Module) -> Module:
-    """Return a module without its path and step, and without its peak, which grows with the skips before it."""
-    return structs.replace(module, path="", step=None, activation_bytes=None)
+    # Without path, step and peak, which grows with the skips before it.
+    anywhere = structs.replace(node.module, path="", step=None, activation_bytes=None)
+    key = anywhere, [(child.name, child.count, child.key) for child in folded]
+    return _Node(node.name, node.module, folded, node.count, key)
 
 
 def _merged(one: _Node, other: _Node, *, name: str) -> _Node:
@@ -116,7 +111,7 @@ def _merged(one: _Node, other: _Node, *, name: str) -> _Node:
     peaks = [node.module.activation_bytes for node in (one, other) if node.module.activation_bytes is not None]
     children = [_merged(a, b, name=a.name) for a, b in zip(one.children, other.children, strict=True)]
     count = one.count + other.count if name != one.name else one.count
-    return _Node(name, structs.replace(one.module, activation_bytes=max(peaks, default=None)), children, count)
+    return _Node(name, structs.replace(one.module, activation_bytes=max(peaks, default=None)), children, count, one.key)
 
 
 def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:

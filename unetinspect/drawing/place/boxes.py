@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from unetinspect.compare.align import channels as channels_of
 from unetinspect.drawing.labels import arrow_text, below, costs_of, counts_of
 from unetinspect.drawing.outline import Box, Layer, Level, Mark, mark_text, sum_text
 from unetinspect.drawing.scene import Badge, PlacedBox, Rect, Row, Text
 from unetinspect.drawing.text_width import TIMES, shortened, text_width
 from unetinspect.record import Run, Skip
+from unetinspect.record.run import channels_of
 from unetinspect.units import format_shape, in_lines
 
 PAD_X, PAD_Y, GAP, ROW_INSET, ROW_GAP, BADGE_PAD = 12.0, 9.0, 8.0, 6.0, 2.0, 6.0

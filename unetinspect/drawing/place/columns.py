@@ -27,7 +27,6 @@ class Measures(Struct, frozen=True):
         contents: What is written in each box, by name.
         sizes: (width, height) of each box, by name.
         column: The width of each of the two columns.
-        width: The width of the picture.
     """
 
     contents: dict[str, Content]

@@ -38,7 +38,6 @@ class Card(Struct, frozen=True):
         title: In the frame on the left.
         size: In the frame on the right.
         rows: From top to bottom.
-        side: Its side of the U.
         channels: "320 channels", for the frame or above the rows: see `with_summaries`.
         marks: The attention layers, for above the rows.
     """

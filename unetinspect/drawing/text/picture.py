@@ -33,7 +33,6 @@ class Item(Struct, frozen=True):
         kind: The frame's top or bottom, a row, or what is between two cards: an arrow's head, its line, words, nothing.
         card: None between cards.
         row: None where a card has room to spare.
-        text: Words beside an arrow.
         near: The cards above and below, where it is between cards.
     """
 
@@ -147,7 +146,6 @@ class Picture:
 
     Attributes:
         least: How many columns it needs.
-        width: How many it takes.
     """
 
     def __init__(self, outline: Outline, shown: Level, glyphs: Glyphs, most: int, *, classes: bool, stacked: bool) -> None:
