@@ -150,8 +150,7 @@ def _by_encoder(tensors: Mapping[str, FileTensor], unknown: Inferred) -> Inferre
     """Return the config of a ControlNet whose encoder is that of a UNet in the catalog: the values of the keys that both have."""
     encoder = {name: tensor.shape for name, tensor in tensors.items() if name.startswith(_ENCODER)}
     models = load_catalog()
-    rank = {name: index for index, name in enumerate(KNOWN_FIRST)}
-    for entry in sorted(models.values(), key=lambda entry: rank.get(entry.name, len(rank))):
+    for entry in sorted(models.values(), key=best_known):
         own = {name: shape for name, shape in tensors_of(entry.name).items() if name.startswith(_ENCODER)}
         if entry.class_name == "UNet2DConditionModel" and own == encoder:
             keys = {key for other in models.values() if other.class_name == "ControlNetModel" for key in other.config}
