@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from unetinspect.check.weight_findings import Difference, group_by_module, place
+from unetinspect.check.weight_findings import Difference, finding_of, group_by_module, place
 from unetinspect.checkpoint.adapters import FAMILIES
 from unetinspect.checkpoint.catalog_tensors import flat_names
 from unetinspect.checkpoint.lora import Layer, find_places, form_words, module_of, read_lora
@@ -80,14 +80,6 @@ def _findings(differences: Sequence[Difference], shapes: Mapping[str, Shape]) ->
     findings = []
     for pair, group in by_width.items():
         file, unet = (f"{width}-dim" + (f" ({FAMILIES[width]})" if width in FAMILIES else "") for width in pair)
-        findings.append(
-            Finding(
-                about="weights",
-                kind="mismatched",
-                what=f"{plural(len(group), 'layer')} read {file} text embeddings, expected {unet}",
-                where=("cross_attention_dim",),
-                count=len(group),
-                examples=tuple(one.example() for one in group[:3]),
-            )
-        )
+        what = f"{plural(len(group), 'layer')} read {file} text embeddings, expected {unet}"
+        findings.append(finding_of(what, group, where=("cross_attention_dim",), advice=None))
     return findings + group_by_module(place(others, (), shapes), noun="layer")

@@ -89,43 +89,30 @@ def _textual_inversion(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     )
 
 
-class PlugDetails(NamedTuple):
-    """What the shapes of a plug-in show: its family, and more in words."""
-
-    family: str | None
-    words: str
-
-
-def plug_details(content: Content, tensors: Mapping[str, TensorSpec]) -> PlugDetails:
-    """Return what shows for which UNets a plug-in without a config of its own was made."""
+def plug_details(content: Content, tensors: Mapping[str, TensorSpec]) -> tuple[str | None, str]:
+    """Return the family of a plug-in whose config no name shows, and what else its shapes show, in words."""
     if content == "motion_adapter":
         levels = len({name.split(".")[1] for name in tensors if name.startswith("down_blocks.")})
         frames = max((tensor.shape[1] for name, tensor in tensors.items() if name.endswith(".pe") and len(tensor.shape) == 3), default=0)
         mid = any(name.startswith("mid_block.") for name in tensors)
         version = "SDXL beta" if levels == 3 else _ANIMATEDIFF.get((frames, mid), "") if levels == 4 else ""
         words = [plural(levels, "level"), f"{'a' if mid else 'no'} mid block", f"{frames} frames" if frames else ""]
-        return PlugDetails({3: FAMILIES[2048], 4: FAMILIES[768]}.get(levels), ", ".join(filter(None, [version, *words])))
+        return {3: FAMILIES[2048], 4: FAMILIES[768]}.get(levels), ", ".join(filter(None, [version, *words]))
     if content == "hypernetwork":
         widths = sorted({int(name.partition(".")[0]) for name in tensors if name.partition(".")[0].isdecimal()})
-        return PlugDetails(_family_of(set(widths)), f"layers of width {', '.join(map(str, widths))}")
+        return _family_of(set(widths)), f"layers of width {', '.join(map(str, widths))}"
     keys = [(name, tensor.shape) for name, tensor in tensors.items() if re.search(r"attn2[._]to_[kv]\.(?:down|weight)$", name)]
     if content == "control_lora":
         ranks = sorted({tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".down") and tensor.shape})
         rank = f"rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
-        return PlugDetails(_family_of({shape[-1] for _, shape in keys if shape}), rank)
+        return _family_of({shape[-1] for _, shape in keys if shape}), rank
     layers = {name.partition(".")[0].removeprefix("lllite_unet_") for name in tensors}
     fits = [model for model in ("sdxl", "sd15") if all(find_tensor(model, f"{layer}_weight") for layer in layers)]
-    return PlugDetails({"sdxl": FAMILIES[2048], "sd15": FAMILIES[768]}[fits[0]] if fits else None, plural(len(layers), "layer"))
+    return {"sdxl": FAMILIES[2048], "sd15": FAMILIES[768]}[fits[0]] if fits else None, plural(len(layers), "layer")
 
 
 class IpAdapter(NamedTuple):
-    """What an IP-Adapter's file has for a UNet.
-
-    Attributes:
-        kind: "IP-Adapter", "IP-Adapter Plus" and the like, by how it projects the image.
-        tokens: How many tokens it makes of an image, None where the file does not show it.
-        weights: The shapes of its keys and values, named as the ports of a UNet are: "1.to_k_ip".
-    """
+    """What an IP-Adapter's file has for a UNet: its kind, tokens of an image, and weights, named as a UNet's ports are ("1.to_k_ip")."""
 
     kind: str
     tokens: int | None

@@ -104,14 +104,10 @@ def _other_names(model: str) -> dict[str, Shape]:
     return {flat: tensors_of(model)[name] for flat, (name, _) in flat_names_of(model).items()}
 
 
+@cache
 def flat_names_of(model: str) -> Mapping[str, tuple[str, str]]:
     """Return the `flat_names` of a catalog model."""
-    return _flat_names_at(_models()[model])
-
-
-@cache
-def _flat_names_at(line: int) -> Mapping[str, tuple[str, str]]:
-    return flat_names(_tensors_at(line))
+    return flat_names(tensors_of(model))
 
 
 def flat_names(tensors: Collection[str]) -> dict[str, tuple[str, str]]:

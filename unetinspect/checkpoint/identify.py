@@ -164,9 +164,8 @@ def _other_fields(main: Part) -> dict[str, Any]:
     family = _TRANSFORMERS.get(class_name or "") if content == "transformer" else None
     whose, details = f" of {family}" if family else "", f" ({class_name})" if class_name else ""
     if content in _PLUGINS:
-        plug = plug_details(content, main.tensors)
-        family, details = plug.family, f" ({plug.words})" if plug.words else details
-        whose = f" for {family}" if family else ""
+        family, words = plug_details(content, main.tensors)
+        whose, details = f" for {family}" if family else "", f" ({words})" if words else ""
     what = f"{CONTENT_WORDS[content]}{whose}{details}"
     layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
     but = ", not a UNet" if content == "transformer" else ""

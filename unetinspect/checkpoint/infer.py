@@ -25,7 +25,7 @@ _ALWAYS = (
     *("layers_per_block", "cross_attention_dim", "attention_head_dim", "norm_num_groups"),
 )
 # The models that a structure is known by: of several with the same one they come first, the others in the catalog's order.
-KNOWN_FIRST = ("sd15", "sd14", "sdxl", "sd21", "sd21-base", "sd15-inpaint", "instruct-pix2pix", "ddpm-cat-256", "audioldm-s-full-v2")
+_KNOWN_FIRST = ("sd15", "sd14", "sdxl", "sd21", "sd21-base", "sd15-inpaint", "instruct-pix2pix", "ddpm-cat-256", "audioldm-s-full-v2")
 # Keys of a structure that are compared as they are.
 _COMPARED = (
     *("in_channels", "out_channels", "block_out_channels", "mid_block_type", "resnet_time_scale_shift", "time_embedding_type"),
@@ -128,9 +128,13 @@ def _class_of(unet: Structure, tree: TensorTree) -> str:
 
 
 def _models_of_class(entries: Iterable[Entry], class_name: str | None, params: int) -> list[Entry]:
-    fitting = [entry for entry in entries if entry.class_name == class_name and entry.params == params]
-    rank = {name: index for index, name in enumerate(KNOWN_FIRST)}
-    return sorted(fitting, key=lambda entry: rank.get(entry.name, len(rank)))  # a stable sort: ties keep the catalog's order
+    return known_first(entry for entry in entries if entry.class_name == class_name and entry.params == params)
+
+
+def known_first(entries: Iterable[Entry]) -> list[Entry]:
+    """Return models with those first that a structure is known by, the others in their order."""
+    rank = {name: index for index, name in enumerate(_KNOWN_FIRST)}
+    return sorted(entries, key=lambda entry: rank.get(entry.name, len(rank)))
 
 
 def _by_size(matches: list[Entry], class_name: str | None) -> Inferred:
@@ -146,8 +150,7 @@ def _by_encoder(tensors: Mapping[str, FileTensor], unknown: Inferred) -> Inferre
     """Return the config of a ControlNet whose encoder is that of a UNet in the catalog: the values of the keys that both have."""
     encoder = {name: tensor.shape for name, tensor in tensors.items() if name.startswith(_ENCODER)}
     models = load_catalog()
-    rank = {name: index for index, name in enumerate(KNOWN_FIRST)}
-    for entry in sorted(models.values(), key=lambda entry: rank.get(entry.name, len(rank))):
+    for entry in known_first(models.values()):
         own = {name: shape for name, shape in tensors_of(entry.name).items() if name.startswith(_ENCODER)}
         if entry.class_name == "UNet2DConditionModel" and own == encoder:
             keys = {key for other in models.values() if other.class_name == "ControlNetModel" for key in other.config}

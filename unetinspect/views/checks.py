@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
 
+from unetinspect.checkpoint.lora import group_words
 from unetinspect.record import (
     Check,
     Checkpoint,
@@ -27,14 +28,6 @@ _SHOWN_METADATA = 6
 _LONGEST = 60
 # What an explanation takes without --verbose, of a screen.
 _MOST_LINES, _MOST_BEFORE, _COLUMNS, _MODELS_SHOWN, _OTHERS_SHOWN, _ERROR_SHOWN = 18, 4, 74, 6, 2, 180
-_FORMATS = {
-    "kohya": "kohya-ss (sd-scripts)",
-    "lycoris": "LyCORIS",
-    "peft": "PEFT",
-    "diffusers": "diffusers before PEFT",
-    "comfyui": "ComfyUI",
-    None: "names of no known trainer",
-}
 _PARTS = {"text_encoder": "text encoder", "vae": "VAE", "unet": "UNet", "ema": "EMA weights", "image_proj": "image projection"}
 
 
@@ -173,12 +166,10 @@ def _content(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.models:
         yield f"catalog: {', '.join(checkpoint.models)}"
     if lora := checkpoint.lora:
-        yield f"format:  {_FORMATS[lora.format]}"
+        yield f"format:  {lora.format or 'of no known trainer'}"
         for group in lora.groups:
-            numbers = {"rank": group.ranks, "alpha": group.alphas}
-            words = [group.form, *(f"{name} {', '.join(f'{value:g}' for value in values)}" for name, values in numbers.items() if values)]
             kind = "convolution" if group.kind == "convolution" else "linear layer" if group.form != "norm" else "norm"
-            yield f"layers:  {_part(group.part)}: {plural(group.layers, kind)}, {', '.join(filter(None, words))}"
+            yield f"layers:  {_part(group.part)}: {plural(group.layers, kind)}, {', '.join(filter(None, [group.form, group_words(group)]))}"
         if lora.types:
             yield f"types:   {_counts(lora.types)}"
 
