@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from unetinspect.check.weight_findings import Difference, finding_of, group_by_module, place
 from unetinspect.checkpoint.adapters import FAMILIES
 from unetinspect.checkpoint.catalog_tensors import flat_names
-from unetinspect.checkpoint.lora import Layer, find_places, form_words, module_of, read_lora
+from unetinspect.checkpoint.lora import find_places, form_words, module_of, read_lora
 from unetinspect.checkpoint.original_layout import FileTensor
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.record import Shape
@@ -33,11 +33,13 @@ def compare_lora(
     differences = []
     for layer in inside:
         found = places.get(layer.name)
+        # The weight that it is for, with the axes that the file shows.
+        file = FileTensor(layer.name, tuple(axis for axis in next(iter(layer.made.weights), ()) if axis is not None))
         if found is None:
             path = known[layer.name].path if layer.name in known else module_of(layer.name)
-            differences.append(Difference("unexpected", f"{path}.weight", _tensor(layer), None))
+            differences.append(Difference("unexpected", f"{path}.weight", file, None))
         elif not found.fits:
-            differences.append(Difference("mismatched", f"{found.path}.weight", _tensor(layer), found.shape))
+            differences.append(Difference("mismatched", f"{found.path}.weight", file, found.shape))
     unexpected, matched = sum(one.kind == "unexpected" for one in differences), len(inside) - len(differences)
     findings = _findings(differences, shapes)
     if any(layer.part != "unet" for layer in inside):
@@ -60,11 +62,6 @@ def compare_lora(
         summary=f"{form_words(lora)}: {summary}",
     )
     return check, tuple(findings)
-
-
-def _tensor(layer: Layer) -> FileTensor:
-    """Return the weight that a layer is for, with the axes that the file shows."""
-    return FileTensor(layer.name, tuple(axis for axis in next(iter(layer.made.weights), ()) if axis is not None))
 
 
 def _findings(differences: Sequence[Difference], shapes: Mapping[str, Shape]) -> list[Finding]:

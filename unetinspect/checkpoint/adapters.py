@@ -99,7 +99,7 @@ def plug_details(content: Content, tensors: Mapping[str, TensorSpec]) -> tuple[s
         words = [plural(levels, "level"), f"{'a' if mid else 'no'} mid block", f"{frames} frames" if frames else ""]
         return {3: FAMILIES[2048], 4: FAMILIES[768]}.get(levels), ", ".join(filter(None, [version, *words]))
     if content == "hypernetwork":
-        widths = sorted({int(name.partition(".")[0]) for name in tensors if name.partition(".")[0].isdecimal()})
+        widths = sorted({int(found[0]) for name in tensors if (found := re.match(r"[0-9]{1,5}(?=\.)", name))})
         return _family_of(set(widths)), f"layers of width {', '.join(map(str, widths))}"
     keys = [(name, tensor.shape) for name, tensor in tensors.items() if re.search(r"attn2[._]to_[kv]\.(?:down|weight)$", name)]
     if content == "control_lora":
@@ -107,21 +107,17 @@ def plug_details(content: Content, tensors: Mapping[str, TensorSpec]) -> tuple[s
         rank = f"rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
         return _family_of({shape[-1] for _, shape in keys if shape}), rank
     layers = {name.partition(".")[0].removeprefix("lllite_unet_") for name in tensors}
-    fits = [model for model in ("sdxl", "sd15") if all(find_tensor(model, f"{layer}_weight") for layer in layers)]
-    return {"sdxl": FAMILIES[2048], "sd15": FAMILIES[768]}[fits[0]] if fits else None, plural(len(layers), "layer")
+    of_sdxl = all(find_tensor("sdxl", f"{layer}_weight") for layer in layers)
+    return FAMILIES[2048] if of_sdxl else None, plural(len(layers), "layer")
 
 
 class IpAdapter(NamedTuple):
-    """What an IP-Adapter's file has for a UNet: its kind, tokens of an image, and weights, named as a UNet's ports are ("1.to_k_ip")."""
+    """What an IP-Adapter's file has for a UNet: its kind, the tokens that it makes of an image and their width, and weights by port."""
 
     kind: str
     tokens: int | None
+    width: int | None
     weights: dict[str, Shape]
-
-    @property
-    def width(self) -> int | None:
-        """The width of its image tokens."""
-        return next((shape[1] for shape in self.weights.values() if len(shape) == 2), None)
 
 
 def read_ip_adapter(tensors: Mapping[str, TensorSpec]) -> IpAdapter | None:
@@ -135,11 +131,12 @@ def read_ip_adapter(tensors: Mapping[str, TensorSpec]) -> IpAdapter | None:
         return None
     image = {inside[1]: tensor.shape for name, tensor in tensors.items() if (inside := _IMAGE_PROJECTION.fullmatch(name))}
     kind, last = next((row[1:] for row in _PROJECTIONS if row[0] in image), ("", ""))
-    found = IpAdapter(f"IP-Adapter {kind}".strip(), None, weights)
+    width = next((shape[1] for shape in weights.values() if len(shape) == 2), None)
     values = image.get(last, ())
-    if last == "latents" and len(values) == 3:
-        return found._replace(tokens=values[1])
-    return found._replace(tokens=values[0] // found.width) if values and found.width else found
+    tokens = values[0] // width if values and width else None
+    if last == "latents":  # (1, tokens, width)
+        tokens = values[1] if len(values) == 3 else None
+    return IpAdapter(f"IP-Adapter {kind}".strip(), tokens, width, weights)
 
 
 def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:

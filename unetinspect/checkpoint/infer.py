@@ -155,12 +155,12 @@ def _by_encoder(tensors: Mapping[str, FileTensor], unknown: Inferred) -> Inferre
         if entry.class_name == "UNet2DConditionModel" and own == encoder:
             keys = {key for other in models.values() if other.class_name == "ControlNetModel" for key in other.config}
             hint = (f"controlnet_cond_embedding.{name}.weight" for name in ("conv_in", "blocks.1", "blocks.3", "blocks.5"))
-            sizes = [tensors[name].shape[0] for name in hint if name in tensors]
+            sizes = [size for name in hint if name in tensors for size in tensors[name].shape[:1]]
             config = {key: value for key, value in entry.config.items() if key in keys and not key.startswith("_")}
             config = {"_class_name": "ControlNetModel", **config, "conditioning_embedding_out_channels": sizes}
             told = f"attention_head_dim and what else no tensor shows: assumed, as in {entry.name} of the catalog, whose encoder it has"
             return Inferred(class_name="ControlNetModel", config=config, family=entry.family, untold=(told,))
-    widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith(".attn2.to_k.weight")}
+    widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith(".attn2.to_k.weight") and tensor.shape}
     return replace(unknown, family=next((FAMILIES[width] for width in sorted(widths) if width in FAMILIES), None))
 
 

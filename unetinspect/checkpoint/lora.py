@@ -32,8 +32,8 @@ _FORMATS: tuple[tuple[str, LoraFormat], ...] = (
     (r".*(?:_lora|lora_linear_layer|\.lora)\.(?:down|up)\b", "diffusers"),
     (r".*\.(?:lora_[ABE]|lora_embedding_[AB]|lora_magnitude_vector|hada_|lokr_|oft_R|boft_|ia3_l|vera_|glora_)", "peft"),
 )
-_UNET = re.compile(r"(?:down|up|mid|input|output|middle)_blocks?_")
 _CONTROLNET = re.compile(r"controlnet_|input_hint_block|zero_convs")
+_UNET = re.compile(rf"(?:down|up|mid|input|output|middle)_blocks?_|{_CONTROLNET.pattern}")
 # What only diffusion transformers have in the names of their layers, and the width that tells those with the same names apart.
 _TRANSFORMERS = (
     (r"double_blocks_19_|single_blocks_3[89]_|(?:mod|modulation)_linear$", None, "HunyuanVideo"),
@@ -65,7 +65,7 @@ _Axes = tuple[int | None, ...]
 
 
 class Made(NamedTuple):
-    """What the matrices of a layer make: in which form, of what rank, and the first axes of the weight that it is added to (of several, any).
+    """What the matrices of a layer make: in which form, of what rank, and the first axes of the weight that it changes (any of several).
 
     `is_whole`: these are all its axes; `is_flat`: all axes after the first are one.
     """
@@ -160,7 +160,7 @@ def _read_layers(header: Header) -> list[Layer]:
         encoder = TEXT_ENCODER.match(layer)
         number = (encoder[1] or encoder[2] or "1") if encoder else ""
         part = ("text_encoder" if number == "1" else f"text_encoder_{number}") if encoder else "unet"
-        alpha = header.alphas.get(tensors.get("alpha", ""), defaults.get("text_encoder" if encoder else "unet"))
+        alpha = header.alphas.get(tensors.get("alpha", ""), defaults.get(part, defaults.get("")))
         layers.append(Layer(layer, part, module_of(layer).replace(".", "_"), made, alpha, tensors))
     return layers
 
@@ -174,10 +174,8 @@ def _low_rank(t: _Tensors) -> Made:
 
 
 def _hadamard(t: _Tensors) -> Made:
-    a, b = t["hada_w1_a"], t["hada_w1_b"]
-    if "hada_t1" in t:
-        return Made("LoHa", b[0], ((a[1], b[1], *t["hada_t1"][2:]),), is_whole=True)
-    return Made("LoHa", b[0], ((a[0], b[1]),), is_flat=True)
+    a, b, core = t["hada_w1_a"], t["hada_w1_b"], t.get("hada_t1", ())
+    return Made("LoHa", b[0], ((a[1] if core else a[0], b[1], *core[2:]),), is_whole=bool(core), is_flat=not core)
 
 
 def _kronecker(t: _Tensors) -> Made:
@@ -229,15 +227,12 @@ _READERS: dict[str, Callable[[_Tensors], Made]] = {
 
 
 def _alphas_of(metadata: Mapping[str, str]) -> dict[str, float]:
-    """Return the alphas that a LoRA's metadata has for all layers, by part: kohya's, and that of diffusers and PEFT."""
+    """Return the alphas that metadata has for all layers of a part, "" for those of any: kohya's, and that of diffusers and PEFT."""
     try:
-        written = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        by_part = {key.rpartition(".")[0]: float(value) for key, value in written.items() if key.endswith("lora_alpha")}
-        kohya = float(metadata["ss_network_alpha"]) if "ss_network_alpha" in metadata else None
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        written = {"lora_alpha": metadata.get("ss_network_alpha"), **json.loads(metadata.get("lora_adapter_metadata", "{}"))}
+        return {key.rpartition(".")[0]: float(value) for key, value in written.items() if key.endswith("lora_alpha") and value is not None}
+    except (ValueError, TypeError, RecursionError):
         return {}
-    own = by_part.get("", kohya)
-    return by_part | ({} if own is None else {"unet": own, "text_encoder": own})
 
 
 def find_places(layers: Iterable[Layer], shapes: _Tensors, names: Mapping[str, tuple[str, str]]) -> dict[str, Place]:
@@ -252,10 +247,19 @@ def find_places(layers: Iterable[Layer], shapes: _Tensors, names: Mapping[str, t
 
 
 def read_lora(header: Header) -> tuple[list[Layer], tuple[str, ...], dict[str, Place]]:
-    """Return the layers of a LoRA, the models of the catalog that most of those in a UNet fit, and their places in the first of these."""
+    """Return the layers of a LoRA, the models of the catalog that most of those in a UNet fit, and their places in the first of these.
+
+    Where none has a UNet's name, they are a transformer's, or of what is not known.
+    """
     layers = _read_layers(header)
-    models, places = _fitting(layers)
-    return _sorted_out(layers, places), models, places
+    outside = [layer for layer in layers if layer.part == "unet"]
+    models, places = _fitting(outside)
+    if not any(layer.name in places or _UNET.match(layer.flat) for layer in outside):
+        is_transformer = any(re.search(pattern, layer.flat) for pattern, *_ in _TRANSFORMERS for layer in outside)
+        other = "unet" if any(layer.name.startswith("lora_unet_") for layer in outside) else "other"
+        part = "transformer" if is_transformer else other
+        layers = [layer._replace(part=part) if layer.part == "unet" else layer for layer in layers]
+    return layers, models, places
 
 
 def find_lora(header: Header) -> Adapter | None:
@@ -288,8 +292,7 @@ def find_lora(header: Header) -> Adapter | None:
     if lora.rank and not any(group.alphas for group in groups):
         untold.append("alpha: not in the file; loaders take the rank, or lora_alpha of the adapter_config.json beside it")
     if fitting:
-        how_many = f"all {len(inside)}" if fitting == len(inside) else f"{fitting} of {len(inside)}"
-        why.append(f"{how_many} layers match {models[0]} by name and shape (catalog)")
+        why.append(f"{fitting} of {len(inside)} layers match {models[0]} by name and shape (catalog)")
     tensors = {name: layer.part for layer in layers for name in layer.tensors.values()}
     return Adapter(
         content="lora",
@@ -317,9 +320,8 @@ def _summary(lora: Lora, layers: Sequence[Layer], family: str | None) -> str:
     return f"a LoRA ({words}){what}{f' for {family}' if family else ''}"
 
 
-def _fitting(layers: Sequence[Layer]) -> tuple[tuple[str, ...], dict[str, Place]]:
+def _fitting(inside: Sequence[Layer]) -> tuple[tuple[str, ...], dict[str, Place]]:
     """Return the models of the catalog that most layers fit, the best known first, and the places of the layers in the first."""
-    inside = [layer for layer in layers if layer.part == "unet"]
     tried: dict[int, dict[str, Place]] = {}  # models with the same tensors are tried once
     found: dict[tuple[int, int], list[tuple[Entry, dict[str, Place]]]] = {}
     for entry in sorted(known_first(load_catalog().values()), key=lambda entry: entry.class_name != "UNet2DConditionModel"):
@@ -330,18 +332,6 @@ def _fitting(layers: Sequence[Layer]) -> tuple[tuple[str, ...], dict[str, Place]
         found.setdefault((sum(place.fits for place in places.values()), len(places)), []).append((entry, places))
     (first, places), *_ = best = found[max(found)]
     return tuple(entry.name for entry, _ in best if places and entry.class_name == first.class_name), places
-
-
-def _sorted_out(layers: Sequence[Layer], places: Mapping[str, Place]) -> list[Layer]:
-    """Tell a UNet's layers from those of other models: where none has a UNet's name, all are a transformer's, or of what is not known."""
-    outside = [layer for layer in layers if layer.part == "unet"]
-    if any(layer.name in places or _UNET.match(layer.flat) or _CONTROLNET.match(layer.flat) for layer in outside):
-        return list(layers)
-    if any(re.search(pattern, layer.flat) for pattern, *_ in _TRANSFORMERS for layer in outside):
-        part = "transformer"
-    else:
-        part = "unet" if any(layer.name.startswith("lora_unet_") for layer in outside) else "other"
-    return [layer._replace(part=part) if layer.part == "unet" else layer for layer in layers]
 
 
 def _trained_for(layers: Sequence[Layer], models: Sequence[str], header: Header) -> tuple[str | None, list[str]]:

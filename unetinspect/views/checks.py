@@ -136,7 +136,7 @@ def checkpoint_table(checkpoint: Checkpoint) -> Table:
         )
         return Table(columns=columns, rows=lora.blocks, above=above, below=below, records=(checkpoint,))
     columns = (
-        Column("part", lambda part: _part(part.name)),
+        Column("part", lambda part: _PARTS.get(part.name, part.name.replace("_", " "))),
         Column("tensors", lambda part: f"{part.tensors:,}", right=True),
         Column("params", lambda part: format_count(part.params), right=True),
         Column("bytes", lambda part: format_bytes(sum(part.bytes_by_dtype.values())), right=True),
@@ -144,10 +144,6 @@ def checkpoint_table(checkpoint: Checkpoint) -> Table:
         Column("prefix", lambda part: part.prefix or "-", drop=1, wrap=16),
     )
     return Table(columns=columns, rows=checkpoint.parts, above=above, below=below, records=(checkpoint,))
-
-
-def _part(name: str) -> str:
-    return _PARTS.get(name, name.replace("_", " "))
 
 
 def _counts(types: Mapping[str, int]) -> str:
@@ -168,8 +164,8 @@ def _content(checkpoint: Checkpoint) -> Iterator[str]:
     if lora := checkpoint.lora:
         yield f"format:  {lora.format or 'of no known trainer'}"
         for group in lora.groups:
-            kind = "convolution" if group.kind == "convolution" else "linear layer" if group.form != "norm" else "norm"
-            yield f"layers:  {_part(group.part)}: {plural(group.layers, kind)}, {', '.join(filter(None, [group.form, group_words(group)]))}"
+            name, kind = _PARTS.get(group.part, group.part.replace("_", " ")), "" if group.form == "norm" else f"{group.kind} "
+            yield f"layers:  {name}: {', '.join(filter(None, [plural(group.layers, f'{kind}layer'), group.form, group_words(group)]))}"
         if lora.types:
             yield f"types:   {_counts(lora.types)}"
 
