@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from unetinspect.check.weight_findings import Difference, group_by_module, place
+from unetinspect.check.weight_findings import Difference, finding_of, group_by_module, place
 from unetinspect.checkpoint.adapters import FAMILIES
 from unetinspect.checkpoint.catalog_tensors import flat_names
-from unetinspect.checkpoint.lora import Layer, find_places, form_words, module_of, read_lora
+from unetinspect.checkpoint.lora import find_places, form_words, module_of, read_lora
 from unetinspect.checkpoint.original_layout import FileTensor
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.record import Shape
@@ -33,11 +33,13 @@ def compare_lora(
     differences = []
     for layer in inside:
         found = places.get(layer.name)
+        # The weight that it is for, with the axes that the file shows.
+        file = FileTensor(layer.name, tuple(axis for axis in next(iter(layer.made.weights), ()) if axis is not None))
         if found is None:
             path = known[layer.name].path if layer.name in known else module_of(layer.name)
-            differences.append(Difference("unexpected", f"{path}.weight", _tensor(layer), None))
+            differences.append(Difference("unexpected", f"{path}.weight", file, None))
         elif not found.fits:
-            differences.append(Difference("mismatched", f"{found.path}.weight", _tensor(layer), found.shape))
+            differences.append(Difference("mismatched", f"{found.path}.weight", file, found.shape))
     unexpected, matched = sum(one.kind == "unexpected" for one in differences), len(inside) - len(differences)
     findings = _findings(differences, shapes)
     if any(layer.part != "unet" for layer in inside):
@@ -62,11 +64,6 @@ def compare_lora(
     return check, tuple(findings)
 
 
-def _tensor(layer: Layer) -> FileTensor:
-    """Return the weight that a layer is for, with the axes that the file shows."""
-    return FileTensor(layer.name, tuple(axis for axis in next(iter(layer.made.weights), ()) if axis is not None))
-
-
 def _findings(differences: Sequence[Difference], shapes: Mapping[str, Shape]) -> list[Finding]:
     """Return a finding for each cause; the width of the text embeddings, which gives the family away, comes first."""
     by_width: dict[tuple[int, int], list[Difference]] = {}
@@ -80,14 +77,6 @@ def _findings(differences: Sequence[Difference], shapes: Mapping[str, Shape]) ->
     findings = []
     for pair, group in by_width.items():
         file, unet = (f"{width}-dim" + (f" ({FAMILIES[width]})" if width in FAMILIES else "") for width in pair)
-        findings.append(
-            Finding(
-                about="weights",
-                kind="mismatched",
-                what=f"{plural(len(group), 'layer')} read {file} text embeddings, expected {unet}",
-                where=("cross_attention_dim",),
-                count=len(group),
-                examples=tuple(one.example() for one in group[:3]),
-            )
-        )
+        what = f"{plural(len(group), 'layer')} read {file} text embeddings, expected {unet}"
+        findings.append(finding_of(what, group, where=("cross_attention_dim",), advice=None))
     return findings + group_by_module(place(others, (), shapes), noun="layer")

@@ -145,14 +145,14 @@ def key_finding(changes: Mapping[str, Change], differences: Sequence[Difference]
     notes = [note for key, change in shown.items() if (note := _meaning(key, change))]
     what = f"{plural(len(differences), 'tensor')}: {values}" + "".join(f" ({note})" for note in notes)
     options = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(change.found)}')}" for key, change in changes.items())
-    return _finding(what, differences, where=tuple(shown), advice=f"to match the file, use `{options}`")
+    return finding_of(what, differences, where=tuple(shown), advice=f"to match the file, use `{options}`")
 
 
 def class_finding(found: str, expected: str, differences: Sequence[Difference]) -> Finding:
     """Say that these tensors differ because the file is of another class."""
     what = f"{plural(len(differences), 'tensor')}: class {found}, expected {expected}"
     advice = f"to match the file, use `--set _class_name={found}`"
-    return _finding(what, differences, where=("_class_name",), advice=advice)
+    return finding_of(what, differences, where=("_class_name",), advice=advice)
 
 
 def content_finding(content: Content, tensors: int, missing: int) -> Finding:
@@ -239,7 +239,7 @@ def _group_finding(kind: Kind, group: Sequence[Placed], noun: str = "tensor") ->
     else:
         what = f"{tensors} {'is' if one else 'are'} {kind}: {names}"
     what += f" ({extra.what})" if extra is not None else ""
-    return _finding(what, differences, where=where, advice=extra.advice if extra is not None else None)
+    return finding_of(what, differences, where=where, advice=extra.advice if extra is not None else None)
 
 
 def _shapes(group: Sequence[Difference]) -> str:
@@ -250,7 +250,8 @@ def _shapes(group: Sequence[Difference]) -> str:
     return f", {format_shape(found)} in the file, expected {format_shape(expected)}"
 
 
-def _finding(what: str, group: Sequence[Difference], *, where: tuple[str, ...], advice: str | None) -> Finding:
+def finding_of(what: str, group: Sequence[Difference], *, where: tuple[str, ...], advice: str | None) -> Finding:
+    """Return what is wrong with tensors: as most of them differ, with the first few of them."""
     counts = Counter(difference.kind for difference in group)
     kind = max(KINDS, key=lambda kind: counts[kind])
     examples = tuple(difference.example() for difference in group[:EXAMPLES])

@@ -89,52 +89,35 @@ def _textual_inversion(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     )
 
 
-class PlugDetails(NamedTuple):
-    """What the shapes of a plug-in show: its family, and more in words."""
-
-    family: str | None
-    words: str
-
-
-def plug_details(content: Content, tensors: Mapping[str, TensorSpec]) -> PlugDetails:
-    """Return what shows for which UNets a plug-in without a config of its own was made."""
+def plug_details(content: Content, tensors: Mapping[str, TensorSpec]) -> tuple[str | None, str]:
+    """Return the family of a plug-in whose config no name shows, and what else its shapes show, in words."""
     if content == "motion_adapter":
         levels = len({name.split(".")[1] for name in tensors if name.startswith("down_blocks.")})
         frames = max((tensor.shape[1] for name, tensor in tensors.items() if name.endswith(".pe") and len(tensor.shape) == 3), default=0)
         mid = any(name.startswith("mid_block.") for name in tensors)
         version = "SDXL beta" if levels == 3 else _ANIMATEDIFF.get((frames, mid), "") if levels == 4 else ""
         words = [plural(levels, "level"), f"{'a' if mid else 'no'} mid block", f"{frames} frames" if frames else ""]
-        return PlugDetails({3: FAMILIES[2048], 4: FAMILIES[768]}.get(levels), ", ".join(filter(None, [version, *words])))
+        return {3: FAMILIES[2048], 4: FAMILIES[768]}.get(levels), ", ".join(filter(None, [version, *words]))
     if content == "hypernetwork":
-        widths = sorted({int(name.partition(".")[0]) for name in tensors if name.partition(".")[0].isdecimal()})
-        return PlugDetails(_family_of(set(widths)), f"layers of width {', '.join(map(str, widths))}")
+        widths = sorted({int(found[0]) for name in tensors if (found := re.match(r"[0-9]{1,5}(?=\.)", name))})
+        return _family_of(set(widths)), f"layers of width {', '.join(map(str, widths))}"
     keys = [(name, tensor.shape) for name, tensor in tensors.items() if re.search(r"attn2[._]to_[kv]\.(?:down|weight)$", name)]
     if content == "control_lora":
         ranks = sorted({tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".down") and tensor.shape})
         rank = f"rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "") if ranks else ""
-        return PlugDetails(_family_of({shape[-1] for _, shape in keys if shape}), rank)
+        return _family_of({shape[-1] for _, shape in keys if shape}), rank
     layers = {name.partition(".")[0].removeprefix("lllite_unet_") for name in tensors}
-    fits = [model for model in ("sdxl", "sd15") if all(find_tensor(model, f"{layer}_weight") for layer in layers)]
-    return PlugDetails({"sdxl": FAMILIES[2048], "sd15": FAMILIES[768]}[fits[0]] if fits else None, plural(len(layers), "layer"))
+    of_sdxl = all(find_tensor("sdxl", f"{layer}_weight") for layer in layers)
+    return FAMILIES[2048] if of_sdxl else None, plural(len(layers), "layer")
 
 
 class IpAdapter(NamedTuple):
-    """What an IP-Adapter's file has for a UNet.
-
-    Attributes:
-        kind: "IP-Adapter", "IP-Adapter Plus" and the like, by how it projects the image.
-        tokens: How many tokens it makes of an image, None where the file does not show it.
-        weights: The shapes of its keys and values, named as the ports of a UNet are: "1.to_k_ip".
-    """
+    """What an IP-Adapter's file has for a UNet: its kind, the tokens that it makes of an image and their width, and weights by port."""
 
     kind: str
     tokens: int | None
+    width: int | None
     weights: dict[str, Shape]
-
-    @property
-    def width(self) -> int | None:
-        """The width of its image tokens."""
-        return next((shape[1] for shape in self.weights.values() if len(shape) == 2), None)
 
 
 def read_ip_adapter(tensors: Mapping[str, TensorSpec]) -> IpAdapter | None:
@@ -148,11 +131,12 @@ def read_ip_adapter(tensors: Mapping[str, TensorSpec]) -> IpAdapter | None:
         return None
     image = {inside[1]: tensor.shape for name, tensor in tensors.items() if (inside := _IMAGE_PROJECTION.fullmatch(name))}
     kind, last = next((row[1:] for row in _PROJECTIONS if row[0] in image), ("", ""))
-    found = IpAdapter(f"IP-Adapter {kind}".strip(), None, weights)
+    width = next((shape[1] for shape in weights.values() if len(shape) == 2), None)
     values = image.get(last, ())
-    if last == "latents" and len(values) == 3:
-        return found._replace(tokens=values[1])
-    return found._replace(tokens=values[0] // found.width) if values and found.width else found
+    tokens = values[0] // width if values and width else None
+    if last == "latents":  # (1, tokens, width)
+        tokens = values[1] if len(values) == 3 else None
+    return IpAdapter(f"IP-Adapter {kind}".strip(), tokens, width, weights)
 
 
 def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:

@@ -8,7 +8,7 @@ diffusers builds.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import translate
 from functools import cache
 from itertools import count, takewhile
@@ -47,13 +47,9 @@ def find_tensor(model: str, name: str) -> Shape | None:
     >>> find_tensor("sd15", "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
     (320, 768)
     """
-    known, key = _lookup(name)
-    return known(model).get(key)
-
-
-def _lookup(name: str) -> tuple[Callable[[str], Mapping[str, Shape]], str]:
-    """Return where such a name is looked up, and how it is written there."""
-    return (_other_names, name.replace(".", "_")) if is_original(name) or _WITHOUT_DOTS.match(name) else (tensors_of, name)
+    if is_original(name) or _WITHOUT_DOTS.match(name):
+        name = flat_names_of(model).get(name.replace(".", "_"), ("", ""))[0]
+    return tensors_of(model).get(name)
 
 
 def agreeing(tensors: Collection[tuple[str, Wanted]]) -> tuple[list[str], int]:
@@ -62,8 +58,7 @@ def agreeing(tensors: Collection[tuple[str, Wanted]]) -> tuple[list[str], int]:
     >>> agreeing([("conv_in.weight", (320, 9, 3, 3)), ("add_embedding.linear_1.weight", PRESENT), ("class_embedding.weight", ABSENT)])
     (['sdxl-inpaint'], 3)
     """
-    facts = [(*_lookup(name), wanted) for name, wanted in tensors]
-    counts = {model: sum(_fits(known(model).get(key), wanted) for known, key, wanted in facts) for model in load_catalog()}
+    counts = {model: sum(_fits(find_tensor(model, name), wanted) for name, wanted in tensors) for model in load_catalog()}
     most = max(counts.values())
     return [model for model, count in counts.items() if count == most], most
 
@@ -99,19 +94,9 @@ def having(pattern: str, axes: Mapping[int, int]) -> dict[str, list[str]]:
 
 
 @cache
-def _other_names(model: str) -> dict[str, Shape]:
-    """Return the tensors of a model by their names without dots, in diffusers' layout and the original one."""
-    return {flat: tensors_of(model)[name] for flat, (name, _) in flat_names_of(model).items()}
-
-
 def flat_names_of(model: str) -> Mapping[str, tuple[str, str]]:
     """Return the `flat_names` of a catalog model."""
-    return _flat_names_at(_models()[model])
-
-
-@cache
-def _flat_names_at(line: int) -> Mapping[str, tuple[str, str]]:
-    return flat_names(_tensors_at(line))
+    return flat_names(tensors_of(model))
 
 
 def flat_names(tensors: Collection[str]) -> dict[str, tuple[str, str]]:

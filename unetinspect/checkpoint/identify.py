@@ -11,7 +11,7 @@ from unetinspect.checkpoint.adapters import FAMILIES, Adapter, find_adapter, plu
 from unetinspect.checkpoint.affixes import PREDICTION_MARKERS
 from unetinspect.checkpoint.catalog_tensors import find_tensor, tensors_of
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts
-from unetinspect.checkpoint.infer import Inferred, best_known, count_params, infer_config
+from unetinspect.checkpoint.infer import Inferred, count_params, infer_config, known_first
 from unetinspect.checkpoint.lora import find_lora
 from unetinspect.checkpoint.original_layout import diffusers_tensors, is_original
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
@@ -186,9 +186,8 @@ def _other_fields(main: Part) -> dict[str, Any]:
     family = _TRANSFORMERS.get(class_name or "") if content == "transformer" else None
     whose, details = f" of {family}" if family else "", f" ({class_name})" if class_name else ""
     if content in _PLUGINS:
-        plug = plug_details(content, main.tensors)
-        family, details = plug.family, f" ({plug.words})" if plug.words else details
-        whose = f" for {family}" if family else ""
+        family, words = plug_details(content, main.tensors)
+        whose, details = f" for {family}" if family else "", f" ({words})" if words else ""
     what = f"{CONTENT_WORDS[content]}{whose}{details}"
     layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
     but = ", not a UNet" if content == "transformer" else ""
@@ -229,7 +228,7 @@ def _shard_fields(header: Header, parts: Sequence[Part]) -> dict[str, Any] | Non
     models = [entry for entry in load_catalog().values() if all(find_tensor(entry.name, name) == shape for name, shape in tensors.items())]
     if not models:
         return None
-    first, *others = sorted(models, key=best_known)
+    first, *others = known_first(models)
     number = _SHARD.search(header.name)
     what = "one file of several" if number is None else f"file {int(number[1])} of {int(number[2])}"
     found = f"{len(tensors):,} of the {len(tensors_of(first.name)):,} tensors"

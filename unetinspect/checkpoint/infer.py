@@ -128,13 +128,13 @@ def _class_of(unet: Structure, tree: TensorTree) -> str:
 
 
 def _models_of_class(entries: Iterable[Entry], class_name: str | None, params: int) -> list[Entry]:
-    fitting = [entry for entry in entries if entry.class_name == class_name and entry.params == params]
-    return sorted(fitting, key=best_known)  # a stable sort: ties keep the catalog's order
+    return known_first(entry for entry in entries if entry.class_name == class_name and entry.params == params)
 
 
-def best_known(entry: Entry) -> int:
-    """Return the rank of a model among those of one structure."""
-    return _KNOWN_FIRST.index(entry.name) if entry.name in _KNOWN_FIRST else len(_KNOWN_FIRST)
+def known_first(entries: Iterable[Entry]) -> list[Entry]:
+    """Return models with those first that a structure is known by, the others in their order."""
+    rank = {name: index for index, name in enumerate(_KNOWN_FIRST)}
+    return sorted(entries, key=lambda entry: rank.get(entry.name, len(rank)))
 
 
 def _by_size(matches: list[Entry], class_name: str | None) -> Inferred:
@@ -150,17 +150,17 @@ def _by_encoder(tensors: Mapping[str, FileTensor], unknown: Inferred) -> Inferre
     """Return the config of a ControlNet whose encoder is that of a UNet in the catalog: the values of the keys that both have."""
     encoder = {name: tensor.shape for name, tensor in tensors.items() if name.startswith(_ENCODER)}
     models = load_catalog()
-    for entry in sorted(models.values(), key=best_known):
+    for entry in known_first(models.values()):
         own = {name: shape for name, shape in tensors_of(entry.name).items() if name.startswith(_ENCODER)}
         if entry.class_name == "UNet2DConditionModel" and own == encoder:
             keys = {key for other in models.values() if other.class_name == "ControlNetModel" for key in other.config}
             hint = (f"controlnet_cond_embedding.{name}.weight" for name in ("conv_in", "blocks.1", "blocks.3", "blocks.5"))
-            sizes = [tensors[name].shape[0] for name in hint if name in tensors]
+            sizes = [size for name in hint if name in tensors for size in tensors[name].shape[:1]]
             config = {key: value for key, value in entry.config.items() if key in keys and not key.startswith("_")}
             config = {"_class_name": "ControlNetModel", **config, "conditioning_embedding_out_channels": sizes}
             told = f"attention_head_dim and what else no tensor shows: assumed, as in {entry.name} of the catalog, whose encoder it has"
             return Inferred(class_name="ControlNetModel", config=config, family=entry.family, untold=(told,))
-    widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith(".attn2.to_k.weight")}
+    widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith(".attn2.to_k.weight") and tensor.shape}
     return replace(unknown, family=next((FAMILIES[width] for width in sorted(widths) if width in FAMILIES), None))
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isqrt, prod
 from typing import NamedTuple
 
-from unetinspect.catalog import load_catalog
+from unetinspect.catalog import Entry, load_catalog
 from unetinspect.checkpoint.adapters import FAMILIES, Adapter, quoted
 from unetinspect.checkpoint.affixes import LONGEST_ENDING, LORA_EXTRAS, LORA_MATRIX, LORA_PREFIXES, PREFIXES, TEXT_ENCODER
 from unetinspect.checkpoint.catalog_tensors import flat_names_of, tensors_of
-from unetinspect.checkpoint.infer import best_known
+from unetinspect.checkpoint.infer import known_first
 from unetinspect.checkpoint.original_layout import block_of
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.record import Shape
@@ -22,6 +22,7 @@ from unetinspect.units import plural
 
 _FLAT = ("lora_", "lycoris_")  # names whose layer is written without dots, so that the first dot ends it
 _STRIPPED = (*(prefix for prefix, part in PREFIXES if part in (None, "controlnet")), *LORA_PREFIXES)
+_PREFIX = re.compile(rf"\A(?:{'|'.join(map(re.escape, _STRIPPED))})+")
 _FORMATS: tuple[tuple[str, LoraFormat], ...] = (
     (r"lycoris_", "lycoris"),
     (r"lora_(?:unet|te[123]?|prior|transformer)_", "kohya"),
@@ -29,8 +30,8 @@ _FORMATS: tuple[tuple[str, LoraFormat], ...] = (
     (r".*(?:_lora|lora_linear_layer|\.lora)\.(?:down|up)\b", "diffusers"),
     (r".*\.(?:lora_[ABE]|lora_embedding_[AB]|lora_magnitude_vector|hada_|lokr_|oft_R|boft_|ia3_l|vera_|glora_)", "peft"),
 )
-_UNET = re.compile(r"(?:down|up|mid|input|output|middle)_blocks?_")
 _CONTROLNET = re.compile(r"controlnet_|input_hint_block|zero_convs")
+_UNET = re.compile(rf"(?:down|up|mid|input|output|middle)_blocks?_|{_CONTROLNET.pattern}")
 # What only diffusion transformers have in the names of their layers, and the width that tells those with the same names apart.
 _TRANSFORMERS = (
     (r"double_blocks_19_|single_blocks_3[89]_|(?:mod|modulation)_linear$", None, "HunyuanVideo"),
@@ -62,14 +63,9 @@ _Axes = tuple[int | None, ...]
 
 
 class Made(NamedTuple):
-    """What the matrices of a layer make.
+    """What the matrices of a layer make: in which form, of what rank, and the first axes of the weight that it changes (any of several).
 
-    Attributes:
-        form: How they make it: "LoRA", "LoHa".
-        rank: Its rank, None where the form has none.
-        weights: The first axes of the weight that it is added to; of several, any.
-        is_whole: Whether these are all its axes.
-        is_flat: Whether all axes after the first are one.
+    `is_whole`: these are all its axes; `is_flat`: all axes after the first are one.
     """
 
     form: str
@@ -90,16 +86,7 @@ class Made(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What a LoRA adds to one module.
-
-    Attributes:
-        name: What its tensors' names start with.
-        part: Which model the module is in: "unet", "text_encoder", "text_encoder_2", "transformer", "other".
-        flat: The module's name without prefix and dots.
-        made: What its matrices make.
-        alpha: What the product is scaled by, times the rank.
-        tensors: Its tensors in the file, by what they are.
-    """
+    """What a LoRA adds to one module, whose name without prefix and dots is `flat`; `tensors` are the file's, by what they are in it."""
 
     name: str
     part: str
@@ -145,12 +132,8 @@ def module_of(layer: str) -> str:
     >>> module_of("unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out")
     'mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0'
     """
-    name: str | None = layer
-    while name:
-        layer = name
-        name = next((name[len(prefix) :] for prefix in _STRIPPED if name.startswith(prefix) and len(name) > len(prefix)), None)
     # Old LoRAs of diffusers belong to the processor, and have one layer less.
-    return layer.replace(".processor.", ".") + (".0" if layer.endswith(".to_out") else "")
+    return _PREFIX.sub("", layer).replace(".processor.", ".") + (".0" if layer.endswith(".to_out") else "")
 
 
 def _read_layers(header: Header) -> list[Layer]:
@@ -165,21 +148,19 @@ def _read_layers(header: Header) -> list[Layer]:
     with_matrix = {layer: tensors for layer, tensors in named.items() if set(tensors) - {"alpha", "scale", "bias"}}
     if sum(map(len, with_matrix.values())) < others or any(".base_layer." in name for name in header.tensors):
         return []
-    defaults = _alphas_of(header.metadata)
-    return [_layer(name, tensors, header, defaults) for name, tensors in with_matrix.items()]
-
-
-def _layer(name: str, tensors: dict[str, str], header: Header, defaults: Mapping[str, float]) -> Layer:
-    shapes = {kind: header.tensors[tensor].shape for kind, tensor in tensors.items()}
-    try:
-        made = next((read(shapes) for marker, read in _READERS.items() if marker in shapes), Made("", None))
-    except (IndexError, KeyError, TypeError):  # a tensor is missing, or has too few axes
-        made = Made("", None)
-    encoder = TEXT_ENCODER.match(name)
-    number = (encoder[1] or encoder[2] or "1") if encoder else ""
-    part = ("text_encoder" if number == "1" else f"text_encoder_{number}") if encoder else "unet"
-    alpha = header.alphas.get(tensors.get("alpha", ""), defaults.get("text_encoder" if encoder else "unet"))
-    return Layer(name, part, module_of(name).replace(".", "_"), made, alpha, tensors)
+    defaults, layers = _alphas_of(header.metadata), []
+    for layer, tensors in with_matrix.items():
+        shapes = {kind: header.tensors[tensor].shape for kind, tensor in tensors.items()}
+        try:
+            made = next((read(shapes) for marker, read in _READERS.items() if marker in shapes), Made("", None))
+        except (IndexError, KeyError, TypeError):  # a tensor is missing, or has too few axes
+            made = Made("", None)
+        encoder = TEXT_ENCODER.match(layer)
+        number = (encoder[1] or encoder[2] or "1") if encoder else ""
+        part = ("text_encoder" if number == "1" else f"text_encoder_{number}") if encoder else "unet"
+        alpha = header.alphas.get(tensors.get("alpha", ""), defaults.get(part, defaults.get("")))
+        layers.append(Layer(layer, part, module_of(layer).replace(".", "_"), made, alpha, tensors))
+    return layers
 
 
 def _low_rank(t: _Tensors) -> Made:
@@ -191,10 +172,8 @@ def _low_rank(t: _Tensors) -> Made:
 
 
 def _hadamard(t: _Tensors) -> Made:
-    a, b = t["hada_w1_a"], t["hada_w1_b"]
-    if "hada_t1" in t:
-        return Made("LoHa", b[0], ((a[1], b[1], *t["hada_t1"][2:]),), is_whole=True)
-    return Made("LoHa", b[0], ((a[0], b[1]),), is_flat=True)
+    a, b, core = t["hada_w1_a"], t["hada_w1_b"], t.get("hada_t1", ())
+    return Made("LoHa", b[0], ((a[1] if core else a[0], b[1], *core[2:]),), is_whole=bool(core), is_flat=not core)
 
 
 def _kronecker(t: _Tensors) -> Made:
@@ -246,15 +225,12 @@ _READERS: dict[str, Callable[[_Tensors], Made]] = {
 
 
 def _alphas_of(metadata: Mapping[str, str]) -> dict[str, float]:
-    """Return the alphas that a LoRA's metadata has for all layers, by part: kohya's, and that of diffusers and PEFT."""
+    """Return the alphas that metadata has for all layers of a part, "" for those of any: kohya's, and that of diffusers and PEFT."""
     try:
-        written = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        by_part = {key.rpartition(".")[0]: float(value) for key, value in written.items() if key.endswith("lora_alpha")}
-        kohya = float(metadata["ss_network_alpha"]) if "ss_network_alpha" in metadata else None
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        written = {"lora_alpha": metadata.get("ss_network_alpha"), **json.loads(metadata.get("lora_adapter_metadata", "{}"))}
+        return {key.rpartition(".")[0]: float(value) for key, value in written.items() if key.endswith("lora_alpha") and value is not None}
+    except (ValueError, TypeError, RecursionError):
         return {}
-    own = by_part.get("", kohya)
-    return by_part | ({} if own is None else {"unet": own, "text_encoder": own})
 
 
 def find_places(layers: Iterable[Layer], shapes: _Tensors, names: Mapping[str, tuple[str, str]]) -> dict[str, Place]:
@@ -269,10 +245,19 @@ def find_places(layers: Iterable[Layer], shapes: _Tensors, names: Mapping[str, t
 
 
 def read_lora(header: Header) -> tuple[list[Layer], tuple[str, ...], dict[str, Place]]:
-    """Return the layers of a LoRA, the models of the catalog that most of those in a UNet fit, and their places in the first of these."""
+    """Return the layers of a LoRA, the models of the catalog that most of those in a UNet fit, and their places in the first of these.
+
+    Where none has a UNet's name, they are a transformer's, or of what is not known.
+    """
     layers = _read_layers(header)
-    models, places = _fitting(layers)
-    return _sorted_out(layers, places), models, places
+    outside = [layer for layer in layers if layer.part == "unet"]
+    models, places = _fitting(outside)
+    if not any(layer.name in places or _UNET.match(layer.flat) for layer in outside):
+        is_transformer = any(re.search(pattern, layer.flat) for pattern, *_ in _TRANSFORMERS for layer in outside)
+        other = "unet" if any(layer.name.startswith("lora_unet_") for layer in outside) else "other"
+        part = "transformer" if is_transformer else other
+        layers = [layer._replace(part=part) if layer.part == "unet" else layer for layer in layers]
+    return layers, models, places
 
 
 def find_lora(header: Header) -> Adapter | None:
@@ -283,8 +268,8 @@ def find_lora(header: Header) -> Adapter | None:
     family, why = _trained_for(layers, models, header)
     inside = [layer for layer in layers if layer.part == "unet"]
     fitting = sum(place.fits for place in places.values())
-    first = layers[0]
-    name = next(iter(first.tensors.values()))
+    made, name = layers[0].made, next(iter(layers[0].tensors.values()))
+    matrix = f"{made.form or 'LoRA'} tensor" + (f" of rank {made.rank}" if made.rank else "")
     groups = _groups(layers, places)
     lora = Lora(
         format=next((form for pattern, form in _FORMATS if any(re.match(pattern, layer_name) for layer_name in header.tensors)), None),
@@ -305,8 +290,7 @@ def find_lora(header: Header) -> Adapter | None:
     if lora.rank and not any(group.alphas for group in groups):
         untold.append("alpha: not in the file; loaders take the rank, or lora_alpha of the adapter_config.json beside it")
     if fitting:
-        how_many = f"all {len(inside)}" if fitting == len(inside) else f"{fitting} of {len(inside)}"
-        why.append(f"{how_many} layers match {models[0]} by name and shape (catalog)")
+        why.append(f"{fitting} of {len(inside)} layers match {models[0]} by name and shape (catalog)")
     tensors = {name: layer.part for layer in layers for name in layer.tensors.values()}
     return Adapter(
         content="lora",
@@ -315,11 +299,7 @@ def find_lora(header: Header) -> Adapter | None:
         models=models if fitting == len(inside) else (),
         lora=lora,
         parts={name: tensors.get(name, "other") for name in header.tensors},
-        evidence=(
-            f"{quoted(name, header.tensors[name])}: {first.made.form or 'LoRA'} tensor"
-            + (f" of rank {first.made.rank}" if first.made.rank else ""),
-            *why,
-        ),
+        evidence=(f"{quoted(name, header.tensors[name])}: {matrix}", *why),
         untold=tuple(untold),
     )
 
@@ -338,39 +318,18 @@ def _summary(lora: Lora, layers: Sequence[Layer], family: str | None) -> str:
     return f"a LoRA ({words}){what}{f' for {family}' if family else ''}"
 
 
-def _fitting(layers: Sequence[Layer]) -> tuple[tuple[str, ...], dict[str, Place]]:
+def _fitting(inside: Sequence[Layer]) -> tuple[tuple[str, ...], dict[str, Place]]:
     """Return the models of the catalog that most layers fit, the best known first, and the places of the layers in the first."""
-    inside = [layer for layer in layers if layer.part == "unet"]
-    if not inside:
-        return (), {}
-    usual = "UNet2DConditionModel"
-    entries = sorted(load_catalog().values(), key=lambda entry: (entry.class_name != usual, best_known(entry)))
-    found: dict[str, dict[str, Place]] = {}
     tried: dict[int, dict[str, Place]] = {}  # models with the same tensors are tried once
-    for entry in entries:
+    found: dict[tuple[int, int], list[tuple[Entry, dict[str, Place]]]] = {}
+    for entry in sorted(known_first(load_catalog().values()), key=lambda entry: entry.class_name != "UNet2DConditionModel"):
         shapes = tensors_of(entry.name)
         if id(shapes) not in tried:
             tried[id(shapes)] = find_places(inside, shapes, flat_names_of(entry.name))
-        found[entry.name] = tried[id(shapes)]
-    counts = {name: (sum(place.fits for place in places.values()), len(places)) for name, places in found.items()}
-    most = max(counts.values())
-    if most[1] == 0:
-        return (), {}
-    best = [name for name, count in counts.items() if count == most]
-    first = load_catalog()[best[0]].class_name
-    return tuple(name for name in best if load_catalog()[name].class_name == first), found[best[0]]
-
-
-def _sorted_out(layers: Sequence[Layer], places: Mapping[str, Place]) -> list[Layer]:
-    """Tell a UNet's layers from those of other models: where none has a UNet's name, all are a transformer's, or of what is not known."""
-    outside = [layer for layer in layers if layer.part == "unet"]
-    if any(layer.name in places or _UNET.match(layer.flat) or _CONTROLNET.match(layer.flat) for layer in outside):
-        return list(layers)
-    if any(re.search(pattern, layer.flat) for pattern, *_ in _TRANSFORMERS for layer in outside):
-        part = "transformer"
-    else:
-        part = "unet" if any(layer.name.startswith("lora_unet_") for layer in outside) else "other"
-    return [layer._replace(part=part) if layer.part == "unet" else layer for layer in layers]
+        places = tried[id(shapes)]
+        found.setdefault((sum(place.fits for place in places.values()), len(places)), []).append((entry, places))
+    (first, places), *_ = best = found[max(found)]
+    return tuple(entry.name for entry, _ in best if places and entry.class_name == first.class_name), places
 
 
 def _trained_for(layers: Sequence[Layer], models: Sequence[str], header: Header) -> tuple[str | None, list[str]]:
@@ -393,14 +352,9 @@ def _trained_for(layers: Sequence[Layer], models: Sequence[str], header: Header)
     return None, []
 
 
-def type_of(flat: str) -> str:
-    """Return the type of a layer by its module's name, dots as underscores."""
-    return next((name for name, pattern in _TYPES.items() if re.search(pattern, flat)), "other")
-
-
 def _counted(layers: Iterable[Layer], places: Mapping[str, Place]) -> dict[str, int]:
     paths = (places[layer.name].path.replace(".", "_") if layer.name in places else layer.flat for layer in layers)
-    counts = Counter(map(type_of, paths))
+    counts = Counter(next((name for name, pattern in _TYPES.items() if re.search(pattern, path)), "other") for path in paths)
     return {name: counts[name] for name in (*_TYPES, "other") if counts[name]}
 
 
@@ -451,17 +405,17 @@ def form_words(lora: Lora) -> str:
         forms[0] = "DoRA" if forms[0] == "LoRA" else f"{forms[0]} with DoRA"
     elif forms[0] == "LoRA" and lora.format in ("kohya", "lycoris") and any(group.kind == "convolution" for group in lora.groups):
         forms[0] = "LoCon"
-    first, *others = [
-        ", ".join(
-            f"{name} {values[0]:g}" if len(values) == 1 else f"{name} {values[0]:g} to {values[-1]:g}"
-            for name, values in (("rank", group.ranks), ("alpha", group.alphas))
-            if values
-        )
-        for group in lora.groups
-    ]
+    first, *others = map(group_words, lora.groups)
     more = {
         f"{'convolutions' if group.kind == 'convolution' else group.part.replace('_', ' ')} {words}": None
         for group, words in zip(lora.groups[1:], others, strict=True)
         if words not in (first, "")
     }
     return "; ".join([", ".join(filter(None, [" and ".join(forms), first])), *more])
+
+
+def group_words(group: LoraGroup) -> str:
+    """Write the ranks and alphas of a group: "rank 4 to 16, alpha 8"."""
+    numbers = {"rank": group.ranks, "alpha": group.alphas}
+    spans = {name: dict.fromkeys((values[0], values[-1])) for name, values in numbers.items() if values}
+    return ", ".join(f"{name} {' to '.join(f'{value:g}' for value in span)}" for name, span in spans.items())

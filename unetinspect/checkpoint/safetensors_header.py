@@ -8,13 +8,12 @@ Source: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite, prod
 from typing import BinaryIO, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from unetinspect.errors import SourceError
 from unetinspect.record import Shape
@@ -55,7 +54,6 @@ _BITS = {
     "F4": 4,
 }
 # A LoRA's alpha is one number for each layer; how it is packed, by its dtype.
-_ALPHA = ".alpha"
 _PACKED = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "BF16": "<f"}
 _MAX_SIDE = 1 << 40
 DAMAGED = "download it again, and compare its size with that on its page"
@@ -88,8 +86,7 @@ class Header(Struct, frozen=True, kw_only=True):
         metadata: The texts that its writer added.
         bytes: The size of all tensors.
         files: The number of files.
-        places: Where in the file each alpha of a LoRA begins.
-        alphas: Their values, as far as they were read.
+        alphas: The alphas of a LoRA's layers, as far as they were read.
     """
 
     name: str
@@ -97,7 +94,6 @@ class Header(Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     bytes: int = 0
     files: int = 1
-    places: dict[str, int] = {}
     alphas: dict[str, float] = {}
 
 
@@ -129,8 +125,8 @@ def header_length(prefix: bytes, *, what: str, file_bytes: int | None) -> int:
     return int(length)
 
 
-def parse_header(raw: bytes, *, what: str, file_bytes: int | None) -> Header:
-    """Parse a header without its 8 bytes of length, and check it against the size of the file, if known.
+def parse_header(raw: bytes, *, what: str, file_bytes: int | None, stream: BinaryIO | None = None) -> Header:
+    """Parse a header without its 8 bytes of length, and check it against the size of the file, if known; from `stream`, read alphas.
 
     Raises:
         SourceError: It is damaged, impossible, or not of a file of this size.
@@ -142,23 +138,21 @@ def parse_header(raw: bytes, *, what: str, file_bytes: int | None) -> Header:
         rest = "is cut off" if file_bytes < expected else "is longer than its header says"
         raise SourceError(f"{what} {rest}: its tensors end at byte {expected}, the file at {file_bytes}", hint=DAMAGED)
     tensors = {name: TensorSpec(entry.shape, entry.dtype) for name, entry in entries.items()}
-    begin = PREFIX_BYTES + len(raw)
-    alphas = (name for name, tensor in tensors.items() if name.endswith(_ALPHA) and tensor.elements == 1 and tensor.dtype in _PACKED)
-    places = {name: begin + entries[name].data_offsets[0] for name in alphas}
-    return Header(name=what, tensors=tensors, metadata=metadata, bytes=size, places=places)
+    alphas = {} if stream is None else dict(_read_alphas(entries, stream, PREFIX_BYTES + len(raw)))
+    return Header(name=what, tensors=tensors, metadata=metadata, bytes=size, alphas=alphas)
 
 
-def read_alphas(header: Header, stream: BinaryIO) -> Header:
-    """Return a header with the alphas of its LoRA layers, a few bytes each; 0, which none has, is left out."""
-    alphas: dict[str, float] = {}
-    for name, place in header.places.items():
-        tensor = header.tensors[name]
-        stream.seek(place)
-        raw = stream.read(tensor.bytes or 0)
-        if len(raw) == tensor.bytes:  # the file may have become shorter
-            (value,) = struct.unpack(_PACKED[tensor.dtype], raw.rjust(4, b"\0") if tensor.dtype == "BF16" else raw)
-            alphas |= {name: float(value)} if value and isfinite(value) else {}
-    return replace(header, alphas=alphas)
+def _read_alphas(entries: Mapping[str, _Entry], stream: BinaryIO, start: int) -> Iterator[tuple[str, float]]:
+    """Yield the alphas of a LoRA's layers, a few bytes each; 0, which none has, is left out."""
+    for name, entry in entries.items():
+        if name.endswith(".alpha") and prod(entry.shape) == 1 and entry.dtype in _PACKED:
+            begin, end = entry.data_offsets
+            stream.seek(start + begin)
+            raw = stream.read(end - begin)
+            if len(raw) == end - begin:  # the file may have become shorter
+                (value,) = struct.unpack(_PACKED[entry.dtype], raw.rjust(4, b"\0") if entry.dtype == "BF16" else raw)
+                if value and isfinite(value):
+                    yield name, float(value)
 
 
 def merge_headers(headers: Iterable[Header], *, name: str) -> Header:

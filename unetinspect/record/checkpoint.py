@@ -74,8 +74,8 @@ class Lora(Struct, frozen=True, kw_only=True):
         format: Whose names it has; None: no known tool's.
         forms: The forms of its layers, those of most first.
         dora: Whether it has magnitudes too (DoRA).
-        rank: The rank of most linear layers; None where the form has none.
-        alpha: Their alpha; None where the file does not have it.
+        rank: The highest rank of the first group, the UNet's linear layers if there are any; None where the form has none.
+        alpha: The highest alpha there; None where the file does not have it.
         groups: All layers, by model, kind and form.
         layers: How many there are.
         text_encoders: The text encoders that it changes.

@@ -10,7 +10,7 @@ from posixpath import join
 from typing import Any
 
 from unetinspect.checkpoint.gguf_header import MAGIC, parse_gguf
-from unetinspect.checkpoint.safetensors_header import MAX_HEADER_BYTES, PREFIX_BYTES, Header, header_length, parse_header, read_alphas
+from unetinspect.checkpoint.safetensors_header import MAX_HEADER_BYTES, PREFIX_BYTES, Header, header_length, parse_header
 from unetinspect.errors import SourceError
 from unetinspect.source.parse import parse_mapping, read_file
 
@@ -144,7 +144,7 @@ def read_header(file: Path, *, what: str) -> Header | None:
             raw = stream.read(length)
             if len(raw) < length:
                 raise SourceError(f"{what} became shorter while it was read", hint="wait until it is written")
-            return read_alphas(parse_header(raw, what=what, file_bytes=status.st_size), stream)
+            return parse_header(raw, what=what, file_bytes=status.st_size, stream=stream)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
 
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS
+from unetinspect.checkpoint.lora import group_words
 from unetinspect.record import (
     Check,
     Checkpoint,
@@ -30,14 +31,6 @@ _SHOWN_METADATA = 6
 _LONGEST = 60
 # What an explanation takes without --verbose, of a screen.
 _MOST_LINES, _MOST_BEFORE, _COLUMNS, _MODELS_SHOWN, _OTHERS_SHOWN, _ERROR_SHOWN = 18, 4, 74, 6, 2, 180
-_FORMATS = {
-    "kohya": "kohya-ss (sd-scripts)",
-    "lycoris": "LyCORIS",
-    "peft": "PEFT",
-    "diffusers": "diffusers before PEFT",
-    "comfyui": "ComfyUI",
-    None: "names of no known trainer",
-}
 _PARTS = {"text_encoder": "text encoder", "vae": "VAE", "unet": "UNet", "ema": "EMA weights", "image_proj": "image projection"}
 
 
@@ -147,7 +140,7 @@ def checkpoint_table(checkpoint: Checkpoint) -> Table:
         )
         return Table(columns=columns, rows=lora.blocks, above=above, below=below, records=(checkpoint,))
     columns = (
-        Column("part", lambda part: _part(part.name)),
+        Column("part", lambda part: _PARTS.get(part.name, part.name.replace("_", " "))),
         Column("tensors", lambda part: f"{part.tensors:,}", right=True),
         Column("params", lambda part: format_count(part.params), right=True),
         Column("bytes", lambda part: format_bytes(sum(part.bytes_by_dtype.values())), right=True),
@@ -155,10 +148,6 @@ def checkpoint_table(checkpoint: Checkpoint) -> Table:
         Column("prefix", lambda part: part.prefix or "-", drop=1, wrap=16),
     )
     return Table(columns=columns, rows=checkpoint.parts, above=above, below=below, records=(checkpoint,))
-
-
-def _part(name: str) -> str:
-    return _PARTS.get(name, name.replace("_", " "))
 
 
 def _counts(types: Mapping[str, int]) -> str:
@@ -202,12 +191,10 @@ def _content(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.models:
         yield f"catalog: {', '.join(checkpoint.models)}"
     if lora := checkpoint.lora:
-        yield f"format:  {_FORMATS[lora.format]}"
+        yield f"format:  {lora.format or 'of no known trainer'}"
         for group in lora.groups:
-            numbers = {"rank": group.ranks, "alpha": group.alphas}
-            words = [group.form, *(f"{name} {', '.join(f'{value:g}' for value in values)}" for name, values in numbers.items() if values)]
-            kind = "convolution" if group.kind == "convolution" else "linear layer" if group.form != "norm" else "norm"
-            yield f"layers:  {_part(group.part)}: {plural(group.layers, kind)}, {', '.join(filter(None, words))}"
+            name, kind = _PARTS.get(group.part, group.part.replace("_", " ")), "" if group.form == "norm" else f"{group.kind} "
+            yield f"layers:  {name}: {', '.join(filter(None, [plural(group.layers, f'{kind}layer'), group.form, group_words(group)]))}"
         if lora.types:
             yield f"types:   {_counts(lora.types)}"
 
