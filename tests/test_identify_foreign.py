@@ -32,7 +32,7 @@ def built(name: str) -> Shapes:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", some([*_MODELS["transformers"], *_MODELS["diffusers"]], 3))
+@pytest.mark.parametrize("name", [*some([*_MODELS["transformers"], *_MODELS["diffusers"]], 3), "ConsistencyDecoderVAE"])
 def test_what_is_no_unet_is_not_called_one(name: str) -> None:
     """Under its own names and behind a prefix; a class is named for no other class."""
     shapes = built(name)

@@ -63,7 +63,7 @@ class PassOptions(ModelOptions, frozen=True, kw_only=True):
     vae_scale: Annotated[int | None, _size(metavar="N", help="VAE downscaling factor [default: from the model's files, or 8]")] = None
     attached: Annotated[
         list[str] | None,
-        _attached("--with", metavar="MODEL", help="Attach a ControlNet or T2I-Adapter (same forms as MODEL)"),
+        _attached("--with", metavar="MODEL", help="Attach a ControlNet or T2I-Adapter; ports also takes an IP-Adapter"),
     ] = None
     freeu: Annotated[str | None, _attached(metavar="B1,B2,S1,S2", help="Enable FreeU with these factors")] = None
     device: Annotated[
