@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from unetinspect.drawing.svg import FONTS
 from unetinspect.drawing.text_width import TIMES
 
 # What the last fallback, an ASCII font, cannot write.
@@ -33,7 +34,8 @@ def png(svg_text: str, *, scale: float = 2) -> bytes:
 
 def _draws(characters: str, options: dict[str, Any]) -> bool:
     """Return whether the fonts have these characters: missing ones are drawn as nothing, or all alike."""
-    page = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><text y="15" font-size="12">{}</text></svg>'
+    text = f"<text y='15' font-size='12' font-family='{FONTS}'>{{}}</text>"
+    page = f"<svg xmlns='http://www.w3.org/2000/svg' width='20' height='20'>{text}</svg>"
     lacking = {_render(page.format(text), zoom=1, **options) for text in ("", _UNASSIGNED)}
     return not any(_render(page.format(symbol), zoom=1, **options) in lacking for symbol in characters)
 

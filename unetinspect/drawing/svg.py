@@ -41,9 +41,10 @@ COLORS: tuple[tuple[str, str, str, str], ...] = (
     (".ui-badge-self .ui-badge", "fill", "#33414f", "#c9d3dc"),
     (".ui-badge-self text", "fill", "#ffffff", "#12171d"),
 )
+FONTS = 'system-ui, "Segoe UI", Helvetica, Arial, "DejaVu Sans", sans-serif'
 # The same in light and dark. Kinds also differ in their lines, for prints in black and white.
 _SHAPES = """\
-.ui-svg text { font-family: system-ui, "Segoe UI", Helvetica, Arial, "DejaVu Sans", sans-serif; \
+.ui-svg text { font-family: FONTS; \
 font-variant-numeric: tabular-nums; text-rendering: geometricPrecision }
 .ui-svg .ui-bold { font-weight: 700 }
 .ui-svg .ui-middle { text-anchor: middle }
@@ -57,7 +58,7 @@ font-variant-numeric: tabular-nums; text-rendering: geometricPrecision }
 .ui-svg .ui-badge { stroke-width: 1 }
 .ui-svg .ui-badge-temporal .ui-badge { stroke-dasharray: 4 2 }
 .ui-svg .ui-badge-joint .ui-badge { stroke-width: 2 }
-.ui-svg .ui-badge-pooling .ui-badge { stroke-dasharray: 1.5 2 }"""
+.ui-svg .ui-badge-pooling .ui-badge { stroke-dasharray: 1.5 2 }""".replace("FONTS", FONTS)
 _INTERACTIVE = """\
 .ui-svg .ui-hit { fill: none; stroke: transparent; stroke-width: 11; pointer-events: stroke }
 .ui-svg [tabindex] { cursor: pointer }"""
