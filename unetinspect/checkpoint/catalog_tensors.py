@@ -84,7 +84,8 @@ def having(pattern: str, axes: Mapping[int, int]) -> dict[str, list[str]]:
         for part, value in line.items():
             if isinstance(value, int):
                 part = "*" if part.isdecimal() else part  # noqa: PLW2901 - the name of an item is not needed
-                names.update(dict.fromkeys(f"{part}.{name}" for name in found[value]))
+                if inside := found[value]:  # most have nothing of the name
+                    names.update(dict.fromkeys(f"{part}.{name}" for name in inside))
             elif last.match(part) and all(axis < len(value) and value[axis] == length for axis, length in axes.items()):
                 names[part] = None
         found.append(names)
