@@ -54,22 +54,27 @@ def test_unets_of_other_classes_are_found_by_class_and_size(name: str) -> None:
     """Video, audio and aMUSEd UNets and ControlNets: the class by their names, the config by their number of parameters."""
     entry = load_catalog()[name]
     found = identify(header_of(catalog_shapes(name)))
+    of_a_unet = {"controlnet-sd15-canny": "Stable Diffusion 1", "controlnet-canny-sdxl": "Stable Diffusion XL"}
 
-    assert (found.class_name, found.family, found.models, found.config) == (entry.class_name, entry.family, (name,), entry.config)
+    assert (found.class_name, found.models, found.config) == (entry.class_name, (name,), entry.config)
+    assert found.family == of_a_unet.get(name, entry.family)
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_the_original_layout_leads_to_the_same_unet(name: str) -> None:
-    """An independent generator, diffusers' own converter, the built model and the names given here: all say the same tensors."""
+    """An independent generator, diffusers' own converter, the built model and the names given here: all say the same tensors.
+
+    diffusers has no converter for Stable Video Diffusion.
+    """
     header = header_of(original_unet(ORIGINALS[name]), prefix="model.diffusion_model.")
     found = identify(header)
     config, entry = found.config or {}, load_catalog()[name]
     tensors = {key: torch.empty(tensor.shape, device="meta") for key, tensor in header.tensors.items()}
-    converted = convert_ldm_unet_checkpoint(tensors, {"layers_per_block": 2, **config})
+    converted = {} if name == "svd-xt" else convert_ldm_unet_checkpoint(tensors, {"layers_per_block": 2, **config})
     named = diffusers_tensors(specs(original_unet(ORIGINALS[name])), "original")
 
     assert {new: tensor.shape for new, tensor in named.items()} == catalog_shapes(name)
-    assert {key: tuple(tensor.shape) for key, tensor in converted.items()} == catalog_shapes(name)
+    assert not converted or {key: tuple(tensor.shape) for key, tensor in converted.items()} == catalog_shapes(name)
     assert built_shapes(config) == catalog_shapes(name)
     assert (found.models[0], found.family, found.params) == (name, entry.family, entry.params)
 

@@ -26,7 +26,7 @@ from unetinspect.check.weight_findings import (
     split_extras,
 )
 from unetinspect.checkpoint.config_from_shapes import HEADS, NOT_IN_TENSORS, defaults_of, read_sides
-from unetinspect.checkpoint.file_parts import find_parts
+from unetinspect.checkpoint.file_parts import find_parts, shard_of
 from unetinspect.checkpoint.original_layout import FileTensor, diffusers_tensors
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.errors import ConfigError, UnetInspectError
@@ -129,6 +129,8 @@ class _File:
         self.notes = own[0].remarks if own else ()
         if self.part and self.part.form:
             self.notes += (f"quantized: {self.part.form}, compared by the shapes of the unpacked weights",)
+        if number := shard_of(checkpoint.name):
+            self.notes += (f"{number}: the others have the rest; give the .safetensors.index.json beside them",)
         self.notes += tuple(f"{plural(len(part.stored), 'tensor')} of a LoRA in it, not compared" for part in parts if part.name == "lora")
 
     def compare(self, unet: nn.Module) -> tuple[dict[str, FileTensor], Comparison]:

@@ -100,7 +100,7 @@ def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in fields.items():
         if isinstance(value, dict):
             flat += _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple) and any(isinstance(item, dict | str) for item in value):
+        elif isinstance(value, list | tuple) and (not value or any(isinstance(item, dict | str) for item in value)):
             flat.append((prefix + name, json.dumps(value)))
         else:
             flat.append((prefix + name, value))
