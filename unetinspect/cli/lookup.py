@@ -109,7 +109,7 @@ def config(options: ModelOptions) -> None:
         output.note(*unknown_keys(model, read.config))
     entry = find_entry(model.name) if model.source.kind == "catalog" else None
     notes = [] if entry is None else [*entry.notes]
-    if entry is not None and entry.confidence != "verbatim":
+    if model.source.confidence == "reconstructed":
         notes.append("reconstructed from code and similar models, not a verbatim copy of the published config")
     output.show(config_table(model, notes), Envelope(schema=SCHEMA, model=model))
 

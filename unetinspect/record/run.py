@@ -9,6 +9,7 @@ from msgspec import Struct
 Shape = tuple[int, ...]
 Constant = bool | int | float | str | tuple[int, ...] | None
 Medium = Literal["image", "video", "spectrogram", "signal"]
+Confidence = Literal["verbatim", "reconstructed"]
 
 
 def channels_of(shape: Shape | None, sample_size: Shape) -> int | None:
@@ -41,12 +42,14 @@ class Source(Struct, frozen=True, kw_only=True):
         location: A path, hub ID or catalog name; for a module, its class.
         revision: The hub's commit, if known.
         subfolder: The folder inside the repository or folder that contains the config.
+        confidence: Of a bundled config: "verbatim" as published, or "reconstructed" from code and similar models; None: not bundled.
     """
 
     kind: Literal["catalog", "file", "folder", "hub", "stdin", "trace", "dict", "module"]
     location: str
     revision: str | None = None
     subfolder: str | None = None
+    confidence: Confidence | None = None
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
