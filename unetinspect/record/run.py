@@ -60,7 +60,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
         class_name: The diffusers class.
         params: Parameters, each counted once even if shared; None if the UNet was not built.
         source: Where its config was read.
-        config: The whole config, with the defaults that diffusers fills in.
+        config: The whole config, with its `_class_name` and the defaults that diffusers fills in: diffusers builds the UNet from it.
         config_defaults: The keys of `config` that were filled in.
         config_ignored: Given keys that the class does not have.
         config_overrides: The keys that were overridden.
@@ -79,9 +79,9 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
 
     @property
     def given_config(self) -> dict[str, Any]:
-        """The config without what diffusers filled in, with its `_class_name`: enough to build the UNet again."""
-        given = {key: value for key, value in self.config.items() if key not in self.config_defaults}
-        return {**given, "_class_name": self.class_name}
+        """The config without what diffusers filled in: enough to build the UNet again."""
+        whole = {"_class_name": self.class_name, **self.config}  # records of earlier versions have no `_class_name` in it
+        return {key: value for key, value in whole.items() if key not in self.config_defaults}
 
 
 class InputInfo(Struct, frozen=True, kw_only=True):

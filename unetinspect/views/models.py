@@ -195,6 +195,7 @@ def config_table(model: ModelInfo, notes: Sequence[str] = ()) -> Table:
     rows = [
         _ConfigKey(key, value, "override" if key in model.config_overrides else "default" if key in defaults else "given")
         for key, value in model.config.items()
+        if not key.startswith("_")
     ]
     below = [f"{plural(len(rows) - len(defaults), 'key')} given, {len(defaults)} filled in by diffusers"]
     if model.config_ignored:
