@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from diffusers import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.convert_from_ckpt import create_unet_diffusers_config
 
 from tests.config_edits import KINDS
-from tests.tiny import CONDITION, condition
+from tests.tiny import ALL, CONDITION, OF_EACH_CLASS, condition
 from unetinspect import trace
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import ConfigError, SourceError, UnetInspectError, UsageError
@@ -278,6 +279,54 @@ def test_a_suggestion_shares_words_and_type(key: str, value: Any, meant: str | N
     with pytest.raises(UsageError) as refused:
         resolve_config(condition(), {key: value})
     assert (meant is not None) == (f"did you mean {meant}?" in str(refused.value.hint))
+
+
+@pytest.mark.parametrize("kind", OF_EACH_CLASS.values(), ids=list(OF_EACH_CLASS))
+def test_a_written_config_is_one_that_diffusers_builds_the_same_unet_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any, kind: str
+) -> None:
+    """JSON or YAML, by the extension; what was overridden is in it. The `config` of a record is one, too, also in Python."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "given.json", json.dumps(ALL[kind]))
+
+    def shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
+        with torch.device("meta"):
+            unet = diffusers_class(config["_class_name"]).from_config(config)
+        return {name: tensor.shape for name, tensor in unet.state_dict().items()}
+
+    record = trace(ALL[kind], device="meta")
+    for path in ("unet.json", "unet.yaml", "unet.yml"):
+        assert cli("config", "given.json", "-o", path, "-q") == (0, "", "")
+        text = (tmp_path / path).read_text()
+        written = json.loads(text) if path == "unet.json" else yaml.safe_load(text)
+        assert written == record.model.config
+        assert written["_class_name"] == record.model.class_name
+    built = shapes(written)
+    if kind != "unet1d-audio":  # it has a width that diffusers cannot run, which is replaced
+        assert built == shapes(ALL[kind])
+    assert trace(record.model.config, device="meta").totals.params == record.totals.params
+
+
+def test_a_written_config_has_what_was_overridden_and_the_record_stays_under_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any
+) -> None:
+    """`--json` is the record, on stdout and in a file, where a note says what is not in it; both are models of this program."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "given.json", json.dumps(condition()))
+    printed = cli("config", "given.json", "--json")[1]
+
+    assert cli("config", "given.json", "--set", "layers_per_block=1", "-o", "one.json") == (0, "", "")
+    assert json.loads((tmp_path / "one.json").read_text()) == {**json.loads(printed)["model"]["config"], "layers_per_block": 1}
+    assert cli("config", "one.json", "-o", "again.yaml") == cli("config", "again.yaml", "-o", "again.json") == (0, "", "")
+    assert (tmp_path / "again.json").read_text() == (tmp_path / "one.json").read_text()
+    for option in ("--json", "--format json"):
+        note = f"note: record.json contains the record; without {option}, -o FILE.json writes the config that diffusers loads\n"
+        assert cli("config", "given.json", *option.split(), "-o", "record.json") == (0, "", note)
+        assert (tmp_path / "record.json").read_text() == printed
+    assert cli("config", "record.json", "-o", "same.json") == (0, "", "")
+    assert json.loads((tmp_path / "same.json").read_text()) == json.loads(printed)["model"]["config"]
+    code, _, err = cli("config", "sd-turbo", "-o", "turbo.json")
+    assert (code, err) == (0, "note: reconstructed from code and similar models, not a verbatim copy of the published config\n")
 
 
 @pytest.mark.parametrize("kind", ["conditioned", "controlnet"])

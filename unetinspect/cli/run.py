@@ -138,7 +138,8 @@ def note_pass(record: Trace, model: LoadedModel, output: Output) -> None:
 
 def unknown_keys(model: ModelInfo, given: Mapping[str, Any]) -> list[str]:
     """Describe the keys of the config, which was `given`, that the class does not have."""
-    explained = [explain_key(key, model.config, given=given) for key in model.config_ignored]
+    own = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    explained = [explain_key(key, own, given=given) for key in model.config_ignored]
     return [f"{unknown._replace(meant=None).sentence(model.class_name)} ({unknown.advice(given)})" for unknown in explained]
 
 

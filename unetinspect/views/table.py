@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = Any
-Format = Literal["table", "json", "md", "csv", "tsv"]
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "stages": Stage,
     "skips": Skip,
