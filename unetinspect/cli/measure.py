@@ -108,8 +108,8 @@ def check(
     output = Output(options)
     res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
     expected = parse_pairs(expect or [], option="--expect", example="attention.cross=16")
-    if options.attached:
-        raise UsageError("check does not support --with", hint=f"`unetinspect ports {options.model} --with {options.attached[0]}` does")
+    if options.attached is not None:
+        raise UsageError("check does not support --with", hint=f"`unetinspect ports {options.model} --with {options.attached}` does")
     passes = Passes(options, output)
     sized = [*(replace(passes.request, res=size) for size in res), *(replace(passes.request, latent=size) for size in latent)]
     requests = sized or [passes.request]
