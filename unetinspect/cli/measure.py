@@ -128,7 +128,7 @@ def check(
 
             def run() -> Envelope:
                 say("importing torch and diffusers")
-                from unetinspect.check.model import check_model
+                from unetinspect.checking.model import check_model
 
                 return check_model(recorder, requests, weights=own, expected=expected)
 
