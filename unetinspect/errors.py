@@ -26,7 +26,7 @@ class UnetInspectError(Exception):
 
     Attributes:
         message: One sentence on what is wrong.
-        hint: What to type instead, or None.
+        hint: What to type instead, or None; a traceback shows it too.
         exit_code: The exit code of the command line.
     """
 
@@ -36,6 +36,18 @@ class UnetInspectError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    @property
+    def hint(self) -> str | None:
+        """What to type instead, or None."""
+        return self._hint
+
+    @hint.setter
+    def hint(self, hint: str | None) -> None:
+        self._hint = hint
+        self.__notes__: list[str] = []
+        if hint:
+            self.add_note(f"hint: {hint}")
 
 
 class UsageError(UnetInspectError):

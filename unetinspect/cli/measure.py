@@ -38,7 +38,7 @@ def sweep(options: SweepOptions, models: Models = None) -> None:
 
     def answer(model: LoadedModel) -> int:
         with passes.recorder(model) as recorder:
-            points, record = run_sweep(recorder, passes.request, res=res, latent=latent, batch=batch, attached=passes.attached)
+            points, record = run_sweep(recorder.record, passes.request, res=res, latent=latent, batch=batch, attached=passes.attached)
         if record is not None:
             note_pass(record, recorder.model, output)
         info = recorder.info if record is None else record.model
