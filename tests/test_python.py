@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import unetinspect
 from tests.tiny import CONDITION, PLAIN, condition
-from unetinspect import SourceError, Trace, UnetInspectError, UsageError
+from unetinspect import ConfigError, SourceError, Trace, UnetInspectError, UsageError
 from unetinspect.record import to_json
 
 PACKAGE = Path(__file__).parent.parent / "unetinspect"
@@ -174,3 +174,17 @@ def test_what_cannot_be_answered_is_an_error_with_a_hint(call: Any, message: str
     with pytest.raises(UnetInspectError, match=message) as raised:
         call()
     assert raised.value.hint
+
+
+def test_a_config_error_suggests_what_python_takes(files: None, cli: Any) -> None:
+    """An argument, where the command line has an option; and the values themselves, with which the UNet runs."""
+    wrong = {**CONDITION, "attention_head_dim": 33, "act_fn": "silo"}
+    Path("wrong.json").write_text(json.dumps(wrong))
+    with pytest.raises(ConfigError) as raised:
+        unetinspect.trace(wrong, device="meta")
+    keywords, words = raised.value.change, cli("trace", "wrong.json", "--device", "meta")[2].splitlines()[-1]
+
+    assert set(keywords) == {"attention_head_dim", "act_fn"}
+    assert raised.value.hint == f"overrides={keywords} makes it run"
+    assert all(f"--set {key}={value}" in words for key, value in keywords.items())
+    assert unetinspect.trace(wrong, overrides=keywords, latent=8, device="meta").output.shape[-2:] == (8, 8)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeGuard, Unpack, cast
 
-from unetinspect.errors import UsageError
+from unetinspect.errors import ConfigError, UsageError
 from unetinspect.record import Check, Checkpoint, Diff, ErrorExplanations, Name, Source, SweepPoint, Trace
 from unetinspect.run.cache import Recorder, open_cache
 from unetinspect.source import LoadedModel, read_model
@@ -262,8 +262,18 @@ def _ask(
     attached = None if plug_in is None else _load(plug_in, {"token": token, "offline": offline})
     where = {"revision": revision, "subfolder": subfolder, "token": token, "offline": offline}
     recorder = Recorder(open_cache(wanted=cache), _load(model, where), overrides, force=force)
+
+    def record(request: Request, attached: LoadedModel | None) -> Trace:
+        try:
+            return recorder.record(request, attached)
+        except ConfigError as error:
+            if error.hint and error.change:  # in Python's words
+                typed = " ".join(problem.options for problem in error.mistakes)
+                error.hint = error.hint.replace(typed, f"overrides={error.change}")
+            raise
+
     if not _is_live(model):
-        return _Asked(recorder, recorder.record, request, attached)
+        return _Asked(recorder, record, request, attached)
     if overrides:
         raise UsageError(
             "overrides cannot be applied to a module that is already built",

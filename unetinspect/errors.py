@@ -94,6 +94,11 @@ class ConfigError(UnetInspectError):
         self.problems = tuple(problem.what if isinstance(problem, Problem) else problem for problem in problems)
         super().__init__("\n".join([message, *(f"  - {problem}" for problem in self.problems)]), hint=hint)
 
+    @property
+    def change(self) -> dict[str, Any]:
+        """Values of config keys with which the UNet runs; empty if none were found."""
+        return {key: value for mistake in self.mistakes for key, value in mistake.change.items()}
+
 
 class SourceError(UnetInspectError):
     """Raised when the model could not be read."""
