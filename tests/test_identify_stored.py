@@ -25,7 +25,7 @@ from torch import nn
 from tests.checkpoints import ORIGINALS, Shapes, catalog_shapes, header_of, original_unet, write_checkpoint
 from tests.tiny import KINDS, some
 from unetinspect.catalog import load_catalog
-from unetinspect.check.weights import WeightsReport, compare_weights
+from unetinspect.checking.weights import WeightsReport, compare_weights
 from unetinspect.checkpoint.gguf_header import parse_gguf
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec

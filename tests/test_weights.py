@@ -19,7 +19,7 @@ from torch import nn
 from tests.checkpoints import ORIGINALS, Original, header_of, original_unet, specs
 from tests.tiny import CONDITION, PLAIN, Config, condition, traced_once
 from unetinspect.catalog import load_catalog
-from unetinspect.check.weights import WeightsReport, compare_weights, tensor_shapes, verify_weights
+from unetinspect.checking.weights import WeightsReport, compare_weights, tensor_shapes, verify_weights
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.original_layout import diffusers_tensors
 from unetinspect.errors import ConfigError

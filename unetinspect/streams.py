@@ -206,6 +206,18 @@ def write_file(path: Path, content: bytes) -> None:
         beside.chmod(stat.S_IMODE(existing.st_mode) if existing is not None else 0o666 & ~_umask())
 
 
+def save_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file as `write_file` does.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    try:
+        write_file(Path(path), content)
+    except OSError as error:
+        raise UsageError(f"cannot write to {os.fspath(path)}: {reason(error)}", hint="choose a file in a writable folder") from None
+
+
 @contextmanager
 def replacing(path: Path, *, suffix: str = "") -> Iterator[tuple[int, Path]]:
     """Yield an open file beside `path`, as (descriptor, its path), that replaces `path` when the block has ended.

@@ -62,7 +62,7 @@ class PassOptions(ModelOptions, frozen=True, kw_only=True):
     frames: Annotated[int | None, _size(metavar="N", help="Frames of a video UNet [default: from the config]")] = None
     vae_scale: Annotated[int | None, _size(metavar="N", help="VAE downscaling factor [default: from the model's files, or 8]")] = None
     attached: Annotated[
-        list[str] | None,
+        str | None,
         _attached("--with", metavar="MODEL", help="Attach a ControlNet or T2I-Adapter; ports also takes an IP-Adapter"),
     ] = None
     freeu: Annotated[str | None, _attached(metavar="B1,B2,S1,S2", help="Enable FreeU with these factors")] = None

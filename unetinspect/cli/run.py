@@ -40,10 +40,7 @@ class Passes:
         self.cache = open_cache(wanted=not options.no_cache)
         self._output = output
         self._force = options.force
-        names = options.attached or []
-        if len(names) > 1:
-            raise UsageError("--with can be given only once", hint=f"--with {names[0]}")
-        self.attached = read_named(options, output, names[0]) if names else None
+        self.attached = None if options.attached is None else read_named(options, output, options.attached)
 
     @contextmanager
     def recorder(self, model: LoadedModel) -> Iterator[Recorder]:

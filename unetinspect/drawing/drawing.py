@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Literal, get_args
 
 from unetinspect.drawing.outline import Level, outline_of
 from unetinspect.errors import UsageError
 from unetinspect.record import Trace
-from unetinspect.streams import form_of, write_file
+from unetinspect.streams import form_of, save_file
 from unetinspect.units import format_count, format_shape, plural
 
 Form = Literal["svg", "html", "png", "mmd", "dot", "txt"]
@@ -80,10 +79,7 @@ class Drawing:
             UsageError: The extension is not that of a drawing, or the file cannot be written.
         """
         drawn = self.render(form_of(path, FORMS))
-        try:
-            write_file(Path(path), drawn if isinstance(drawn, bytes) else drawn.encode())
-        except OSError as error:
-            raise UsageError(f"cannot write to {os.fspath(path)}: {error.strerror or error}") from None
+        save_file(path, drawn if isinstance(drawn, bytes) else drawn.encode())
 
     def _repr_html_(self) -> str:
         """Return the SVG, which shrinks with the page."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from unetinspect.catalog import load_catalog
-from unetinspect.check.weight_findings import (
+from unetinspect.checking.weight_findings import (
     Change,
     Comparison,
     Difference,
