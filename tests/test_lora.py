@@ -303,11 +303,24 @@ def test_a_layer_whose_matrices_have_different_ranks_fits_nothing() -> None:
 
 TRANSFORMERS = {
     "diffusion_model.blocks.0.self_attn.q": (5120, "Wan"),
-    "lora_unet_double_blocks_0_img_attn_proj": (3072, "FLUX.1"),
+    "lora_unet_double_blocks_0_img_attn_proj": (3072, None),  # HunyuanVideo's too, where dots are underscores
+    "diffusion_model.double_blocks.0.img_attn.proj": (3072, "FLUX.1"),
+    "lora_unet_double_blocks_0_img_mlp_0": (3072, "FLUX.1"),
+    "lora_unet_single_blocks_0_modulation_lin": (3072, "FLUX.1"),
+    "transformer.single_transformer_blocks.37.attn.to_q": (3072, "FLUX.1"),
+    "transformer.single_transformer_blocks.38.attn.to_q": (3072, "HunyuanVideo"),
+    "diffusion_model.double_blocks.0.img_attn_proj": (3072, None),
+    "diffusion_model.double_blocks.19.img_attn_proj": (3072, "HunyuanVideo"),
+    "diffusion_model.double_blocks.0.txt_mlp.fc1": (3072, "HunyuanVideo"),
+    "lora_unet_single_blocks_0_modulation_linear": (3072, "HunyuanVideo"),
     "lora_unet_single_blocks_39_linear1": (3072, "HunyuanVideo"),
     "lora_unet_joint_blocks_0_context_block_attn_proj": (1536, "Stable Diffusion 3"),
     "transformer.transformer_blocks.0.attn.add_k_proj": (1536, "Stable Diffusion 3"),
-    "transformer.transformer_blocks.0.attn.to_q": (3072, "FLUX.1"),
+    "transformer.transformer_blocks.0.attn.to_q": (3072, None),  # Qwen-Image's and HunyuanVideo's too
+    "transformer_blocks.0.img_mod.1": (3072, "Qwen-Image"),
+    "diffusion_model.transformer_blocks.0.attn2.to_k": (2048, "LTX-Video"),
+    "diffusion_model.layers.0.attention.to_q": (3840, "Z-Image"),
+    "diffusion_model.blocks.0.self_attn.q_proj": (2048, None),  # Cosmos
     "transformer.transformer_blocks.0.img_mlp.net.2": (3072, "Qwen-Image"),
     "transformer.transformer_blocks.0.attn1.to_q": (1152, None),
 }
@@ -322,6 +335,54 @@ def test_loras_of_transformers_are_not_of_a_unet(layer: str) -> None:
 
     assert found.summary == f"a LoRA (rank 4) of a diffusion transformer{named}, not of a UNet, float16"
     assert (found.family, lora_of(found).blocks) == (family, ())
+
+
+def test_all_names_decide_the_family_of_a_transformer() -> None:
+    """Not the first that is also another's: the same attention layers, and one more that only one family has."""
+    shared = {f"transformer_blocks.{place}.attn.to_q.lora_A.weight": (4, 3072) for place in range(9)}
+    for more, family in (("transformer_blocks.8.img_mlp.net.2", "Qwen-Image"), ("single_transformer_blocks.8.attn.to_q", "FLUX.1")):
+        assert identify(header_of({**shared, f"{more}.lora_A.weight": (4, 3072)})).family == family
+
+
+def test_both_streams_of_xlabs_are_layers() -> None:
+    """The number behind "lora" is the stream: image or text."""
+    streams = [
+        f"double_blocks.{block}.processor.{name}_lora{stream}" for block in range(2) for name in ("qkv", "proj") for stream in (1, 2)
+    ]
+    found = identify(
+        header_of({f"{one}.{way}.weight": (4, 3072)[:: 1 if way == "down" else -1] for one in streams for way in ("down", "up")})
+    )
+
+    assert (lora_of(found).layers, found.family, len(found.parts)) == (8, "FLUX.1", 1)
+
+
+@pytest.mark.parametrize(
+    ("form", "tensors"),
+    {"OFT": {"oft_blocks": (4, 320, 320)}, "LoKr": {"lokr_w1": (8, 8), "lokr_w2": (160, 160)}, "full": {"diff": (1280, 1280)}}.items(),
+)
+def test_an_alpha_without_a_rank_is_none(form: str, tensors: Shapes, tmp_path: Path) -> None:
+    """It bounds the rotation, or is not used at all; and the evidence is a tensor of the form, not the alpha."""
+    layer = "oft_unet_middle_block_1_transformer_blocks_9_attn1_to_q"
+    save_file(
+        {f"{layer}.alpha": torch.tensor(0.5), **{f"{layer}.{name}": torch.zeros(shape) for name, shape in tensors.items()}},
+        tmp_path / "it.safetensors",
+    )
+    weights = weights_at(tmp_path / "it.safetensors")
+    lora = lora_of(weights.checkpoint)
+
+    assert weights.header.alphas == {f"{layer}.alpha": 0.5}
+    assert (lora.format, lora.forms, lora.alpha, weights.checkpoint.models[0]) == ("kohya", (form,), None, "sdxl")
+    assert f"{next(iter(tensors))}' is" in weights.checkpoint.evidence[0]
+
+
+def test_norms_beside_a_lora_are_named_after_it() -> None:
+    """Differences with one axis are those of norms; the summary has no gap where "LoRA" would be."""
+    block = "diffusion_model.blocks.0."
+    tensors = {f"{block}self_attn.q.lora_down.weight": (4, 64), f"{block}self_attn.q.lora_up.weight": (64, 4), f"{block}norm3.diff": (64,)}
+
+    assert (
+        identify(header_of(tensors)).summary == "a LoRA (LoRA and norms, rank 4) of a diffusion transformer (Wan), not of a UNet, float16"
+    )
 
 
 def test_a_lora_of_a_language_model_is_not_called_one_of_a_unet() -> None:
