@@ -83,7 +83,7 @@ def against(shapes: Mapping[str, tuple[int, ...]], header: Header) -> tuple[Weig
     check, findings = compare_lora("it", dict(shapes), header, found, lora_of(found))
 
     assert check.matched + check.unexpected + check.mismatched == check.tensors
-    assert bool(findings) == (check.matched != check.tensors)
+    assert bool(findings) == (check.matched != check.tensors or not check.tensors)
     assert sum(finding.count or 0 for finding in findings) == check.tensors - check.matched
     return check, findings
 
@@ -136,6 +136,44 @@ def test_self_attention_alone_fits_models_of_several_families() -> None:
     assert "base model: Stable Diffusion 1 or Stable Diffusion 2" in found.untold[0]
     of_sdxl = {name: shape for name, shape in weights_of(catalog_shapes("sdxl")).items() if "attn1" in name}
     assert identify(header_of(low_rank(of_sdxl, peft))).family == "Stable Diffusion XL"
+
+
+@pytest.mark.parametrize(("width", "family"), [(768, "Stable Diffusion 1"), (1024, "Stable Diffusion 2"), (640, None)])
+def test_the_text_encoder_decides_what_the_unet_leaves_open(width: int, family: str | None) -> None:
+    """Alone under the name of the only encoder, or beside layers that fit several; not alone under a name that is also SDXL's."""
+    encoder = {"lora_te_text_model_encoder_layers_0_self_attn_k_proj.lora_down.weight": (4, width)}
+    unet = {name: shape for name, shape in weights_of(catalog_shapes("sd21")).items() if "attn1" in name}
+
+    assert identify(header_of(encoder)).family == family
+    assert identify(header_of({**low_rank(unet, kohya), **encoder})).family == family
+    assert identify(header_of({name.replace("te_", "te1_"): shape for name, shape in encoder.items()})).family is None
+
+
+@pytest.mark.parametrize("middle", ["processor.to_{}_lora.{}", "to_{}.lora_{}"])
+def test_motion_loras_in_the_names_of_animatediff_fit_its_modules(middle: str) -> None:
+    """`attention_blocks` are attn1 and attn2; layers of a mid block are for the version that has motion modules there."""
+    shapes = catalog_shapes("animatediff-sd15-v3")
+    weights = {name: shape for name, shape in weights_of(shapes).items() if "motion_modules" in name and ".attn" in name}
+
+    def write(name: str, matrix: str) -> str:
+        module, _, layer = name.removesuffix(".0").rpartition(".to_")
+        module = module.replace(".transformer_blocks", ".temporal_transformer.transformer_blocks")
+        module = module.replace("attn1", "attention_blocks.0").replace("attn2", "attention_blocks.1")
+        return f"{module}.{middle.format(layer, matrix)}.weight"
+
+    header = header_of(low_rank(weights, write))
+    found = identify(header)
+    assert (found.summary, found.models) == ("a motion LoRA (rank 4) for AnimateDiff, float16", ("animatediff-sd15-v3",))
+    assert against(shapes, header)[0].matched == len(weights) == 160
+
+    middle_block = {f"mid_block.motion_modules.0.transformer_blocks.0.attn{number}.to_q": (1280, 1280) for number in (1, 2)}
+    _, (finding,) = against(shapes, header_of(low_rank({**weights, **middle_block}, write)))
+    assert (finding.count, finding.advice) == (
+        2,
+        "the LoRA is for a motion module with a mid block (AnimateDiff v2); it has none there",
+    )
+    _, (finding,) = against(catalog_shapes("sd15"), header_of(low_rank({**weights, **middle_block}, write)))
+    assert "from_unet2d" in (finding.advice or "")
 
 
 TUNERS = {
@@ -280,18 +318,21 @@ def test_a_lora_of_another_family_is_given_away_by_the_width_of_the_text() -> No
 
 
 def test_layers_of_text_encoders_are_not_compared() -> None:
-    """They are counted and named; a LoRA that has no others fits every UNet, and one of a transformer none."""
+    """They are counted and named; a LoRA that has no others changes no UNet, and one of a transformer fits none."""
     encoders = {f"lora_te{number}_text_model_fc1.lora_down.weight": (4, 768) for number in (1, 2)}
     check, _ = against(catalog_shapes("sd15"), header_of({**low_rank({TO_K: (320, 768)}, kohya), **encoders}))
 
     assert check.summary == (
         "LoRA, rank 4: 1 of 1 UNet layers match it by name and shape; 2 layers of text encoder and text encoder 2 not compared"
     )
-    assert against(catalog_shapes("sd15"), header_of(encoders))[0].tensors == 0
-    _, (finding,) = against(
+    check, (finding,) = against(catalog_shapes("sd15"), header_of(encoders))
+    assert (check.tensors, finding.what.partition(": ")[2]) == (0, "no layer of a UNet")
+    assert check.summary == "LoRA, rank 4: no UNet layers; 2 layers of text encoder and text encoder 2 not compared"
+    check, (finding,) = against(
         catalog_shapes("sd15"), header_of({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (4, 3072)})
     )
     assert finding.what == "a LoRA (rank 4) of a diffusion transformer (FLUX.1), not of a UNet, float16"
+    assert check.summary == "LoRA, rank 4: 0 of 1 layers match it by name and shape"
 
 
 def test_a_layer_whose_matrices_have_different_ranks_fits_nothing() -> None:

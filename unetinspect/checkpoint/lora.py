@@ -137,7 +137,10 @@ def module_of(layer: str) -> str:
     'mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0'
     """
     # Old LoRAs of diffusers belong to the processor, and have one layer less.
-    return _PREFIX.sub("", layer).replace(".processor.", ".") + (".0" if layer.endswith(".to_out") else "")
+    module = _PREFIX.sub("", layer).replace(".processor.", ".") + (".0" if layer.endswith(".to_out") else "")
+    # AnimateDiff's own names; source: `MotionAdapter`'s converter in diffusers' `convert_animatediff_motion_module_to_diffusers.py`.
+    module = module.replace(".temporal_transformer.", ".")
+    return module.replace(".attention_blocks.0.", ".attn1.").replace(".attention_blocks.1.", ".attn2.")
 
 
 def _read_layers(header: Header) -> list[Layer]:
@@ -311,6 +314,7 @@ def find_lora(header: Header) -> Adapter | None:
 
 def _summary(lora: Lora, layers: Sequence[Layer], family: str | None) -> str:
     parts = list(dict.fromkeys(layer.part for layer in layers))
+    kind = "motion LoRA" if all(".motion_modules." in layer.name for layer in layers) else "LoRA"
     words, what = form_words(lora).removeprefix("LoRA, "), ""
     if "transformer" in parts:
         return f"a LoRA ({words}) of a diffusion transformer{f' ({family})' if family else ''}, not of a UNet"
@@ -320,7 +324,7 @@ def _summary(lora: Lora, layers: Sequence[Layer], family: str | None) -> str:
         what = " of a ControlNet"
     elif parts != ["unet"]:
         what = f" of {'the UNet and ' if 'unet' in parts else ''}{plural(len(lora.text_encoders), 'text encoder')}"
-    return f"a LoRA ({words}){what}{f' for {family}' if family else ''}"
+    return f"a {kind} ({words}){what}{f' for {family}' if family else ''}"
 
 
 def _fitting(inside: Sequence[Layer]) -> tuple[tuple[str, ...], dict[str, Place]]:
@@ -352,6 +356,14 @@ def _trained_for(layers: Sequence[Layer], models: Sequence[str], header: Header)
     families = {load_catalog()[model].family for model in models}
     if len(families) == 1:
         return families.pop(), []
+    # The width of the text encoder, where the UNet's layers leave several open. The first of SDXL, SD 3 and FLUX.1 has that of SD 1, so
+    # without layers of a UNet the name must be the one that trainers use where there is only one.
+    for layer in layers if len(encoders := {layer.part for layer in layers} - {"unet"}) == 1 and "text_encoder" in encoders else ():
+        width = next((axis for axes in layer.made.weights for axis in axes if axis), None)
+        of_text = FAMILIES.get(width or 0)
+        is_alone = re.match(r"(?:lora|oft)_te_", layer.name)
+        if re.search(r"self_attn_[qkv]_proj$", layer.flat) and of_text and (of_text in families or is_alone):
+            return of_text, [f"{_quoted(layer, header)}: a text encoder of width {width}"]
     second = next((layer for layer in layers if layer.part == "text_encoder_2"), None)
     if second and all(layer.part.startswith("text_encoder") for layer in layers):
         return "Stable Diffusion XL", [f"{second.name!r} is a layer of the second text encoder"]
