@@ -37,9 +37,11 @@ from unetinspect.record import Checkpoint, Finding, Lora, WeightsCheck
 from unetinspect.run.build import build_unet
 from unetinspect.run.resolve import resolve_config
 from unetinspect.source.local import weights_at
+from unetinspect.source.read import read_weights
 from unetinspect.views.checks import checkpoint_table
 from unetinspect.views.render import Screen, render_table
 
+PEFT_FILE = "adapter_model.safetensors"
 TO_K = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 LYCORIS: dict[str, dict[str, Shapes]] = yaml.safe_load(Path(__file__).with_name("lycoris_layers.yaml").read_text(encoding="utf-8"))
@@ -287,6 +289,31 @@ def test_metadata_has_the_alpha_where_no_tensor_does() -> None:
         ({"ss_network_alpha": "none"}, None),
     ):
         assert lora_of(identify(header_of(tensors, metadata=metadata))).alpha == alpha
+
+
+@pytest.mark.parametrize(
+    ("config", "alpha", "note"),
+    [
+        ('{"lora_alpha": 32, "r": 4}', 32.0, "alpha read from the adapter_config.json"),
+        ('{"lora_alpha": 32, "alpha_pattern": {"to_k": 8}}', None, ""),
+        ('{"lora_alpha": "32"}', None, ""),
+        ("{", None, "alpha unknown: "),
+        (None, None, ""),
+    ],
+)
+def test_the_alpha_of_a_peft_folder_is_in_its_config(config: str | None, alpha: float | None, note: str, tmp_path: Path) -> None:
+    """Read as plain JSON beside PEFT's own file name; the sentence about it is for PEFT's names only."""
+    layer = f"base_model.model.{TO_K}"
+    save_file({f"{layer}.lora_A.weight": torch.zeros(4, 768), f"{layer}.lora_B.weight": torch.zeros(320, 4)}, tmp_path / PEFT_FILE)
+    if config is not None:
+        (tmp_path / "adapter_config.json").write_text(config)
+    found = read_weights(str(tmp_path))
+
+    assert lora_of(found.checkpoint).alpha == alpha
+    assert "".join(found.notes).startswith(note)
+    assert any("adapter_config.json" in line for line in found.checkpoint.untold) == (alpha is None)
+    in_diffusers = identify(header_of(low_rank({TO_K: (320, 768)}, peft)))
+    assert "alpha: not in the file; loaders take the rank" in in_diffusers.untold
 
 
 def test_an_alpha_of_a_damaged_file_is_left_out(tmp_path: Path) -> None:

@@ -296,7 +296,8 @@ def find_lora(header: Header) -> Adapter | None:
         families = list(dict.fromkeys(load_catalog()[model].family for model in models))
         untold.append(f"base model: {' or '.join(families)}; these layers fit each" if families else "base model: no width shows it")
     if lora.rank and not any(group.alphas for group in groups):
-        untold.append("alpha: not in the file; loaders take the rank, or lora_alpha of the adapter_config.json beside it")
+        or_peft = ", or lora_alpha of the adapter_config.json beside it" if layers[0].name.startswith("base_model.model.") else ""
+        untold.append(f"alpha: not in the file; loaders take the rank{or_peft}")
     if fitting:
         why.append(f"{fitting} of {len(inside)} layers match {models[0]} by name and shape (catalog)")
     tensors = {name: layer.part for layer in layers for name in layer.tensors.values()}
