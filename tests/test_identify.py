@@ -176,6 +176,7 @@ def test_a_controlnet_of_sd2_has_the_config_of_the_unet_whose_encoder_it_has() -
 PROJECTIONS = {
     "IP-Adapter (4 image tokens,": {"proj.weight": (3072, 1024), "norm.weight": (768,)},
     "IP-Adapter Plus (16 image tokens,": {"latents": (1, 16, 768), "proj_in.weight": (768, 1280), "norm_out.weight": (768,)},
+    "IP-Adapter of InstantID (16 image tokens,": {"latents": (1, 16, 768), "proj_in.weight": (768, 512)},  # of a face
     "IP-Adapter Full (": {"proj.0.weight": (1280, 1280), "proj.2.weight": (768, 1280), "proj.3.weight": (768,)},
     "IP-Adapter FaceID (4 image tokens,": {"proj.0.weight": (1024, 512), "proj.2.weight": (3072, 1024), "norm.weight": (768,)},
     "IP-Adapter FaceID Plus (4 image tokens,": {

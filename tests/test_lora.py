@@ -37,9 +37,11 @@ from unetinspect.record import Checkpoint, Finding, Lora, WeightsCheck
 from unetinspect.run.build import build_unet
 from unetinspect.run.resolve import resolve_config
 from unetinspect.source.local import weights_at
+from unetinspect.source.read import read_weights
 from unetinspect.views.checks import checkpoint_table
 from unetinspect.views.render import Screen, render_table
 
+PEFT_FILE = "adapter_model.safetensors"
 TO_K = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 LYCORIS: dict[str, dict[str, Shapes]] = yaml.safe_load(Path(__file__).with_name("lycoris_layers.yaml").read_text(encoding="utf-8"))
@@ -83,7 +85,7 @@ def against(shapes: Mapping[str, tuple[int, ...]], header: Header) -> tuple[Weig
     check, findings = compare_lora("it", dict(shapes), header, found, lora_of(found))
 
     assert check.matched + check.unexpected + check.mismatched == check.tensors
-    assert bool(findings) == (check.matched != check.tensors)
+    assert bool(findings) == (check.matched != check.tensors or not check.tensors)
     assert sum(finding.count or 0 for finding in findings) == check.tensors - check.matched
     return check, findings
 
@@ -136,6 +138,44 @@ def test_self_attention_alone_fits_models_of_several_families() -> None:
     assert "base model: Stable Diffusion 1 or Stable Diffusion 2" in found.untold[0]
     of_sdxl = {name: shape for name, shape in weights_of(catalog_shapes("sdxl")).items() if "attn1" in name}
     assert identify(header_of(low_rank(of_sdxl, peft))).family == "Stable Diffusion XL"
+
+
+@pytest.mark.parametrize(("width", "family"), [(768, "Stable Diffusion 1"), (1024, "Stable Diffusion 2"), (640, None)])
+def test_the_text_encoder_decides_what_the_unet_leaves_open(width: int, family: str | None) -> None:
+    """Alone under the name of the only encoder, or beside layers that fit several; not alone under a name that is also SDXL's."""
+    encoder = {"lora_te_text_model_encoder_layers_0_self_attn_k_proj.lora_down.weight": (4, width)}
+    unet = {name: shape for name, shape in weights_of(catalog_shapes("sd21")).items() if "attn1" in name}
+
+    assert identify(header_of(encoder)).family == family
+    assert identify(header_of({**low_rank(unet, kohya), **encoder})).family == family
+    assert identify(header_of({name.replace("te_", "te1_"): shape for name, shape in encoder.items()})).family is None
+
+
+@pytest.mark.parametrize("middle", ["processor.to_{}_lora.{}", "to_{}.lora_{}"])
+def test_motion_loras_in_the_names_of_animatediff_fit_its_modules(middle: str) -> None:
+    """`attention_blocks` are attn1 and attn2; layers of a mid block are for the version that has motion modules there."""
+    shapes = catalog_shapes("animatediff-sd15-v3")
+    weights = {name: shape for name, shape in weights_of(shapes).items() if "motion_modules" in name and ".attn" in name}
+
+    def write(name: str, matrix: str) -> str:
+        module, _, layer = name.removesuffix(".0").rpartition(".to_")
+        module = module.replace(".transformer_blocks", ".temporal_transformer.transformer_blocks")
+        module = module.replace("attn1", "attention_blocks.0").replace("attn2", "attention_blocks.1")
+        return f"{module}.{middle.format(layer, matrix)}.weight"
+
+    header = header_of(low_rank(weights, write))
+    found = identify(header)
+    assert (found.summary, found.models) == ("a motion LoRA (rank 4) for AnimateDiff, float16", ("animatediff-sd15-v3",))
+    assert against(shapes, header)[0].matched == len(weights) == 160
+
+    middle_block = {f"mid_block.motion_modules.0.transformer_blocks.0.attn{number}.to_q": (1280, 1280) for number in (1, 2)}
+    _, (finding,) = against(shapes, header_of(low_rank({**weights, **middle_block}, write)))
+    assert (finding.count, finding.advice) == (
+        2,
+        "the LoRA is for a motion module with a mid block (AnimateDiff v2); it has none there",
+    )
+    _, (finding,) = against(catalog_shapes("sd15"), header_of(low_rank({**weights, **middle_block}, write)))
+    assert "from_unet2d" in (finding.advice or "")
 
 
 TUNERS = {
@@ -251,6 +291,31 @@ def test_metadata_has_the_alpha_where_no_tensor_does() -> None:
         assert lora_of(identify(header_of(tensors, metadata=metadata))).alpha == alpha
 
 
+@pytest.mark.parametrize(
+    ("config", "alpha", "note"),
+    [
+        ('{"lora_alpha": 32, "r": 4}', 32.0, "alpha read from the adapter_config.json"),
+        ('{"lora_alpha": 32, "alpha_pattern": {"to_k": 8}}', None, ""),
+        ('{"lora_alpha": "32"}', None, ""),
+        ("{", None, "alpha unknown: "),
+        (None, None, ""),
+    ],
+)
+def test_the_alpha_of_a_peft_folder_is_in_its_config(config: str | None, alpha: float | None, note: str, tmp_path: Path) -> None:
+    """Read as plain JSON beside PEFT's own file name; the sentence about it is for PEFT's names only."""
+    layer = f"base_model.model.{TO_K}"
+    save_file({f"{layer}.lora_A.weight": torch.zeros(4, 768), f"{layer}.lora_B.weight": torch.zeros(320, 4)}, tmp_path / PEFT_FILE)
+    if config is not None:
+        (tmp_path / "adapter_config.json").write_text(config)
+    found = read_weights(str(tmp_path))
+
+    assert lora_of(found.checkpoint).alpha == alpha
+    assert "".join(found.notes).startswith(note)
+    assert any("adapter_config.json" in line for line in found.checkpoint.untold) == (alpha is None)
+    in_diffusers = identify(header_of(low_rank({TO_K: (320, 768)}, peft)))
+    assert "alpha: not in the file; loaders take the rank" in in_diffusers.untold
+
+
 def test_an_alpha_of_a_damaged_file_is_left_out(tmp_path: Path) -> None:
     """0 and what is no number are not alphas; a file that became shorter has none."""
     entries = {f"x.lora_down.{name}": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]} for name in ("weight",)}
@@ -280,18 +345,21 @@ def test_a_lora_of_another_family_is_given_away_by_the_width_of_the_text() -> No
 
 
 def test_layers_of_text_encoders_are_not_compared() -> None:
-    """They are counted and named; a LoRA that has no others fits every UNet, and one of a transformer none."""
+    """They are counted and named; a LoRA that has no others changes no UNet, and one of a transformer fits none."""
     encoders = {f"lora_te{number}_text_model_fc1.lora_down.weight": (4, 768) for number in (1, 2)}
     check, _ = against(catalog_shapes("sd15"), header_of({**low_rank({TO_K: (320, 768)}, kohya), **encoders}))
 
     assert check.summary == (
         "LoRA, rank 4: 1 of 1 UNet layers match it by name and shape; 2 layers of text encoder and text encoder 2 not compared"
     )
-    assert against(catalog_shapes("sd15"), header_of(encoders))[0].tensors == 0
-    _, (finding,) = against(
+    check, (finding,) = against(catalog_shapes("sd15"), header_of(encoders))
+    assert (check.tensors, finding.what.partition(": ")[2]) == (0, "no layer of a UNet")
+    assert check.summary == "LoRA, rank 4: no UNet layers; 2 layers of text encoder and text encoder 2 not compared"
+    check, (finding,) = against(
         catalog_shapes("sd15"), header_of({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (4, 3072)})
     )
     assert finding.what == "a LoRA (rank 4) of a diffusion transformer (FLUX.1), not of a UNet, float16"
+    assert check.summary == "LoRA, rank 4: 0 of 1 layers match it by name and shape"
 
 
 def test_a_layer_whose_matrices_have_different_ranks_fits_nothing() -> None:
@@ -303,11 +371,24 @@ def test_a_layer_whose_matrices_have_different_ranks_fits_nothing() -> None:
 
 TRANSFORMERS = {
     "diffusion_model.blocks.0.self_attn.q": (5120, "Wan"),
-    "lora_unet_double_blocks_0_img_attn_proj": (3072, "FLUX.1"),
+    "lora_unet_double_blocks_0_img_attn_proj": (3072, None),  # HunyuanVideo's too, where dots are underscores
+    "diffusion_model.double_blocks.0.img_attn.proj": (3072, "FLUX.1"),
+    "lora_unet_double_blocks_0_img_mlp_0": (3072, "FLUX.1"),
+    "lora_unet_single_blocks_0_modulation_lin": (3072, "FLUX.1"),
+    "transformer.single_transformer_blocks.37.attn.to_q": (3072, "FLUX.1"),
+    "transformer.single_transformer_blocks.38.attn.to_q": (3072, "HunyuanVideo"),
+    "diffusion_model.double_blocks.0.img_attn_proj": (3072, None),
+    "diffusion_model.double_blocks.19.img_attn_proj": (3072, "HunyuanVideo"),
+    "diffusion_model.double_blocks.0.txt_mlp.fc1": (3072, "HunyuanVideo"),
+    "lora_unet_single_blocks_0_modulation_linear": (3072, "HunyuanVideo"),
     "lora_unet_single_blocks_39_linear1": (3072, "HunyuanVideo"),
     "lora_unet_joint_blocks_0_context_block_attn_proj": (1536, "Stable Diffusion 3"),
     "transformer.transformer_blocks.0.attn.add_k_proj": (1536, "Stable Diffusion 3"),
-    "transformer.transformer_blocks.0.attn.to_q": (3072, "FLUX.1"),
+    "transformer.transformer_blocks.0.attn.to_q": (3072, None),  # Qwen-Image's and HunyuanVideo's too
+    "transformer_blocks.0.img_mod.1": (3072, "Qwen-Image"),
+    "diffusion_model.transformer_blocks.0.attn2.to_k": (2048, "LTX-Video"),
+    "diffusion_model.layers.0.attention.to_q": (3840, "Z-Image"),
+    "diffusion_model.blocks.0.self_attn.q_proj": (2048, None),  # Cosmos
     "transformer.transformer_blocks.0.img_mlp.net.2": (3072, "Qwen-Image"),
     "transformer.transformer_blocks.0.attn1.to_q": (1152, None),
 }
@@ -322,6 +403,54 @@ def test_loras_of_transformers_are_not_of_a_unet(layer: str) -> None:
 
     assert found.summary == f"a LoRA (rank 4) of a diffusion transformer{named}, not of a UNet, float16"
     assert (found.family, lora_of(found).blocks) == (family, ())
+
+
+def test_all_names_decide_the_family_of_a_transformer() -> None:
+    """Not the first that is also another's: the same attention layers, and one more that only one family has."""
+    shared = {f"transformer_blocks.{place}.attn.to_q.lora_A.weight": (4, 3072) for place in range(9)}
+    for more, family in (("transformer_blocks.8.img_mlp.net.2", "Qwen-Image"), ("single_transformer_blocks.8.attn.to_q", "FLUX.1")):
+        assert identify(header_of({**shared, f"{more}.lora_A.weight": (4, 3072)})).family == family
+
+
+def test_both_streams_of_xlabs_are_layers() -> None:
+    """The number behind "lora" is the stream: image or text."""
+    streams = [
+        f"double_blocks.{block}.processor.{name}_lora{stream}" for block in range(2) for name in ("qkv", "proj") for stream in (1, 2)
+    ]
+    found = identify(
+        header_of({f"{one}.{way}.weight": (4, 3072)[:: 1 if way == "down" else -1] for one in streams for way in ("down", "up")})
+    )
+
+    assert (lora_of(found).layers, found.family, len(found.parts)) == (8, "FLUX.1", 1)
+
+
+@pytest.mark.parametrize(
+    ("form", "tensors"),
+    {"OFT": {"oft_blocks": (4, 320, 320)}, "LoKr": {"lokr_w1": (8, 8), "lokr_w2": (160, 160)}, "full": {"diff": (1280, 1280)}}.items(),
+)
+def test_an_alpha_without_a_rank_is_none(form: str, tensors: Shapes, tmp_path: Path) -> None:
+    """It bounds the rotation, or is not used at all; and the evidence is a tensor of the form, not the alpha."""
+    layer = "oft_unet_middle_block_1_transformer_blocks_9_attn1_to_q"
+    save_file(
+        {f"{layer}.alpha": torch.tensor(0.5), **{f"{layer}.{name}": torch.zeros(shape) for name, shape in tensors.items()}},
+        tmp_path / "it.safetensors",
+    )
+    weights = weights_at(tmp_path / "it.safetensors")
+    lora = lora_of(weights.checkpoint)
+
+    assert weights.header.alphas == {f"{layer}.alpha": 0.5}
+    assert (lora.format, lora.forms, lora.alpha, weights.checkpoint.models[0]) == ("kohya", (form,), None, "sdxl")
+    assert f"{next(iter(tensors))}' is" in weights.checkpoint.evidence[0]
+
+
+def test_norms_beside_a_lora_are_named_after_it() -> None:
+    """Differences with one axis are those of norms; the summary has no gap where "LoRA" would be."""
+    block = "diffusion_model.blocks.0."
+    tensors = {f"{block}self_attn.q.lora_down.weight": (4, 64), f"{block}self_attn.q.lora_up.weight": (64, 4), f"{block}norm3.diff": (64,)}
+
+    assert (
+        identify(header_of(tensors)).summary == "a LoRA (LoRA and norms, rank 4) of a diffusion transformer (Wan), not of a UNet, float16"
+    )
 
 
 def test_a_lora_of_a_language_model_is_not_called_one_of_a_unet() -> None:

@@ -307,6 +307,9 @@ def test_the_longest_header(tmp_path):
         (["unet/diffusion_pytorch_model.fp16.safetensors"], None, "unet/diffusion_pytorch_model.fp16.safetensors"),
         (["diffusion_pytorch_model.safetensors"], None, "diffusion_pytorch_model.safetensors"),
         (["model.safetensors"], "", "model.safetensors"),
+        (["adapter_model.safetensors"], None, "adapter_model.safetensors"),
+        (["pytorch_lora_weights.safetensors"], None, "pytorch_lora_weights.safetensors"),
+        (["a/adapter_model.safetensors"], "a", "a/adapter_model.safetensors"),
         ([f"a/diffusion_pytorch_model.{INDEX[6:]}", "model.safetensors"], "a", f"a/diffusion_pytorch_model.{INDEX[6:]}"),
     ],
 )
@@ -330,6 +333,11 @@ def test_finds_no_weights(tmp_path):
 
     nothing = f"{tmp_path} has no weights under diffusers' names for a UNet"
     assert said() == (nothing, f"name the file: {tmp_path / 'FILE.safetensors'}")
+    for name in ("adapter_model.safetensors", "other.safetensors"):  # one of several is not the folder's own
+        write(tmp_path / name)
+    assert said() == (nothing, f"name the file: {tmp_path / 'adapter_model.safetensors'} (and 1 more)")
+    for name in ("adapter_model.safetensors", "other.safetensors"):
+        (tmp_path / name).unlink()
     (tmp_path / "sd.ckpt").touch()
     assert said()[0].startswith(f"{tmp_path} has no weights but sd.ckpt, which is a pickle")
     write(tmp_path / "sd-v1.safetensors")

@@ -18,6 +18,7 @@ from unetinspect.record.checkpoint import Checkpoint, Lora
 from unetinspect.units import joined, plural
 
 _TEXT = (".attn2.to_k.weight", ".attn2.to_v.weight")
+_MOTION = "motion_modules"
 
 
 def compare_lora(
@@ -42,11 +43,18 @@ def compare_lora(
             differences.append(Difference("mismatched", f"{found.path}.weight", file, found.shape))
     unexpected, matched = sum(one.kind == "unexpected" for one in differences), len(inside) - len(differences)
     findings = _findings(differences, shapes)
-    if any(layer.part != "unet" for layer in inside):
-        findings = [Finding(about="weights", kind="unexpected", what=checkpoint.summary, count=len(inside))]
+    is_of_a_unet = all(layer.part == "unet" for layer in inside)
+    if not inside or not is_of_a_unet:
+        what = checkpoint.summary + ("" if inside else ": no layer of a UNet")
+        findings = [Finding(about="weights", kind="unexpected", what=what, count=len(inside))]
     elif findings and checkpoint.models:
         findings[0] = replace(findings[0], advice=f"it fits {', '.join(checkpoint.models)} of the catalog")
-    summary = f"{matched} of {len(inside)} UNet layers match {name} by name and shape"
+    elif any(f".{_MOTION}." in tensor for tensor in shapes):
+        # A finding's advice is how to get motion modules, which this UNet has.
+        in_mid_block = f"the LoRA is for a motion module with a mid block (AnimateDiff v2); {name} has none there"
+        findings = [replace(one, advice=in_mid_block if one.where == (f"mid_block.{_MOTION}",) else None) for one in findings]
+    layers_of = f"{len(inside)} {'UNet ' if is_of_a_unet else ''}layers"
+    summary = f"{matched} of {layers_of} match {name} by name and shape" if inside else "no UNet layers"
     if lora.text_encoders:
         encoders = joined(part.replace("_", " ") for part in lora.text_encoders)
         summary += f"; {plural(len(layers) - len(inside), 'layer')} of {encoders} not compared"

@@ -19,8 +19,13 @@ FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable
 _EMBEDDINGS = ("emb_params", "string_to_param", "clip_l", "clip_g", "t5xxl")
 # Versions of AnimateDiff's motion modules for Stable Diffusion 1, by how many frames they know and whether the mid block has one.
 _ANIMATEDIFF = {(24, False): "v1", (32, True): "v2", (32, False): "v3"}
-_IP_KEY = re.compile(r"(?:ip_adapter\.|adapter_modules\.)?([0-9]{1,4})\.(to_[kv]_ip)\.weight")
-_IMAGE_PROJECTION = re.compile(r"(?:image_proj|image_proj_model|proj_model)\.(.+)")
+_IP_KEY = re.compile(
+    r"(?:ip_adapter\.|adapter_modules\.)?([0-9]{1,4})\.to_([kv])_ip\.weight"
+    r"|double_blocks\.([0-9]{1,4})\.processor\.ip_adapter_double_stream_([kv])_proj\.weight"  # XLabs'
+)
+_IMAGE_PROJECTION = re.compile(r"(?:image_proj|image_proj_model|proj_model|ip_adapter_proj_model)\.(.+)")
+_OF_FLUX = (3072, 4096)  # the width of FLUX.1, and of the text embeddings of T5
+_OF_A_FACE = 512  # the width of the face embeddings of InsightFace
 # A tensor of the image projection, the kind of IP-Adapter that it shows, and the tensor that shows how many tokens it makes.
 _PROJECTIONS = (
     ("proj.weight", "", "proj.weight"),
@@ -29,7 +34,16 @@ _PROJECTIONS = (
     ("norm.weight", "FaceID", "proj.2.weight"),
     ("latents", "Plus", "latents"),
 )
-_IP_ADAPTER = {"image_proj", "ip_adapter", "image_proj_model", "adapter_modules", "unet", "proj_model"}
+_IP_ADAPTER = {
+    "image_proj",
+    "ip_adapter",
+    "image_proj_model",
+    "adapter_modules",
+    "unet",
+    "proj_model",
+    "ip_adapter_proj_model",
+    "double_blocks",
+}
 
 
 class Adapter(Struct, frozen=True, kw_only=True):
@@ -126,7 +140,8 @@ def read_ip_adapter(tensors: Mapping[str, TensorSpec]) -> IpAdapter | None:
     Source: `_convert_ip_adapter_image_proj_to_diffusers` of diffusers' loaders, for the kinds of image projection.
     """
     tops = {name.partition(".")[0] for name in tensors}
-    weights = {f"{key[1]}.{key[2]}": tensors[name].shape for name in tensors if (key := _IP_KEY.fullmatch(name))}
+    keys = {name: f"{key[1] or key[3]}.to_{key[2] or key[4]}_ip" for name in tensors if (key := _IP_KEY.fullmatch(name))}
+    weights = {key: tensors[name].shape for name, key in keys.items()}
     if not tops or not all(top in _IP_ADAPTER or top.isdigit() for top in tops) or not (weights or tops & {"image_proj", "ip_adapter"}):
         return None
     image = {inside[1]: tensor.shape for name, tensor in tensors.items() if (inside := _IMAGE_PROJECTION.fullmatch(name))}
@@ -136,6 +151,7 @@ def read_ip_adapter(tensors: Mapping[str, TensorSpec]) -> IpAdapter | None:
     tokens = values[0] // width if values and width else None
     if last == "latents":  # (1, tokens, width)
         tokens = values[1] if len(values) == 3 else None
+    kind = "of InstantID" if kind == "Plus" and image.get("proj_in.weight", ())[1:] == (_OF_A_FACE,) else kind
     return IpAdapter(f"IP-Adapter {kind}".strip(), tokens, width, weights)
 
 
@@ -146,9 +162,10 @@ def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     evidence = f"{next(iter(tensors))!r} is an IP-Adapter tensor"
     layers = sum(name.endswith("to_k_ip") for name in found.weights)
     if found.width:
-        name, tensor = next((name, tensor) for name, tensor in tensors.items() if name.endswith(".to_k_ip.weight"))
+        name, tensor = next((name, tensor) for name, tensor in tensors.items() if _IP_KEY.fullmatch(name))
         evidence = f"{quoted(name, tensor)}: {found.width}-dim image tokens for {plural(layers, 'cross-attention layer')}"
-    family = _family_of({shape[1] for shape in found.weights.values() if len(shape) == 2})
+    of_flux = _OF_FLUX in found.weights.values()
+    family = "FLUX.1" if of_flux else _family_of({shape[1] for shape in found.weights.values() if len(shape) == 2})
     has = [f"{found.tokens} image tokens"] if found.tokens else []
     has += [plural(layers, "cross-attention layer")] if layers else []
     has += ["a LoRA"] if any("_lora." in name for name in tensors) else []
@@ -157,7 +174,7 @@ def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
         content="ip_adapter",
         summary=f"an {found.kind}{details}{f' for {family}' if family else ''}",
         family=family,
-        parts={name: "image_proj" if _IMAGE_PROJECTION.fullmatch(name) else "unet" for name in tensors},
+        parts={name: "image_proj" if _IMAGE_PROJECTION.fullmatch(name) else "transformer" if of_flux else "unet" for name in tensors},
         evidence=(evidence,),
     )
 

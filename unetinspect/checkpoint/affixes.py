@@ -44,18 +44,18 @@ WRAPPERS = {
 # Those of them that no model has in a name of its own: wherever they are, they can be taken out.
 WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\.")
 # What LoRA files put before the name of a UNet's layer, besides.
-LORA_PREFIXES = ("base_model.model.", "lora_prior_unet_", "lora_unet_", "lora_transformer_", "lycoris_")
+LORA_PREFIXES = ("base_model.model.", "lora_prior_unet_", "lora_unet_", "oft_unet_", "lora_transformer_", "lycoris_")
 # How the names of a text encoder's layers start, in checkpoints and in LoRAs.
 TEXT_ENCODER = re.compile(
     r"(?:base_model\.model\.|lycoris_)?"
-    r"(?:lora_(?:prior_)?te([123])?_|text_encoders?(?:_([23]))?(?:[._]|$)|cond_stage_model\.|conditioner\.|clip_[lg]\.|text_model[._])"
+    r"(?:(?:lora|oft)_(?:prior_)?te([123])?_|text_encoders?(?:_([23]))?(?:[._]|$)|cond_stage_model\.|conditioner\.|clip_[lg]\.|text_model[._])"
 )
 
 # What tools add is in the last characters of a name; no more of it is searched.
 LONGEST_ENDING = 160
 # What a LoRA has after the name of a layer: the matrix, then anything.
 LORA_MATRIX = re.compile(
-    r"[._](lora_(?:linear_layer\.)?(?:down|up|mid|A|B|E|magnitude_vector|embedding_A|embedding_B)|lora\.(?:down|up)"
+    r"[._](lora_(?:linear_layer\.)?(?:down|up|mid|A|B|E|magnitude_vector|embedding_A|embedding_B)|lora\.(?:down|up)|(?<=_lora[12]\.)(?:down|up)"
     r"|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|oft_blocks|oft_diag|oft_R|boft_[Rs]|dora_scale|ia3_l"
     r"|vera_lambda_[bd]|glora_[A-E]|(?<=\.)(?:[ab][12]|bm)(?=\.weight$))(?:\.[A-Za-z0-9_]+)*$"
 )

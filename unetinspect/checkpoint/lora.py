@@ -20,30 +20,34 @@ from unetinspect.record import Shape
 from unetinspect.record.checkpoint import Lora, LoraBlock, LoraFormat, LoraGroup
 from unetinspect.units import plural
 
-_FLAT = ("lora_", "lycoris_")  # names whose layer is written without dots, so that the first dot ends it
+_FLAT = ("lora_", "oft_", "lycoris_")  # names whose layer is written without dots, so that the first dot ends it
 _STRIPPED = (*(prefix for prefix, part in PREFIXES if part in (None, "controlnet")), *LORA_PREFIXES)
 _PREFIX = re.compile(rf"\A(?:{'|'.join(map(re.escape, _STRIPPED))})+")
 _FORMATS: tuple[tuple[str, LoraFormat], ...] = (
     (r"lycoris_", "lycoris"),
-    (r"lora_(?:unet|te[123]?|prior|transformer)_", "kohya"),
+    (r"(?:lora|oft)_(?:unet|te[123]?|prior|transformer)_", "kohya"),
     (r"diffusion_model\.", "comfyui"),
     (r".*(?:_lora|lora_linear_layer|\.lora)\.(?:down|up)\b", "diffusers"),
     (r".*\.(?:lora_[ABE]|lora_embedding_[AB]|lora_magnitude_vector|hada_|lokr_|oft_R|boft_|ia3_l|vera_|glora_)", "peft"),
 )
 _CONTROLNET = re.compile(r"controlnet_|input_hint_block|zero_convs")
-_UNET = re.compile(rf"(?:down|up|mid|input|output|middle)_blocks?_|{_CONTROLNET.pattern}")
-# What only diffusion transformers have in the names of their layers, and the width that tells those with the same names apart.
-_TRANSFORMERS = (
-    (r"double_blocks_19_|single_blocks_3[89]_|(?:mod|modulation)_linear$", None, "HunyuanVideo"),
-    (r"single_transformer_blocks_|double_blocks_|single_blocks_", None, "FLUX.1"),
-    (r"joint_blocks_", None, "Stable Diffusion 3"),
-    (r"transformer_blocks_\d+_(?:img|txt)_m", None, "Qwen-Image"),
-    (r"transformer_blocks_\d+_(?:attn_|ff_context|norm1_context)", 3072, "FLUX.1"),
-    (r"transformer_blocks_\d+_(?:attn_|ff_context|norm1_context)", 1536, "Stable Diffusion 3"),
-    (r"transformer_blocks_\d+_(?:attn_|ff_context|norm1_context)", 2432, "Stable Diffusion 3"),
-    (r"(?:^|_)blocks_\d+_(?:self_attn|cross_attn|ffn)_", None, "Wan"),
-    (r"joint_transformer_blocks_|double_layers_|single_layers_", None, "AuraFlow"),
-    (r"(?:^|_)blocks_\d+_|^transformer_blocks_|^layers_\d+_(?:attention|feed_forward|adaLN)|double_stream_blocks", None, None),
+_UNET = re.compile(rf"(?:^|_)(?:down|up|mid|input|output|middle)_blocks?_|{_CONTROLNET.pattern}")
+_TRANSFORMER = re.compile(r"(?:^|_)blocks_\d+_|^layers_\d+_(?:attention|feed_forward|adaLN)|(?:double|single)_layers_")
+# The families of diffusion transformers, by the name that one layer has ("." is a dot or an underscore) and how many inputs it has
+# (None: any). Most names are of several families, so the first row that fits any layer counts, and there may be none.
+_FAMILIES_OF_TRANSFORMERS = (
+    (r"double_blocks.\d+.(?:img|txt)_(?:mlp.fc|mod.linear)|modulation.linear$", None, "HunyuanVideo"),
+    (r"double_blocks.19.|single_(?:transformer_)?blocks.3[89].", 3072, "HunyuanVideo"),  # FLUX.1 has 19 and 38
+    (r"joint_transformer_blocks.|double_layers.|single_layers.", None, "AuraFlow"),
+    (r"transformer_blocks.\d+.(?:img|txt)_m(?:lp|od).", None, "Qwen-Image"),
+    (r"double_blocks.\d+.(?:(?:img|txt)_(?:mlp.[02]$|mod.lin$|attn\.)|.*_lora[12]$)|modulation.lin$", 3072, "FLUX.1"),
+    (r"single_transformer_blocks.", 3072, "FLUX.1"),
+    (r"joint_blocks.", None, "Stable Diffusion 3"),
+    (r"transformer_blocks.\d+.(?:attn[._]|ff_context|norm1_context)", 1536, "Stable Diffusion 3"),
+    (r"transformer_blocks.\d+.(?:attn[._]|ff_context|norm1_context)", 2432, "Stable Diffusion 3"),
+    (r"(?:^|[._])blocks.\d+.(?:(?:self|cross)_attn.(?:[qkvo]|norm_[qk]|[kv]_img)|ffn.[02])$", None, "Wan"),
+    (r"transformer_blocks.\d+.attn2.to_[kv]$", 2048, "LTX-Video"),
+    (r"(?:^|[._])layers.\d+.attention.", 3840, "Z-Image"),
 )
 # The type of a layer, by its name without dots: the first that matches.
 _TYPES = {
@@ -133,7 +137,10 @@ def module_of(layer: str) -> str:
     'mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0'
     """
     # Old LoRAs of diffusers belong to the processor, and have one layer less.
-    return _PREFIX.sub("", layer).replace(".processor.", ".") + (".0" if layer.endswith(".to_out") else "")
+    module = _PREFIX.sub("", layer).replace(".processor.", ".") + (".0" if layer.endswith(".to_out") else "")
+    # AnimateDiff's own names; source: `MotionAdapter`'s converter in diffusers' `convert_animatediff_motion_module_to_diffusers.py`.
+    module = module.replace(".temporal_transformer.", ".")
+    return module.replace(".attention_blocks.0.", ".attn1.").replace(".attention_blocks.1.", ".attn2.")
 
 
 def _read_layers(header: Header) -> list[Layer]:
@@ -159,6 +166,7 @@ def _read_layers(header: Header) -> list[Layer]:
         number = (encoder[1] or encoder[2] or "1") if encoder else ""
         part = ("text_encoder" if number == "1" else f"text_encoder_{number}") if encoder else "unet"
         alpha = header.alphas.get(tensors.get("alpha", ""), defaults.get(part, defaults.get("")))
+        alpha = alpha if made.rank else None  # it is divided by the rank; without one it is of no use, or bounds a rotation (OFT)
         layers.append(Layer(layer, part, module_of(layer).replace(".", "_"), made, alpha, tensors))
     return layers
 
@@ -208,7 +216,7 @@ _READERS: dict[str, Callable[[_Tensors], Made]] = {
     "hada_w1_a": _hadamard,
     **dict.fromkeys(("lokr_w1", "lokr_w1_a", "lokr_w2", "lokr_w2_a"), _kronecker),
     "a1": lambda t: Made("GLoRA", t["a2"][0], ((t["b1"][0], t["b2"][1], *t.get("bm", t["b2"])[2:]),), is_whole=True),
-    "diff": lambda t: Made("full", None, (t["diff"],), is_whole=True),
+    "diff": lambda t: Made("full" if len(t["diff"]) > 1 else "norm", None, (t["diff"],), is_whole=True),
     "diff_b": lambda t: Made("full", None, (t["diff_b"],)),
     "w_norm": lambda t: Made("norm", None, (t["w_norm"],), is_whole=True),
     "b_norm": lambda t: Made("norm", None, (t["b_norm"],), is_whole=True),
@@ -252,9 +260,9 @@ def read_lora(header: Header) -> tuple[list[Layer], tuple[str, ...], dict[str, P
     layers = _read_layers(header)
     outside = [layer for layer in layers if layer.part == "unet"]
     models, places = _fitting(outside)
-    if not any(layer.name in places or _UNET.match(layer.flat) for layer in outside):
-        is_transformer = any(re.search(pattern, layer.flat) for pattern, *_ in _TRANSFORMERS for layer in outside)
-        other = "unet" if any(layer.name.startswith("lora_unet_") for layer in outside) else "other"
+    if not any(layer.name in places or _UNET.search(layer.flat) for layer in outside):
+        is_transformer = any(_TRANSFORMER.search(layer.flat) for layer in outside)
+        other = "unet" if any(layer.name.startswith(("lora_unet_", "oft_unet_")) for layer in outside) else "other"
         part = "transformer" if is_transformer else other
         layers = [layer._replace(part=part) if layer.part == "unet" else layer for layer in layers]
     return layers, models, places
@@ -268,7 +276,7 @@ def find_lora(header: Header) -> Adapter | None:
     family, why = _trained_for(layers, models, header)
     inside = [layer for layer in layers if layer.part == "unet"]
     fitting = sum(place.fits for place in places.values())
-    made, name = layers[0].made, next(iter(layers[0].tensors.values()))
+    made = layers[0].made
     matrix = f"{made.form or 'LoRA'} tensor" + (f" of rank {made.rank}" if made.rank else "")
     groups = _groups(layers, places)
     lora = Lora(
@@ -288,7 +296,8 @@ def find_lora(header: Header) -> Adapter | None:
         families = list(dict.fromkeys(load_catalog()[model].family for model in models))
         untold.append(f"base model: {' or '.join(families)}; these layers fit each" if families else "base model: no width shows it")
     if lora.rank and not any(group.alphas for group in groups):
-        untold.append("alpha: not in the file; loaders take the rank, or lora_alpha of the adapter_config.json beside it")
+        or_peft = ", or lora_alpha of the adapter_config.json beside it" if layers[0].name.startswith("base_model.model.") else ""
+        untold.append(f"alpha: not in the file; loaders take the rank{or_peft}")
     if fitting:
         why.append(f"{fitting} of {len(inside)} layers match {models[0]} by name and shape (catalog)")
     tensors = {name: layer.part for layer in layers for name in layer.tensors.values()}
@@ -299,14 +308,15 @@ def find_lora(header: Header) -> Adapter | None:
         models=models if fitting == len(inside) else (),
         lora=lora,
         parts={name: tensors.get(name, "other") for name in header.tensors},
-        evidence=(f"{quoted(name, header.tensors[name])}: {matrix}", *why),
+        evidence=(f"{_quoted(layers[0], header)}: {matrix}", *why),
         untold=tuple(untold),
     )
 
 
 def _summary(lora: Lora, layers: Sequence[Layer], family: str | None) -> str:
     parts = list(dict.fromkeys(layer.part for layer in layers))
-    words, what = form_words(lora).removeprefix("LoRA").removeprefix(", "), ""
+    kind = "motion LoRA" if all(".motion_modules." in layer.name for layer in layers) else "LoRA"
+    words, what = form_words(lora).removeprefix("LoRA, "), ""
     if "transformer" in parts:
         return f"a LoRA ({words}) of a diffusion transformer{f' ({family})' if family else ''}, not of a UNet"
     if "other" in parts:
@@ -315,7 +325,7 @@ def _summary(lora: Lora, layers: Sequence[Layer], family: str | None) -> str:
         what = " of a ControlNet"
     elif parts != ["unet"]:
         what = f" of {'the UNet and ' if 'unet' in parts else ''}{plural(len(lora.text_encoders), 'text encoder')}"
-    return f"a LoRA ({words}){what}{f' for {family}' if family else ''}"
+    return f"a {kind} ({words}){what}{f' for {family}' if family else ''}"
 
 
 def _fitting(inside: Sequence[Layer]) -> tuple[tuple[str, ...], dict[str, Place]]:
@@ -334,22 +344,38 @@ def _fitting(inside: Sequence[Layer]) -> tuple[tuple[str, ...], dict[str, Place]
 
 def _trained_for(layers: Sequence[Layer], models: Sequence[str], header: Header) -> tuple[str | None, list[str]]:
     """Return the family of a LoRA and what shows it: the width of the text embeddings, names, or all models that it fits."""
+    inputs_of = {layer.name: next((axes[1] for axes in layer.made.weights if len(axes) > 1), None) for layer in layers}
     for layer in layers:
-        widths = {axis for axes in layer.made.weights for axis in axes if axis}
-        inputs = next((axes[1] for axes in layer.made.weights if len(axes) > 1), None)
+        inputs = inputs_of[layer.name]
         if layer.part == "unet" and re.search(r"attn2_to_[kv]$", layer.flat) and inputs in FAMILIES:
-            first = layer.tensors.get("down") or next(iter(layer.tensors.values()))
-            return FAMILIES[inputs], [f"{quoted(first, header.tensors[first])}: cross-attends to {inputs}-dim text embeddings"]
-        for pattern, width, family in _TRANSFORMERS if layer.part == "transformer" else ():
-            if family and re.search(pattern, layer.flat) and width in (None, *widths):
-                return family, [f"{layer.name!r} is a {family} name"]
+            return FAMILIES[inputs], [f"{_quoted(layer, header)}: cross-attends to {inputs}-dim text embeddings"]
+    outside = [layer.name for layer in layers if layer.part == "transformer"]
+    for pattern, inputs, family in _FAMILIES_OF_TRANSFORMERS:
+        shown = next((name for name in outside if inputs in (None, inputs_of[name]) and re.search(pattern, name)), None)
+        if shown is not None:
+            return family, [f"{shown!r} is a {family} name"]
     families = {load_catalog()[model].family for model in models}
     if len(families) == 1:
         return families.pop(), []
+    # The width of the text encoder, where the UNet's layers leave several open. The first of SDXL, SD 3 and FLUX.1 has that of SD 1, so
+    # without layers of a UNet the name must be the one that trainers use where there is only one.
+    for layer in layers if len(encoders := {layer.part for layer in layers} - {"unet"}) == 1 and "text_encoder" in encoders else ():
+        width = next((axis for axes in layer.made.weights for axis in axes if axis), None)
+        of_text = FAMILIES.get(width or 0)
+        is_alone = re.match(r"(?:lora|oft)_te_", layer.name)
+        if re.search(r"self_attn_[qkv]_proj$", layer.flat) and of_text and (of_text in families or is_alone):
+            return of_text, [f"{_quoted(layer, header)}: a text encoder of width {width}"]
     second = next((layer for layer in layers if layer.part == "text_encoder_2"), None)
     if second and all(layer.part.startswith("text_encoder") for layer in layers):
         return "Stable Diffusion XL", [f"{second.name!r} is a layer of the second text encoder"]
     return None, []
+
+
+def _quoted(layer: Layer, header: Header) -> str:
+    """Quote the tensor of a layer that shows its form: a matrix or a vector, not a number such as its alpha."""
+    names = [layer.tensors[kind] for kind in (*_READERS, *layer.tensors) if kind in layer.tensors]
+    name = next((name for name in names if header.tensors[name].shape), names[0])
+    return quoted(name, header.tensors[name])
 
 
 def _counted(layers: Iterable[Layer], places: Mapping[str, Place]) -> dict[str, int]:

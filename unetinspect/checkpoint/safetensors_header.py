@@ -86,7 +86,7 @@ class Header(Struct, frozen=True, kw_only=True):
         metadata: The texts that its writer added.
         bytes: The size of all tensors.
         files: The number of files.
-        alphas: The alphas of a LoRA's layers, as far as they were read.
+        alphas: The alphas of a LoRA's layers, as far as they were read, by tensor; "": that of all layers without such a tensor.
     """
 
     name: str

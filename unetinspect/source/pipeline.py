@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from posixpath import basename, dirname, join
 from typing import Any
 
+from msgspec.structs import replace
+
 from unetinspect.checkpoint.safetensors_header import Header, merge_headers
 from unetinspect.errors import SourceError, UnetInspectError
 from unetinspect.record import Source
@@ -24,6 +26,9 @@ _WEIGHT_NAMES = (
     f"diffusion_pytorch_model{INDEX_SUFFIX}",
 )
 _ROOT_WEIGHT_NAMES = (*_WEIGHT_NAMES, "model.safetensors")
+# PEFT's name for a LoRA, which has its alpha in an adapter_config.json beside it, and diffusers'.
+_PEFT_NAME = "adapter_model.safetensors"
+_LORA_NAMES = (_PEFT_NAME, "pytorch_lora_weights.safetensors")
 _MAX_SHARDS = 200
 
 
@@ -84,6 +89,8 @@ def weights_in(place: Place, path: str) -> LoadedWeights:
 def find_weights(place: Place, folder: str | None) -> LoadedWeights:
     """Read the header of the UNet's weights in `folder`; None: in "unet" or at the root, "": the root is the UNet's own folder.
 
+    If there are none, a LoRA under the name that PEFT or diffusers gives it is read, unless there are other checkpoints.
+
     Raises:
         SourceError: There are none under diffusers' names; the hint names what there is instead.
     """
@@ -96,6 +103,9 @@ def find_weights(place: Place, folder: str | None) -> LoadedWeights:
         raise doubt
     where = place.title(folder) if folder else place.name
     files = [file for inside in dict.fromkeys(map(dirname, paths)) for file in place.files(inside)]
+    loras = [file for file in files if is_weights(file)]
+    if len(loras) == 1 and basename(loras[0]) in _LORA_NAMES and (found := _weights(place, loras[0])) is not None:
+        return found
     checkpoints = _checkpoints(place, files)
     instead = "give the .safetensors of the same model"
     errors = (unread_weights(file, what=f"{where} has no weights but {file}, which", hint=instead) for file in files)
@@ -113,7 +123,18 @@ def _weights(place: Place, path: str) -> LoadedWeights | None:
     if header is None:
         return None
     source = Source(kind="file" if place.is_local else "hub", location=header.name, revision=place.commit)
-    return LoadedWeights(header=header, checkpoint=identify(header), source=source, notes=place.notes(without="the config"))
+    notes = list(place.notes(without="the config"))
+    if basename(path) == _PEFT_NAME:
+        try:
+            config = place.read(join(dirname(path), "adapter_config.json")) or {}
+        except UnetInspectError as error:
+            config = {}
+            notes.append(f"alpha unknown: {error.message}")
+        alpha = config.get("lora_alpha")
+        if isinstance(alpha, int | float) and alpha > 0 and not config.get("alpha_pattern"):  # the pattern has other layers' own
+            header = replace(header, alphas={**header.alphas, "": float(alpha)})
+            notes.append("alpha read from the adapter_config.json beside it")
+    return LoadedWeights(header=header, checkpoint=identify(header), source=source, notes=tuple(notes))
 
 
 def _index_header(place: Place, path: str) -> Header | None:
