@@ -191,7 +191,7 @@ def _content(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.models:
         yield f"catalog: {', '.join(checkpoint.models)}"
     if lora := checkpoint.lora:
-        yield f"format:  {lora.format or 'of no known trainer'}"
+        yield f"format:  {lora.format or 'unknown trainer'}"
         for group in lora.groups:
             name, kind = _PARTS.get(group.part, group.part.replace("_", " ")), "" if group.form == "norm" else f"{group.kind} "
             yield f"layers:  {name}: {', '.join(filter(None, [plural(group.layers, f'{kind}layer'), group.form, group_words(group)]))}"
