@@ -133,7 +133,8 @@ class _File:
         self.names = own[0].names if own else {}
         if checkpoint.content == "t2i_adapter":
             renamed = t2i_adapter_names(self.tensors)
-            self.tensors, self.names = ({renamed[name]: value for name, value in each.items()} for each in (self.tensors, self.names))
+            self.tensors = {renamed[name]: tensor for name, tensor in self.tensors.items()}
+            self.names = {renamed[name]: whole for name, whole in self.names.items()}
         self.notes = own[0].remarks if own else ()
         if self.part and self.part.form:
             self.notes += (f"quantized: {self.part.form}, compared by the shapes of the unpacked weights",)
