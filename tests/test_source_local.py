@@ -279,6 +279,7 @@ BAD_FILES = {
     "long.json": ('{"a": ' + "9" * 5000 + "}", 2, "contains a number that cannot be read: ", A_CONFIG),
     "long.yaml": ("a: 0x" + "f" * 5000, 2, "contains a number of more than a thousand digits", A_CONFIG),
     "deep.json": ("[" * 100_000, 2, "is nested too deeply to be a config", A_CONFIG),
+    "nested.json": ('{"a":' * 900 + "1" + "}" * 900, 2, "is nested too deeply to be a config", "give the config.json of a UNet"),
     "deep.yaml": ("a: " + "[" * 100_000, 2, "is nested too deeply to be a config", A_CONFIG),
     "bomb.yaml": (BOMB, 2, "contains aliases that expand to a million values", NO_ALIASES),
     "loop.yaml": ("a: &a [*a]", 2, "contains aliases that expand to a million values", NO_ALIASES),

@@ -60,7 +60,10 @@ def find_unet(model: LoadedModel) -> LoadedModel:
         ConfigError: diffusers has no such UNet.
         SourceError: It only names a model that is elsewhere.
     """
-    whole = _resolved(model.config)
+    try:
+        whole = _resolved(model.config)
+    except RecursionError:
+        raise ConfigError(f"{model.source.location} is nested too deeply to be a config", hint="give the config.json of a UNet") from None
     if whole.get("_class_name") == "StableCascadeUnet":
         config, renamed = from_first_cascade(whole)
         note = f"config of diffusers' first Stable Cascade translated to StableCascadeUNet: {', '.join(renamed)}"
