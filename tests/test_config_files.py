@@ -79,6 +79,10 @@ def of_ldm(params: Config, target: str) -> Config:
     return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": {"image_size": 64, "timesteps": 1000, **inner}}}
 
 
+# What diffusers' converter decides instead of the file: Stable Diffusion XL, and 2 where it predicts the velocity.
+SAMPLE_SIZES = {"sd_xl_base.yaml": 128, "sd_xl_refiner.yaml": 128, "v2-inference-v.yaml": 96}
+
+
 def values_of(config: Config) -> Config:
     """Return every key with its value, defaults filled in."""
     resolved = resolve_config(config)
@@ -87,17 +91,21 @@ def values_of(config: Config) -> Config:
 
 @pytest.mark.parametrize("name", LDM)
 def test_an_ldm_file_is_the_unet_that_it_describes(tmp_path: Path, name: str) -> None:
-    """Key by key it is the published config; where diffusers' own converter reads the file, it says the same; a note has it all."""
+    """Key by key it is the published config; where diffusers' own converter reads the file, it says the same."""
     params, target, published = LDM[name]
-    found = write(tmp_path, name, of_ldm(params, target))
+    whole = of_ldm(params, target)
+    whole["model"]["params"] |= {"parameterization": "v"} if name in ("v2-inference-v.yaml", "x4-upscaling.yaml") else {}
+    found = write(tmp_path, name, whole)
     values, expected = values_of(found.config), values_of(load_catalog()[published].config)
 
     assert {key for key in expected if values[key] != expected[key]} <= NOT_IN_LDM
-    assert (found.vae_scale_factor, values["sample_size"]) == (8, 64)
-    assert all(key in found.notes[1] for key in ("block_out_channels", "down_block_types", target))
+    assert (found.vae_scale_factor, values["sample_size"]) == (8, SAMPLE_SIZES.get(name, 64))
+    assert name not in SAMPLE_SIZES or values["sample_size"] == expected["sample_size"]
+    assert found.notes[1] == f"{target} translated to diffusers: `unetinspect config` shows the result"
+    assert any(note.startswith("sample_size ") for note in found.notes) == (name in SAMPLE_SIZES)
     assert not any("not translated" in note for note in found.notes)
     if "transformer_depth" in params and "VideoUNet" not in target:
-        converted = create_unet_diffusers_config(of_ldm(params, target), 512)
+        converted = create_unet_diffusers_config(whole, 8 * values["sample_size"])
         assert {key: list(value) if isinstance(value, tuple) else value for key, value in converted.items()} == {
             # The converter leaves what it does not know at null, where diffusers reads its default.
             key: values[key] if value is not None or values[key] is None else None
@@ -168,6 +176,10 @@ def test_what_python_prints_is_read(tmp_path: Path) -> None:
         for name in ("printed.txt", "printed.json", "printed.yaml"):
             found = write(tmp_path, name, text).config
             assert {key: found.get(key, "absent") for key in expected} == expected
+    for around in (">>> print(unet.config)\n{}", ">>> unet.config\n{}\n>>> ", "In [3]: unet.config\nOut[3]: {}"):
+        assert write(tmp_path, "console.txt", around.format(config)).config == found
+    with pytest.raises(ConfigError, match=r"is what print\(unet\) prints"):
+        write(tmp_path, "modules.txt", str(UNet2DConditionModel.from_config(CONDITION)))
     with pytest.raises(ConfigError, match="is not a dict of plain values"):
         write(tmp_path, "shortened.txt", "FrozenDict([('sample_size', 64), ..., ('in_channels', 4)])")
     with pytest.raises(ConfigError):
@@ -189,6 +201,11 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, cli: Any, number: 
 VIDEO = "sgm.modules.diffusionmodules.video_model.SpatialUNetModelWithTime"
 REFUSED: dict[str, tuple[Any, type[UnetInspectError], str]] = {
     "a model elsewhere": ({"pretrained_model_name_or_path": "org/model", "lr": 1}, SourceError, "loads org/model$"),
+    "a model elsewhere, further in": (
+        {"job": "extension", "config": {"process": [{"type": "sd_trainer", "model": {"name_or_path": "org/model"}}]}},
+        SourceError,
+        "loads org/model$",
+    ),
     "hydra, elsewhere": (
         {"unet": {"_target_": "diffusers.UNet2DModel.from_pretrained", "pretrained_model_name_or_path": "org/model"}},
         SourceError,

@@ -90,7 +90,7 @@ _SIGNATURES: tuple[tuple[Content, Layout | None, str | None, str], ...] = (
     ("vae", "original", None, "decoder|encoder .down|.up|.layers .conv_in|quant_conv"),
     ("image_encoder", None, None, "vision_model !text_model"),
     ("text_encoder", None, None, "text_model|.token_embedding|text_projection|shared|.embed_tokens"),
-    ("t2i_adapter", "original", "T2IAdapter", "body conv_in !conv_out"),
+    ("t2i_adapter", "original", "T2IAdapter", "body conv_in|body.0.in_conv !conv_out"),
 )
 
 

@@ -13,7 +13,7 @@ from unetinspect.checkpoint.adapters import FAMILIES, Adapter, find_adapter, plu
 from unetinspect.checkpoint.affixes import PREDICTION_MARKERS
 from unetinspect.checkpoint.catalog_tensors import find_tensor, tensors_of
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts, shard_of
-from unetinspect.checkpoint.infer import Inferred, count_params, infer_config, known_first
+from unetinspect.checkpoint.infer import Inferred, count_params, infer_config, infer_t2i_adapter, known_first
 from unetinspect.checkpoint.lora import find_lora
 from unetinspect.checkpoint.original_layout import diffusers_tensors, is_original
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
@@ -206,10 +206,14 @@ def _other_fields(main: Part) -> dict[str, Any]:
     if content in _PLUGINS:
         family, words = plug_details(content, main.tensors)
         whose, details = f" for {family}" if family else "", f" ({words})" if words else ""
+    needs_config = content in ("motion_adapter", "t2i_adapter")
+    inferred = Inferred(class_name=class_name, config=None, untold=("cannot infer the config: use its config.json",))
+    if content == "t2i_adapter":
+        inferred = infer_t2i_adapter(main.tensors)
+        family, whose = inferred.family, f" for {inferred.family}" if inferred.family else ""
     what = f"{CONTENT_WORDS[content]}{whose}{details}"
     layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
     but = ", not a UNet" if content == "transformer" else ""
-    needs_config = content in ("motion_adapter", "t2i_adapter")
     return {
         "content": content,
         "layout": main.kind.layout,
@@ -217,7 +221,8 @@ def _other_fields(main: Part) -> dict[str, Any]:
         "family": family,
         "summary": f"{what}{layout}{but}, {_dtype(main.stored.values())}",
         "evidence": (_part_evidence(main),),
-        "untold": ("cannot infer the config: use its config.json",) if needs_config else (),
+        "untold": inferred.untold if needs_config else (),
+        "config": inferred.config,
     }
 
 
