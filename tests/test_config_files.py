@@ -161,7 +161,7 @@ def test_interpolations_are_looked_up_or_named(tmp_path: Path) -> None:
     values = values_of({**found.config, "in_channels": 4})
 
     assert (values["cross_attention_dim"], values["sample_size"]) == (24, CONDITION["out_channels"])
-    with pytest.raises(ConfigError, match=r"^in_channels is \$\{oc\.env:CHANNELS\}, which this file does not resolve$"):
+    with pytest.raises(ConfigError, match=r"^in_channels is \$\{oc\.env:CHANNELS\}, which this file does not resolve\nhint: "):
         resolve_config(found.config)
     assert resolve_config(found.config, {"in_channels": 4}).values["in_channels"] == 4
 
@@ -200,21 +200,21 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, cli: Any, number: 
 
 VIDEO = "sgm.modules.diffusionmodules.video_model.SpatialUNetModelWithTime"
 REFUSED: dict[str, tuple[Any, type[UnetInspectError], str]] = {
-    "a model elsewhere": ({"pretrained_model_name_or_path": "org/model", "lr": 1}, SourceError, "loads org/model$"),
+    "a model elsewhere": ({"pretrained_model_name_or_path": "org/model", "lr": 1}, SourceError, "loads org/model\nhint: "),
     "a model elsewhere, further in": (
         {"job": "extension", "config": {"process": [{"type": "sd_trainer", "model": {"name_or_path": "org/model"}}]}},
         SourceError,
-        "loads org/model$",
+        "loads org/model\nhint: ",
     ),
     "hydra, elsewhere": (
         {"unet": {"_target_": "diffusers.UNet2DModel.from_pretrained", "pretrained_model_name_or_path": "org/model"}},
         SourceError,
-        "the section unet loads org/model$",
+        "the section unet loads org/model\nhint: ",
     ),
     "a VAE of LDM": (
         {"model": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": {"ddconfig": {"ch": 128}}}},
         ConfigError,
-        "is a config of ldm.models.autoencoder.AutoencoderKL and has no UNet$",
+        "is a config of ldm.models.autoencoder.AutoencoderKL and has no UNet\nhint: ",
     ),
     "a UNet of another code": (of_ldm(SVD, VIDEO), ConfigError, f"network_config is a {VIDEO}, which no class"),
     "heads of many widths": (
