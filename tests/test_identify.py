@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,31 +171,6 @@ def test_a_controlnet_of_sd2_has_the_config_of_the_unet_whose_encoder_it_has() -
     )
     assert built_shapes(found.config or {}) == shapes
     assert "with GLIGEN" in identify(header_of(built_shapes({**load_catalog()["sd15"].config, "attention_type": "gated"}))).summary
-
-
-@pytest.mark.parametrize(
-    ("config", "family"),
-    [
-        ({"in_channels": 3, "adapter_type": "full_adapter", "downscale_factor": 8}, None),
-        ({"in_channels": 1, "adapter_type": "full_adapter", "downscale_factor": 8}, None),
-        ({"in_channels": 3, "adapter_type": "full_adapter_xl", "downscale_factor": 16}, "Stable Diffusion XL"),
-        ({"in_channels": 1, "adapter_type": "full_adapter_xl", "downscale_factor": 16, "num_res_blocks": 1}, "Stable Diffusion XL"),
-    ],
-)
-def test_the_config_of_a_t2i_adapter_is_that_of_its_tensors(config: dict[str, Any], family: str | None) -> None:
-    """In both layouts: what diffusers builds of it has the same tensors; the original numbers the resnets of all levels in one list."""
-    whole = {"_class_name": "T2IAdapter", "channels": [320, 640, 1280, 1280], "num_res_blocks": 2, **config}
-    shapes, count = built_shapes(whole), whole["num_res_blocks"]
-
-    def original(name: str) -> str:
-        name = name.removeprefix("adapter.").replace(".in_conv.", ".resnets.0.in_conv.")
-        return re.sub(r"body\.(\d)\.resnets\.(\d)", lambda found: f"body.{int(found[1]) * count + int(found[2])}", name)
-
-    for tensors in (shapes, {original(name): shape for name, shape in shapes.items()}):
-        found = identify(header_of(tensors))
-        assert (found.config, found.family, found.untold) == (whole, family, ())
-        assert found.content == "t2i_adapter"
-    assert identify(header_of({**shapes, "adapter.conv_in.weight": (320, 65, 3, 3)})).config is None
 
 
 PROJECTIONS = {

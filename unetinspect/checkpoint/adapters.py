@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from itertools import groupby
-from math import gcd
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -80,30 +78,6 @@ def find_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
 def quoted(name: str, tensor: TensorSpec) -> str:
     """Write a tensor as evidence does: its name and its shape."""
     return f"{name!r} is {format_shape(tensor.shape)}"
-
-
-def t2i_adapter_config(tensors: Mapping[str, TensorSpec]) -> dict[str, Any] | None:
-    """Return the config of a T2I-Adapter in either layout; None: it is a light one, or its tensors are not the usual ones.
-
-    Its first layer takes the pixels of a cell as channels: 8 x 8 for Stable Diffusion 1 and 2, 16 x 16 for XL.
-    """
-    first = next((tensor.shape for name, tensor in tensors.items() if name.endswith("conv_in.weight")), ())
-    widths = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".block1.weight") and tensor.shape]
-    types = {64: (1, 8), 192: (3, 8), 256: (1, 16), 768: (3, 16)}
-    if len(first) != 4 or first[1] not in types or not widths:
-        return None
-    in_channels, factor = types[first[1]]
-    # The original layout counts the resnets of all levels as one list, in which the last two levels may be equally wide.
-    numbered = {found[0] for name in tensors if (found := re.search(r"resnets\.[0-9]+\.block1\.weight$", name))}
-    count = len(numbered) or gcd(*(len(list(run)) for _, run in groupby(sorted(widths))))
-    return {
-        "_class_name": "T2IAdapter",
-        "in_channels": in_channels,
-        "channels": sorted(widths)[::count],
-        "num_res_blocks": count,
-        "downscale_factor": factor,
-        "adapter_type": "full_adapter_xl" if factor == 16 else "full_adapter",
-    }
 
 
 def _textual_inversion(tensors: Mapping[str, TensorSpec]) -> Adapter | None:

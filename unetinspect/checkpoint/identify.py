@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unetinspect.catalog import load_catalog
-from unetinspect.checkpoint.adapters import FAMILIES, Adapter, find_adapter, plug_details, quoted, t2i_adapter_config
+from unetinspect.checkpoint.adapters import FAMILIES, Adapter, find_adapter, plug_details, quoted
 from unetinspect.checkpoint.affixes import PREDICTION_MARKERS
 from unetinspect.checkpoint.catalog_tensors import find_tensor, tensors_of
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts
@@ -191,10 +191,6 @@ def _other_fields(main: Part) -> dict[str, Any]:
     what = f"{CONTENT_WORDS[content]}{whose}{details}"
     layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
     but = ", not a UNet" if content == "transformer" else ""
-    config = t2i_adapter_config(main.tensors) if content == "t2i_adapter" else None
-    if config and config["adapter_type"] == "full_adapter_xl":
-        family = FAMILIES[2048]
-        whose = f" for {family}"
     needs_config = content in ("motion_adapter", "t2i_adapter")
     return {
         "content": content,
@@ -203,8 +199,7 @@ def _other_fields(main: Part) -> dict[str, Any]:
         "family": family,
         "summary": f"{what}{layout}{but}, {_dtype(main.stored.values())}",
         "evidence": (_part_evidence(main),),
-        "untold": ("cannot infer the config: use its config.json",) if needs_config and config is None else (),
-        "config": config,
+        "untold": ("cannot infer the config: use its config.json",) if needs_config else (),
     }
 
 

@@ -16,9 +16,6 @@ from unetinspect.record import Checkpoint, Medium, Source, Trace
 _GOES_WITH = {
     "lora": "`unetinspect check MODEL --weights FILE` compares a LoRA with a UNet",
     "ip_adapter": "`unetinspect ports MODEL --with FILE` checks whether an IP-Adapter fits a UNet",
-    "control_lora": "a Control-LoRA is part of a ControlNet; give a whole one, such as controlnet-canny-sdxl",
-    "controlnet_lllite": "diffusers has no ControlNet-LLLite; give a ControlNet, such as controlnet-canny-sdxl",
-    "motion_adapter": "give its config.json; or the UNet that `UNetMotionModel.from_unet2d` makes with it, such as animatediff-sd15-v3",
 }
 
 
@@ -54,8 +51,7 @@ class LoadedWeights(Struct, frozen=True, kw_only=True):
             model = replace(beside, name=name, source=self.source, notes=(*self.notes, *beside.notes), weights=self)
         elif found.config is not None:
             notes = (*self.notes, "config inferred from tensor names and shapes", *found.untold[:1])
-            weights = None if found.content == "t2i_adapter" else self  # compared are the tensors of UNets and ControlNets
-            model = LoadedModel(name=name, config=found.config, source=self.source, notes=notes, weights=weights)
+            model = LoadedModel(name=name, config=found.config, source=self.source, notes=notes, weights=self)
         else:
             error = NoModelError(
                 f"cannot infer a UNet's config from the header of {self.source.location}: {found.summary}",
