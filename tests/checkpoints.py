@@ -89,6 +89,7 @@ class Original:
     adm_in_channels: int | None = None
     num_classes: int | None = None
     only_cross: bool = False
+    video: bool = False
 
 
 SD15 = Original(320, (1, 2, 4, 4), (1, 1, 1, 0), 768, 1)
@@ -100,6 +101,7 @@ ORIGINALS = {
     "sd-x4-upscaler": Original(256, (1, 2, 2, 4), (0, 1, 1, 1), 1024, 1, in_channels=7, linear=True, num_classes=1000, only_cross=True),
     "sdxl": Original(320, (1, 2, 4), (0, 2, 10), 2048, 10, linear=True, adm_in_channels=2816),
     "sdxl-refiner": Original(384, (1, 2, 4, 4), (0, 4, 4, 0), 1280, 4, linear=True, adm_in_channels=2560),
+    "svd-xt": Original(320, (1, 2, 4, 4), (1, 1, 1, 0), 1024, 1, in_channels=8, linear=True, adm_in_channels=768, video=True),
 }
 
 
@@ -117,9 +119,9 @@ def _original(model: Original) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from _linear("label_emb.0.2", embedded, embedded)
     if model.num_classes:
         yield "label_emb.weight", (model.num_classes, embedded)
-    yield from _conv("input_blocks.0.0", model.in_channels, first, 3)
+    yield from _conv("input_blocks.0.0", model.in_channels, first, 3, 3)
     yield from _norm("out.0", first)
-    yield from _conv("out.2", first, model.out_channels, 3)
+    yield from _conv("out.2", first, model.out_channels, 3, 3)
     yield from _blocks(model, first, embedded)
 
 
@@ -127,19 +129,19 @@ def _blocks(model: Original, first: int, embedded: int) -> Iterator[tuple[str, t
     pushed, channels, index = [first], first, 1
     for level, factor in enumerate(model.channel_mult):
         for _ in range(model.num_res_blocks):
-            yield from _res_block(f"input_blocks.{index}.0", channels, factor * first, embedded)
+            yield from _res_block(f"input_blocks.{index}.0", channels, factor * first, embedded, video=model.video)
             channels = factor * first
             if model.depths[level]:
                 yield from _spatial_transformer(f"input_blocks.{index}.1", channels, model.depths[level], model)
             pushed.append(channels)
             index += 1
         if level < len(model.channel_mult) - 1:
-            yield from _conv(f"input_blocks.{index}.0.op", channels, channels, 3)
+            yield from _conv(f"input_blocks.{index}.0.op", channels, channels, 3, 3)
             pushed.append(channels)
             index += 1
-    yield from _res_block("middle_block.0", channels, channels, embedded)
+    yield from _res_block("middle_block.0", channels, channels, embedded, video=model.video)
     yield from _spatial_transformer("middle_block.1", channels, model.middle_depth, model, only_cross=False)
-    yield from _res_block("middle_block.2", channels, channels, embedded)
+    yield from _res_block("middle_block.2", channels, channels, embedded, video=model.video)
     yield from _way_up(model, pushed, embedded)
 
 
@@ -147,23 +149,28 @@ def _way_up(model: Original, pushed: list[int], embedded: int) -> Iterator[tuple
     first, channels, index = pushed[0], pushed[-1], 0
     for level, factor in reversed(list(enumerate(model.channel_mult))):
         for layer in range(model.num_res_blocks + 1):
-            yield from _res_block(f"output_blocks.{index}.0", channels + pushed.pop(), factor * first, embedded)
+            yield from _res_block(f"output_blocks.{index}.0", channels + pushed.pop(), factor * first, embedded, video=model.video)
             channels = factor * first
             if model.depths[level]:
                 yield from _spatial_transformer(f"output_blocks.{index}.1", channels, model.depths[level], model)
             if level and layer == model.num_res_blocks:
-                yield from _conv(f"output_blocks.{index}.{2 if model.depths[level] else 1}.conv", channels, channels, 3)
+                yield from _conv(f"output_blocks.{index}.{2 if model.depths[level] else 1}.conv", channels, channels, 3, 3)
             index += 1
 
 
-def _res_block(name: str, taken: int, given: int, embedded: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _res_block(
+    name: str, taken: int, given: int, embedded: int, *, video: bool = False, kernel: tuple[int, ...] = (3, 3)
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield from _norm(f"{name}.in_layers.0", taken)
-    yield from _conv(f"{name}.in_layers.2", taken, given, 3)
+    yield from _conv(f"{name}.in_layers.2", taken, given, *kernel)
     yield from _linear(f"{name}.emb_layers.1", embedded, given)
     yield from _norm(f"{name}.out_layers.0", given)
-    yield from _conv(f"{name}.out_layers.3", given, given, 3)
+    yield from _conv(f"{name}.out_layers.3", given, given, *kernel)
     if taken != given:
-        yield from _conv(f"{name}.skip_connection", taken, given, 1)
+        yield from _conv(f"{name}.skip_connection", taken, given, 1, 1)
+    if video:  # sgm's `VideoResBlock`
+        yield from _res_block(f"{name}.time_stack", given, given, embedded, kernel=(3, 1, 1))
+        yield f"{name}.time_mixer.mix_factor", (1,)
 
 
 def _spatial_transformer(
@@ -172,8 +179,17 @@ def _spatial_transformer(
     crosses = model.only_cross if only_cross is None else only_cross
     yield from _norm(f"{name}.norm", channels)
     yield from _projection(f"{name}.proj_in", channels, model.linear)
-    for index in range(depth):
-        block = f"{name}.transformer_blocks.{index}"
+    blocks = [f"{name}.transformer_blocks.{index}" for index in range(depth)]
+    if model.video:  # sgm's `SpatialVideoTransformer`
+        blocks += [f"{name}.time_stack.{index}" for index in range(depth)]
+        yield from _linear(f"{name}.time_pos_embed.0", channels, 4 * channels)
+        yield from _linear(f"{name}.time_pos_embed.2", 4 * channels, channels)
+        yield f"{name}.time_mixer.mix_factor", (1,)
+    for block in blocks:
+        if ".time_stack." in block:
+            yield from _norm(f"{block}.norm_in", channels)
+            yield from _linear(f"{block}.ff_in.net.0.proj", channels, 8 * channels)
+            yield from _linear(f"{block}.ff_in.net.2", 4 * channels, channels)
         for attention, width in (("attn1", model.context_dim if crosses else channels), ("attn2", model.context_dim)):
             yield f"{block}.{attention}.to_q.weight", (channels, channels)
             yield f"{block}.{attention}.to_k.weight", (channels, width)
@@ -187,7 +203,7 @@ def _spatial_transformer(
 
 
 def _projection(name: str, channels: int, linear: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from _linear(name, channels, channels) if linear else _conv(name, channels, channels, 1)
+    yield from _linear(name, channels, channels) if linear else _conv(name, channels, channels, 1, 1)
 
 
 def _linear(name: str, taken: int, given: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -195,8 +211,8 @@ def _linear(name: str, taken: int, given: int) -> Iterator[tuple[str, tuple[int,
     yield f"{name}.bias", (given,)
 
 
-def _conv(name: str, taken: int, given: int, kernel: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.weight", (given, taken, kernel, kernel)
+def _conv(name: str, taken: int, given: int, *kernel: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (given, taken, *kernel)
     yield f"{name}.bias", (given,)
 
 

@@ -8,12 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from tests.tiny import traced
 from unetinspect.catalog import CATALOG, Entry, find_entry, find_hub_id, load_catalog, nearest_entries
+from unetinspect.record import ModelInfo
 from unetinspect.run.resolve import plan_pass, resolve_config
 from unetinspect.source import read_model
 from unetinspect.unets.request import make_request
+from unetinspect.views.header import header
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = sorted(load_catalog())
@@ -48,6 +51,23 @@ def test_a_bundled_model_has_the_numbers_that_its_entry_and_others_say(name: str
             assert float(value[:-1]) * units[value[-1]] == pytest.approx(entry.params, rel=0.06)
         else:
             assert int(value.replace(",", "")) == entry.params
+
+
+def test_the_header_the_list_and_the_record_say_which_configs_are_verbatim(cli: Any) -> None:
+    """As the YAML files do; what is not bundled, and a record of an earlier version, claims neither."""
+    said = {"verbatim": "bundled copy of ", "reconstructed": "bundled reconstruction of "}
+    listed = [line.split("  ")[0] for line in cli("models")[1].splitlines()]
+    for name in NAMES:
+        confidence = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))["confidence"]
+        source = read_model(name).source
+        info = ModelInfo(name=name, class_name="", params=None, source=source, config={})
+
+        assert source.confidence == confidence
+        assert header(info)[1].startswith(f"config: {said[confidence]}{source.location}")
+        assert (name if confidence == "verbatim" else f"{name} *") in listed
+    old = replace(info, source=replace(source, confidence=None))
+    assert header(old)[1].startswith(f"config: bundled config of {source.location}")
+    assert read_model(CONFIGS / "sdxl.yaml").source.confidence is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.kinds_plugs import adapter
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, condition, plain, traced
 from unetinspect.catalog import load_catalog
-from unetinspect.check.model import check_model, find_expected
+from unetinspect.checking.model import check_model, find_expected
 from unetinspect.errors import ConfigError, Problem, UsageError
 from unetinspect.record import Source
 from unetinspect.run.cache import Recorder

@@ -114,6 +114,49 @@ def test_every_command_has_every_form(cli: Any, tiny: str, command: str) -> None
         assert ("\t" in out) == (form == "tsv")
 
 
+@pytest.mark.parametrize("suffix", ["txt", "JSON", "md", "csv", "tsv"])
+@pytest.mark.parametrize("command", [*TRACING, "names", "check", "models"])
+def test_the_extension_of_the_file_decides_the_form(cli: Any, tiny: str, command: str, suffix: str) -> None:
+    """The file is what stdout is in that form; no other extension is taken, unless `--format` says what the file is."""
+    form = suffix.lower().replace("txt", "table")
+    words = [command, *([] if command == "models" else [tiny])]
+    code, out, _ = cli(*words, "--format", form)
+    for given in ([], ["--format", form]):
+        path = Path(f"out{len(given)}.{suffix}")
+
+        assert cli(*words, "-o", str(path), *given)[:2] == (code, "")
+        assert path.read_text() == out
+    cli(*words, "-o", "out.dat", "--format", form)
+    assert Path("out.dat").read_text() == out
+    refused = "error: unsupported file extension {0!r}: un{0}\nhint: use .txt, .json, .md, .csv, .tsv\n"
+    for other in (".svg", ".dat", ".yaml"):
+        assert cli(*words, "-o", f"un{other}") == (2, "", refused.format(other))
+    assert cli(*words, "-o", "un.svg", "--format", form) == (2, "", refused.format(".svg"))
+    option, against = ("--json", "un.csv") if form == "json" else (f"--format {form}", "un.json")
+    sentence = f"error: {option} and -o {against} cannot be used together\nhint: leave out {option}\n"
+    assert cli(*words, "-o", against, *option.split()) == (2, "", sentence)
+    assert not list(Path().glob("un.*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "same", "others"),
+    [
+        (["inputs", "--code"], "unet.py", [], ".py, .txt"),
+        (["skips", "--explain"], "unet.md", ["--format", "md"], ".txt, .md"),
+        (["schema"], "schema.json", [], ".json, .txt"),
+    ],
+)
+def test_an_answer_of_another_form_has_its_own_extensions(
+    cli: Any, tiny: str, words: list[str], path: str, same: list[str], others: str
+) -> None:
+    """The code is Python; what has no rows has no CSV."""
+    words = words if words == ["schema"] else [words[0], tiny, *words[1:]]
+
+    assert cli(*words, "-o", path) == (0, "", "")
+    assert Path(path).read_text() == cli(*words, *same)[1]
+    assert cli(*words, "-o", "un.csv") == (2, "", f"error: unsupported file extension '.csv': un.csv\nhint: use {others}\n")
+
+
 def test_a_part_of_the_tree(cli: Any, tiny: str) -> None:
     """--stage and --depth cut the table and the JSON alike."""
     document = json.loads(cli("tree", tiny, "--stage", "up_blocks.1", "--depth", "1", "--json")[1])

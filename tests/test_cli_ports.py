@@ -173,7 +173,7 @@ def test_freeu_is_seen_in_the_skips(run: Any) -> None:
             "other.json does not fit unet.json: ",
             "`unetinspect ports unet.json --with other.json` shows each tensor",
         ),
-        (["unet.json", "--with", "controlnet.json", "--with", "other.json"], 2, "--with can be given only once", "--with controlnet.json"),
+        (["unet.json", "--with", "controlnet.json", "--with", "other.json"], 2, "--with can be given only once", "leave out all but one"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

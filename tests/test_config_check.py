@@ -16,8 +16,8 @@ from tests.config_edits import KINDS as EDITED_KINDS
 from tests.config_effects import Seen, differs, seen
 from tests.tiny import condition, plain, some, traced_once
 from unetinspect.catalog import Entry, load_catalog
-from unetinspect.check.config import ConfigReport, find_in_config
-from unetinspect.check.effects import Probes
+from unetinspect.checking.config import ConfigReport, find_in_config
+from unetinspect.checking.effects import Probes
 from unetinspect.cli.run import parse_pairs
 from unetinspect.errors import Problem
 from unetinspect.record import Source

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from diffusers import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.convert_from_ckpt import create_unet_diffusers_config
 
 from tests.config_edits import KINDS
-from tests.tiny import CONDITION, condition
+from tests.tiny import ALL, CONDITION, OF_EACH_CLASS, condition
 from unetinspect import trace
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import ConfigError, SourceError, UnetInspectError, UsageError
@@ -78,6 +79,10 @@ def of_ldm(params: Config, target: str) -> Config:
     return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": {"image_size": 64, "timesteps": 1000, **inner}}}
 
 
+# What diffusers' converter decides instead of the file: Stable Diffusion XL, and 2 where it predicts the velocity.
+SAMPLE_SIZES = {"sd_xl_base.yaml": 128, "sd_xl_refiner.yaml": 128, "v2-inference-v.yaml": 96}
+
+
 def values_of(config: Config) -> Config:
     """Return every key with its value, defaults filled in."""
     resolved = resolve_config(config)
@@ -86,17 +91,21 @@ def values_of(config: Config) -> Config:
 
 @pytest.mark.parametrize("name", LDM)
 def test_an_ldm_file_is_the_unet_that_it_describes(tmp_path: Path, name: str) -> None:
-    """Key by key it is the published config; where diffusers' own converter reads the file, it says the same; a note has it all."""
+    """Key by key it is the published config; where diffusers' own converter reads the file, it says the same."""
     params, target, published = LDM[name]
-    found = write(tmp_path, name, of_ldm(params, target))
+    whole = of_ldm(params, target)
+    whole["model"]["params"] |= {"parameterization": "v"} if name in ("v2-inference-v.yaml", "x4-upscaling.yaml") else {}
+    found = write(tmp_path, name, whole)
     values, expected = values_of(found.config), values_of(load_catalog()[published].config)
 
     assert {key for key in expected if values[key] != expected[key]} <= NOT_IN_LDM
-    assert (found.vae_scale_factor, values["sample_size"]) == (8, 64)
-    assert all(key in found.notes[1] for key in ("block_out_channels", "down_block_types", target))
+    assert (found.vae_scale_factor, values["sample_size"]) == (8, SAMPLE_SIZES.get(name, 64))
+    assert name not in SAMPLE_SIZES or values["sample_size"] == expected["sample_size"]
+    assert found.notes[1] == f"{target} translated to diffusers: `unetinspect config` shows the result"
+    assert any(note.startswith("sample_size ") for note in found.notes) == (name in SAMPLE_SIZES)
     assert not any("not translated" in note for note in found.notes)
     if "transformer_depth" in params and "VideoUNet" not in target:
-        converted = create_unet_diffusers_config(of_ldm(params, target), 512)
+        converted = create_unet_diffusers_config(whole, 8 * values["sample_size"])
         assert {key: list(value) if isinstance(value, tuple) else value for key, value in converted.items()} == {
             # The converter leaves what it does not know at null, where diffusers reads its default.
             key: values[key] if value is not None or values[key] is None else None
@@ -167,6 +176,10 @@ def test_what_python_prints_is_read(tmp_path: Path) -> None:
         for name in ("printed.txt", "printed.json", "printed.yaml"):
             found = write(tmp_path, name, text).config
             assert {key: found.get(key, "absent") for key in expected} == expected
+    for around in (">>> print(unet.config)\n{}", ">>> unet.config\n{}\n>>> ", "In [3]: unet.config\nOut[3]: {}"):
+        assert write(tmp_path, "console.txt", around.format(config)).config == found
+    with pytest.raises(ConfigError, match=r"is what print\(unet\) prints"):
+        write(tmp_path, "modules.txt", str(UNet2DConditionModel.from_config(CONDITION)))
     with pytest.raises(ConfigError, match="is not a dict of plain values"):
         write(tmp_path, "shortened.txt", "FrozenDict([('sample_size', 64), ..., ('in_channels', 4)])")
     with pytest.raises(ConfigError):
@@ -188,6 +201,11 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, cli: Any, number: 
 VIDEO = "sgm.modules.diffusionmodules.video_model.SpatialUNetModelWithTime"
 REFUSED: dict[str, tuple[Any, type[UnetInspectError], str]] = {
     "a model elsewhere": ({"pretrained_model_name_or_path": "org/model", "lr": 1}, SourceError, "loads org/model$"),
+    "a model elsewhere, further in": (
+        {"job": "extension", "config": {"process": [{"type": "sd_trainer", "model": {"name_or_path": "org/model"}}]}},
+        SourceError,
+        "loads org/model$",
+    ),
     "hydra, elsewhere": (
         {"unet": {"_target_": "diffusers.UNet2DModel.from_pretrained", "pretrained_model_name_or_path": "org/model"}},
         SourceError,
@@ -278,6 +296,54 @@ def test_a_suggestion_shares_words_and_type(key: str, value: Any, meant: str | N
     with pytest.raises(UsageError) as refused:
         resolve_config(condition(), {key: value})
     assert (meant is not None) == (f"did you mean {meant}?" in str(refused.value.hint))
+
+
+@pytest.mark.parametrize("kind", OF_EACH_CLASS.values(), ids=list(OF_EACH_CLASS))
+def test_a_written_config_is_one_that_diffusers_builds_the_same_unet_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any, kind: str
+) -> None:
+    """JSON or YAML, by the extension; what was overridden is in it. The `config` of a record is one, too, also in Python."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "given.json", json.dumps(ALL[kind]))
+
+    def shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
+        with torch.device("meta"):
+            unet = diffusers_class(config["_class_name"]).from_config(config)
+        return {name: tensor.shape for name, tensor in unet.state_dict().items()}
+
+    record = trace(ALL[kind], device="meta")
+    for path in ("unet.json", "unet.yaml", "unet.yml"):
+        assert cli("config", "given.json", "-o", path, "-q") == (0, "", "")
+        text = (tmp_path / path).read_text()
+        written = json.loads(text) if path == "unet.json" else yaml.safe_load(text)
+        assert written == record.model.config
+        assert written["_class_name"] == record.model.class_name
+    built = shapes(written)
+    if kind != "unet1d-audio":  # it has a width that diffusers cannot run, which is replaced
+        assert built == shapes(ALL[kind])
+    assert trace(record.model.config, device="meta").totals.params == record.totals.params
+
+
+def test_a_written_config_has_what_was_overridden_and_the_record_stays_under_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Any
+) -> None:
+    """`--json` is the record, on stdout and in a file, where a note says what is not in it; both are models of this program."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "given.json", json.dumps(condition()))
+    printed = cli("config", "given.json", "--json")[1]
+
+    assert cli("config", "given.json", "--set", "layers_per_block=1", "-o", "one.json") == (0, "", "")
+    assert json.loads((tmp_path / "one.json").read_text()) == {**json.loads(printed)["model"]["config"], "layers_per_block": 1}
+    assert cli("config", "one.json", "-o", "again.yaml") == cli("config", "again.yaml", "-o", "again.json") == (0, "", "")
+    assert (tmp_path / "again.json").read_text() == (tmp_path / "one.json").read_text()
+    for option in ("--json", "--format json"):
+        note = f"note: record.json contains the record; without {option}, -o FILE.json writes the config that diffusers loads\n"
+        assert cli("config", "given.json", *option.split(), "-o", "record.json") == (0, "", note)
+        assert (tmp_path / "record.json").read_text() == printed
+    assert cli("config", "record.json", "-o", "same.json") == (0, "", "")
+    assert json.loads((tmp_path / "same.json").read_text()) == json.loads(printed)["model"]["config"]
+    code, _, err = cli("config", "sd-turbo", "-o", "turbo.json")
+    assert (code, err) == (0, "note: reconstructed from code and similar models, not a verbatim copy of the published config\n")
 
 
 @pytest.mark.parametrize("kind", ["conditioned", "controlnet"])

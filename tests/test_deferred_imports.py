@@ -108,7 +108,7 @@ def test_a_trace_loads_no_compiler_and_diffusers_asks_two_things_of_it(tmp_path:
     for name, config in {"plain": PLAIN, "conditioned": CONDITION}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(config))
         words = ["trace", str(tmp_path / f"{name}.json"), "--device", "meta", "--no-cache", "--json"]
-        commands.append([*words, "-o", f"{name}.out"])
+        commands.append([*words, "-o", f"{name}-out.json"])
     commands.append([*words, "--dtype", "float16", "-o", "half"])
     classes = [(builder_for(name).module, name) for name in supported_classes()]
     asked, loaded = run(TRACED, tmp_path, classes=classes, commands=commands)
@@ -117,7 +117,7 @@ def test_a_trace_loads_no_compiler_and_diffusers_asks_two_things_of_it(tmp_path:
     assert loaded == []
     for name in ("plain", "conditioned"):
         printed = cli("trace", str(tmp_path / f"{name}.json"), "--device", "meta", "--json")[1]
-        assert (tmp_path / f"{name}.out").read_text(encoding="utf-8") == printed
+        assert (tmp_path / f"{name}-out.json").read_text(encoding="utf-8") == printed
 
 
 def test_what_is_used_comes_back_whole(tmp_path: Path) -> None:

@@ -145,9 +145,9 @@ def cut(output: str, shown: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_documented_python_runs(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_documented_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each Python block runs as it stands; where it shows results, they are the real ones."""
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     for block in PYTHON.findall(page.read_text(encoding="utf-8")):
         if ">>>" in block:
             test = doctest.DocTestParser().get_doctest(block, {}, page.name, None, None)

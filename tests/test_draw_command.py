@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from tests.tiny import traced
-from unetinspect.drawing.drawing import SUFFIXES, Drawing, form_of
+from unetinspect.drawing.drawing import FORMS, Drawing
 from unetinspect.errors import UsageError
+from unetinspect.streams import SUFFIXES
 
 BEGINS = {"svg": b"<svg", "html": b"<!doctype html>", "png": b"\x89png\r\n\x1a\n", "mmd": b"---", "dot": b"digraph", "txt": b""}
 
 
-@pytest.mark.parametrize(("suffix", "form"), SUFFIXES.items(), ids=lambda value: value)
+@pytest.mark.parametrize(("suffix", "form"), [named for named in SUFFIXES.items() if named[1] in FORMS], ids=lambda value: value)
 def test_a_file_is_in_the_form_of_its_extension(cli: Any, saved: Path, suffix: str, form: str) -> None:
     """Each form is written to FILE, and nothing to stdout; it is what `--as` prints, and what Python saves."""
     path = saved.with_suffix(suffix.upper())
 
-    assert form_of(path) == form
     assert cli("draw", str(saved), "-o", str(path)) == (0, "", "")
     assert path.read_bytes().lower().startswith(BEGINS[form])
     again = path.with_name(f"again{suffix}")
@@ -58,12 +58,18 @@ def test_stdout_takes_png_and_utf_8_and_text_in_ascii(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence", "hint"),
     [
-        (["-o", "unet.jpg"], "unknown drawing format '.jpg': unet.jpg", ".svg, .html, .png, .mmd, .dot, .txt"),
-        (["-o", "unet.sgv"], "unknown drawing format '.sgv': unet.sgv", "did you mean unet.svg?"),
-        (["-o", "unet"], "unet has no file extension", "drawings are .svg"),
-        (["-o", "unet.json"], "unknown drawing format '.json': unet.json", "use --json instead; drawings are"),
-        (["-o", "unet.svg", "--json"], "-o unet.svg and --format json cannot be used together", "use one of them"),
-        (["--as", "svg", "--json"], "--as svg and --format json cannot be used together", "use one of them"),
+        (
+            ["-o", "unet.jpg"],
+            "unsupported file extension '.jpg': unet.jpg",
+            "hint: did you mean unet.png? use .svg, .html, .png",
+        ),
+        (["-o", "unet.sgv"], "unsupported file extension '.sgv': unet.sgv", "did you mean unet.svg?"),
+        (["-o", "unet"], "unet has no file extension", "use .svg, .html"),
+        (["-o", "unet.csv"], "unsupported file extension '.csv': unet.csv", "hint: use .svg, .html, .png, .mmd, .dot, .txt, .json, .md\n"),
+        (["-o", "unet.svg", "--json"], "--json and -o unet.svg cannot be used together", "leave out --json"),
+        (["-o", "unet.PNG", "--as", "svg"], "--as svg and -o unet.PNG cannot be used together", "leave out --as svg"),
+        (["--as", "svg", "--json"], "--json and --as svg cannot be used together", "leave out --json"),
+        (["--as", "svg", "--format", "table"], "--as svg and --format table cannot be used together", "leave out --as svg"),
         (["--format", "csv"], "draw has no csv form", "leave out --format csv"),
         (["-o", "nowhere/unet.svg"], "cannot write to nowhere/unet.svg: no such file or directory", "a writable folder"),
     ],
@@ -83,20 +89,26 @@ def test_what_is_not_a_drawing_is_refused(
 
 
 def test_json_and_markdown(cli: Any, saved: Path) -> None:
-    """`--json` prints the sections that are drawn, as any command does; `--format md` the Mermaid drawing between fences."""
+    """`--json` prints the sections that are drawn, as any command does; `--format md` the Mermaid drawing between fences.
+
+    A file's extension asks for them too.
+    """
     document = json.loads(cli("draw", str(saved), "--json")[1])
     whole = json.loads(traced("conditioned").to_json())
 
     assert [document[name] for name in ("stages", "skips", "attentions")] == [whole[name] for name in ("stages", "skips", "attentions")]
     assert cli("draw", str(saved), "--format", "md")[1] == f"```mermaid\n{Drawing(traced('conditioned')).mermaid()}```\n"
+    for form in ("json", "md"):
+        assert cli("draw", str(saved), "-o", str(saved.with_name(f"drawn.{form}"))) == (0, "", "")
+        assert saved.with_name(f"drawn.{form}").read_text() == cli("draw", str(saved), "--format", form)[1]
 
 
-def test_as_overrules_the_extension_and_says_so(cli: Any, saved: Path) -> None:
+@pytest.mark.parametrize("name", ["drawing", "drawing.v2"])
+def test_as_decides_where_the_extension_does_not(cli: Any, saved: Path, name: str) -> None:
     """FILE is in the form of `--as`."""
-    path = saved.with_suffix(".png")
-    code, _, errors = cli("draw", str(saved), "--as", "svg", "-o", str(path))
+    path = saved.with_name(name)
 
-    assert (code, errors) == (0, f"note: --as overrides the file extension: {path} contains svg\n")
+    assert cli("draw", str(saved), "--as", "svg", "-o", str(path)) == (0, "", "")
     assert path.read_bytes().startswith(BEGINS["svg"])
 
 

@@ -94,7 +94,7 @@ def test_what_is_assumed_is_said_with_its_source() -> None:
 
     assert like == (
         "attention_head_dim 8, sample_size 64, norm_num_groups 32, act_fn 'silu': assumed, as in sd15 of the catalog",
-        "same structure: sd14, sd-image-variations (configs differ in nothing that matters)",
+        "same structure: sd14, sd-image-variations (equivalent configs)",
         prediction,
     )
     assert unlike.untold == (

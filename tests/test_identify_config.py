@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from unetinspect.check.weights import compare_weights
 
 from tests.checkpoints import ORIGINALS, Shapes, built_shapes, catalog_shapes, header_of, original_unet, specs
 from tests.tiny import KINDS, condition, plain, some
@@ -20,6 +22,8 @@ from unetinspect.checkpoint.config_from_shapes import INFERRED, defaults_of
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.infer import infer_config, structure_of
 from unetinspect.checkpoint.original_layout import diffusers_tensors
+from unetinspect.run.build import build_unet
+from unetinspect.run.resolve import resolve_config
 
 TWO_D = [name for name, entry in load_catalog().items() if entry.class_name in INFERRED]
 # One model for each structure: others have the same names and shapes.
@@ -54,22 +58,27 @@ def test_unets_of_other_classes_are_found_by_class_and_size(name: str) -> None:
     """Video, audio and aMUSEd UNets and ControlNets: the class by their names, the config by their number of parameters."""
     entry = load_catalog()[name]
     found = identify(header_of(catalog_shapes(name)))
+    of_a_unet = {"controlnet-sd15-canny": "Stable Diffusion 1", "controlnet-canny-sdxl": "Stable Diffusion XL"}
 
-    assert (found.class_name, found.family, found.models, found.config) == (entry.class_name, entry.family, (name,), entry.config)
+    assert (found.class_name, found.models, found.config) == (entry.class_name, (name,), entry.config)
+    assert found.family == of_a_unet.get(name, entry.family)
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_the_original_layout_leads_to_the_same_unet(name: str) -> None:
-    """An independent generator, diffusers' own converter, the built model and the names given here: all say the same tensors."""
+    """An independent generator, diffusers' own converter, the built model and the names given here: all say the same tensors.
+
+    diffusers has no converter for Stable Video Diffusion.
+    """
     header = header_of(original_unet(ORIGINALS[name]), prefix="model.diffusion_model.")
     found = identify(header)
     config, entry = found.config or {}, load_catalog()[name]
     tensors = {key: torch.empty(tensor.shape, device="meta") for key, tensor in header.tensors.items()}
-    converted = convert_ldm_unet_checkpoint(tensors, {"layers_per_block": 2, **config})
+    converted = {} if name == "svd-xt" else convert_ldm_unet_checkpoint(tensors, {"layers_per_block": 2, **config})
     named = diffusers_tensors(specs(original_unet(ORIGINALS[name])), "original")
 
     assert {new: tensor.shape for new, tensor in named.items()} == catalog_shapes(name)
-    assert {key: tuple(tensor.shape) for key, tensor in converted.items()} == catalog_shapes(name)
+    assert not converted or {key: tuple(tensor.shape) for key, tensor in converted.items()} == catalog_shapes(name)
     assert built_shapes(config) == catalog_shapes(name)
     assert (found.models[0], found.family, found.params) == (name, entry.family, entry.params)
 
@@ -164,3 +173,50 @@ def test_defaults_are_those_of_diffusers(class_name: str) -> None:
     defaults = {each.name: list(each.default) if isinstance(each.default, tuple) else each.default for each in parameters}
 
     assert list(defaults_of(class_name).items()) == list(defaults.items())
+
+
+T2I: dict[str, dict[str, Any]] = {
+    "color": {},
+    "gray": {"in_channels": 1},
+    "one resnet": {"num_res_blocks": 1, "channels": [32, 64, 64]},
+    "XL": {"adapter_type": "full_adapter_xl", "downscale_factor": 16},
+    "light": {"adapter_type": "light_adapter", "channels": [320, 640, 1280], "num_res_blocks": 4},
+}
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
+@pytest.mark.parametrize("name", T2I)
+def test_the_config_of_a_t2i_adapter_is_inferred(name: str, layout: str) -> None:
+    """Every key of it, and all tensors match; in the original layout the resnets of all levels are one list, but for the light one's."""
+    defaults = {"in_channels": 3, "channels": [320, 640, 1280, 1280], "num_res_blocks": 2, "downscale_factor": 8}
+    config = {"_class_name": "T2IAdapter", "adapter_type": "full_adapter", **defaults, **T2I[name]}
+    shapes = built_shapes(config)
+    if layout == "original":
+        per_level = 1 if name == "light" else config["num_res_blocks"]
+
+        def original(found: re.Match[str]) -> str:
+            level, layer = int(found[1]) * per_level, int(found[2] or 0)
+            return f"body.{level}." + (f"body.{layer}." if found[2] else "") if name == "light" else f"body.{level + layer}."
+
+        whole = re.compile(r"adapter\.body\.(\d+)\.(?:resnets\.(\d+)\.)?")
+        shapes = {whole.sub(original, key).removeprefix("adapter."): shape for key, shape in shapes.items()}
+    header = header_of(shapes)
+    found = identify(header)
+    resolved = resolve_config(config)
+    adapter = build_unet(resolved, device=torch.device("meta"), dtype=torch.float32, name="it")
+
+    assert (found.content, found.layout, found.config) == ("t2i_adapter", layout, config)
+    assert found.family == ("Stable Diffusion XL" if name == "XL" else None)
+    assert compare_weights(adapter, resolved.values, header, found).check.matched == len(shapes)
+    assert compare_weights(adapter, resolved.values, header, found).findings == ()
+
+
+def test_the_config_of_a_controlnet_for_several_kinds_of_images_is_inferred() -> None:
+    """The encoder is that of a UNet in the catalog, the rest is seen; what diffusers builds of it has the same tensors."""
+    own = {"num_control_type": 8, "num_trans_channel": 64, "num_trans_layer": 2, "num_proj_channel": 320, "num_trans_head": 8}
+    sdxl = load_catalog()["controlnet-canny-sdxl"].config
+    shapes = built_shapes({**sdxl, "_class_name": "ControlNetUnionModel", **own, "conditioning_embedding_out_channels": [48, 96, 192, 384]})
+    found = identify(header_of(shapes))
+
+    assert (found.class_name, found.family) == ("ControlNetUnionModel", "Stable Diffusion XL")
+    assert built_shapes(found.config or {}) == shapes

@@ -15,7 +15,7 @@ from tests.tiny import some
 from unetinspect.checkpoint.identify import identify
 
 _MODELS = yaml.safe_load(Path(__file__).with_name("foreign_models.yaml").read_text(encoding="utf-8"))
-OTHERS = {"unknown", "text_encoder", "vae", "transformer"}
+OTHERS = {"unknown", "text_encoder", "image_encoder", "vae", "transformer"}
 
 
 def built(name: str) -> Shapes:

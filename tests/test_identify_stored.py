@@ -25,7 +25,7 @@ from torch import nn
 from tests.checkpoints import ORIGINALS, Shapes, catalog_shapes, header_of, original_unet, write_checkpoint
 from tests.tiny import KINDS, some
 from unetinspect.catalog import load_catalog
-from unetinspect.check.weights import WeightsReport, compare_weights
+from unetinspect.checking.weights import WeightsReport, compare_weights
 from unetinspect.checkpoint.gguf_header import parse_gguf
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
@@ -101,9 +101,9 @@ FORMS = {
     "NF4 (bitsandbytes), as bfloat16": bnb_4bit("nf4", "BF16"),
     "FP4 (bitsandbytes)": bnb_4bit("fp4"),
     "int8 (bitsandbytes)": beside("I8", ".SCB", ".weight_format"),
-    "fp8 with scales": beside("F8_E4M3", ".scale_weight", ".scale_input"),
-    "fp8 with scales, ComfyUI's newer names": beside("F8_E4M3", ".weight_scale", ".input_scale", ".comfy_quant"),
-    "int8 with scales": beside("I8", ".weight_scale", ".comfy_quant"),
+    "scaled fp8": beside("F8_E4M3", ".scale_weight", ".scale_input"),
+    "scaled fp8, ComfyUI's newer names": beside("F8_E4M3", ".weight_scale", ".input_scale", ".comfy_quant"),
+    "scaled int8": beside("I8", ".weight_scale", ".comfy_quant"),
     "NVFP4": beside("U8", ".weight_scale", ".weight_scale_2", ".comfy_quant", packed=2),
     "int8 (quanto)": quanto,
 }
@@ -111,7 +111,7 @@ FORMS = {
 
 def quantized(shapes: Shapes, weights: set[str], form: str, prefix: str = "") -> Header:
     """Return the header of a file in which these weights are quantized and all else is in half precision."""
-    tensors: Tensors = {f"{prefix}scaled_fp8": TensorSpec((0,), "F8_E4M3")} if form == "fp8 with scales" else {}
+    tensors: Tensors = {f"{prefix}scaled_fp8": TensorSpec((0,), "F8_E4M3")} if form == "scaled fp8" else {}
     for name, shape in shapes.items():
         tensors |= dict(FORMS[form](prefix + name, *shape)) if name in weights else {prefix + name: TensorSpec(shape, "F16")}
     return Header(name="q.safetensors", tensors=tensors, bytes=sum(tensor.bytes or 0 for tensor in tensors.values()))
@@ -193,6 +193,24 @@ def test_a_file_that_bitsandbytes_has_made_fits_its_unet(kind: str, tmp_path: Pa
     assert found.checkpoint.parts[0].quantization == {"nf4": "NF4", "fp4": "FP4", "int8": "int8"}[kind] + " (bitsandbytes)"
     assert (report.findings, report.check.matched) == ((), len(built("conditioned").state_dict()))
     assert found.checkpoint.params == sum(parameter.numel() for parameter in built("conditioned").parameters())
+
+
+def test_a_moving_average_alone_is_the_unet() -> None:
+    """Under a prefix that marks it, and with all the tensors of a model it is no part of one."""
+    shapes = original_unet(ORIGINALS["sd15"])
+    found = identify(header_of(shapes, prefix="ema_model."))
+
+    assert (found.content, found.models[0], [part.name for part in found.parts]) == ("unet", "sd15", ["unet"])
+    assert against("sd15", header_of(shapes, prefix="ema_model.")).findings == ()
+
+
+def test_encoders_of_a_whole_checkpoint_are_counted() -> None:
+    """SGM numbers them behind one prefix; that of Stable Video Diffusion reads images."""
+    text = {f"conditioner.embedders.{number}.transformer.text_model.embeddings.token_embedding.weight": (9, 9) for number in (0, 1)}
+    image = {"conditioner.embedders.0.open_clip.model.visual.conv1.weight": (9, 3, 4, 4)}
+    for model, encoders, words in (("sdxl", text, "UNet and 2 text encoders"), ("svd-xt", image, "UNet and image encoder")):
+        unet = original_unet(ORIGINALS[model], "model.diffusion_model.")
+        assert f"like {model}: {words}, float16, v-prediction" in identify(header_of({**unet, **encoders, "v_pred": (0,)})).summary
 
 
 PREFIXES = ["module.", "_orig_mod.", "unet.module.", "net.generator.", "state_dict.model.diffusion_model.", "base_model.model.", "a.b.c.d."]

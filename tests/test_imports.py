@@ -15,15 +15,15 @@ HEAVY = ("torch", "diffusers", "huggingface_hub")
 SLOW = ("rich", "yaml")
 COMMANDS = tuple(f"unetinspect.cli.{name}" for name in ("compare", "inspect", "lookup", "measure"))
 # Left of the record, where torch and diffusers are at work.
-LEFT = ("check", "observe", "profile", "run")
+LEFT = ("checking", "observe", "profile", "run")
 # The rooms of the package in the order in which data flows: each imports only those before it.
 ROOMS = (
     *(("deferred_imports", "errors", "terminal", "units", "version"), ("streams",), ("record",), ("catalog",), ("unets",)),
-    *(("checkpoint",), ("source",), ("observe",), ("run",), ("naming",), ("check", "compare", "explain", "profile")),
+    *(("checkpoint",), ("source",), ("observe",), ("run",), ("naming",), ("checking", "compare", "explain", "profile")),
     *(("views",), ("drawing",), ("api",), ("cli",), ("__init__",), ("__main__",)),
 )
 # Two methods of a record draw it, and where a checkpoint is MODEL, its tensors are compared with those of the UNet.
-LAZY = {("record", "views"), ("record", "drawing"), ("run", "check")}
+LAZY = {("record", "views"), ("record", "drawing"), ("run", "checking")}
 
 
 def imported_after_each(*steps: str) -> list[set[str]]:

@@ -29,8 +29,8 @@ from safetensors.torch import save_file
 from tests.checkpoints import ORIGINALS, Shapes, catalog_shapes, header_of, original_unet
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION
-from unetinspect.check.adapter_weights import compare_lora
-from unetinspect.check.weights import tensor_shapes
+from unetinspect.checking.adapter_weights import compare_lora
+from unetinspect.checking.weights import tensor_shapes
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.record import Checkpoint, Finding, Lora, WeightsCheck

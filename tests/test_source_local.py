@@ -165,12 +165,15 @@ def test_several_unets_in_a_pipeline(here):
         ({"x/readme": "hello"}, "no UNet here: x has no unet/config.json, config.json or model_index.json"),
         ({"x/config.json": VAE}, "no UNet here: the config.json of x is of AutoencoderKL"),
         ({"x/config.json": {"architectures": ["BertModel"], "model_type": "bert"}}, "no UNet here: the config.json of x is of BertModel"),
-        ({"x/model_index.json": FLUX}, "no UNet here: in x, `transformer` is FluxTransformer2DModel"),
+        ({"x/model_index.json": FLUX}, "no UNet here: x is a pipeline whose `transformer` is FluxTransformer2DModel"),
         (
             {"x/model_index.json": {"_class_name": "P", "s": ["diffusers", "DDIMScheduler"]}},
             "no UNet here: x is a P, and its model_index.json lists no UNet",
         ),
-        ({"x/model_index.json": INDEX}, "no UNet here: in x, `unet` is UNet2DConditionModel, and unet/config.json is missing"),
+        (
+            {"x/model_index.json": INDEX},
+            "no UNet here: x is a pipeline whose `unet` is UNet2DConditionModel, and unet/config.json is missing",
+        ),
     ],
     ids=["nothing", "another model", "a language model", "another pipeline", "nothing that denoises", "component missing"],
 )
@@ -179,7 +182,7 @@ def test_folders_without_a_unet(here, files, message):
     write(here, files)
     kind, found, hint = refusal("./x")
     assert (kind, found) == (NoUnetError, message)
-    assert "UNet2DConditionModel" in str(hint)
+    assert "`unetinspect models --classes`" in str(hint)
 
 
 def test_saved_trace(here):
@@ -250,7 +253,7 @@ def test_catalog_takes_no_place(here):
 
 A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
 A_PATH = "check the path; `unetinspect models` lists the names that need none"
-NO_COMMENTS = "fix it there; JSON allows no comments and no trailing comma (YAML does: name the file .yaml)"
+NO_COMMENTS = "fix it there; JSON allows no comments and no trailing commas: delete them"
 NO_ALIASES = "write them out without `&` and `*`"
 NESTED = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 9)]
 BOMB = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x, x]", *NESTED])
@@ -263,6 +266,8 @@ BAD_FILES = {
         "is not a supported weights file: only .safetensors and .gguf are read",
         "give the .safetensors file of the same weights, or ",
     ),
+    "code.py": ("import os", 3, "is Python code, which is never executed", "save the UNet's config: "),
+    "comment.json": ('{\n// mine\n"a": 1}', 2, "is not valid JSON: Expecting property name ", NO_COMMENTS),
     "empty.json": (" \n", 2, "is empty", A_CONFIG),
     "list.json": ("[1]", 2, "contains a list; a config is a mapping of keys to values", A_CONFIG),
     "text.yaml": ("just words", 2, "contains a string; a config is a mapping of keys to values", A_CONFIG),
@@ -274,6 +279,7 @@ BAD_FILES = {
     "long.json": ('{"a": ' + "9" * 5000 + "}", 2, "contains a number that cannot be read: ", A_CONFIG),
     "long.yaml": ("a: 0x" + "f" * 5000, 2, "contains a number of more than a thousand digits", A_CONFIG),
     "deep.json": ("[" * 100_000, 2, "is nested too deeply to be a config", A_CONFIG),
+    "nested.json": ('{"a":' * 900 + "1" + "}" * 900, 2, "is nested too deeply to be a config", "give the config.json of a UNet"),
     "deep.yaml": ("a: " + "[" * 100_000, 2, "is nested too deeply to be a config", A_CONFIG),
     "bomb.yaml": (BOMB, 2, "contains aliases that expand to a million values", NO_ALIASES),
     "loop.yaml": ("a: &a [*a]", 2, "contains aliases that expand to a million values", NO_ALIASES),

@@ -43,7 +43,7 @@ def test_each_point_has_the_costs_of_a_trace_of_that_size_and_the_unet_is_built_
     build = mock.Mock(wraps=build_unet)
     monkeypatch.setattr("unetinspect.run.tracer.build_unet", build)
     latent = [(8, 24), (16, 8)]
-    points, last = sweep(Recorder(None, model_of(CONDITION)), ON_META, latent=latent, batch=[3, 4])
+    points, last = sweep(Recorder(None, model_of(CONDITION)).record, ON_META, latent=latent, batch=[3, 4])
 
     assert build.call_count == 1
     assert [(point.sample_size, point.batch) for point in points] == [(size, number) for size in latent for number in (3, 4)]
@@ -64,7 +64,7 @@ def test_each_point_has_the_costs_of_a_trace_of_that_size_and_the_unet_is_built_
 def test_without_sizes_there_are_four_around_its_own_and_they_are_cached_for_trace(tmp_path: Path) -> None:
     """Half, once, one and a half times and twice the config's sample_size of 16; a trace of such a size finds its record."""
     kept = RecordCache(tmp_path)
-    points, last = sweep(Recorder(kept, model_of(CONDITION)), ON_META)
+    points, last = sweep(Recorder(kept, model_of(CONDITION)).record, ON_META)
 
     assert [point.sample_size for point in points] == [(8, 8), (16, 16), (24, 24), (32, 32)]
     assert kept.info().records == len(points) + 2  # the class's keys, and the pass that shows its own size

@@ -19,7 +19,7 @@ from torch import nn
 from tests.checkpoints import ORIGINALS, Original, header_of, original_unet, specs
 from tests.tiny import CONDITION, PLAIN, Config, condition, traced_once
 from unetinspect.catalog import load_catalog
-from unetinspect.check.weights import WeightsReport, compare_weights, tensor_shapes, verify_weights
+from unetinspect.checking.weights import WeightsReport, compare_weights, tensor_shapes, verify_weights
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.original_layout import diffusers_tensors
 from unetinspect.errors import ConfigError
@@ -60,9 +60,9 @@ def against(here: Config, tensors: Mapping[str, Shape], **said: Any) -> WeightsR
     check = report.check
 
     assert check.missing + check.unexpected + check.mismatched == sum(finding.count or 0 for finding in report.findings)
-    assert check.tensors in (0, check.matched + check.mismatched + check.unexpected)
+    assert check.tensors == check.matched + check.mismatched + check.unexpected
     assert len(tensor_shapes(unet)) == check.matched + check.mismatched + check.missing
-    assert all(finding.about == "weights" and 1 <= len(finding.examples) <= 3 for finding in report.findings if check.tensors)
+    assert all(finding.about == "weights" and 1 <= len(finding.examples) <= 3 for finding in report.findings if finding.where)
     return report
 
 
@@ -219,15 +219,26 @@ def test_a_module_that_is_missing_is_named_once_with_stars() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), {"lora": "a LoRA", "vae": "a VAE", "transformer": "a diffusion transformer", "unknown": "a file"}.items()
-)
+NOT_A_UNET = {"lora": "a LoRA", "vae": "a VAE", "transformer": "a diffusion transformer", "unknown": "a file", "controlnet": "a ControlNet"}
+
+
+@pytest.mark.parametrize(("content", "words"), NOT_A_UNET.items())
 def test_what_is_not_a_unet_is_said_in_one_sentence(content: Any, words: str) -> None:
     """Nothing matches, and one finding says what the file is instead."""
     report = against(CONDITION, {"lora_unet_x.lora_up.weight": (4, 4)}, content=content)
 
-    assert report.check.matched == report.check.tensors == 0
+    assert (report.check.matched, report.check.tensors) == (0, 1)
     assert only(report).what == f"{words} (1 tensor), not a UNet: all {len(shapes_of(CONDITION))} tensors of this UNet are missing"
+
+
+def test_a_unet_is_not_compared_with_what_attaches_to_one_nor_the_other_way_round() -> None:
+    """They share an encoder, but no `--set` makes one of the other: `ports` tells whether they fit."""
+    controlnet = only(against(CONDITION, shapes_of(CONTROLNET)))
+    unet = only(against(CONTROLNET, shapes_of(CONDITION)))
+
+    assert controlnet.what.startswith(f"a ControlNet ({len(shapes_of(CONTROLNET))} tensors), not a UNet: all ")
+    assert controlnet.advice == "`unetinspect ports MODEL --with FILE` checks whether it fits a UNet"
+    assert unet.what.startswith(f"a UNet ({len(shapes_of(CONDITION))} tensors), not a ControlNetModel: all ")
 
 
 def test_old_names_of_attention_layers_are_those_of_today() -> None:

@@ -12,7 +12,7 @@ from unetinspect.version import __version__
 TYPE_CHECKING = False  # typing's own takes longer to import than Python to start: until then, Ctrl-C would be a traceback
 
 if TYPE_CHECKING:
-    from unetinspect.api import trace
+    from unetinspect.api import check, diff, explain_error, identify, names, sweep, trace
     from unetinspect.errors import ConfigError, ForwardError, SourceError, UnetInspectError, UsageError
     from unetinspect.record import Trace
 
@@ -24,8 +24,18 @@ __all__ = [
     "UnetInspectError",
     "UsageError",
     "__version__",
+    "check",
+    "diff",
+    "explain_error",
+    "identify",
+    "names",
+    "sweep",
     "trace",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> object:
@@ -34,5 +44,5 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = {"trace": "api", "Trace": "record"}.get(name, "errors")
+    module = "api" if name.islower() else "record" if name == "Trace" else "errors"
     return getattr(import_module(f"unetinspect.{module}"), name)

@@ -1,24 +1,56 @@
-"""The Python entry point: `unetinspect.trace`. Imports torch only when there is something to run."""
+"""The Python entry points, one a command that has a record. Imports torch only when there is something to run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeGuard, Unpack, cast
 
-from unetinspect.errors import UsageError
-from unetinspect.record import Source, Trace
+from unetinspect.errors import ConfigError, UsageError
+from unetinspect.record import Check, Checkpoint, Diff, ErrorExplanations, Name, Source, SweepPoint, Trace
 from unetinspect.run.cache import Recorder, open_cache
 from unetinspect.source import LoadedModel, read_model
-from unetinspect.unets.request import make_request
+from unetinspect.unets.request import Request, make_request, parse_counts, parse_sizes
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    Model = str | os.PathLike[str] | Mapping[str, Any] | nn.Module | Trace
+    OneSize = int | str | tuple[int, ...]
+
+
+class Options(TypedDict, total=False):
+    """The options of `trace`, except the size and the batch."""
+
+    cfg: bool | None
+    tokens: int | None
+    frames: int | None
+    freeu: str | tuple[float, float, float, float] | None
+    plug_in: Model | None
+    device: str | torch.device
+    dtype: str | torch.dtype | None
+    overrides: Mapping[str, Any] | None
+    cache: bool
+    force: bool
+    vae_scale: int | None
+    revision: str | None
+    subfolder: str | None
+    token: str | None
+    offline: bool
+
+
+class SizedOptions(Options, total=False):
+    """The options of `trace`."""
+
+    res: OneSize | None
+    latent: OneSize | None
+    batch: int
+
 
 def trace(
-    model: str | os.PathLike[str] | Mapping[str, Any] | nn.Module | Trace = "sd15",
+    model: Model = "sd15",
     *,
     res: int | str | tuple[int, int] | None = None,
     latent: int | str | tuple[int, ...] | None = None,
@@ -27,7 +59,7 @@ def trace(
     tokens: int | None = None,
     frames: int | None = None,
     freeu: str | tuple[float, float, float, float] | None = None,
-    plug_in: str | os.PathLike[str] | Mapping[str, Any] | nn.Module | Trace | None = None,
+    plug_in: Model | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -63,7 +95,8 @@ def trace(
     Raises:
         UnetInspectError: An invalid value, an unreadable source, a config that cannot be built, a pass that fails.
     """
-    request = make_request(
+    asked = _ask(
+        model,
         res=res,
         latent=latent,
         batch=batch,
@@ -71,14 +104,176 @@ def trace(
         tokens=tokens,
         frames=frames,
         freeu=freeu,
+        plug_in=plug_in,
         device=device,
         dtype=dtype,
+        overrides=overrides,
+        cache=cache,
+        force=force,
         vae_scale=vae_scale,
+        revision=revision,
+        subfolder=subfolder,
+        token=token,
+        offline=offline,
     )
-    where = {"revision": revision, "subfolder": subfolder, "token": token, "offline": offline}
+    return asked.record(asked.request, asked.attached)
+
+
+def diff(a: Model, b: Model, **options: Unpack[SizedOptions]) -> Diff:
+    """Compare two UNets, as `unetinspect diff` does. A `Trace` is compared as it is, unless there are options.
+
+    The options, those of `trace`, are for both; of two that differ in options, compare the traces.
+
+    Raises:
+        UnetInspectError: What `trace` raises.
+    """
+    from unetinspect.compare import compare
+
+    return compare(_observed(a, options), _observed(b, options))
+
+
+def names(model: Model = "sd15", name: str | None = None, **options: Unpack[SizedOptions]) -> tuple[Name, ...]:
+    """Return what a name means in a UNet, or all names of all its modules and tensors, as `unetinspect names` does.
+
+    Raises:
+        UsageError: Nothing in the UNet has the name.
+        UnetInspectError: What `trace` raises.
+    """
+    from unetinspect.naming import find_names, names_of
+
+    record = _observed(model, options)
+    return names_of(record) if name is None else find_names(record, name)
+
+
+def sweep(
+    model: Model = "sd15",
+    *,
+    res: OneSize | list[Any] | None = None,
+    latent: OneSize | list[Any] | None = None,
+    batch: int | Sequence[int] = 1,
+    **options: Unpack[Options],
+) -> tuple[SweepPoint, ...]:
+    """Run a pass at each size and each batch, as `unetinspect sweep` does; a size that fails has an `error`.
+
+    `res` and `latent` are one size or a list of them, `batch` is a number or a list; the other options are those of `trace`.
+
+    Raises:
+        UsageError: Every size is refused because of an option.
+        UnetInspectError: The model cannot be read or built.
+    """
+    from unetinspect.run.sweep import sweep as run_sweep
+
+    asked = _ask(model, **options)
+    sizes = _sizes(res, latent)
+    counts = parse_counts([str(batch)] if isinstance(batch, int) else [str(number) for number in batch], option="batch")
+    points, _ = run_sweep(asked.record, asked.request, **sizes, batch=counts, attached=asked.attached)
+    return points
+
+
+def check(
+    model: Model = "sd15",
+    *,
+    res: OneSize | list[Any] | None = None,
+    latent: OneSize | list[Any] | None = None,
+    batch: int = 1,
+    weights: str | os.PathLike[str] | None = None,
+    expect: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
+) -> Check:
+    """Find what is wrong with a UNet, as `unetinspect check` does; of a module, its config is checked.
+
+    `res` and `latent` are one size or a list of them, `weights` a checkpoint that should fit, `expect` values in the record:
+    `{"attention.cross": 16}`. The other options are those of `trace`, without `plug_in`.
+
+    Raises:
+        UsageError: An option does not apply, or the record has nothing of an expectation's name.
+        UnetInspectError: The model or the checkpoint cannot be read.
+    """
+    from msgspec.structs import replace
+
+    from unetinspect.checking.model import check_model
+    from unetinspect.source.read import read_weights
+
+    if options.get("plug_in") is not None:
+        raise UsageError("check does not support plug_in", hint="trace(model, plug_in=...) runs the UNet with it")
+    asked = _ask(model, batch=batch, **options)
+    sized = [replace(asked.request, **{name: size}) for name, sizes in _sizes(res, latent).items() for size in sizes]
+    given = asked.recorder.model.weights
+    if weights is not None:
+        given = read_weights(os.fspath(weights), token=options.get("token"), offline=options.get("offline", False))
+    return cast(Check, check_model(asked.recorder, sized or [asked.request], weights=given, expected=expect or {}).check)
+
+
+def identify(
+    file: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+) -> Checkpoint:
+    """Return what a checkpoint, a LoRA or another file of weights is, from its header alone, as `unetinspect identify` does.
+
+    Raises:
+        SourceError: It cannot be read.
+        UsageError: An option does not apply to it.
+    """
+    from unetinspect.source.read import read_weights
+
+    return read_weights(os.fspath(file), revision=revision, subfolder=subfolder, token=token, offline=offline).checkpoint
+
+
+def explain_error(error: str | BaseException) -> ErrorExplanations:
+    """Explain an error, or every error of a text, as `unetinspect explain-error` does.
+
+    Raises:
+        UsageError: No error of a UNet is known in it.
+    """
+    from traceback import format_exception
+
+    from unetinspect.explain import explain_error as explain
+
+    return explain(error if isinstance(error, str) else "".join(format_exception(error)))
+
+
+class _Asked(NamedTuple):
+    """What a call asks for: how to record a pass of the model, and which."""
+
+    recorder: Recorder
+    record: Callable[[Request, LoadedModel | None], Trace]
+    request: Request
+    attached: LoadedModel | None
+
+
+def _ask(
+    model: Model,
+    *,
+    plug_in: Model | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    cache: bool = True,
+    force: bool = False,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
+    **options: Any,
+) -> _Asked:
+    request = make_request(**options)
     attached = None if plug_in is None else _load(plug_in, {"token": token, "offline": offline})
+    where = {"revision": revision, "subfolder": subfolder, "token": token, "offline": offline}
+    recorder = Recorder(open_cache(wanted=cache), _load(model, where), overrides, force=force)
+
+    def record(request: Request, attached: LoadedModel | None) -> Trace:
+        try:
+            return recorder.record(request, attached)
+        except ConfigError as error:
+            if error.hint and error.change:  # in Python's words
+                typed = " ".join(problem.options for problem in error.mistakes)
+                error.hint = error.hint.replace(typed, f"overrides={error.change}")
+            raise
+
     if not _is_live(model):
-        return Recorder(open_cache(wanted=cache), _load(model, where), overrides, force=force).record(request, attached)
+        return _Asked(recorder, record, request, attached)
     if overrides:
         raise UsageError(
             "overrides cannot be applied to a module that is already built",
@@ -86,7 +281,38 @@ def trace(
         )
     from unetinspect.run.tracer import trace_module
 
-    return trace_module(model, request, attached)
+    return _Asked(recorder, partial(trace_module, model), request, attached)
+
+
+def _observed(model: Model, options: SizedOptions) -> Trace:
+    """Return a record, or one in a file, as it is unless there are options; of all else, a new one."""
+    if isinstance(model, Trace) and not options:
+        return model
+    asked = _ask(model, **options)
+    saved = None if options else asked.recorder.model.trace
+    return asked.record(asked.request, asked.attached) if saved is None else saved
+
+
+def _sizes(res: Any, latent: Any) -> dict[str, list[tuple[int, ...]]]:
+    """Read one size or several, of the image or of the sample.
+
+    Raises:
+        UsageError: One of them is not a size, or both are given.
+    """
+    if res is not None and latent is not None:
+        make_request(res=res, latent=latent)  # which refuses both
+    return {"res": parse_sizes(_typed(res), option="res"), "latent": parse_sizes(_typed(latent), option="latent")}
+
+
+def _typed(value: Any) -> list[str] | None:
+    """Write a value, or each of a list, as the command line has it; a tuple is one size.
+
+    >>> _typed([512, (512, 768)]), _typed((512, 768))
+    (['512', '512x768'], ['512x768'])
+    """
+    if value is None:
+        return None
+    return ["x".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in (value if isinstance(value, list) else [value])]
 
 
 def _load(model: Any, where: Mapping[str, Any]) -> LoadedModel:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from unetinspect.errors import nearest_names
-from unetinspect.record import Medium
+from unetinspect.record import Confidence, Medium
 
 CATALOG = Path(__file__).with_name("catalog.jsonl")
 
@@ -66,7 +66,7 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     title: str
     vae_scale_factor: int | float | None
     read_from: str
-    confidence: Literal["verbatim", "reconstructed"]
+    confidence: Confidence
     params: int
     attention_layers: int
     config: dict[str, Any]

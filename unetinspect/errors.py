@@ -26,7 +26,7 @@ class UnetInspectError(Exception):
 
     Attributes:
         message: One sentence on what is wrong.
-        hint: What to type instead, or None.
+        hint: What to type instead, or None; a traceback shows it too.
         exit_code: The exit code of the command line.
     """
 
@@ -36,6 +36,18 @@ class UnetInspectError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    @property
+    def hint(self) -> str | None:
+        """What to type instead, or None."""
+        return self._hint
+
+    @hint.setter
+    def hint(self, hint: str | None) -> None:
+        self._hint = hint
+        self.__notes__: list[str] = []
+        if hint:
+            self.add_note(f"hint: {hint}")
 
 
 class UsageError(UnetInspectError):
@@ -81,6 +93,11 @@ class ConfigError(UnetInspectError):
         self.mistakes = tuple(problem for problem in problems if isinstance(problem, Problem))
         self.problems = tuple(problem.what if isinstance(problem, Problem) else problem for problem in problems)
         super().__init__("\n".join([message, *(f"  - {problem}" for problem in self.problems)]), hint=hint)
+
+    @property
+    def change(self) -> dict[str, Any]:
+        """Values of config keys with which the UNet runs; empty if none were found."""
+        return {key: value for mistake in self.mistakes for key, value in mistake.change.items()}
 
 
 class SourceError(UnetInspectError):

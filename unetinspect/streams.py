@@ -10,16 +10,22 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
-from unetinspect.errors import UsageError
+from unetinspect.errors import UsageError, nearest_names
 from unetinspect.units import visible
 
 INTERRUPTED = 130
+# The extensions of files, each with the form that it stands for.
+SUFFIXES = {f".{form}": form for form in ("txt", "json", "md", "csv", "tsv", "yaml", "py", "svg", "html", "png", "mmd", "dot")}
+SUFFIXES |= {".yml": "yaml", ".htm": "html", ".mermaid": "mmd", ".gv": "dot"}
+# What people type instead of the extension of a form.
+_INSTEAD = {".pdf": "svg", ".eps": "svg", ".jpg": "png", ".jpeg": "png", ".webp": "png"}
+_Form = TypeVar("_Form", bound=str)
 # The signal that ended the program, once there was one.
 _ended_by: list[int] = []
 
@@ -155,6 +161,22 @@ def interrupted() -> int:
     return INTERRUPTED
 
 
+def form_of(path: str | os.PathLike[str], forms: Sequence[_Form]) -> _Form:
+    """Return the one of the forms that the extension of a file stands for.
+
+    Raises:
+        UsageError: It stands for none of them; the hint lists theirs.
+    """
+    suffix = Path(path).suffix.lower()
+    for form in forms:
+        if form == SUFFIXES.get(suffix):
+            return form
+    likely = [_INSTEAD[suffix]] if suffix in _INSTEAD else nearest_names(suffix[1:], forms, count=1) if suffix not in SUFFIXES else []
+    meant = f"did you mean {Path(path).stem}.{likely[0]}? " if likely and likely[0] in forms else ""
+    wrong = f"unsupported file extension {suffix!r}: {os.fspath(path)}" if suffix else f"{os.fspath(path)} has no file extension"
+    raise UsageError(wrong, hint=f"{meant}use {', '.join(f'.{form}' for form in forms)}")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; an existing one keeps its permissions.
 
@@ -182,6 +204,18 @@ def write_file(path: Path, content: bytes) -> None:
             with suppress(OSError):  # only root may give a file away; the group is often one's own
                 os.chown(beside, existing.st_uid, existing.st_gid)
         beside.chmod(stat.S_IMODE(existing.st_mode) if existing is not None else 0o666 & ~_umask())
+
+
+def save_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file as `write_file` does.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    try:
+        write_file(Path(path), content)
+    except OSError as error:
+        raise UsageError(f"cannot write to {os.fspath(path)}: {reason(error)}", hint="choose a file in a writable folder") from None
 
 
 @contextmanager

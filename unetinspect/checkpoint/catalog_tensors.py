@@ -109,7 +109,8 @@ def flat_names(tensors: Collection[str]) -> dict[str, tuple[str, str]]:
     paths = {name[: dot.start()] for name in tensors for dot in re.finditer(r"\.", name)}
     kind = "add_embedding" if "add_embedding" in paths else "class_embedding"
     label = label_module(kind, is_table=f"{kind}.weight" in tensors)
-    modules = original_modules(_blocks(paths, "down"), _blocks(paths, "up"), label)
+    is_video = any(path.endswith(".temporal_transformer_blocks") for path in paths)
+    modules = original_modules(_blocks(paths, "down"), _blocks(paths, "up"), label, is_video=is_video)
     found: dict[str, tuple[str, str]] = {}
     for name in tensors:
         path = name

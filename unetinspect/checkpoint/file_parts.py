@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unetinspect.checkpoint.affixes import LONGEST_ENDING, LORA_MATRIX, PREFIXES, WRAPPED, WRAPPERS
 from unetinspect.checkpoint.quantized import QUANTO_VALUES, unpack
@@ -25,12 +26,14 @@ CONTENT_WORDS: dict[Content, str] = {
     "hypernetwork": "a hypernetwork",
     "vae": "a VAE",
     "text_encoder": "a text encoder",
+    "image_encoder": "an image encoder",
     "textual_inversion": "a textual inversion embedding",
     "transformer": "a diffusion transformer",
 }
 
 # The tensor that each UNet has one of, in diffusers' layout and the original one: what is before its name is a prefix.
 _FIRST_TENSORS = ("conv_in.weight", "input_blocks.0.0.weight")
+_SHARD = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.safetensors$")
 _MOST_PREFIXES = 16  # a damaged file may have thousands of such tensors
 
 _UNET = " conv_in conv_out down_blocks up_blocks time_embedding"
@@ -85,8 +88,9 @@ _SIGNATURES: tuple[tuple[Content, Layout | None, str | None, str], ...] = (
     ("vae", "original", "AutoencoderTiny", "3.conv.0 3.conv.2 3.conv.4"),
     ("vae", "original", "AutoencoderTiny", "taesd_decoder|taesd_encoder .conv"),
     ("vae", "original", None, "decoder|encoder .down|.up|.layers .conv_in|quant_conv"),
+    ("image_encoder", None, None, "vision_model !text_model"),
     ("text_encoder", None, None, "text_model|.token_embedding|text_projection|shared|.embed_tokens"),
-    ("t2i_adapter", "original", "T2IAdapter", "body conv_in !conv_out"),
+    ("t2i_adapter", "original", "T2IAdapter", "body conv_in|body.0.in_conv !conv_out"),
 )
 
 
@@ -160,7 +164,14 @@ def find_parts(tensors: Mapping[str, TensorSpec]) -> list[Part]:
     for name, cleaned in bare.items():
         prefix, part = next((row for row in prefixes if cleaned.startswith(row[0])), ("", None)) if name not in lora else ("", "lora")
         groups.setdefault((prefix, part), []).append(name)
-    return [_part(prefix, part, {name: tensors[name] for name in names}, bare) for (prefix, part), names in groups.items()]
+    # OpenCLIP's text encoder has some of its names behind "transformer.", which is a prefix elsewhere.
+    if ("", None) in groups and ("transformer.", None) in groups and kind_of(groups["", None]).content == "text_encoder":
+        groups["", None] += groups.pop(("transformer.", None))
+    parts = [_part(prefix, part, {name: tensors[name] for name in names}, bare) for (prefix, part), names in groups.items()]
+    unets = [part for part in parts if part.kind.content == "unet"]
+    if all(part.name == "ema" for part in unets):  # a moving average alone is the UNet
+        parts = [replace(part, name="unet") if part in unets[:1] else part for part in parts]
+    return parts
 
 
 def _derived_prefixes(names: Collection[str]) -> list[tuple[str, str | None]]:
@@ -223,6 +234,16 @@ def _holds(term: str, words: Mapping[str, str]) -> bool:
     if term.startswith("!"):
         return term[1:] not in words
     return any(word in words for word in term.split("|"))
+
+
+def shard_of(file: str) -> str | None:
+    """Say which one of several files it is, by its name.
+
+    >>> shard_of("diffusion_pytorch_model-00001-of-00002.safetensors")
+    'file 1 of 2'
+    """
+    found = _SHARD.search(file)
+    return f"file {int(found[1])} of {int(found[2])}" if found else None
 
 
 def common_prefix(names: Iterable[str]) -> str:

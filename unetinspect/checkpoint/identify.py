@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from msgspec.structs import replace
 
 from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.adapters import FAMILIES, Adapter, find_adapter, plug_details, quoted
 from unetinspect.checkpoint.affixes import PREDICTION_MARKERS
 from unetinspect.checkpoint.catalog_tensors import find_tensor, tensors_of
-from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts
-from unetinspect.checkpoint.infer import Inferred, count_params, infer_config, known_first
+from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts, shard_of
+from unetinspect.checkpoint.infer import Inferred, count_params, infer_config, infer_t2i_adapter, known_first
 from unetinspect.checkpoint.lora import find_lora
 from unetinspect.checkpoint.original_layout import diffusers_tensors, is_original
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
@@ -49,12 +51,11 @@ _TRANSFORMERS = {
 }
 # A file is what it contains first of these; the others only go with it.
 _PLUGINS = ("control_lora", "controlnet_lllite", "hypernetwork", "motion_adapter")
-_ORDER = ("unet", "transformer", "controlnet", *_PLUGINS, "t2i_adapter", "vae", "text_encoder")
+_ORDER = ("unet", "transformer", "controlnet", *_PLUGINS, "t2i_adapter", "vae", "text_encoder", "image_encoder")
 _METADATA = ("modelspec.architecture", "modelspec.title", "modelspec.prediction_type", "ss_base_model_version", "ss_network_module")
 _LONGEST = 80
-# How the names of the tensors of a UNet's blocks start, in both layouts; and the name of one file of several.
+# How the names of the tensors of a UNet's blocks start, in both layouts.
 _STAGES = ("down_blocks.", "mid_block.", "up_blocks.", "input_blocks.", "middle_block.", "output_blocks.")
-_SHARD = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.safetensors$")
 
 
 def identify(header: Header) -> Checkpoint:
@@ -90,47 +91,64 @@ def identify(header: Header) -> Checkpoint:
 
 def _unet_fields(header: Header, parts: Sequence[Part], main: Part) -> dict[str, Any]:
     inferred = infer_config(main.tensors, main.kind.layout, main.kind.class_name)
-    untold = inferred.untold
-    if main.name == "unet" and (inferred.family or "").startswith("Stable Diffusion"):
-        shown = any("prediction_type" in key for key in header.metadata) or not PREDICTION_MARKERS.keys().isdisjoint(header.tensors)
-        untold += () if shown else ("epsilon or v-prediction: a scheduler setting, not in the file",)
-    names = {part.name for part in parts}
     content: Content = "controlnet"
     if main.name == "unet":
-        content = "pipeline" if names & {"vae", "text_encoder"} else "unet"
+        content = "pipeline" if any(part.name in ("vae", "text_encoder") for part in parts) else "unet"
+    else:  # the family of the UNets that it is for
+        widths = (tensor.shape[-1] for name, tensor in main.tensors.items() if name.endswith(".attn2.to_k.weight") and tensor.shape)
+        inferred = replace(inferred, family=FAMILIES.get(next(widths, 0), inferred.family))
+    markers = {name: what for name, what in PREDICTION_MARKERS.items() if name in header.tensors}
+    untold = inferred.untold
+    if main.name == "unet" and (inferred.family or "").startswith("Stable Diffusion"):
+        shown = any("prediction_type" in key for key in header.metadata) or bool(markers)
+        untold += () if shown else ("epsilon or v-prediction: a scheduler setting, not in the file",)
     return {
         "content": content,
         "layout": main.kind.layout,
         "class_name": inferred.class_name,
         "family": inferred.family,
         "models": inferred.models,
-        "summary": _unet_summary(names, main, inferred, content),
+        "summary": _unet_summary(parts, main, inferred, content, markers.values()),
         "evidence": (
             *_unet_evidence(main, inferred),
-            *(f"marker tensor {name!r}: {what}" for name, what in PREDICTION_MARKERS.items() if name in header.tensors),
+            *(f"marker tensor {name!r}: {what}" for name, what in markers.items()),
         ),
         "untold": untold,
         "config": inferred.config,
     }
 
 
-def _unet_summary(names: set[str], main: Part, inferred: Inferred, content: Content) -> str:
-    layout = f"in the {main.kind.layout} layout"
-    dtype = f"quantized: {main.form}" if main.form else _dtype(main.stored.values())
+def _unet_summary(parts: Sequence[Part], main: Part, inferred: Inferred, content: Content, markers: Iterable[str]) -> str:
+    layout, names = f"in the {main.kind.layout} layout", {part.name for part in parts}
+    form, _, tool = (main.form or "").removesuffix(")").partition(" (")
+    stored = ", ".join((main.form or _dtype(main.stored.values()), *markers))
     model = f", like {inferred.models[0]}" if inferred.models else ""
     class_name = f" ({inferred.class_name})" if inferred.class_name else ""
     if content == "pipeline":
         whole = "a whole" if {"vae", "text_encoder"} <= names else "a"
-        words = joined(word for name, word in _PART_WORDS.items() if name in names)
-        return f"{whole} {inferred.family + ' ' if inferred.family else ''}checkpoint {layout}{model}: {words}, {dtype}"
+        words = joined([*(word for name, word in _PART_WORDS.items() if name in names and name != "text_encoder"), *_encoders(parts)])
+        return f"{whole} {inferred.family + ' ' if inferred.family else ''}checkpoint {layout}{model}: {words}, {stored}"
     if content == "controlnet":
         family = f" for {inferred.family}" if inferred.family in FAMILIES.values() else ""
-        return f"a ControlNet{class_name}{family} {layout}{model}, {dtype}"
+        return f"a ControlNet{class_name}{family} {layout}{model}, {stored}"
     what = f"the UNet of {inferred.family}" if inferred.family else "a UNet"
-    what = f"{main.form.partition(' (')[0]} of {what}" if main.form else what
     beside = sorted(_PART_WORDS[name] for name in names & {"ema", "controlnet", "lora"})
     beside += ["GLIGEN"] if any(name.startswith("position_net.") for name in main.tensors) else []
-    return f"{what}{class_name} {layout}{model}{f', with {joined(beside)}' if beside else ''}, {dtype}"
+    described = f"{what}{class_name} {layout}{model}{f', with {joined(beside)}' if beside else ''}"
+    if main.form:
+        return ", ".join((f"{form} of {described}", *([tool] if tool else []), *markers))
+    return f"{described}, {stored}"
+
+
+def _encoders(parts: Sequence[Part]) -> list[str]:
+    """Name the encoders of a whole checkpoint: SGM numbers them behind one prefix."""
+    encoders: dict[str, list[str]] = {}
+    for part in parts:
+        for name in part.tensors if part.name == "text_encoder" else ():
+            number = name.partition(".")[0] if part.prefix == "conditioner.embedders." else ""
+            encoders.setdefault(part.prefix + number, []).append(name)
+    words = ["image encoder" if any(".visual." in name for name in names) else "text encoder" for names in encoders.values()]
+    return [word if count == 1 else f"{count} {word}s" for word, count in Counter(words).items()]
 
 
 def _unet_evidence(part: Part, inferred: Inferred) -> Iterator[str]:
@@ -188,10 +206,14 @@ def _other_fields(main: Part) -> dict[str, Any]:
     if content in _PLUGINS:
         family, words = plug_details(content, main.tensors)
         whose, details = f" for {family}" if family else "", f" ({words})" if words else ""
+    needs_config = content in ("motion_adapter", "t2i_adapter")
+    inferred = Inferred(class_name=class_name, config=None, untold=("cannot infer the config: use its config.json",))
+    if content == "t2i_adapter":
+        inferred = infer_t2i_adapter(main.tensors)
+        family, whose = inferred.family, f" for {inferred.family}" if inferred.family else ""
     what = f"{CONTENT_WORDS[content]}{whose}{details}"
     layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
     but = ", not a UNet" if content == "transformer" else ""
-    needs_config = content in ("motion_adapter", "t2i_adapter")
     return {
         "content": content,
         "layout": main.kind.layout,
@@ -199,7 +221,8 @@ def _other_fields(main: Part) -> dict[str, Any]:
         "family": family,
         "summary": f"{what}{layout}{but}, {_dtype(main.stored.values())}",
         "evidence": (_part_evidence(main),),
-        "untold": ("cannot infer the config: use its config.json",) if needs_config else (),
+        "untold": inferred.untold if needs_config else (),
+        "config": inferred.config,
     }
 
 
@@ -225,12 +248,15 @@ def _shard_fields(header: Header, parts: Sequence[Part]) -> dict[str, Any] | Non
     tensors = {name: tensor.shape for part in parts for name, tensor in part.tensors.items()}
     if not any(name.startswith(_STAGES) for name in tensors):
         return None
-    models = [entry for entry in load_catalog().values() if all(find_tensor(entry.name, name) == shape for name, shape in tensors.items())]
+    models = [
+        entry
+        for entry in load_catalog().values()
+        if len(tensors) < len(tensors_of(entry.name)) and all(find_tensor(entry.name, name) == shape for name, shape in tensors.items())
+    ]
     if not models:
         return None
     first, *others = known_first(models)
-    number = _SHARD.search(header.name)
-    what = "one file of several" if number is None else f"file {int(number[1])} of {int(number[2])}"
+    number = shard_of(header.name) or "one file of several"
     found = f"{len(tensors):,} of the {len(tensors_of(first.name)):,} tensors"
     also = f", or of {', '.join(entry.name for entry in others)}" if others else ""
     classes, families = (sorted({str(getattr(entry, field)) for entry in models}) for field in ("class_name", "family"))
@@ -239,7 +265,7 @@ def _shard_fields(header: Header, parts: Sequence[Part]) -> dict[str, Any] | Non
         "layout": "original" if any(map(is_original, tensors)) else "diffusers",
         "class_name": classes[0] if len(classes) == 1 else None,
         "family": families[0] if len(families) == 1 else None,
-        "summary": f"a part of {joined(classes)} ({what}): {found} of {first.name}{also}, {_dtype(header.tensors.values())}",
+        "summary": f"a part of {joined(classes)} ({number}): {found} of {first.name}{also}, {_dtype(header.tensors.values())}",
         "evidence": (f"all its tensors are those of {', '.join(entry.name for entry in models)} by name and shape (catalog)",),
         "untold": ("the config: give the .safetensors.index.json beside its files, or the config.json",),
     }

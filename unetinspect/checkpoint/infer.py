@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
-from math import gcd
+from math import gcd, isqrt
 from typing import Any
 
 from msgspec import Struct
@@ -32,8 +33,18 @@ _COMPARED = (
     *("time_cond_proj_dim", "conv_in_kernel", "conv_out_kernel", "encoder_hid_dim", "addition_embed_type", "num_class_embeds"),
     *("projection_class_embeddings_input_dim", "attention_type", "class_embeddings_concat", "num_train_timesteps", "add_attention"),
 )
+_CONTROLNETS = ("ControlNetModel", "ControlNetUnionModel")
 # What a ControlNet has of a UNet.
 _ENCODER = ("conv_in.", "time_embedding.", "add_embedding.", "class_embedding.", "down_blocks.", "mid_block.")
+# What a ControlNet for several kinds of images has beside it: the key, the tensor, the axis.
+_UNION = (
+    ("num_control_type", "task_embedding", 0),
+    ("num_trans_channel", "task_embedding", 1),
+    ("num_proj_channel", "spatial_ch_projs.weight", 0),
+)
+# The original names of a T2I-Adapter's blocks; those of the light one have resnets in a body of their own.
+_T2I_BLOCK = re.compile(r"body\.(0|[1-9]\d{0,3})\.(?:body\.(0|[1-9]\d{0,3})\.)?(.*)")
+_T2I_XL_FACTOR = 16  # the downscale_factor of every published adapter for Stable Diffusion XL; the others have 8
 # Keys in which models of one structure may differ.
 _DIFFERING = ("sample_size", "attention_head_dim", "upcast_attention", "class_embed_type", "norm_eps", "freq_shift", "act_fn")
 
@@ -71,7 +82,7 @@ def infer_config(
     params = count_params(tensors)
     if class_name not in (None, *INFERRED):
         same = _by_size(_models_of_class(known, class_name, params), class_name)
-        return same if same.config or class_name != "ControlNetModel" else _by_encoder(diffusers_tensors(tensors, layout), same)
+        return same if same.config or class_name not in _CONTROLNETS else _by_encoder(diffusers_tensors(tensors, layout), same)
     try:
         tree = TensorTree({name: tensor.shape for name, tensor in diffusers_tensors(tensors, layout).items()})
         unet = read_structure(tree)
@@ -82,6 +93,58 @@ def infer_config(
     structure = structure_of(config)
     matches = [entry for entry in _models_of_class(known, found, params) if structure_of(entry.config) == structure]
     return _like(matches, found) if matches else _by_convention(config, unet)
+
+
+def infer_t2i_adapter(tensors: Mapping[str, TensorSpec]) -> Inferred:
+    """Return the config of a T2I-Adapter from its names and shapes, in either layout."""
+    shapes = {new: tensors[old].shape for old, new in t2i_adapter_names(tensors).items()}
+    is_light = "adapter.conv_in.weight" not in shapes
+    first, last = ("body.0.in_conv", "out_conv") if is_light else ("conv_in", "resnets.0.block1")
+    levels = {found[1] for name in shapes if (found := re.match(r"adapter\.body\.(\d{1,4})\.", name))}
+    try:
+        widths = [shapes[f"adapter.body.{level}.{last}.weight"][0] for level in range(len(levels))]
+        unshuffled = shapes[f"adapter.{first}.weight"][1]
+    except (KeyError, IndexError):  # a damaged file, or one without resnets
+        widths, unshuffled = [], 0
+    # A color or gray image, in which a square of pixels has become the channels of one.
+    in_channels = 1 if unshuffled % 3 else 3
+    factor = isqrt(unshuffled // in_channels)
+    if not widths or not factor or in_channels * factor**2 != unshuffled:
+        return Inferred(class_name="T2IAdapter", config=None, untold=("cannot infer the config: use its config.json",))
+    is_xl = not is_light and factor >= _T2I_XL_FACTOR
+    kind = "light_adapter" if is_light else "full_adapter_xl" if is_xl else "full_adapter"
+    config = {
+        "_class_name": "T2IAdapter",
+        "in_channels": in_channels,
+        "channels": widths[:-1] if is_light else widths,
+        "num_res_blocks": len([name for name in shapes if re.fullmatch(r"adapter\.body\.0\.resnets\.\d+\.block1\.weight", name)]),
+        "downscale_factor": factor,
+        "adapter_type": kind,
+    }
+    untold = [] if is_light else [f"adapter_type {kind!r}: assumed, as in adapters with downscale_factor {factor}"]
+    untold += [] if is_xl else ["base model: Stable Diffusion 1 or 2; their channels are the same"]
+    return Inferred(class_name="T2IAdapter", config=config, family=FAMILIES[2048] if is_xl else None, untold=tuple(untold))
+
+
+def t2i_adapter_names(names: Collection[str]) -> dict[str, str]:
+    """Return diffusers' name of each tensor of a T2I-Adapter.
+
+    The original code has one list of resnets for all levels, each with as many. A level shows where it begins only if it has another
+    width than the one before.
+    Source: ldm/modules/encoders/adapter.py of https://github.com/TencentARC/T2I-Adapter
+    """
+    if any(name.startswith("adapter.") for name in names):
+        return {name: name for name in names}
+    found = {name: block for name in names if (block := _T2I_BLOCK.fullmatch(name))}
+    is_light = any(block[2] for block in found.values())
+    begins = [int(block[1]) for block in found.values() if block[3].startswith("in_conv.")]
+    per_level = gcd(len({block[1] for block in found.values()}), *begins)
+    renamed = {name: f"adapter.{name}" for name in names}
+    for name, block in found.items():
+        level, layer = (block[1], block[2]) if is_light else divmod(int(block[1]), per_level)
+        layers = "" if block[3].startswith(("in_conv.", "out_conv.")) else f"resnets.{layer}."
+        renamed[name] = f"adapter.body.{level}.{layers}{block[3]}"
+    return renamed
 
 
 def count_params(tensors: Mapping[str, TensorSpec]) -> int:
@@ -157,9 +220,13 @@ def _by_encoder(tensors: Mapping[str, FileTensor], unknown: Inferred) -> Inferre
             hint = (f"controlnet_cond_embedding.{name}.weight" for name in ("conv_in", "blocks.1", "blocks.3", "blocks.5"))
             sizes = [size for name in hint if name in tensors for size in tensors[name].shape[:1]]
             config = {key: value for key, value in entry.config.items() if key in keys and not key.startswith("_")}
-            config = {"_class_name": "ControlNetModel", **config, "conditioning_embedding_out_channels": sizes}
-            told = f"attention_head_dim and what else no tensor shows: assumed, as in {entry.name} of the catalog, whose encoder it has"
-            return Inferred(class_name="ControlNetModel", config=config, family=entry.family, untold=(told,))
+            config = {"_class_name": unknown.class_name, **config, "conditioning_embedding_out_channels": sizes}
+            if unknown.class_name == "ControlNetUnionModel":
+                shapes = {name: tensors[name].shape for _, name, _ in _UNION if name in tensors}
+                config |= {key: shapes[name][axis] for key, name, axis in _UNION if len(shapes.get(name, ())) > axis}
+                config["num_trans_layer"] = sum(name.endswith(".attn.in_proj_weight") for name in tensors)
+            told = f"what no tensor shows, such as attention_head_dim: assumed, as in {entry.name} of the catalog (same encoder)"
+            return Inferred(class_name=unknown.class_name, config=config, family=entry.family, untold=(told,))
     widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith(".attn2.to_k.weight") and tensor.shape}
     return replace(unknown, family=next((FAMILIES[width] for width in sorted(widths) if width in FAMILIES), None))
 
@@ -177,7 +244,7 @@ def _matched(matches: list[Entry], config: Config, assumed: str) -> Inferred:
     if others:
         names = ", ".join(entry.name for entry in others)
         differing = [key for key in _DIFFERING if any(_value(entry, key) != _value(first, key) for entry in others)]
-        differences = f"configs differ in {', '.join(differing)}" if differing else "configs differ in nothing that matters"
+        differences = f"configs differ in {', '.join(differing)}" if differing else "equivalent configs"
         untold.append(f"same structure: {names} ({differences})")
     models = tuple(entry.name for entry in matches)
     return Inferred(class_name=first.class_name, config=config, models=models, family=first.family, untold=tuple(untold))

@@ -25,6 +25,18 @@ _RESNET = {
     ".conv2": ".out_layers.3",
     ".conv_shortcut": ".skip_connection",
 }
+# Of Stable Video Diffusion: each layer is followed by its like over frames, and a number that mixes both.
+_VIDEO_RESNET = {
+    **{f".spatial_res_block{new}": old for new, old in _RESNET.items()},
+    **{f".temporal_res_block{new}": f".time_stack{old}" for new, old in _RESNET.items()},
+    ".time_mixer": ".time_mixer",
+}
+_VIDEO_TRANSFORMER = {
+    **{f".{part}": f".{part}" for part in ("norm", "proj_in", "proj_out", "transformer_blocks", "time_mixer")},
+    ".temporal_transformer_blocks": ".time_stack",
+    ".time_pos_embed.linear_1": ".time_pos_embed.0",
+    ".time_pos_embed.linear_2": ".time_pos_embed.2",
+}
 HINT_BLOCKS = 6  # of the published ControlNets, whose code writes these layers down one by one
 _HINT = "controlnet_cond_embedding"
 _FIXED = {
@@ -35,9 +47,6 @@ _FIXED = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
     "mid_block": "middle_block",
-    "mid_block.attentions.0": "middle_block.1",
-    **{f"mid_block.resnets.0{new}": f"middle_block.0{old}" for new, old in _RESNET.items()},
-    **{f"mid_block.resnets.1{new}": f"middle_block.2{old}" for new, old in _RESNET.items()},
     "controlnet_down_blocks": "zero_convs",
     "controlnet_mid_block": "middle_block_out.0",
     _HINT: "input_hint_block",
@@ -107,18 +116,30 @@ def diffusers_name(name: str) -> str:
     return next(iter(diffusers_tensors({name: TensorSpec((), "")}, layout, expected=("add_embedding.linear_1.weight",))))
 
 
-def original_modules(down: Iterable[Block], up: Iterable[Block], label: Mapping[str, str]) -> dict[str, str]:
+def original_modules(down: Iterable[Block], up: Iterable[Block], label: Mapping[str, str], *, is_video: bool = False) -> dict[str, str]:
     """Return the original name of each module of a UNet or ControlNet with these blocks, by diffusers' name.
 
-    Parts of a transformer have the same names on both sides, so they are left out. `label` is what `label_module` returns.
+    Parts of a transformer have the same names on both sides, so they are left out. `label` is what `label_module` returns. A video
+    UNet is that of Stable Video Diffusion.
     """
+    resnet, transformer_parts = (_VIDEO_RESNET, _VIDEO_TRANSFORMER) if is_video else (_RESNET, {})
+
+    def layer_of(block: str, layer: int, old: str, old_resnet: str, *, has_transformer: bool) -> dict[str, str]:
+        new = f"{block}.attentions.{layer}"
+        transformer = {new: f"{old}.1", **{f"{new}{part}": f"{old}.1{name}" for part, name in transformer_parts.items()}}
+        resnets = {f"{block}.resnets.{layer}{part}": f"{old_resnet}{name}" for part, name in ({"": ""} | resnet).items()}
+        return resnets | (transformer if has_transformer else {})
+
     names = {**_FIXED, **label}
+    names |= layer_of("mid_block", 0, "middle_block", "middle_block.0", has_transformer=True)
+    names |= layer_of("mid_block", 1, "middle_block", "middle_block.2", has_transformer=False)
     index = 0
     for level, block in enumerate(down):
         new = f"down_blocks.{level}"
         for layer, transformer in enumerate(block.transformers):
             index += 1
-            names |= _layer(new, layer, f"input_blocks.{index}", transformer=transformer)
+            old = f"input_blocks.{index}"
+            names |= layer_of(new, layer, old, f"{old}.0", has_transformer=transformer)
         if block.sampler:
             index += 1
             names[f"{new}.downsamplers.0"] = f"input_blocks.{index}.0"
@@ -129,16 +150,12 @@ def original_modules(down: Iterable[Block], up: Iterable[Block], label: Mapping[
         new = f"up_blocks.{level}"
         for layer, transformer in enumerate(block.transformers):
             index += 1
-            names |= _layer(new, layer, f"output_blocks.{index}", transformer=transformer)
+            old = f"output_blocks.{index}"
+            names |= layer_of(new, layer, old, f"{old}.0", has_transformer=transformer)
         if block.sampler:
             old = f"output_blocks.{index}.{2 if any(block.transformers[-1:]) else 1}"
             names |= {f"{new}.upsamplers.0": old, f"{new}.upsamplers.0.conv": f"{old}.conv"}
     return names
-
-
-def _layer(block: str, layer: int, old: str, *, transformer: bool) -> dict[str, str]:
-    names = {f"{block}.resnets.{layer}{new_part}": f"{old}.0{old_part}" for new_part, old_part in _RESNET.items()}
-    return names | ({f"{block}.attentions.{layer}": f"{old}.1"} if transformer else {})
 
 
 def label_module(name: str, *, is_table: bool) -> dict[str, str]:
@@ -182,7 +199,9 @@ def _modernized(name: str) -> str:
 
 
 def _original_renamer(tensors: Mapping[str, TensorSpec], expected: Collection[str]) -> Callable[[str], str]:
-    modules = original_modules(_blocks(tensors, "input_blocks"), _blocks(tensors, "output_blocks"), _label(tensors, expected))
+    is_video = any(".time_stack." in name for name in tensors)
+    label = _label(tensors, expected, is_video=is_video)
+    modules = original_modules(_blocks(tensors, "input_blocks"), _blocks(tensors, "output_blocks"), label, is_video=is_video)
     # What is in a container and is not known here keeps its name.
     containers = {name[: dot.start()] for name in modules for dot in re.finditer(r"\.", name)}
     names = {old: new for new, old in modules.items() if new not in containers}
@@ -190,8 +209,8 @@ def _original_renamer(tensors: Mapping[str, TensorSpec], expected: Collection[st
     def rename(name: str) -> str:
         for old, new in _CASCADE.items():
             name = name.replace(old, new)
-        parts = name.split(".", 5)
-        for count in range(min(len(parts), 5), 0, -1):
+        parts = name.split(".", 7)
+        for count in range(min(len(parts), 7), 0, -1):
             module = ".".join(parts[:count])
             if module in names:
                 return names[module] + name[len(module) :]
@@ -219,11 +238,11 @@ def _blocks(names: Iterable[str], way: str) -> list[Block]:
     return [*blocks, Block(transformers, sampler=False)]
 
 
-def _label(tensors: Mapping[str, TensorSpec], expected: Collection[str]) -> dict[str, str]:
-    """Return what `label_emb` is: SDXL adds what unCLIP has as a class, in two layers that are alike."""
+def _label(tensors: Mapping[str, TensorSpec], expected: Collection[str], *, is_video: bool) -> dict[str, str]:
+    """Return what `label_emb` is: SDXL and videos add what unCLIP has as a class, in two layers that are alike."""
     if "label_emb.weight" in tensors:
         return label_module("class_embedding", is_table=True)
     known = [name for name in ("add_embedding", "class_embedding") if f"{name}.linear_1.weight" in expected]
     widths = [shape[-1] for name, (shape, _) in tensors.items() if name.endswith(".attn2.to_k.weight") and shape]
     is_sdxl = bool(widths) and min(widths) > _TEXT_OF_SD2
-    return label_module((known or ["add_embedding" if is_sdxl else "class_embedding"])[0], is_table=False)
+    return label_module((known or ["add_embedding" if is_sdxl or is_video else "class_embedding"])[0], is_table=False)

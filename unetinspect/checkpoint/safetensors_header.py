@@ -113,10 +113,9 @@ def header_length(prefix: bytes, *, what: str, file_bytes: int | None) -> int:
         raise SourceError(f"{what} is not a safetensors file: it has {len(prefix)} bytes", hint=DAMAGED)
     (length,) = struct.unpack("<Q", prefix[:PREFIX_BYTES])
     if length > MAX_HEADER_BYTES or length < 2:
-        raise SourceError(
-            f"{what} is not a safetensors file: its header would have {length} bytes",
-            hint=_what_else(prefix) or DAMAGED,
-        )
+        known = _what_else(prefix)
+        why = "" if known else f": its header would have {length} bytes"
+        raise SourceError(f"{what} is not a safetensors file{why}", hint=known or DAMAGED)
     if file_bytes is not None and PREFIX_BYTES + length > file_bytes:
         raise SourceError(
             f"{what} is cut off: its header has {length} bytes, but only {max(file_bytes - PREFIX_BYTES, 0)} are left for it",
@@ -213,4 +212,6 @@ def _what_else(prefix: bytes) -> str | None:
         found = "a Git LFS pointer: `git lfs pull` fetches the file itself"
     if found is None and prefix.lstrip().startswith((b"<!", b"<h", b"<H")):
         found = "a web page: its address asked for a login"
+    if found is None and prefix.lstrip().startswith(b"{"):
+        found = "a JSON text; of a config, use `unetinspect check` or `config`"
     return f"its first bytes are those of {found}" if found else None

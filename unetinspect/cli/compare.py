@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from msgspec import structs
@@ -13,10 +12,11 @@ from msgspec import structs
 from unetinspect.cli.options import DiffOptions, TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, read_named
-from unetinspect.drawing.drawing import SUFFIXES, Form, form_of
+from unetinspect.drawing.drawing import FORMS, Form
 from unetinspect.drawing.outline import Level
 from unetinspect.errors import SourceError, UsageError
 from unetinspect.record import Envelope, Trace
+from unetinspect.streams import form_of
 from unetinspect.unets.request import parse_counts
 
 _DIFFERENT = 1
@@ -96,43 +96,24 @@ def draw(
     """
     from unetinspect.drawing.drawing import Drawing
 
-    output = Output(options)
-    drawn_as = _form(output, form)
+    output = Output(options, *FORMS, "json", "md", what="draw", drawn=form)
+    if output.path is not None and not output.decided_by:
+        form_of(output.path, FORMS)  # raises: nothing decides the form
+    if output.form == "png" and output.path is None and sys.stdout is not None and sys.stdout.isatty():
+        raise UsageError("cannot print a PNG to a terminal", hint="write it to a file: -o FILE.png")
     passes = Passes(options, output)
     record = passes.trace(read_named(options, output, options.model))
-    if output.format == "json":
+    if output.form == "json":
         output.write_json(Envelope.of(record, stages=record.stages, skips=record.skips, attentions=record.attentions))
         return
     drawing = Drawing(record, level=level)
-    if drawn_as == "txt" and output.format == "table":
+    if output.form == "txt":
         screen = output.screen
         output.write(drawing.text(width=screen.width, unicode=screen.unicode, color=screen.color))
         return
     # These forms have their own encoding, whatever that of standard output is.
-    drawn = f"```mermaid\n{drawing.mermaid()}```\n" if output.format == "md" else drawing.render(drawn_as)
+    drawn = f"```mermaid\n{drawing.mermaid()}```\n" if output.form == "md" else drawing.render(cast(Form, output.form))
     output.write(drawn if isinstance(drawn, bytes) else drawn.encode())
-
-
-def _form(output: Output, asked: Form | None) -> Form:
-    """Return the form to draw in.
-
-    Raises:
-        UsageError: The options do not agree on a form, or a PNG would be printed to a terminal.
-    """
-    output.require("draw", "table", "json", "md")
-    suffix = Path(output.path).suffix.lower() if output.path is not None else ""
-    if output.format != "table":
-        other = f"--as {asked}" if asked is not None else f"-o {output.path}" if suffix in SUFFIXES else None
-        if other is not None:
-            raise UsageError(f"{other} and --format {output.format} cannot be used together", hint="use one of them")
-        return "txt"
-    if asked is None:
-        return "txt" if output.path is None else form_of(output.path)
-    if asked == "png" and output.path is None and sys.stdout is not None and sys.stdout.isatty():
-        raise UsageError("cannot print a PNG to a terminal", hint="write it to a file: -o FILE.png")
-    if SUFFIXES.get(suffix, asked) != asked:
-        output.note(f"--as overrides the file extension: {output.path} contains {asked}")
-    return asked
 
 
 @takes(TraceOptions)

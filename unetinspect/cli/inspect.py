@@ -52,9 +52,7 @@ def skips(
     """
     from unetinspect.views.skips import skips_table
 
-    output = Output(options)
-    if explain:
-        output.require("--explain", "table", "md")
+    output = Output(options, *(("txt", "md") if explain else ()), what="--explain")
     record = _traced(options, output)
     if explain:
         from unetinspect.views.skips import explain_skips
@@ -121,9 +119,7 @@ def inputs(
     """
     from unetinspect.views.inputs import inputs_code, inputs_table
 
-    output = Output(options)
-    if code:
-        output.require("--code", "table")
+    output = Output(options, *(("py", "txt") if code else ()), what="--code")
     record = _traced(options, output)
     if code:
         output.write(inputs_code(record))

@@ -10,7 +10,7 @@ import typer
 from msgspec.structs import replace
 
 from unetinspect.cli.options import ModelOptions, OutputOptions, SourceOptions, takes
-from unetinspect.cli.output import Output
+from unetinspect.cli.output import OF_TABLES, Output
 from unetinspect.cli.run import parse_overrides, read_named, unknown_keys
 from unetinspect.errors import ConfigError, UnetInspectError, UsageError
 from unetinspect.record import SCHEMA, Envelope, Trace
@@ -90,12 +90,13 @@ def explain_error(
 @takes(ModelOptions)
 def config(options: ModelOptions) -> None:
     """unetinspect config sd15
+    unetinspect config sd15 --set layers_per_block=1 -o unet.json
     unetinspect config sdxl --json | jq .model.config.attention_head_dim
     """
     from unetinspect.catalog import find_entry
     from unetinspect.views.models import config_table
 
-    output = Output(options)
+    output = Output(options, *OF_TABLES, "yaml")
     overrides = parse_overrides(options)
     read = read_named(options, output, options.model)
     if read.trace is not None and not overrides:
@@ -105,12 +106,24 @@ def config(options: ModelOptions) -> None:
             recorder = Recorder(open_cache(), read, overrides, say=say)
             model = recorder.built
         output.note(*recorder.config.notes)
-    if output.format != "table":
+    if output.form != "txt":
         output.note(*unknown_keys(model, read.config))
     entry = find_entry(model.name) if model.source.kind == "catalog" else None
-    notes = [] if entry is None else [*entry.notes]
-    if entry is not None and entry.confidence != "verbatim":
-        notes.append("reconstructed from code and similar models, not a verbatim copy of the published config")
+    reconstructed = "reconstructed from code and similar models, not a verbatim copy of the published config"
+    notes = [reconstructed] if model.source.confidence == "reconstructed" else []
+    if output.decided_by.startswith("-o") and output.form in ("json", "yaml"):
+        output.note(*notes)
+        whole = {"_class_name": model.class_name, **model.config}  # a record of an earlier version has no `_class_name` in it
+        if output.form == "json":
+            output.write_json(whole)
+            return
+        import yaml
+
+        output.write(yaml.safe_dump(whole, sort_keys=False, default_flow_style=None))
+        return
+    if output.form == "json" and output.path is not None:
+        output.note(f"{output.path} contains the record; without {output.decided_by}, -o FILE.json writes the config that diffusers loads")
+    notes = [*(entry.notes if entry is not None else ()), *notes]
     output.show(config_table(model, notes), Envelope(schema=SCHEMA, model=model))
 
 
@@ -211,6 +224,5 @@ def schema(options: OutputOptions) -> None:
     """
     from unetinspect.views.schema import json_schema
 
-    output = Output(options)
-    output.require("schema", "table", "json")
+    output = Output(options, "json", "txt", what="schema")
     output.write_json(json_schema())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from unetinspect.errors import UnetInspectError, nearest_names
+from unetinspect.errors import UnetInspectError, UsageError, nearest_names
 from unetinspect.streams import INTERRUPTED, ReaderGoneError, interrupted, print_error
 from unetinspect.version import __version__
 
@@ -48,6 +49,14 @@ _GROUPS = {
     },
 }
 COMMANDS = {name: command for commands in _GROUPS.values() for name, command in commands.items()}
+# Commands of other tools that mean an option of ours, and what people type for a command or an option.
+_OPTION_OF = {"help": "--help", "version": "--version"}
+_MEANT = {
+    **dict.fromkeys(("info", "show", "summary"), "trace"),
+    **dict.fromkeys(("plot", "render"), "draw"),
+    **dict.fromkeys(("--size", "--resolution", "--width", "--height"), "--res"),
+    "compare": "diff",
+}
 
 
 def _write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -> None:
@@ -73,7 +82,19 @@ def _option_sections(command: Any, context: Any) -> dict[str, list[tuple[str, st
 
 
 class _Command(TyperCommand):
-    """A command whose help is plain text, with its options in sections."""
+    """A command whose help is plain text, with its options in sections; of an option that is given twice, neither value wins."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        parser: Any = self.make_parser(ctx)
+        values, _, order = parser.parse_args([*args])
+        single = [each for each in order if each.param_type_name == "option" and not each.multiple]
+        given = ["/".join([each.opts[0], *each.secondary_opts]) for each in single if not each.is_flag or each.secondary_opts]
+        pairs = [(each.opts[0], pair) for each in {*order} if each.metavar == "KEY=VALUE" for pair in values[each.name]]
+        given += [f"{name} {pair.partition('=')[0].strip()}" for name, pair in pairs]
+        twice = next((name for name, times in Counter(given).items() if times > 1), None)
+        if twice is not None:
+            raise UsageError(f"{twice} can be given only once", hint="leave out all but one")
+        return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
@@ -131,7 +152,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version")] = False,
 ) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -140,6 +161,8 @@ def _root(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in _OPTION_OF:
+        given = [*given[1:], _OPTION_OF[given[0]]]
     try:
         code = int(app(given, prog_name="unetinspect", standalone_mode=False) or 0)
         return interrupted() if code == INTERRUPTED else code
@@ -165,21 +188,23 @@ def _usage_message(error: Any) -> str:
 
 
 def _usage_hint(error: Any, given: list[str]) -> str:
-    """Say what to type instead of an option or a command that does not exist."""
+    """Say what to type instead of an option, a command or a value that does not exist."""
     option = getattr(error, "option_name", None) or ""
-    parameters = error.ctx.command.get_params(error.ctx) if option.startswith("--") else ()
-    known = [name[2:] for parameter in parameters for name in parameter.opts if name.startswith("--")]
-    close = [name for name in known if option[2:].startswith(name)] or nearest_names(option[2:], known, count=1)
-    meant = f"did you mean --{close[0]}? " if close else ""
     command = next((word for word in given if word in COMMANDS), None)
     if option and command and given[0].startswith("-"):
         return f"put options after the command: unetinspect {command} {option}"
-    if given[0] in COMMANDS:
-        return f"{meant}`unetinspect {given[0]} --help` lists the options"
-    if not option:
+    wrong, _, choices = error.message.replace("'", "").rstrip(".").partition(" is not one of ")
+    close = nearest_names(wrong.removeprefix("Value error, "), choices.split(", "), count=1)
+    if option.startswith("--") and error.ctx is not None:  # without: the option exists, and its value is missing
+        known = [name[2:] for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts if name.startswith("--")]
+        alike = [name for name in known if option[2:].startswith(name) or f"--{name}" == _MEANT.get(option)]
+        close = [f"--{name}" for name in alike or nearest_names(option[2:], known, count=1)]
+    elif not option and given[0] not in COMMANDS:
         from unetinspect.catalog import find_entry
 
         is_model = find_entry(given[0]) is not None or {".", "/"} & {*given[0]}
-        close = nearest_names(given[0], COMMANDS, count=1) or ([f"trace {given[0]}"] if is_model else [])
-        meant = f"did you mean `unetinspect {close[0]}`? " if close else ""
-    return f"{meant}`unetinspect --help` lists the commands"
+        close = [_MEANT[given[0]]] if given[0] in _MEANT else nearest_names(given[0], COMMANDS, count=1)
+        close = [f"`unetinspect {name}`" for name in close or ([f"trace {given[0]}"] if is_model else [])]
+    meant = f"did you mean {close[0]}? " if close else ""
+    listed = f"`unetinspect {given[0]} --help` lists the options" if given[0] in COMMANDS else "`unetinspect --help` lists the commands"
+    return meant + listed

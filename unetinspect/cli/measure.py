@@ -38,7 +38,7 @@ def sweep(options: SweepOptions, models: Models = None) -> None:
 
     def answer(model: LoadedModel) -> int:
         with passes.recorder(model) as recorder:
-            points, record = run_sweep(recorder, passes.request, res=res, latent=latent, batch=batch, attached=passes.attached)
+            points, record = run_sweep(recorder.record, passes.request, res=res, latent=latent, batch=batch, attached=passes.attached)
         if record is not None:
             note_pass(record, recorder.model, output)
         info = recorder.info if record is None else record.model
@@ -108,8 +108,8 @@ def check(
     output = Output(options)
     res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
     expected = parse_pairs(expect or [], option="--expect", example="attention.cross=16")
-    if options.attached:
-        raise UsageError("check does not support --with", hint=f"`unetinspect ports {options.model} --with {options.attached[0]}` does")
+    if options.attached is not None:
+        raise UsageError("check does not support --with", hint=f"`unetinspect ports {options.model} --with {options.attached}` does")
     passes = Passes(options, output)
     sized = [*(replace(passes.request, res=size) for size in res), *(replace(passes.request, latent=size) for size in latent)]
     requests = sized or [passes.request]
@@ -128,7 +128,7 @@ def check(
 
             def run() -> Envelope:
                 say("importing torch and diffusers")
-                from unetinspect.check.model import check_model
+                from unetinspect.checking.model import check_model
 
                 return check_model(recorder, requests, weights=own, expected=expected)
 

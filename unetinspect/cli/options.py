@@ -29,7 +29,7 @@ class OutputOptions(Struct, frozen=True, kw_only=True):
     json: Annotated[bool, _output("--json", help="Same as --format json")] = False
     format: Annotated[
         Literal["table", "json", "md", "csv", "tsv"] | None,
-        _output("--format", metavar="FORMAT", help="Output format: table, json, md, csv or tsv [default: table]"),
+        _output("--format", metavar="FORMAT", help="Output format: table, json, md, csv or tsv [default: by FILE's extension]"),
     ] = None
     output: Annotated[str | None, _output("--output", "-o", metavar="FILE", help="Write to FILE instead of standard output")] = None
     no_truncate: Annotated[bool, _output("--no-truncate", help="Do not shorten module paths")] = False
@@ -62,7 +62,7 @@ class PassOptions(ModelOptions, frozen=True, kw_only=True):
     frames: Annotated[int | None, _size(metavar="N", help="Frames of a video UNet [default: from the config]")] = None
     vae_scale: Annotated[int | None, _size(metavar="N", help="VAE downscaling factor [default: from the model's files, or 8]")] = None
     attached: Annotated[
-        list[str] | None,
+        str | None,
         _attached("--with", metavar="MODEL", help="Attach a ControlNet or T2I-Adapter; ports also takes an IP-Adapter"),
     ] = None
     freeu: Annotated[str | None, _attached(metavar="B1,B2,S1,S2", help="Enable FreeU with these factors")] = None

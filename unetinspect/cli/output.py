@@ -17,12 +17,13 @@ from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
 from unetinspect.record import to_json
 from unetinspect.source.place import is_weights, unread_weights
-from unetinspect.streams import print_answer, print_aside, reason, write_file
+from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, reason, write_file
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
-from unetinspect.views.table import Format, Table
+from unetinspect.views.table import Table
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+OF_TABLES = ("txt", "json", "md", "csv", "tsv")
 _CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -30,18 +31,38 @@ class Output:
     """Prints one answer in the form that the options ask for.
 
     Attributes:
-        format: The form.
+        form: The form: "txt" (a table), "json", "md", "csv", "tsv", or another that the command has.
+        decided_by: The option that decided it; "": none.
         screen: What a table is drawn for.
         path: The file to write the answer to; None is stdout.
     """
 
-    def __init__(self, options: OutputOptions) -> None:
+    def __init__(self, options: OutputOptions, *forms: str, what: str = "", drawn: str | None = None) -> None:
+        """Decide the form: `forms` are those that the answer has, by default those of a table; `drawn` is that of `--as`.
+
+        Raises:
+            UsageError: The options contradict each other, `what` does not have the form, or FILE is a weights file.
+        """
         self.path = options.output
-        if options.json and options.format not in (None, "json"):
-            raise UsageError(f"--json and --format {options.format} cannot be used together", hint="use one of them")
-        self.format: Format = "json" if options.json else options.format or "table"
         if self.path is not None and (is_weights(self.path) or unread_weights(self.path, hint="")) and os.path.lexists(self.path):
             raise UsageError(f"-o {self.path} would overwrite a weights file", hint="choose another file")
+        forms = forms or OF_TABLES
+        wanted = {
+            "--json": "json" if options.json else None,
+            f"--as {drawn}": drawn,
+            f"--format {options.format}": "txt" if options.format == "table" else options.format,
+        }
+        asked = {option: form for option, form in wanted.items() if form is not None}
+        for option, form in asked.items():
+            if form not in forms:
+                raise UsageError(f"{what} has no {form} form", hint=f"leave out {option}")
+        suffix = Path(self.path or "").suffix.lower()
+        if self.path is not None and (suffix in SUFFIXES or (suffix and not asked)):
+            asked[f"-o {self.path}"] = form_of(self.path, forms)
+        if len({*asked.values()}) > 1:
+            first, *_, last = asked
+            raise UsageError(f"{first} and {last} cannot be used together", hint=f"leave out {first}")
+        self.decided_by, self.form = next(iter(asked.items()), ("", "txt"))
         self._quiet = options.quiet
         self._printed: set[str] = set()
         self._label: str | None = None
@@ -55,29 +76,19 @@ class Output:
             shorten=not options.no_truncate,
         )
 
-    def require(self, what: str, *formats: Format) -> None:
-        """Check that the requested format is one of those that a command or option has.
-
-        Raises:
-            UsageError: It does not.
-        """
-        if self.format not in formats:
-            asked = "--json" if self.format == "json" else f"--format {self.format}"
-            raise UsageError(f"{what} has no {self.format} form", hint=f"leave out {asked}")
-
     def show(self, table: Table, document: Any, *more: Table) -> None:
         """Print tables for people, the records of the first for spreadsheets, `document` as JSON."""
-        if self._parts is not None and self.format in ("csv", "tsv"):
+        if self._parts is not None and self.form in ("csv", "tsv"):
             records = table.rows if table.records is None else table.records
             self._rows += [{"model": self._label, **msgspec.to_builtins(record)} for record in records]
             self._fields = ("model", *table.fields)
             return
-        if self.format == "json":
+        if self.form == "json":
             self.write_json(document)
-        elif self.format == "md":
+        elif self.form == "md":
             self.write("\n".join(map(render_markdown, (table, *more))))
-        elif self.format in ("csv", "tsv"):
-            self.write(render_csv(table, delimiter="," if self.format == "csv" else "\t"))
+        elif self.form in ("csv", "tsv"):
+            self.write(render_csv(table, delimiter="," if self.form == "csv" else "\t"))
         else:
             drawn = [render_table(one, self.screen) for one in (table, *more)]
             self.write("\n".join(text for text, _ in drawn))
@@ -97,7 +108,7 @@ class Output:
     def write(self, answer: str | bytes) -> None:
         """Write the whole answer; if it cannot be written to a file, that file is unchanged."""
         if self._parts is not None:
-            apart = "\n" if self._parts and self.format in ("table", "md") else ""
+            apart = "\n" if self._parts and self.form in ("txt", "md") else ""
             self._parts.append(f"{apart}{answer!s}")
             if self.path is None:
                 print_answer(self._parts[-1])
@@ -115,7 +126,7 @@ class Output:
         self._parts = []
         yield
         parts, self._parts = self._parts, None
-        if self.format in ("csv", "tsv"):
+        if self.form in ("csv", "tsv"):
             self.show(Table(columns=(), rows=self._rows, fields=self._fields), None)
         elif self.path is not None and parts:
             self.write("".join(parts))

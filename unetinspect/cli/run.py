@@ -40,10 +40,7 @@ class Passes:
         self.cache = open_cache(wanted=not options.no_cache)
         self._output = output
         self._force = options.force
-        names = options.attached or []
-        if len(names) > 1:
-            raise UsageError("--with can be given only once", hint=f"--with {names[0]}")
-        self.attached = read_named(options, output, names[0]) if names else None
+        self.attached = None if options.attached is None else read_named(options, output, options.attached)
 
     @contextmanager
     def recorder(self, model: LoadedModel) -> Iterator[Recorder]:
@@ -138,7 +135,8 @@ def note_pass(record: Trace, model: LoadedModel, output: Output) -> None:
 
 def unknown_keys(model: ModelInfo, given: Mapping[str, Any]) -> list[str]:
     """Describe the keys of the config, which was `given`, that the class does not have."""
-    explained = [explain_key(key, model.config, given=given) for key in model.config_ignored]
+    own = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    explained = [explain_key(key, own, given=given) for key in model.config_ignored]
     return [f"{unknown._replace(meant=None).sentence(model.class_name)} ({unknown.advice(given)})" for unknown in explained]
 
 

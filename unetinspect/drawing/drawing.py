@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Literal, get_args
 
 from unetinspect.drawing.outline import Level, outline_of
-from unetinspect.errors import UsageError, nearest_names
+from unetinspect.errors import UsageError
 from unetinspect.record import Trace
-from unetinspect.streams import write_file
+from unetinspect.streams import form_of, save_file
 from unetinspect.units import format_count, format_shape, plural
 
 Form = Literal["svg", "html", "png", "mmd", "dot", "txt"]
-SUFFIXES: dict[str, Form] = {
-    ".svg": "svg",
-    ".html": "html",
-    ".htm": "html",
-    ".png": "png",
-    ".mmd": "mmd",
-    ".mermaid": "mmd",
-    ".dot": "dot",
-    ".gv": "dot",
-    ".txt": "txt",
-}
-# What people type instead of the name of a form.
-_INSTEAD = {".pdf": ".svg", ".eps": ".svg", ".jpg": ".png", ".jpeg": ".png", ".webp": ".png", ".json": "--json", ".md": "--format md"}
-
-
-def form_of(path: str | os.PathLike[str]) -> Form:
-    """Return the form of a file by its extension.
-
-    Raises:
-        UsageError: The extension is not that of a drawing.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix in SUFFIXES:
-        return SUFFIXES[suffix]
-    forms = [f".{form}" for form in get_args(Form)]
-    close = _INSTEAD.get(suffix) or next(iter(nearest_names(suffix, forms, count=1)), None)
-    meant = f"did you mean {Path(path).stem}{close}? " if close in forms else f"use {close} instead; " if close else ""
-    wrong = f"unknown drawing format {suffix!r}: {os.fspath(path)}" if suffix else f"{os.fspath(path)} has no file extension"
-    raise UsageError(wrong, hint=f"{meant}drawings are {', '.join(forms)}")
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 class Drawing:
@@ -107,11 +78,8 @@ class Drawing:
         Raises:
             UsageError: The extension is not that of a drawing, or the file cannot be written.
         """
-        drawn = self.render(form_of(path))
-        try:
-            write_file(Path(path), drawn if isinstance(drawn, bytes) else drawn.encode())
-        except OSError as error:
-            raise UsageError(f"cannot write to {os.fspath(path)}: {error.strerror or error}") from None
+        drawn = self.render(form_of(path, FORMS))
+        save_file(path, drawn if isinstance(drawn, bytes) else drawn.encode())
 
     def _repr_html_(self) -> str:
         """Return the SVG, which shrinks with the page."""

@@ -24,7 +24,7 @@ from unetinspect.record.check import (
 from unetinspect.record.checkpoint import Checkpoint, CheckpointPart, Content, Layout, Lora, LoraBlock, LoraGroup, Name
 from unetinspect.record.costs import AttentionMode, LargestMap, Profile, Spread, StageProfile, SweepPoint
 from unetinspect.record.diff import DIFF_SCHEMA, Diff
-from unetinspect.record.run import Constant, InputInfo, Medium, ModelInfo, OutputInfo, Run, Shape, Source, TensorInfo
+from unetinspect.record.run import Confidence, Constant, InputInfo, Medium, ModelInfo, OutputInfo, Run, Shape, Source, TensorInfo
 from unetinspect.record.sections import (
     Attention,
     AttentionCounts,

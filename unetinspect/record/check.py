@@ -110,7 +110,7 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
     Attributes:
         name: The checkpoint.
         layout: How its tensors are named.
-        tensors: Tensors of a UNet in it.
+        tensors: Tensors in it that were compared; all of them if none is a UNet's.
         matched: Those that the UNet has under the same name and shape.
         missing: Tensors of the UNet that it lacks.
         unexpected: Tensors that the UNet does not have.

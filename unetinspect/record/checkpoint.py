@@ -22,6 +22,7 @@ Content = Literal[
     "hypernetwork",
     "vae",
     "text_encoder",
+    "image_encoder",
     "textual_inversion",
     "transformer",
     "unknown",

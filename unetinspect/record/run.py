@@ -9,6 +9,7 @@ from msgspec import Struct
 Shape = tuple[int, ...]
 Constant = bool | int | float | str | tuple[int, ...] | None
 Medium = Literal["image", "video", "spectrogram", "signal"]
+Confidence = Literal["verbatim", "reconstructed"]
 
 
 def channels_of(shape: Shape | None, sample_size: Shape) -> int | None:
@@ -41,12 +42,14 @@ class Source(Struct, frozen=True, kw_only=True):
         location: A path, hub ID or catalog name; for a module, its class.
         revision: The hub's commit, if known.
         subfolder: The folder inside the repository or folder that contains the config.
+        confidence: Of a bundled config: "verbatim" as published, or "reconstructed" from code and similar models; None: not bundled.
     """
 
     kind: Literal["catalog", "file", "folder", "hub", "stdin", "trace", "dict", "module"]
     location: str
     revision: str | None = None
     subfolder: str | None = None
+    confidence: Confidence | None = None
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
@@ -57,7 +60,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
         class_name: The diffusers class.
         params: Parameters, each counted once even if shared; None if the UNet was not built.
         source: Where its config was read.
-        config: The whole config, with the defaults that diffusers fills in.
+        config: The whole config, with its `_class_name` and the defaults that diffusers fills in: diffusers builds the UNet from it.
         config_defaults: The keys of `config` that were filled in.
         config_ignored: Given keys that the class does not have.
         config_overrides: The keys that were overridden.
@@ -76,9 +79,9 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
 
     @property
     def given_config(self) -> dict[str, Any]:
-        """The config without what diffusers filled in, with its `_class_name`: enough to build the UNet again."""
-        given = {key: value for key, value in self.config.items() if key not in self.config_defaults}
-        return {**given, "_class_name": self.class_name}
+        """The config without what diffusers filled in: enough to build the UNet again."""
+        whole = {"_class_name": self.class_name, **self.config}  # records of earlier versions have no `_class_name` in it
+        return {key: value for key, value in whole.items() if key not in self.config_defaults}
 
 
 class InputInfo(Struct, frozen=True, kw_only=True):

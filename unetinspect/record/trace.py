@@ -57,6 +57,16 @@ class Trace(Struct, frozen=True, kw_only=True):
         """Write the whole record as JSON."""
         return to_json(self)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the record to a file, as `unetinspect trace MODEL --json -o FILE` does; every command takes that file as MODEL.
+
+        Raises:
+            UsageError: The file cannot be written; if it exists, it is unchanged.
+        """
+        from unetinspect.streams import save_file
+
+        save_file(path, f"{self.to_json()}\n".encode())
+
     def draw(self, path: str | os.PathLike[str] | None = None, *, level: Literal["stage", "layer"] = "stage") -> Drawing:
         """Draw the U: a picture in a notebook, text as `str()`, and a file where `path` is given.
 

@@ -87,9 +87,9 @@ def construct(config: ResolvedConfig, watched: AbstractContextManager[None]) -> 
 
 
 def built_values(unet: nn.Module, config: ResolvedConfig) -> dict[str, Any]:
-    """Return every key of a config with its value in the UNet that was built of it: constructors of diffusers replace some."""
+    """Return a whole config with the values of the UNet that was built of it: constructors of diffusers replace some."""
     registered: Mapping[str, Any] = getattr(unet, "config", {})
-    return {key: plain(registered.get(key, value)) for key, value in config.values.items()}
+    return {"_class_name": config.class_name, **{key: plain(registered.get(key, value)) for key, value in config.values.items()}}
 
 
 @contextmanager

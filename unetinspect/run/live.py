@@ -7,6 +7,7 @@ tensors swapped in (torch's `functional_call`).
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ from unetinspect.record import Source
 from unetinspect.run.attach import FREEU_FACTORS
 from unetinspect.run.build import build_unet, first_line, pick_device
 from unetinspect.run.resolve import ResolvedConfig
+from unetinspect.source.hub_id import is_repo_id
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import InputSpec, supported_classes
 from unetinspect.units import plural
@@ -62,7 +64,7 @@ class LiveModule:
                 hint=f"pass one of {', '.join(supported_classes())}: unetinspect.trace(pipe.unet)",
             )
         self.model = LoadedModel(
-            name=own.__name__,
+            name=_name_of(config) or own.__name__,
             config={**config, "_class_name": names[0]},
             source=Source(kind="module", location=f"{own.__module__}.{own.__qualname__}"),
         )
@@ -201,6 +203,14 @@ class FreshCopy:
             self.pag_layers += 1
         else:
             fresh.processor = own
+
+
+def _name_of(config: Mapping[str, Any]) -> str | None:
+    """Return the hub ID or the folder's name that a module was loaded from; None if it was not loaded."""
+    place = str(config.get("_name_or_path") or "").replace("\\", "/").removesuffix("/unet")
+    if cached := re.search(r"/models--([^/]+)/snapshots/", place):
+        return cached[1].replace("--", "/")
+    return place if is_repo_id(place) else place.rpartition("/")[2] or None
 
 
 def raised_outside(failure: ForwardRaisedError, name: str, class_name: str) -> ForwardError | None:

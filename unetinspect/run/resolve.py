@@ -246,7 +246,7 @@ def model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | None
         class_name=config.class_name,
         params=params,
         source=model.source,
-        config=config.values,
+        config={"_class_name": config.class_name, **config.values},
         config_defaults=config.defaults,
         config_ignored=config.ignored,
         config_overrides=config.overridden,

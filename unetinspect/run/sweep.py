@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 from msgspec.structs import replace
 
 from unetinspect.errors import ForwardError, UsageError
 from unetinspect.record import LargestMap, Run, SweepPoint, Trace
-from unetinspect.run.cache import Recorder
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request, Size
 
 
 def sweep(
-    recorder: Recorder,
+    record: Callable[[Request, LoadedModel | None], Trace],
     request: Request,
     *,
     res: Sequence[Size] = (),
@@ -23,7 +22,7 @@ def sweep(
     batch: Sequence[int] = (1,),
     attached: LoadedModel | None = None,
 ) -> tuple[tuple[SweepPoint, ...], Trace | None]:
-    """Run a pass at each size and each batch; returns the costs of each, and the record of the last that ran.
+    """`record` a pass at each size and each batch; returns the costs of each, and the record of the last that ran.
 
     `res` are sizes of the image, `latent` of the sample; the default is half, once, one and a half times and twice the UNet's own
     sample size. `request` has all other options of a pass.
@@ -33,7 +32,7 @@ def sweep(
         UnetInspectError: The config cannot be built.
     """
     if not res and not latent:
-        own = recorder.record(replace(request, batch=batch[0]), attached).run.sample_size
+        own = record(replace(request, batch=batch[0]), attached).run.sample_size
         around = [tuple(max(side * halves // 2, 1) for side in (own[0], own[-1])) for halves in (1, 2, 3, 4)]
         latent = list(dict.fromkeys(around))
     requests = [
@@ -43,7 +42,7 @@ def sweep(
     points, last, refusals = [], None, []
     for asked in requests:
         try:
-            last = recorder.record(asked, attached)
+            last = record(asked, attached)
             points.append(_cost(last))
         except (UsageError, ForwardError) as error:
             refusals += [error] if isinstance(error, UsageError) else []

@@ -149,7 +149,7 @@ class Tracer:
         if self._config.overridden:
             yield f"the tensors of {self._model.name} were not compared with the UNet: --set changed its config"
             return
-        from unetinspect.check.weights import verify_weights
+        from unetinspect.checking.weights import verify_weights
 
         yield verify_weights(unet, self._config.values, weights.header, weights.checkpoint)
 

@@ -13,9 +13,13 @@ from unetinspect.errors import SourceError
 from unetinspect.record import Checkpoint, Medium, Source, Trace
 
 # What to do with a file that goes with a UNet, by its content.
+_FULL_CONTROLNET = "diffusers cannot load it; give a full ControlNet, such as controlnet-canny-sdxl"
 _GOES_WITH = {
     "lora": "`unetinspect check MODEL --weights FILE` compares a LoRA with a UNet",
     "ip_adapter": "`unetinspect ports MODEL --with FILE` checks whether an IP-Adapter fits a UNet",
+    "motion_adapter": "it becomes part of a UNet, with `UNetMotionModel.from_unet2d(unet, motion_adapter)`; see animatediff-sd15-v3",
+    "control_lora": _FULL_CONTROLNET,
+    "controlnet_lllite": _FULL_CONTROLNET,
 }
 
 

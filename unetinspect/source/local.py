@@ -50,6 +50,8 @@ def read_path(path: Path, *, subfolder: str | None = None) -> LoadedModel:
         raise SourceError(
             f"{path} is TOML: kohya-ss keeps training options in it, and no UNet config", hint="give the model that it trains"
         )
+    if path.suffix.lower() == ".py":
+        raise SourceError(f"{path} is Python code, which is never executed", hint="save the UNet's config: unet.save_config(FOLDER)")
     text, source, name = read_file(path), Source(kind="file", location=str(path)), _name_of(path)
     is_yaml = {".json": False, ".yaml": True, ".yml": True}.get(path.suffix.lower())
     mapping = parse_mapping(text, what=str(path), is_yaml=is_yaml)

@@ -19,6 +19,9 @@ _MAX_DEPTH = 100
 _MAX_BITS = 4096
 _A_CONFIG = "give the config.json of a UNet: {...} in JSON, or the same in YAML"
 _PYTHON_DICT = re.compile(r"(?:\w+\.)*(?:\w*[Dd]ict)\((.*)\)", re.DOTALL)
+# What a console has around it: the line that was typed, and IPython's number of the answer.
+_PROMPT = re.compile(r"^(?:(?:>>>|\.\.\.|In \[\d+\]:)(?: .*)?(?:\n|\Z)|Out\[\d+\]: ?)", re.MULTILINE)
+_PYTHON_MODULE = re.compile(r"\w+\(\n\s*\(\w+\): \w+\(")
 # As on the command line of a training script: --image_size 64 --class_cond True
 _FLAG = re.compile(r"--([A-Za-z]\w*)[ =]+(\"[^\"]*\"|'[^']*'|[^\s\"']+)")
 
@@ -69,6 +72,10 @@ def parse_mapping(text: str, *, what: str, is_yaml: bool | None = None) -> dict[
     """
     if not text.strip():
         raise ConfigError(f"{what} is empty", hint=_A_CONFIG)
+    if text.lstrip().startswith((">>> ", "In [", "Out[")):
+        text = _PROMPT.sub("", text)
+    if _PYTHON_MODULE.match(text.lstrip()):
+        raise ConfigError(f"{what} is what print(unet) prints: its modules, not its config", hint="save what print(unet.config) prints")
     if is_yaml is None:
         is_yaml = not text.lstrip().startswith(("{", "["))
     try:
@@ -147,7 +154,7 @@ def _load_json(text: str, what: str) -> Any:
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{what} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}",
-            hint="fix it there; JSON allows no comments and no trailing comma (YAML does: name the file .yaml)",
+            hint="fix it there; JSON allows no comments and no trailing commas: delete them",
         ) from None
     except ValueError as error:  # an integer of thousands of digits
         raise ConfigError(f"{what} contains a number that cannot be read: {_first_clause(error)}", hint=_A_CONFIG) from None

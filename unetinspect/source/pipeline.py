@@ -201,7 +201,7 @@ def _search(place: Place, root: str) -> tuple[str, list[str]]:
         return root, []
     if (doubt := place.doubt()) is not None:
         raise doubt
-    hint = f"UNets of these classes can be traced: {', '.join(supported_classes())}; `unetinspect models` lists published ones"
+    hint = "`unetinspect models` lists published UNets, `unetinspect models --classes` the classes that can be traced"
     if checkpoints := _checkpoints(place, place.files(root)):
         hint = f"to read the header of a checkpoint: {_listed(checkpoints)}"
     raise NoUnetError(f"no UNet here: {_what_is_there(place.title(root) if root else place.name, own, index)}", hint=hint)
@@ -214,7 +214,7 @@ def _what_is_there(where: str, own: Mapping[str, Any] | None, index: Mapping[str
         others = [name for name in classes if index[name][0] != "transformers" and not any(word in classes[name] for word in _NO_DENOISERS)]
         models = [f"`{name}` is {classes[name]}" + (f", and {name}/config.json is missing" if unets else "") for name in unets or others]
         if models:
-            return f"in {where}, {', '.join(models)}"
+            return f"{where} is a pipeline whose {', '.join(models)}"
         return f"{where} is a {index.get('_class_name') or 'pipeline'}, and its model_index.json lists no UNet"
     if own is not None:
         architectures = own.get("architectures")

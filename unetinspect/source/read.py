@@ -191,7 +191,8 @@ def _refuse_options(where: str, *, revision: str | None = None, subfolder: str |
 
 
 def _bundled(entry: Entry, location: HubLocation | None, *notes: str) -> LoadedModel:
-    source = Source(kind="catalog", location=location.id if location else entry.name, subfolder=location.subfolder if location else None)
+    place, folder = (location.id, location.subfolder) if location else (entry.name, None)
+    source = Source(kind="catalog", location=place, subfolder=folder, confidence=entry.confidence)
     return LoadedModel(name=entry.name, config=entry.config, source=source, notes=notes).with_vae_of(entry)
 
 

@@ -26,7 +26,11 @@ _INTERPOLATION = re.compile(r"\$\{(\.*)([\w.\[\]]+)\}")
 _MOST_HOPS = 20
 _MOST_SECTIONS = 10_000
 _MOST_LEVELS = 16
-_LONGEST_VALUE = 400  # of no UNet's: a file may hold anything
+# The key under which training configs name the model that they load, wherever it is.
+_LOADS = re.compile(r"(?:pretrained_|base_)?(?:model_)?name_or_path|base_model(?:_name)?")
+# As diffusers' converter has it: pixels of Stable Diffusion XL, and of 2 where it predicts the velocity.
+_PIXELS_XL, _PIXELS_V = 1024, 768
+_LATENT_CHANNELS, _VAE_FACTOR = 4, 8
 # Without block types, fewer keys could be those of anything.
 _FEWEST_KEYS = 3
 
@@ -56,7 +60,10 @@ def find_unet(model: LoadedModel) -> LoadedModel:
         ConfigError: diffusers has no such UNet.
         SourceError: It only names a model that is elsewhere.
     """
-    whole = _resolved(model.config)
+    try:
+        whole = _resolved(model.config)
+    except RecursionError:
+        raise ConfigError(f"{model.source.location} is nested too deeply to be a config", hint="give the config.json of a UNet") from None
     if whole.get("_class_name") == "StableCascadeUnet":
         config, renamed = from_first_cascade(whole)
         note = f"config of diffusers' first Stable Cascade translated to StableCascadeUNet: {', '.join(renamed)}"
@@ -65,8 +72,7 @@ def find_unet(model: LoadedModel) -> LoadedModel:
         return model if whole == model.config else replace(model, config=whole)
     found = sorted(_sections(whole), key=lambda section: section.config.get("_class_name") in plug_classes())
     if not found:
-        named = whole.get("pretrained_model_name_or_path")
-        if isinstance(named, str) and not whole.keys() & _known_keys():
+        if not whole.keys() & _known_keys() and (named := next(_loaded(whole), None)):
             raise _elsewhere(model.source.location, named)
         if isinstance(target := _inside(whole, "model").get("target"), str):
             raise ConfigError(f"{model.source.location} is a config of {target} and has no UNet", hint="give the config of a UNet")
@@ -102,12 +108,18 @@ def _ldm(path: tuple[str, ...], node: Mapping[str, Any], whole: Mapping[str, Any
         return None
     what, config, left = found
     around = _inside(whole, "model", "params")
-    if "target" in node and "image_size" in around:
-        config["sample_size"] = around["image_size"]  # of the latents; the UNet's own image_size is not read
     levels = _inside(around, "first_stage_config", "params", "ddconfig").get("ch_mult")
-    written = ", ".join(f"{key} {str(value)[:_LONGEST_VALUE]}" for key, value in config.items())
-    notes = [f"{what} translated to diffusers: {written}", *([f"not translated: {joined(left)}"] if left else [])]
     factor = 2 ** (len(levels) - 1) if isinstance(levels, list) and 0 < len(levels) <= _MOST_LEVELS else None
+    notes = [f"{what} translated to diffusers: `unetinspect config` shows the result"]
+    if "target" in node:
+        if "image_size" in around:
+            config["sample_size"] = around["image_size"]  # of the latents; the UNet's own image_size is not read
+        is_v = around.get("parameterization") == "v" and config["in_channels"] == _LATENT_CHANNELS
+        pixels = _PIXELS_XL if config.get("addition_embed_type") == "text_time" else _PIXELS_V if is_v else None
+        if pixels:
+            config["sample_size"] = pixels // (factor or _VAE_FACTOR)
+            notes.append(f"sample_size {config['sample_size']}: assumed, as in diffusers' converter")
+    notes += [f"not translated: {joined(left)}"] if left else []
     return _Section(path, config, tuple(notes), factor)
 
 
@@ -178,6 +190,14 @@ def _words(value: Any) -> Iterator[str]:
         yield value
     for item in value if isinstance(value, list) else ():
         yield from _words(item)
+
+
+def _loaded(value: Any) -> Iterator[str]:
+    """Yield the models that a training config loads, the outermost first."""
+    if isinstance(value, dict):
+        yield from (name for key, name in value.items() if isinstance(name, str) and name and _LOADS.fullmatch(str(key)))
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _loaded(item)
 
 
 def _elsewhere(where: str, name: str) -> SourceError:

@@ -8,7 +8,9 @@ from unetinspect.record import ModelInfo, Run
 from unetinspect.units import format_count, format_size
 
 _SOURCES = {
-    "catalog": "bundled copy of",
+    "verbatim": "bundled copy of",
+    "reconstructed": "bundled reconstruction of",
+    "catalog": "bundled config of",  # of records of earlier versions
     "hub": "from the hub,",
     "module": "of the live module",
     "dict": "given in Python,",
@@ -27,7 +29,7 @@ def header(model: ModelInfo, run: Run | None = None) -> list[str]:
     place = "standard input" if source.kind == "stdin" else source.location
     lines = [
         f"{model.name}: {model.class_name}{params}",
-        f"config: {_SOURCES.get(source.kind, 'from')} {place}{folder}{revision}",
+        f"config: {_SOURCES.get(source.confidence or source.kind, 'from')} {place}{folder}{revision}",
     ]
     if run is not None:
         cfg = f" = 2 x {run.batch} (CFG, {run.cfg_reason})" if run.cfg else f", no CFG ({run.cfg_reason})"

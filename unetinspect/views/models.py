@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from msgspec import Struct
 
 from unetinspect.catalog import Entry, Figure, HubLocation
-from unetinspect.record import ModelInfo, Run, Shape, Trace
+from unetinspect.record import Confidence, ModelInfo, Run, Shape, Trace
 from unetinspect.record.run import Excerpt
 from unetinspect.unets import Builder
 from unetinspect.units import format_count, format_si, format_size, plural
@@ -35,7 +35,7 @@ class ModelSummary(Excerpt, frozen=True, kw_only=True):
     vae_scale_factor: int | float | None
     hub: tuple[HubLocation, ...]
     read_from: str
-    confidence: Literal["verbatim", "reconstructed"]
+    confidence: Confidence
     published: tuple[Figure, ...]
     notes: tuple[str, ...]
 
@@ -133,19 +133,24 @@ def found_table(found: Sequence[FoundModel]) -> Table:
 
 
 def models_table(entries: Sequence[Entry]) -> Table:
-    """Show each bundled model: its name, class, size and title."""
+    """Show each bundled model: its name, class, size and title; a mark says that its config is not a verbatim copy."""
+    marks = {"verbatim": "", "reconstructed": " *"}
+    reconstructed = sum(entry.confidence == "reconstructed" for entry in entries)
     return Table(
         columns=(
-            Column("name", lambda entry: entry.name),
+            Column("name", lambda entry: entry.name + marks[entry.confidence]),
             Column("params", lambda entry: format_count(entry.params), right=True),
             Column("attn", lambda entry: str(entry.attention_layers), right=True, drop=2),
             Column("class", lambda entry: entry.class_name, in_heading=True),
             Column("family", lambda entry: entry.family, in_heading=True),
-            Column("title", lambda entry: entry.title, wrap=36),
+            Column("title", lambda entry: entry.title, wrap=34),
         ),
         rows=entries,
         group=lambda entry: f"{entry.family}: {entry.class_name}",
-        below=[f"{plural(len(entries), 'model')}; a hub ID, a config file or a folder can be traced as well"],
+        below=[
+            f"{plural(len(entries), 'model')}; a hub ID, a config file or a folder can be traced as well",
+            f"{reconstructed} configs (*) are reconstructed from code and similar models; the others are verbatim copies",
+        ],
         records=list_models(entries).models,
     )
 
@@ -190,6 +195,7 @@ def config_table(model: ModelInfo, notes: Sequence[str] = ()) -> Table:
     rows = [
         _ConfigKey(key, value, "override" if key in model.config_overrides else "default" if key in defaults else "given")
         for key, value in model.config.items()
+        if not key.startswith("_")
     ]
     below = [f"{plural(len(rows) - len(defaults), 'key')} given, {len(defaults)} filled in by diffusers"]
     if model.config_ignored:

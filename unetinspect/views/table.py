@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = Any
-Format = Literal["table", "json", "md", "csv", "tsv"]
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "stages": Stage,
     "skips": Skip,
@@ -100,7 +99,7 @@ def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in fields.items():
         if isinstance(value, dict):
             flat += _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple) and any(isinstance(item, dict | str) for item in value):
+        elif isinstance(value, list | tuple) and (not value or any(isinstance(item, dict | str) for item in value)):
             flat.append((prefix + name, json.dumps(value)))
         else:
             flat.append((prefix + name, value))

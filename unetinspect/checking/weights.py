@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from unetinspect.catalog import load_catalog
-from unetinspect.check.weight_findings import (
+from unetinspect.checking.weight_findings import (
     Change,
     Comparison,
     Difference,
@@ -26,7 +26,8 @@ from unetinspect.check.weight_findings import (
     split_extras,
 )
 from unetinspect.checkpoint.config_from_shapes import HEADS, NOT_IN_TENSORS, defaults_of, read_sides
-from unetinspect.checkpoint.file_parts import find_parts
+from unetinspect.checkpoint.file_parts import find_parts, shard_of
+from unetinspect.checkpoint.infer import t2i_adapter_names
 from unetinspect.checkpoint.original_layout import FileTensor, diffusers_tensors
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.errors import ConfigError, UnetInspectError
@@ -35,10 +36,12 @@ from unetinspect.record.check import Finding, WeightsCheck
 from unetinspect.record.checkpoint import Checkpoint
 from unetinspect.run.build import build_unet
 from unetinspect.run.resolve import resolve_config
+from unetinspect.unets import plug_classes
 from unetinspect.units import plural
 
-# What can be compared with a UNet; of what is unknown, only the comparison shows it.
-_COMPARED = ("pipeline", "unet", "controlnet", "unknown")
+# What can be compared, with a UNet or with what attaches to one; of what is unknown, only the comparison shows it.
+_COMPARED = ("pipeline", "unet", "unknown")
+_COMPARED_ATTACHED = ("controlnet", "t2i_adapter", "unknown")
 _OTHER_PARTS = ("vae", "text_encoder", "ema")
 # A trial compares them all; no UNet has as many, so a damaged file is explained by names alone.
 _MOST_TENSORS = 20_000
@@ -71,7 +74,8 @@ def compare_weights(unet: nn.Module, config: Mapping[str, Any], header: Header, 
     """
     file = _File(header, checkpoint)
     found, comparison = file.compare(unet)
-    if checkpoint.content not in _COMPARED or (checkpoint.content == "unknown" and comparison.matched == 0):
+    comparable = _COMPARED_ATTACHED if type(unet).__name__ in plug_classes() else _COMPARED
+    if checkpoint.content not in comparable or (checkpoint.content == "unknown" and comparison.matched == 0):
         return _not_a_unet(unet, header, checkpoint)
     findings: list[Finding] = []
     fits: tuple[str, ...] = ()
@@ -126,15 +130,22 @@ class _File:
         own = [part for part in parts if part.name == wanted] or [part for part in parts if part.name not in _OTHER_PARTS]
         self.part = own[0] if own else None
         self.tensors = own[0].tensors if own else {}
+        self.names = own[0].names if own else {}
+        if checkpoint.content == "t2i_adapter":
+            renamed = t2i_adapter_names(self.tensors)
+            self.tensors = {renamed[name]: tensor for name, tensor in self.tensors.items()}
+            self.names = {renamed[name]: whole for name, whole in self.names.items()}
         self.notes = own[0].remarks if own else ()
         if self.part and self.part.form:
             self.notes += (f"quantized: {self.part.form}, compared by the shapes of the unpacked weights",)
+        if number := shard_of(checkpoint.name):
+            self.notes += (f"{number}: the others have the rest; give the .safetensors.index.json beside them",)
         self.notes += tuple(f"{plural(len(part.stored), 'tensor')} of a LoRA in it, not compared" for part in parts if part.name == "lora")
 
     def compare(self, unet: nn.Module) -> tuple[dict[str, FileTensor], Comparison]:
         """Return the file's tensors by the names that diffusers has for them, and how they differ from a UNet's."""
         expected = tensor_shapes(unet)
-        found = diffusers_tensors(self.tensors, self.checkpoint.layout, names=self.part.names if self.part else None, expected=expected)
+        found = diffusers_tensors(self.tensors, self.checkpoint.layout, names=self.names, expected=expected)
         differences = [
             Difference("missing" if name not in found else "mismatched", name, found.get(name), shape)
             for name, shape in expected.items()
@@ -250,8 +261,9 @@ def _fitting_models(file: _File) -> tuple[str, ...]:
 
 
 def _not_a_unet(unet: nn.Module, header: Header, checkpoint: Checkpoint) -> WeightsReport:
-    missing, tensors = len(tensor_shapes(unet)), len(header.tensors)
+    missing, tensors, class_name = len(tensor_shapes(unet)), len(header.tensors), type(unet).__name__
     check = WeightsCheck(
-        name=checkpoint.name, layout=checkpoint.layout, tensors=0, matched=0, missing=missing, unexpected=tensors, mismatched=0
+        name=checkpoint.name, layout=checkpoint.layout, tensors=tensors, matched=0, missing=missing, unexpected=tensors, mismatched=0
     )
-    return WeightsReport(check, (content_finding(checkpoint.content, tensors, missing),))
+    expected = class_name if class_name in plug_classes() else None
+    return WeightsReport(check, (content_finding(checkpoint.content, tensors, missing, expected),))

@@ -10,10 +10,10 @@ import msgspec
 import torch
 from msgspec.structs import replace
 
-from unetinspect.check.adapter_weights import compare_lora
-from unetinspect.check.config import find_in_config
-from unetinspect.check.effects import Probes
-from unetinspect.check.weights import compare_weights, tensor_shapes
+from unetinspect.checking.adapter_weights import compare_lora
+from unetinspect.checking.config import find_in_config
+from unetinspect.checking.effects import Probes
+from unetinspect.checking.weights import compare_weights, tensor_shapes
 from unetinspect.errors import ConfigError, UsageError, nearest_names
 from unetinspect.record import SCHEMA, Check, Envelope, Expectation, Finding, NearSize, SizeCheck, Trace, WeightsCheck
 from unetinspect.run.build import build_unet

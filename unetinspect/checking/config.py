@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from unetinspect.check.meanings import say_meanings
+from unetinspect.checking.meanings import say_meanings
 from unetinspect.errors import Problem
 from unetinspect.record import Trace
 from unetinspect.record.check import Finding, KeyMeaning

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from unetinspect.check.weight_findings import Difference, finding_of, group_by_module, place
+from unetinspect.checking.weight_findings import Difference, finding_of, group_by_module, place
 from unetinspect.checkpoint.adapters import FAMILIES
 from unetinspect.checkpoint.catalog_tensors import flat_names
 from unetinspect.checkpoint.lora import find_places, form_words, module_of, read_lora

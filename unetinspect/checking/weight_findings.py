@@ -81,11 +81,10 @@ _ON_TOP = "it is loaded on top of a UNet; check the UNet's own file"
 _IN_FOLDER = "in a pipeline's repository, the UNet's file is in the folder `unet`"
 _CONTENT_ADVICE: dict[Content, str] = {
     "lora": _ON_TOP,
-    "ip_adapter": "`unetinspect ports MODEL --with FILE` checks whether it fits",
+    **dict.fromkeys(("controlnet", "t2i_adapter", "ip_adapter"), "`unetinspect ports MODEL --with FILE` checks whether it fits a UNet"),
     "control_lora": _ON_TOP,
     "controlnet_lllite": _ON_TOP,
     "motion_adapter": _ON_TOP,
-    "t2i_adapter": "it runs beside a UNet; check the UNet's own file",
     "vae": _IN_FOLDER,
     "text_encoder": _IN_FOLDER,
     "textual_inversion": "it belongs to a text encoder and does not change the UNet",
@@ -143,25 +142,33 @@ def key_finding(changes: Mapping[str, Change], differences: Sequence[Difference]
     shown = {key: change for key, change in changes.items() if key not in HEADS} or dict(changes)
     values = "; ".join(f"{key} {_value(change.found)}, expected {_value(change.expected)}" for key, change in shown.items())
     notes = [note for key, change in shown.items() if (note := _meaning(key, change))]
-    what = f"{plural(len(differences), 'tensor')}: {values}" + "".join(f" ({note})" for note in notes)
+    what = f"{_counted(differences)}: {values}" + "".join(f" ({note})" for note in notes)
     options = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(change.found)}')}" for key, change in changes.items())
     return finding_of(what, differences, where=tuple(shown), advice=f"to match the file, use `{options}`")
 
 
 def class_finding(found: str, expected: str, differences: Sequence[Difference]) -> Finding:
     """Say that these tensors differ because the file is of another class."""
-    what = f"{plural(len(differences), 'tensor')}: class {found}, expected {expected}"
+    what = f"{_counted(differences)}: class {found}, expected {expected}"
     advice = f"to match the file, use `--set _class_name={found}`"
     return finding_of(what, differences, where=("_class_name",), advice=advice)
 
 
-def content_finding(content: Content, tensors: int, missing: int) -> Finding:
-    """Say that a checkpoint contains no UNet: all its tensors are unexpected, and all of the UNet's missing."""
-    what = f"{CONTENT_WORDS.get(content, 'a file')} ({plural(tensors, 'tensor')}), not a UNet"
+def _counted(differences: Sequence[Difference]) -> str:
+    """Count the tensors, and those of each kind where there are several."""
+    counts = Counter(difference.kind for difference in differences)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return plural(len(differences), "tensor") + (f" ({kinds})" if len(counts) > 1 else "")
+
+
+def content_finding(content: Content, tensors: int, missing: int, expected: str | None) -> Finding:
+    """Say that a checkpoint contains no UNet, or no `expected` (the class of what attaches to one): nothing in it matches."""
+    words = {"unet": "a UNet", "pipeline": "a whole checkpoint", **CONTENT_WORDS}
+    what = f"{words.get(content, 'a file')} ({plural(tensors, 'tensor')}), not {f'a {expected}' if expected else 'a UNet'}"
     return Finding(
         about="weights",
         kind="unexpected",
-        what=f"{what}: all {missing} tensors of this UNet are missing",
+        what=f"{what}: all {missing} tensors of this {expected or 'UNet'} are missing",
         advice=_CONTENT_ADVICE.get(content, "`unetinspect identify FILE` shows what is in it"),
         count=tensors + missing,
     )
