@@ -137,7 +137,7 @@ def test_offline_opens_no_socket(hub, monkeypatch, why):
     assert hub.refusal("acme/other", **options) == absent
     known = hub.read(SD15, **options)
     assert (known.name, known.vae_scale_from, known.config["cross_attention_dim"]) == ("sd15", "catalog", 768)
-    assert known.source == Source(kind="catalog", location=SD15, subfolder="unet")
+    assert known.source == Source(kind="catalog", location=SD15, subfolder="unet", confidence="verbatim")
     assert known.notes == (f"offline ({why}): for {SD15} the bundled config of sd15 was used",)
     # Not for a folder that is not its own.
     assert hub.refusal(SD15, subfolder="text_encoder", **options)[0].startswith(SD15)

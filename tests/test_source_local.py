@@ -229,7 +229,8 @@ def test_catalog(here, model):
     """A catalog name or alias, in any case, is the bundled config with its VAE factor."""
     found = read_model(model)
     assert (found.name, found.vae_scale_factor, found.vae_scale_from, found.notes) == ("sd15", 8, "catalog", ())
-    assert found.source == Source(kind="catalog", location="stable-diffusion-v1-5/stable-diffusion-v1-5", subfolder="unet")
+    place = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert found.source == Source(kind="catalog", location=place, subfolder="unet", confidence="verbatim")
     assert found.config["_class_name"] == "UNet2DConditionModel"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -184,10 +185,14 @@ def test_sdxl_against_stable_diffusion_2() -> None:
 def test_an_inpainting_checkpoint_and_another_class_are_each_one_finding() -> None:
     """Nine input channels are a latent, a mask and the masked image; a class is not explained by the keys of another."""
     inpainting = only(against(condition(), shapes_of(condition(in_channels=9))))
-    other = only(against(CONDITION, shapes_of(PLAIN)))
+    report = against(CONDITION, shapes_of(PLAIN))
+    other, check = only(report), report.check
+    kinds = {"missing": check.missing, "unexpected": check.unexpected, "mismatched": check.mismatched}
 
     assert inpainting.what == "1 tensor: in_channels 9, expected 4 (inpainting: latent 4 + mask 1 + masked image 4)"
     assert (other.where, other.what.partition(": ")[2]) == (("_class_name",), "class UNet2DModel, expected UNet2DConditionModel")
+    assert {kind: int(count) for count, kind in re.findall(r"(\d+) (\w+ed|missing)", other.what)} == {k: n for k, n in kinds.items() if n}
+    assert len(list(filter(None, kinds.values()))) > 1
 
 
 EXTRA = {
