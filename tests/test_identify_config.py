@@ -13,11 +13,11 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from unetinspect.check.weights import compare_weights
 
 from tests.checkpoints import ORIGINALS, Shapes, built_shapes, catalog_shapes, header_of, original_unet, specs
 from tests.tiny import KINDS, condition, plain, some
 from unetinspect.catalog import load_catalog
+from unetinspect.checking.weights import compare_weights
 from unetinspect.checkpoint.config_from_shapes import INFERRED, defaults_of
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.infer import infer_config, structure_of
