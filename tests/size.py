@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "unetinspect"
 # Raising these is a decision: is there no mechanism that could go instead?
-MOST_LINES, MOST_FILES = 25_700, 160
+MOST_LINES, MOST_FILES = 27_700, 165
 
 
 def main() -> int:
