@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 _LONGEST_VALUE = 80
@@ -115,6 +115,16 @@ def map_texts(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {map_texts(key, change): map_texts(inner, change) for key, inner in value.items()}
     return [map_texts(inner, change) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def largest(sizes: Mapping[str, int]) -> list[str]:
+    """Return the names of all that is at least a hundredth of the whole, the largest first.
+
+    >>> largest({"F32": 1, "F16": 990, "BF16": 9})
+    ['F16']
+    """
+    whole = sum(sizes.values())
+    return [name for name, size in sorted(sizes.items(), key=lambda item: -item[1]) if 100 * size >= whole]
 
 
 def in_lines(parts: Iterable[_Part], fits: Callable[[Sequence[_Part]], bool]) -> list[list[_Part]]:

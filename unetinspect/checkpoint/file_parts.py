@@ -33,7 +33,7 @@ CONTENT_WORDS: dict[Content, str] = {
 
 # The tensor that each UNet has one of, in diffusers' layout and the original one: what is before its name is a prefix.
 _FIRST_TENSORS = ("conv_in.weight", "input_blocks.0.0.weight")
-_SHARD = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.safetensors$")
+SHARD = re.compile(r"-([0-9]{5})-of-([0-9]{5})\.safetensors\Z", re.IGNORECASE)  # how the name of one file of several ends
 _MOST_PREFIXES = 16  # a damaged file may have thousands of such tensors
 
 _UNET = " conv_in conv_out down_blocks up_blocks time_embedding"
@@ -242,7 +242,7 @@ def shard_of(file: str) -> str | None:
     >>> shard_of("diffusion_pytorch_model-00001-of-00002.safetensors")
     'file 1 of 2'
     """
-    found = _SHARD.search(file)
+    found = SHARD.search(file)
     return f"file {int(found[1])} of {int(found[2])}" if found else None
 
 

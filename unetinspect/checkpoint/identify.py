@@ -19,7 +19,7 @@ from unetinspect.checkpoint.original_layout import diffusers_tensors, is_origina
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
 from unetinspect.record import Checkpoint, CheckpointPart
 from unetinspect.record.checkpoint import Content
-from unetinspect.units import joined, plural
+from unetinspect.units import joined, largest, plural
 
 _DTYPES = {
     "F64": "float64",
@@ -60,12 +60,11 @@ _STAGES = ("down_blocks.", "mid_block.", "up_blocks.", "input_blocks.", "middle_
 
 def identify(header: Header) -> Checkpoint:
     """Say what a checkpoint is, from the names and shapes of its tensors; never fails: what is not known is "unknown"."""
-    parts: Sequence[Part] = find_parts(header.tensors)
-    inside = any(part.name == "lora" for part in parts)
-    if not inside and (adapter := find_adapter(header.tensors) or find_lora(header)) is not None:
-        parts = ()
+    parts: Sequence[Part] = ()
+    if (adapter := find_adapter(header.tensors) or find_lora(header)) is not None:
         found = _adapter_fields(header, adapter)
     else:
+        parts = find_parts(header.tensors)
         main = next((part for name in _ORDER for part in parts if part.name == name), None)
         if main is None:
             found = _shard_fields(header, parts) or _unknown_fields(header)
@@ -299,6 +298,4 @@ def _bytes_by_dtype(tensors: Iterable[TensorSpec]) -> dict[str, int]:
 
 def _dtype(tensors: Iterable[TensorSpec]) -> str:
     """Name the dtypes that take at least a hundredth of the bytes, as torch does."""
-    sizes = _bytes_by_dtype(tensors)
-    total = sum(sizes.values())
-    return joined([_DTYPES.get(dtype, dtype) for dtype, size in sizes.items() if 100 * size >= total] or ["no values"])
+    return joined([_DTYPES.get(dtype, dtype) for dtype in largest(_bytes_by_dtype(tensors))] or ["no values"])

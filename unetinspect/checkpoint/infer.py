@@ -8,7 +8,6 @@ from math import gcd, isqrt
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from unetinspect.catalog import Entry, load_catalog
 from unetinspect.checkpoint.adapters import FAMILIES
@@ -227,8 +226,7 @@ def _by_encoder(tensors: Mapping[str, FileTensor], unknown: Inferred) -> Inferre
                 config["num_trans_layer"] = sum(name.endswith(".attn.in_proj_weight") for name in tensors)
             told = f"what no tensor shows, such as attention_head_dim: assumed, as in {entry.name} of the catalog (same encoder)"
             return Inferred(class_name=unknown.class_name, config=config, family=entry.family, untold=(told,))
-    widths = {tensor.shape[-1] for name, tensor in tensors.items() if name.endswith(".attn2.to_k.weight") and tensor.shape}
-    return replace(unknown, family=next((FAMILIES[width] for width in sorted(widths) if width in FAMILIES), None))
+    return unknown
 
 
 def _like(matches: list[Entry], class_name: str) -> Inferred:

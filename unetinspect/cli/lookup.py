@@ -37,16 +37,15 @@ def identify(
     from unetinspect.views.checks import checkpoint_table, checkpoints_table
 
     output = Output(options)
-    place = {key: getattr(options, key) for key in ("revision", "subfolder", "token", "offline")}
     if len(files) == 1 and (options.subfolder is not None or checkpoints_at(files[0], output.note) == files):
-        found = read_weights(files[0], **place)
+        found = read_weights(files[0], **options.where)
         output.note(*found.notes)
         output.show(checkpoint_table(found.checkpoint), found.checkpoint)
         return
     read, failed = [], list[tuple[bool, UnetInspectError]]()
     for name in dict.fromkeys(name for file in files for name in checkpoints_at(file, output.note)):
         try:
-            found = read_weights(name, **place)
+            found = read_weights(name, **options.where)
         except UnetInspectError as error:
             failed.append((name in files, error))
         else:

@@ -44,6 +44,11 @@ class SourceOptions(OutputOptions, frozen=True, kw_only=True):
     token: Annotated[str | None, _source("--token", metavar="TOKEN", help="Hub token [default: the stored login]")] = None
     offline: Annotated[bool, _source("--offline", help="Do not use the network, only the hub cache and the catalog")] = False
 
+    @property
+    def where(self) -> dict[str, Any]:
+        """What the functions that read a model or a checkpoint take, beside its name."""
+        return {"revision": self.revision, "subfolder": self.subfolder, "token": self.token, "offline": self.offline}
+
 
 class ModelOptions(SourceOptions, frozen=True, kw_only=True):
     """Which model, and from where."""

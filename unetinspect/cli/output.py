@@ -17,7 +17,7 @@ from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
 from unetinspect.record import to_json
 from unetinspect.source.place import is_weights, unread_weights
-from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, reason, write_file
+from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, save_file
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
 from unetinspect.views.table import Table
@@ -115,10 +115,7 @@ class Output:
         elif self.path is None:
             print_answer(answer)
         else:
-            try:
-                write_file(Path(self.path), answer.encode(errors="backslashreplace") if isinstance(answer, str) else answer)
-            except OSError as error:
-                raise UsageError(f"cannot write to {self.path}: {reason(error)}", hint="choose a file in a writable folder") from None
+            save_file(self.path, answer.encode(errors="backslashreplace") if isinstance(answer, str) else answer)
 
     @contextmanager
     def several(self) -> Iterator[None]:

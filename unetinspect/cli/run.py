@@ -148,8 +148,7 @@ def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:
 
 
 def _read(options: ModelOptions, name: str) -> LoadedModel:
-    where = {option: getattr(options, option) for option in ("revision", "subfolder", "token", "offline")}
-    return read_model(name, **where, stdin=sys.stdin)
+    return read_model(name, **options.where, stdin=sys.stdin)
 
 
 def to_trace_again(model: LoadedModel) -> LoadedModel:

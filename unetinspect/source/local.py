@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from msgspec.structs import replace
 
+from unetinspect.checkpoint.file_parts import SHARD
 from unetinspect.errors import SourceError, UnetInspectError, UsageError
 from unetinspect.record import Source, Trace
 from unetinspect.source.hub_id import clean_folder
@@ -25,9 +26,8 @@ from unetinspect.units import plural
 
 _CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
 _CHECKPOINT = re.compile(r".*\.(?:safetensors(?:\.index\.json)?|gguf)", re.IGNORECASE)
-_SHARD = re.compile(r"(.*)-[0-9]{5}-of-[0-9]{5}\.safetensors", re.IGNORECASE)
 _CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
-_GLOB = re.compile(r"[*?\[]")
+GLOB = re.compile(r"[*?\[]")
 _A_GLOB = "give a folder, or a glob in quotes: 'runs/*/unet'"
 # A folder of runs and the hub's cache have less of each: with more, it is a whole disk.
 MAX_DEPTH = 12
@@ -186,9 +186,7 @@ def find_checkpoints(place: str, note: Callable[[str], None]) -> list[str]:
     """
     paths = [path for path in _search(place, _CHECKPOINT, note) if _CHECKPOINT.fullmatch(path.name)]  # a glob matches any file
     indexes = {str(path).lower() for path in paths}
-    found = [
-        path for path in map(str, paths) if not (shard := _SHARD.fullmatch(path)) or f"{shard[1]}{INDEX_SUFFIX}".lower() not in indexes
-    ]
+    found = [path for path in map(str, paths) if not SHARD.search(path) or SHARD.sub(INDEX_SUFFIX, path).lower() not in indexes]
     if not found:
         raise SourceError(f"found no .safetensors or .gguf file in {place}", hint="other files of weights are not read")
     return found
@@ -207,8 +205,8 @@ def _candidates(place: str, names: re.Pattern[str], note: Callable[[str], None])
     whole = Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home
     if os.path.exists(whole):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
         matches = iter([whole])
-    elif _GLOB.search(place):
-        fixed = next(index for index, part in enumerate(whole.parts) if _GLOB.search(part))
+    elif GLOB.search(place):
+        fixed = next(index for index, part in enumerate(whole.parts) if GLOB.search(part))
         matches = Path(*whole.parts[:fixed]).glob(str(Path(*whole.parts[fixed:])))  # `**` follows no links
     else:
         raise SourceError(f"there is no file or folder {place}", hint=_A_GLOB)

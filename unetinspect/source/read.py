@@ -132,11 +132,11 @@ def checkpoints_at(name: str, note: Callable[[str], None]) -> list[str]:
     Raises:
         SourceError: There are none.
     """
-    from unetinspect.source.local import find_checkpoints
+    from unetinspect.source.local import GLOB, find_checkpoints
 
     path = os.path.expanduser(name)  # noqa: PTH111  Path.expanduser raises where there is no home
     if not os.path.exists(path):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
-        return find_checkpoints(name, note) if any(mark in name for mark in "*?[") else [name]
+        return find_checkpoints(name, note) if GLOB.search(name) else [name]
     if not os.path.isdir(path):  # noqa: PTH112  as above
         return [name]
     try:

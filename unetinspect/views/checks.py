@@ -21,7 +21,7 @@ from unetinspect.record import (
     TensorDifference,
     WeightsCheck,
 )
-from unetinspect.units import format_bytes, format_count, format_shape, format_size, plural
+from unetinspect.units import format_bytes, format_count, format_shape, format_size, largest, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
@@ -176,7 +176,7 @@ def _stored_as(checkpoint: Checkpoint) -> str:
     sizes: Counter[str] = Counter()
     for part in checkpoint.parts:
         sizes.update({part.quantization: sum(part.bytes_by_dtype.values())} if part.quantization else part.bytes_by_dtype)
-    return ", ".join(name for name, size in sizes.most_common() if 100 * size >= sizes.total()) or "-"
+    return ", ".join(largest(sizes)) or "-"
 
 
 def _content(checkpoint: Checkpoint) -> Iterator[str]:
