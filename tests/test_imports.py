@@ -18,7 +18,7 @@ COMMANDS = tuple(f"unetinspect.cli.{name}" for name in ("compare", "inspect", "l
 LEFT = ("checking", "observe", "profile", "run")
 # The rooms of the package in the order in which data flows: each imports only those before it.
 ROOMS = (
-    *(("deferred_imports", "errors", "terminal", "units", "version"), ("streams",), ("record",), ("catalog",), ("unets",)),
+    *(("deferred_imports", "errors", "terminal", "version"), ("units",), ("streams",), ("record",), ("catalog",), ("unets",)),
     *(("checkpoint",), ("source",), ("observe",), ("run",), ("naming",), ("checking", "compare", "explain", "profile")),
     *(("views",), ("drawing",), ("api",), ("cli",), ("__init__",), ("__main__",)),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from msgspec.structs import replace
@@ -11,16 +11,17 @@ from unetinspect.checkpoint.adapters import read_ip_adapter
 from unetinspect.cli.options import Models, TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, answer_models, read_named
-from unetinspect.errors import UsageError, nearest_names
 from unetinspect.record import Envelope, Trace
+from unetinspect.record.selection import KINDS, Selection
 from unetinspect.run.cache import Recorder
 from unetinspect.source import LoadedModel
 from unetinspect.source.loaded import NoModelError
-from unetinspect.unets.request import parse_size
 
 _DOES_NOT_FIT = 1
-_Kind = Literal["self", "cross", "joint", "temporal", "pooling"]
-_Stage = Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1) or these (up_blocks) [default: all]")]
+_Stages = Annotated[
+    list[str] | None,
+    typer.Option("--stage", metavar="NAME,...", help="Only these stages: up_blocks.1, or up_blocks for all of them [default: all]"),
+]
 
 
 @takes(TraceOptions)
@@ -66,10 +67,10 @@ def skips(
 def attn(
     options: TraceOptions,
     kind: Annotated[
-        _Kind | None,
-        typer.Option("--kind", metavar="KIND", help="Only layers of this kind: self, cross, joint, temporal or pooling [default: all]"),
+        list[str] | None,
+        typer.Option("--kind", metavar="KIND,...", help=f"Only layers of these kinds: {', '.join(KINDS)} [default: all]"),
     ] = None,
-    stage: _Stage = None,
+    stage: _Stages = None,
     tokens_at: Annotated[
         str | None,
         typer.Option(metavar="N|HxW", help="Only layers at this resolution: 16x16 is 256 query tokens [default: all]"),
@@ -81,20 +82,17 @@ def attn(
     from unetinspect.views.attention import attention_table
 
     output = Output(options)
-    size = parse_size(tokens_at, option="--tokens-at")
+    selection = Selection.of(kind, stage, tokens_at)
     record = _traced(options, output)
-    _check_stage(stage, record)
-    picked = [layer for layer in record.attentions if _in_stage(layer.stage, stage)]
-    picked = [layer for layer in picked if kind in (None, layer.kind)]
-    picked = [layer for layer in picked if size is None or layer.query_shape[2] == size[0] * size[1]]
-    output.show(attention_table(record, picked), Envelope.of(record, attentions=tuple(picked)))
+    picked = selection.pick(record)
+    output.show(attention_table(record, picked), Envelope.of(record, attentions=picked))
 
 
 @takes(TraceOptions)
 def tree(
     options: TraceOptions,
     depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet or the stage [default: all]")] = None,
-    stage: _Stage = None,
+    stage: _Stages = None,
 ) -> None:
     """unetinspect tree sd15 --depth 2
     unetinspect tree sdxl --stage mid_block
@@ -102,9 +100,10 @@ def tree(
     from unetinspect.views.tree import tree_table, within_depth
 
     output = Output(options)
+    selection = Selection.of(stage=stage)
     record = _traced(options, output)
-    _check_stage(stage, record)
-    modules = [module for module in record.modules if _in_stage(module.path, stage)]
+    selection.check(record)
+    modules = [module for module in record.modules if selection.takes_stage(module.path)]
     table = tree_table(record, modules, depth=depth, unicode=output.screen.unicode)
     output.show(table, Envelope.of(record, modules=within_depth(modules, depth)))
 
@@ -167,21 +166,3 @@ def ports(options: TraceOptions) -> None:
 def _traced(options: TraceOptions, output: Output) -> Trace:
     passes = Passes(options, output)
     return passes.trace(read_named(options, output, options.model))
-
-
-def _check_stage(stage: str | None, record: Trace) -> None:
-    """Check that a stage, or a list of stages, is one that ran.
-
-    Raises:
-        UsageError: It is not; the hint has similar names.
-    """
-    names = [found.name for found in record.stages]
-    known = list(dict.fromkeys(part for name in names for part in (name.partition(".")[0], name)))
-    if stage is not None and stage not in known:
-        close = sorted(nearest_names(stage, known, count=5), key=known.index)
-        hint = f"did you mean one of {', '.join(close)}?" if close and "," not in stage else f"use one of {', '.join(known)}"
-        raise UsageError(f"{record.model.name} has no stage '{stage}'", hint=hint)
-
-
-def _in_stage(name: str, stage: str | None) -> bool:
-    return stage is None or name == stage or name.startswith(f"{stage}.")
