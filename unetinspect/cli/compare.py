@@ -11,10 +11,10 @@ from msgspec import structs
 
 from unetinspect.cli.options import DiffOptions, TraceOptions, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import Passes, read_named
+from unetinspect.cli.run import Passes, read_first, read_named
 from unetinspect.drawing.drawing import FORMS, Form
 from unetinspect.drawing.outline import Level
-from unetinspect.errors import SourceError, UsageError
+from unetinspect.errors import UsageError
 from unetinspect.record import Envelope, Trace
 from unetinspect.streams import form_of
 from unetinspect.unets.request import parse_counts
@@ -133,13 +133,6 @@ def names(
 
     output = Output(options)
     passes = Passes(options, output)
-    try:
-        model = read_named(options, output, options.model)
-    except SourceError as error:
-        if name is not None:
-            raise
-        hint = f"{error.hint or ''}; put MODEL first: unetinspect names sd15 {options.model}".lstrip("; ")
-        raise SourceError(error.message, hint=hint) from None
-    record = passes.trace(model)
+    record = passes.trace(read_first(options, output, name, command="names"))
     found = names_of(record) if name is None else find_names(record, name)
     output.show(names_table(record, found, asked=name), Envelope.of(record, names=found))

@@ -10,7 +10,7 @@ import typer
 from msgspec.structs import replace
 
 from unetinspect.cli.options import ModelOptions, OutputOptions, SourceOptions, takes
-from unetinspect.cli.output import OF_TABLES, Output
+from unetinspect.cli.output import OF_NAMED, OF_TABLES, Output
 from unetinspect.cli.run import parse_overrides, read_named, unknown_keys
 from unetinspect.errors import ConfigError, UnetInspectError, UsageError
 from unetinspect.record import SCHEMA, Envelope, Trace
@@ -144,7 +144,7 @@ def models(
     from unetinspect.unets import builder_for, supported_classes
     from unetinspect.views import models as view
 
-    output = Output(options)
+    output = Output(options, *OF_NAMED)
     if places and classes:
         raise UsageError("--from and --classes cannot be used together", hint="use one of them")
     if places:

@@ -28,8 +28,11 @@ class OutputOptions(Struct, frozen=True, kw_only=True):
 
     json: Annotated[bool, _output("--json", help="Same as --format json")] = False
     format: Annotated[
-        Literal["table", "json", "md", "csv", "tsv"] | None,
-        _output("--format", metavar="FORMAT", help="Output format: table, json, md, csv or tsv [default: by FILE's extension]"),
+        Literal["table", "json", "md", "csv", "tsv", "names"] | None,
+        _output("--format", metavar="FORMAT", help="table, json, md, csv, tsv or names (one a line) [default: by FILE's extension]"),
+    ] = None
+    columns: Annotated[
+        list[str] | None, _output("--columns", metavar="FIELD,...", help="Columns of the table, named as in JSON [default: what fits]")
     ] = None
     output: Annotated[str | None, _output("--output", "-o", metavar="FILE", help="Write to FILE instead of standard output")] = None
     no_truncate: Annotated[bool, _output("--no-truncate", help="Do not shorten module paths")] = False

@@ -16,14 +16,17 @@ import msgspec
 from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
 from unetinspect.record import to_json
+from unetinspect.record.selection import read_words
 from unetinspect.source.place import is_weights, unread_weights
 from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, save_file
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
-from unetinspect.views.table import Table
+from unetinspect.views.table import Table, only_columns
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 OF_TABLES = ("txt", "json", "md", "csv", "tsv")
+OF_NAMED = (*OF_TABLES, "names")  # of tables whose records have names
+_WITH_COLUMNS = ("txt", "md", "csv", "tsv")
 _CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -55,22 +58,29 @@ class Output:
         asked = {option: form for option, form in wanted.items() if form is not None}
         for option, form in asked.items():
             if form not in forms:
-                raise UsageError(f"{what} has no {form} form", hint=f"leave out {option}")
+                raise UsageError(f"{what or 'this command'} has no {form} form", hint=f"leave out {option}")
         suffix = Path(self.path or "").suffix.lower()
         if self.path is not None and (suffix in SUFFIXES or (suffix and not asked)):
-            asked[f"-o {self.path}"] = form_of(self.path, forms)
+            form = form_of(self.path, [form for form in forms if form != "names"])
+            asked[f"-o {self.path}"] = "names" if form == "txt" and options.format == "names" else form
         if len({*asked.values()}) > 1:
             first, *_, last = asked
             raise UsageError(f"{first} and {last} cannot be used together", hint=f"leave out {first}")
         self.decided_by, self.form = next(iter(asked.items()), ("", "txt"))
+        self._columns = read_words(options.columns, what="--columns")
+        if self._columns and ("csv" not in forms or self.form not in _WITH_COLUMNS):
+            wrong = f"--columns and {self.decided_by} cannot be used together" if "csv" in forms else f"{what} has no columns"
+            raise UsageError(wrong, hint="leave out --columns")
         self._quiet = options.quiet
         self._printed: set[str] = set()
         self._label: str | None = None
         self._parts: list[str] | None = None
         self._rows: list[dict[str, Any]] = []
         self._fields: Sequence[str] = ()
+        width = _width() if self.path is None else None
         self.screen = Screen(
-            width=_width() if self.path is None else None,
+            width=width,
+            height=None if width is None or self._columns or self.form != "txt" else shutil.get_terminal_size().lines,
             color=self.path is None and _wants_color(),
             unicode=self.path is not None or _is_unicode(),
             shorten=not options.no_truncate,
@@ -83,8 +93,13 @@ class Output:
             self._rows += [{"model": self._label, **msgspec.to_builtins(record)} for record in records]
             self._fields = ("model", *table.fields)
             return
+        if self._columns:
+            table, more = only_columns(table, self._columns), ()
         if self.form == "json":
             self.write_json(document)
+        elif self.form == "names":
+            names = (getattr(record, table.name) for record in (table.rows if table.records is None else table.records))
+            self.write("".join(f"{visible(name)}\n" for name in dict.fromkeys(names) if name))
         elif self.form == "md":
             self.write("\n".join(map(render_markdown, (table, *more))))
         elif self.form in ("csv", "tsv"):

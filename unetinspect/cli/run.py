@@ -11,7 +11,7 @@ import typer
 
 from unetinspect.cli.options import ModelOptions, PassOptions
 from unetinspect.cli.output import Output
-from unetinspect.errors import UnetInspectError, UsageError
+from unetinspect.errors import SourceError, UnetInspectError, UsageError
 from unetinspect.record import ModelInfo, Trace
 from unetinspect.run.cache import Recorder, open_cache
 from unetinspect.source import LoadedModel, read_model
@@ -145,6 +145,21 @@ def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:
     model = _read(options, name)
     output.note(*model.notes)
     return model
+
+
+def read_first(options: ModelOptions, output: Output, second: str | None, *, command: str) -> LoadedModel:
+    """Read the model of a command that takes another argument after it, and print its notes.
+
+    Raises:
+        SourceError: It cannot be read; without a second argument, the hint is that MODEL comes first.
+    """
+    try:
+        return read_named(options, output, options.model)
+    except SourceError as error:
+        if second is not None:
+            raise
+        hint = f"{error.hint or ''}; put MODEL first: unetinspect {command} sd15 {options.model}".lstrip("; ")
+        raise SourceError(error.message, hint=hint) from None
 
 
 def _read(options: ModelOptions, name: str) -> LoadedModel:

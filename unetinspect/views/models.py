@@ -127,6 +127,7 @@ def found_table(found: Sequence[FoundModel]) -> Table:
             Column("MACs", lambda model: format_si(model.macs), right=True),
         ),
         rows=found,
+        name="path",
         group=lambda model: model.class_name,
         below=[f"{plural(len(found), 'model')}; MACs of one pass at the config's sample size (batch doubled under CFG)"],
     )
@@ -152,6 +153,7 @@ def models_table(entries: Sequence[Entry]) -> Table:
             f"{reconstructed} configs (*) are reconstructed from code and similar models; the others are verbatim copies",
         ],
         records=list_models(entries).models,
+        name="name",
     )
 
 
@@ -165,6 +167,7 @@ def classes_table(classes: Sequence[Builder], entries: Sequence[Entry]) -> Table
             Column("bundled models", lambda row: ", ".join(row.models) or "-", wrap=22, drop=1),
         ),
         rows=rows,
+        name="class_name",
         below=[f"{len(rows)} classes, {sum(bool(row.plugs_into) for row in rows)} of them to attach to a UNet: --with"],
     )
 

@@ -24,11 +24,13 @@ class Screen(Struct, frozen=True, kw_only=True):
 
     Attributes:
         width: Columns; None is as many as the table needs (a pipe, a file).
+        height: Lines; None is as many as the answer needs.
         unicode: Whether box-drawing characters can be shown.
         shorten: Whether long paths may be shortened.
     """
 
     width: int | None
+    height: int | None = None
     color: bool = False
     unicode: bool = True
     shorten: bool = True
