@@ -15,11 +15,11 @@ HEAVY = ("torch", "diffusers", "huggingface_hub")
 SLOW = ("rich", "yaml")
 COMMANDS = tuple(f"unetinspect.cli.{name}" for name in ("compare", "inspect", "lookup", "measure"))
 # Left of the record, where torch and diffusers are at work.
-LEFT = ("checking", "observe", "profile", "run")
+LEFT = ("capturing", "checking", "observe", "profile", "run")
 # The rooms of the package in the order in which data flows: each imports only those before it.
 ROOMS = (
-    *(("deferred_imports", "errors", "terminal", "units", "version"), ("streams",), ("record",), ("catalog",), ("unets",)),
-    *(("checkpoint",), ("source",), ("observe",), ("run",), ("naming",), ("checking", "compare", "explain", "profile")),
+    *(("deferred_imports", "errors", "terminal", "version"), ("units",), ("streams",), ("record",), ("catalog",), ("unets",)),
+    *(("checkpoint",), ("source",), ("observe",), ("run",), ("naming",), ("capturing", "checking", "compare", "explain", "profile")),
     *(("views",), ("drawing",), ("api",), ("cli",), ("__init__",), ("__main__",)),
 )
 # Two methods of a record draw it, and where a checkpoint is MODEL, its tensors are compared with those of the UNet.

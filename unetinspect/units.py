@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from unetinspect.errors import UsageError
+
+MAX_SIDE = 1 << 20
 _LONGEST_VALUE = 80
 _Part = TypeVar("_Part")
 
@@ -27,6 +30,36 @@ def format_size(size: Sequence[int] | None) -> str:
     '512x768'
     """
     return "-" if size is None else "x".join(str(side) for side in size)
+
+
+def parse_size(value: Any, *, option: str) -> tuple[int, int] | None:
+    """Read a size: 512, "512", "512x768", (512, 768).
+
+    Raises:
+        UsageError: It is none of these, or a side is not a whole number above 0.
+
+    >>> parse_size("512x768", option="--res")
+    (512, 768)
+    >>> parse_size(64, option="--latent")
+    (64, 64)
+    """
+    if value is None:
+        return None
+    sides = value.lower().replace("×", "x").split("x") if isinstance(value, str) else value  # noqa: RUF001
+    if isinstance(sides, int):
+        sides = (sides,)
+    try:
+        numbers = [int(side) for side in sides]
+        exact = all(str(side).strip() == str(number) for side, number in zip(sides, numbers, strict=True))
+    except (TypeError, ValueError):
+        numbers, exact = [], False
+    if not exact or len(numbers) not in (1, 2) or not all(1 <= number <= MAX_SIDE for number in numbers):
+        several = "; `unetinspect sweep` takes several" if isinstance(value, str) and "," in value and option != "--tokens-at" else ""
+        raise UsageError(
+            f"{option}: {value!r} is not a size from 1 to {MAX_SIDE}",
+            hint=f"write one side or height x width: {option} 512, {option} 512x768{several}",
+        )
+    return numbers[0], numbers[-1]
 
 
 def format_count(count: int | None) -> str:
@@ -65,6 +98,15 @@ def plural(count: int, noun: str) -> str:
     ('1 skip', '12 skips')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def split_commas(texts: Iterable[str]) -> list[str]:
+    """Split the values of an option that takes a list, and may be given several times.
+
+    >>> split_commas(["cross, self", "joint"])
+    ['cross', 'self', 'joint']
+    """
+    return [part.strip() for text in texts for part in text.split(",")]
 
 
 def joined(words: Iterable[Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from msgspec.structs import replace
@@ -11,16 +11,20 @@ from unetinspect.checkpoint.adapters import read_ip_adapter
 from unetinspect.cli.options import Models, TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, answer_models, read_named
-from unetinspect.errors import UsageError, nearest_names
+from unetinspect.errors import UsageError
 from unetinspect.record import Envelope, Trace
+from unetinspect.record.selection import KINDS, Selection, no_match, no_skip_matches, pick_modules, pick_skips, read_words
 from unetinspect.run.cache import Recorder
 from unetinspect.source import LoadedModel
 from unetinspect.source.loaded import NoModelError
-from unetinspect.unets.request import parse_size
 
 _DOES_NOT_FIT = 1
-_Kind = Literal["self", "cross", "joint", "temporal", "pooling"]
-_Stage = Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1) or these (up_blocks) [default: all]")]
+_CODE = ("py", "txt")
+_Code = Annotated[bool, typer.Option("--code", help="Print Python that captures them from the UNet while it runs")]
+_Stages = Annotated[
+    list[str] | None,
+    typer.Option("--stage", metavar="NAME,...", help="Only these stages: up_blocks.1, or up_blocks for all of them [default: all]"),
+]
 
 
 @takes(TraceOptions)
@@ -45,56 +49,84 @@ def trace(options: TraceOptions, models: Models = None) -> None:
 @takes(TraceOptions)
 def skips(
     options: TraceOptions,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option("--stage", metavar="NAME,...", help="Only skips from or to these stages: up_blocks.1, or up_blocks [default: all]"),
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", metavar="PATH,...", help="Only skips that these modules produced [default: all]")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", metavar="PATH,...", help="Only skips that these modules consume [default: all]")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Explain in words why the up blocks look as they do")] = False,
+    code: _Code = False,
 ) -> None:
     """unetinspect skips sd15
     unetinspect skips ddpm-cat-256 --explain
+    unetinspect skips sd15 --target up_blocks.3.resnets.0 --code
     """
-    from unetinspect.views.skips import skips_table
+    from unetinspect.views.inputs import capture_code
+    from unetinspect.views.skips import explain_skips, skips_table
 
-    output = Output(options, *(("txt", "md") if explain else ()), what="--explain")
+    output = Output(options, *(_CODE if code else ("txt", "md") if explain else ()), what="--code" if code else "--explain")
+    stages, sources, targets = (read_words(words, what=what) for words, what in ((stage, "stage"), (source, "source"), (target, "target")))
+    if explain and (code or stages or sources or targets):
+        other = "--code" if code else "--stage" if stages else "--source" if sources else "--target"
+        raise UsageError(f"--explain and {other} cannot be used together", hint="leave out --explain")
     record = _traced(options, output)
+    picked = pick_skips(record, stages=stages, sources=sources, targets=targets)
     if explain:
-        from unetinspect.views.skips import explain_skips
-
         output.write_lines(explain_skips(record))
+    elif not code:
+        output.show(skips_table(record, picked), Envelope.of(record, skips=picked))
+    elif picked:
+        # `skips()` selects by modules alone.
+        targets = tuple(dict.fromkeys(skip.target for skip in picked)) if stages else targets
+        output.write(capture_code(record, "skips", {"source": sources, "target": targets}))
     else:
-        output.show(skips_table(record), Envelope.of(record, skips=record.skips))
+        raise UsageError(no_skip_matches(record.skips), hint="`unetinspect skips` lists them")
 
 
 @takes(TraceOptions)
 def attn(
     options: TraceOptions,
     kind: Annotated[
-        _Kind | None,
-        typer.Option("--kind", metavar="KIND", help="Only layers of this kind: self, cross, joint, temporal or pooling [default: all]"),
+        list[str] | None,
+        typer.Option("--kind", metavar="KIND,...", help=f"Only layers of these kinds: {', '.join(KINDS)} [default: all]"),
     ] = None,
-    stage: _Stage = None,
+    stage: _Stages = None,
     tokens_at: Annotated[
         str | None,
         typer.Option(metavar="N|HxW", help="Only layers at this resolution: 16x16 is 256 query tokens [default: all]"),
     ] = None,
+    code: _Code = False,
 ) -> None:
     """unetinspect attn sdxl --res 1024
     unetinspect attn sd15 --kind cross --tokens-at 16x16
+    unetinspect attn sd15 --kind cross --stage mid_block,up_blocks --code -o maps.py
     """
     from unetinspect.views.attention import attention_table
+    from unetinspect.views.inputs import capture_code
 
-    output = Output(options)
-    size = parse_size(tokens_at, option="--tokens-at")
+    output = Output(options, *(_CODE if code else ()), what="--code")
+    selection = Selection.of(kind, stage, tokens_at)
     record = _traced(options, output)
-    _check_stage(stage, record)
-    picked = [layer for layer in record.attentions if _in_stage(layer.stage, stage)]
-    picked = [layer for layer in picked if kind in (None, layer.kind)]
-    picked = [layer for layer in picked if size is None or layer.query_shape[2] == size[0] * size[1]]
-    output.show(attention_table(record, picked), Envelope.of(record, attentions=tuple(picked)))
+    picked = selection.pick(record)
+    if not code:
+        output.show(attention_table(record, picked), Envelope.of(record, attentions=picked))
+    elif picked:
+        size = (tokens_at,) if tokens_at is not None else ()
+        output.write(capture_code(record, "maps", {"kind": selection.kinds, "stage": selection.stages, "tokens_at": size}))
+    else:
+        raise UsageError(no_match(record.attentions), hint="`unetinspect attn` lists them")
 
 
 @takes(TraceOptions)
 def tree(
     options: TraceOptions,
     depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet or the stage [default: all]")] = None,
-    stage: _Stage = None,
+    stage: _Stages = None,
 ) -> None:
     """unetinspect tree sd15 --depth 2
     unetinspect tree sdxl --stage mid_block
@@ -102,9 +134,9 @@ def tree(
     from unetinspect.views.tree import tree_table, within_depth
 
     output = Output(options)
+    stages = read_words(stage, what="stage")
     record = _traced(options, output)
-    _check_stage(stage, record)
-    modules = [module for module in record.modules if _in_stage(module.path, stage)]
+    modules = pick_modules(record, stages=stages)
     table = tree_table(record, modules, depth=depth, unicode=output.screen.unicode)
     output.show(table, Envelope.of(record, modules=within_depth(modules, depth)))
 
@@ -119,7 +151,7 @@ def inputs(
     """
     from unetinspect.views.inputs import inputs_code, inputs_table
 
-    output = Output(options, *(("py", "txt") if code else ()), what="--code")
+    output = Output(options, *(_CODE if code else ()), what="--code")
     record = _traced(options, output)
     if code:
         output.write(inputs_code(record))
@@ -167,21 +199,3 @@ def ports(options: TraceOptions) -> None:
 def _traced(options: TraceOptions, output: Output) -> Trace:
     passes = Passes(options, output)
     return passes.trace(read_named(options, output, options.model))
-
-
-def _check_stage(stage: str | None, record: Trace) -> None:
-    """Check that a stage, or a list of stages, is one that ran.
-
-    Raises:
-        UsageError: It is not; the hint has similar names.
-    """
-    names = [found.name for found in record.stages]
-    known = list(dict.fromkeys(part for name in names for part in (name.partition(".")[0], name)))
-    if stage is not None and stage not in known:
-        close = sorted(nearest_names(stage, known, count=5), key=known.index)
-        hint = f"did you mean one of {', '.join(close)}?" if close and "," not in stage else f"use one of {', '.join(known)}"
-        raise UsageError(f"{record.model.name} has no stage '{stage}'", hint=hint)
-
-
-def _in_stage(name: str, stage: str | None) -> bool:
-    return stage is None or name == stage or name.startswith(f"{stage}.")

@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.errors import UsageError
+from unetinspect.units import MAX_SIDE, parse_size, split_commas
 
 Size = tuple[int, ...]
 FreeU = tuple[float, float, float, float]
@@ -21,7 +22,6 @@ FreeU = tuple[float, float, float, float]
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 _SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64", "half": "float16", "float": "float32"}
 _DEVICE = re.compile(r"auto|meta|cpu|cuda(:\d+)?")
-_MAX_SIDE = 1 << 20
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -63,8 +63,8 @@ def make_request(**options: Any) -> Request:
         raise UsageError("--res and --latent both give a size", hint="give one: --res is in pixels, --latent is the sample itself")
     for name in ("batch", "tokens", "frames", "vae_scale"):
         count = getattr(request, name)
-        if count is not None and (type(count) is not int or not 1 <= count <= _MAX_SIDE):
-            raise UsageError(f"--{name.replace('_', '-')}: {count!r} is not a whole number from 1 to {_MAX_SIDE}")
+        if count is not None and (type(count) is not int or not 1 <= count <= MAX_SIDE):
+            raise UsageError(f"--{name.replace('_', '-')}: {count!r} is not a whole number from 1 to {MAX_SIDE}")
     return replace(
         request,
         res=parse_size(request.res, option="--res"),
@@ -73,36 +73,6 @@ def make_request(**options: Any) -> Request:
         dtype=parse_dtype(request.dtype),
         freeu=parse_freeu(request.freeu),
     )
-
-
-def parse_size(value: Any, *, option: str) -> Size | None:
-    """Read a size: 512, "512", "512x768", (512, 768).
-
-    Raises:
-        UsageError: It is none of these, or a side is not a whole number above 0.
-
-    >>> parse_size("512x768", option="--res")
-    (512, 768)
-    >>> parse_size(64, option="--latent")
-    (64, 64)
-    """
-    if value is None:
-        return None
-    sides = value.lower().replace("×", "x").split("x") if isinstance(value, str) else value  # noqa: RUF001
-    if isinstance(sides, int):
-        sides = (sides,)
-    try:
-        numbers = [int(side) for side in sides]
-        exact = all(str(side).strip() == str(number) for side, number in zip(sides, numbers, strict=True))
-    except (TypeError, ValueError):
-        numbers, exact = [], False
-    if not exact or len(numbers) not in (1, 2) or not all(1 <= number <= _MAX_SIDE for number in numbers):
-        several = "; `unetinspect sweep` takes several" if isinstance(value, str) and "," in value else ""
-        raise UsageError(
-            f"{option}: {_shown(value)} is not a size from 1 to {_MAX_SIDE}",
-            hint=f"write one side or height x width: {option} 512, {option} 512x768{several}",
-        )
-    return numbers[0], numbers[-1]
 
 
 def parse_sizes(value: Sequence[str] | None, *, option: str) -> list[Size]:
@@ -114,7 +84,7 @@ def parse_sizes(value: Sequence[str] | None, *, option: str) -> list[Size]:
     >>> parse_sizes(["256,512x768", "256"], option="--res")
     [(256, 256), (512, 768)]
     """
-    parts = _parts(value or ())
+    parts = split_commas(value or ())
     if value is not None and not all(parts):
         raise UsageError(f"{option}: {','.join(value)!r} is not a comma-separated list of sizes", hint=f"{option} 512,768x512")
     return list(dict.fromkeys(size for part in parts if (size := parse_size(part, option=option)) is not None))
@@ -129,11 +99,11 @@ def parse_counts(value: Sequence[str], *, option: str) -> list[int]:
     >>> parse_counts(["1,2", "4"], option="--batch")
     [1, 2, 4]
     """
-    parts = _parts(value)
-    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= _MAX_SIDE for part in parts):
+    parts = split_commas(value)
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= MAX_SIDE for part in parts):
         listed = ",".join(value)
         raise UsageError(
-            f"{option}: {listed!r} is not a comma-separated list of whole numbers from 1 to {_MAX_SIDE}", hint=f"{option} 1,2,4"
+            f"{option}: {listed!r} is not a comma-separated list of whole numbers from 1 to {MAX_SIDE}", hint=f"{option} 1,2,4"
         )
     return list(dict.fromkeys(map(int, parts)))
 
@@ -185,13 +155,5 @@ def parse_freeu(value: Any) -> FreeU | None:
     except (TypeError, ValueError):
         b1 = b2 = s1 = s2 = 0.0
     if not all(0 < factor < inf for factor in (b1, b2, s1, s2)):
-        raise UsageError(f"--freeu: {_shown(value)} is not four numbers above 0", hint="b1,b2,s1,s2: --freeu 1.2,1.4,0.9,0.2")
+        raise UsageError(f"--freeu: {value!r} is not four numbers above 0", hint="b1,b2,s1,s2: --freeu 1.2,1.4,0.9,0.2")
     return b1, b2, s1, s2
-
-
-def _parts(texts: Sequence[str]) -> list[str]:
-    return [part.strip() for text in texts for part in text.split(",")]
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else str(value)

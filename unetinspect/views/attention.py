@@ -7,6 +7,7 @@ from itertools import groupby
 from math import prod
 
 from unetinspect.record import Attention, AttentionCounts, Role, Stage, Trace
+from unetinspect.record.selection import no_match
 from unetinspect.units import format_bytes, format_shape, format_si, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
@@ -49,11 +50,7 @@ def _lines(trace: Trace, attentions: Sequence[Attention]) -> Iterator[str]:
     if len(attentions) < len(trace.attentions):
         yield f"{len(attentions)} of {len(trace.attentions)} shown"
     if trace.attentions and not attentions:
-        kinds = dict.fromkeys(layer.kind for layer in trace.attentions)
-        stages = dict.fromkeys(layer.stage for layer in trace.attentions)
-        tokens = sorted({layer.query_shape[2] for layer in trace.attentions})
-        has = f"{', '.join(kinds)} attention with {', '.join(map(str, tokens))} query tokens in {', '.join(stages)}"
-        yield f"no layer matches; this UNet has {has}"
+        yield no_match(trace.attentions)
     yield from attention_lines(trace)
     if attentions:
         yield "map: (batch * heads, query_tokens, key_tokens)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct, structs
@@ -36,12 +36,12 @@ class TreeLine(Struct, frozen=True):
 
 
 def tree_table(trace: Trace, modules: Sequence[Module] | None = None, *, depth: int | None = None, unicode: bool = True) -> Table:
-    """Show the tree of these modules, the first of which is its root, down to `depth` levels below it.
+    """Show the tree of these modules, down to `depth` levels below those that are in none of the others.
 
     None is all modules of the UNet, and all levels.
     """
     modules = trace.modules if modules is None else modules
-    lines = _lines(_fold(_grow(modules)), depth=depth, unicode=unicode)
+    lines = _lines(map(_fold, _grow(modules)), depth=depth, unicode=unicode)
     idle = sum(not line.ran for line in lines)
     return Table(
         columns=(
@@ -74,20 +74,23 @@ def modules_table(trace: Trace) -> Table:
 
 
 def within_depth(modules: Sequence[Module], depth: int | None) -> tuple[Module, ...]:
-    """Return the modules at most `depth` levels below the first of them."""
-    root = modules[0].path
-    below = [(module, module.path.removeprefix(root).strip(".")) for module in modules]
-    return tuple(module for module, path in below if depth is None or len(list(filter(None, path.split(".")))) <= depth)
+    """Return the modules at most `depth` levels below those of them that are in none of the others."""
+    levels: dict[str, int] = {}
+    for module in modules:
+        levels[module.path] = levels.get(module.path.rpartition(".")[0], -1) + 1
+    return tuple(module for module in modules if depth is None or levels[module.path] <= depth)
 
 
-def _grow(modules: Sequence[Module]) -> _Node:
-    root = modules[0]
-    nodes = {root.path: _Node(root.path, root)}
-    for module in modules[1:]:
+def _grow(modules: Sequence[Module]) -> list[_Node]:
+    """Return the modules that are in none of the others, with the others in them."""
+    roots: list[_Node] = []
+    nodes: dict[str, _Node] = {}
+    for module in modules:
         parent, _, name = module.path.rpartition(".")
-        nodes[module.path] = _Node(name, module)
-        nodes[parent].children.append(nodes[module.path])
-    return nodes[root.path]
+        above = nodes.get(parent)
+        nodes[module.path] = _Node(module.path if above is None else name, module)
+        (roots if above is None else above.children).append(nodes[module.path])
+    return roots
 
 
 def _fold(node: _Node) -> _Node:
@@ -114,7 +117,7 @@ def _merged(one: _Node, other: _Node, *, name: str) -> _Node:
     return _Node(name, structs.replace(one.module, activation_bytes=max(peaks, default=None)), children, count, one.key)
 
 
-def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:
+def _lines(roots: Iterable[_Node], *, depth: int | None, unicode: bool) -> list[TreeLine]:
     branch, last_branch, bar = ("├─ ", "└─ ", "│  ") if unicode else ("|- ", "`- ", "|  ")
     lines: list[TreeLine] = []
 
@@ -127,7 +130,8 @@ def _lines(root: _Node, *, depth: int | None, unicode: bool) -> list[TreeLine]:
             is_last = child is node.children[-1]
             add(child, hanging + (last_branch if is_last else branch), hanging + ("   " if is_last else bar), level + 1)
 
-    add(root, "", "", 0)
+    for root in roots:
+        add(root, "", "", 0)
     return lines
 
 

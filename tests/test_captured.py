@@ -1,0 +1,220 @@
+"""What a capture holds: words become positions, maps become heat maps, and files give back what was saved."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import CLIPTokenizer, PreTrainedTokenizerFast
+
+from unetinspect.capturing.captured import Captured, Captures, load_capture
+from unetinspect.capturing.heat import COLORS, colored
+from unetinspect.capturing.words import Prompt, read_prompts
+from unetinspect.errors import SourceError, UsageError
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+PROMPT = Prompt("a zebra eats", ((0, 0), (0, 1), (2, 5), (5, 7), (8, 12), (0, 0), (0, 0)))
+OTHER = Prompt("no zebra", ((0, 0), (0, 2), (3, 8), (0, 0), (0, 0), (0, 0), (0, 0)))
+
+
+def attention(path: str, grid: tuple[int, int], *lead: tuple[str, int], kind: str = "cross", keys: int = 7) -> Captured:
+    """Return a random map whose queries are a grid, with some axes before them."""
+    shape = (*(size for _, size in lead), grid[0] * grid[1], keys)
+    probabilities = torch.rand(shape, generator=torch.Generator().manual_seed(len(path))).softmax(-1)
+    axes = (*(axis for axis, _ in lead), "query", "token")
+    return Captured(path, kind, path.partition(".")[0], axes, probabilities, grid, calls=(0, 1), timesteps=(999.0, 499.0))
+
+
+def captures() -> Captures:
+    """Return what a small pipeline might give: cross maps of two layers, a self map, a feature in bfloat16, a skip."""
+    feature = Captured(
+        "mid_block", "output", "mid_block", ("image", "channel", "y", "x"), torch.rand(2, 4, 3, 3).bfloat16(), None, (0,), ()
+    )
+    skip = replace(feature, path="up.resnets.0", kind="skip", source="down.resnets.1", tensor=feature.tensor.float())
+    return Captures(
+        maps=(
+            attention("down.attn2", (4, 6), ("step", 2), ("image", 2), ("head", 3)),
+            attention("up.0.attn2", (8, 12), ("image", 2)),
+            attention("up.0.attn1", (8, 12), ("image", 2), kind="self", keys=96),
+            replace(attention("up.1.attn2", (8, 12), ("image", 2), keys=2), tokens=(2, 4), product=1),
+        ),
+        features=(feature,),
+        skips=(skip,),
+        prompts=(PROMPT,),
+    )
+
+
+def clip() -> PreTrainedTokenizerFast:
+    """CLIP's: BPE in lower case, the end of a word in its last piece."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("z", "e"), ("b", "r"), ("br", "a</w>"), ("o", "f</w>")]
+    words = [*alphabet, *(f"{char}</w>" for char in alphabet), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={word: place for place, word in enumerate(words)}, merges=merges)  # type: ignore[arg-type]  # it takes pairs
+
+
+def bytewise() -> PreTrainedTokenizerFast:
+    """GPT's: the blank is in the first piece of a word, a character may be several pieces."""
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ze"]
+    tokenizer = Tokenizer(models.BPE(vocab={piece: place for place, piece in enumerate(pieces)}, merges=[("z", "e")]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
+
+
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """T5's: the most likely pieces, with the blank as a character."""
+    pieces = [("<unk>", 0.0), *((char, -5.0) for char in f"▁{LETTERS}{LETTERS.upper()}éß,'"), ("▁ze", -2.0), ("bra", -1.0)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("tokenizer", [clip(), bytewise(), sentencepiece()], ids=["clip", "bytes", "sentencepiece"])
+@given(words=st.lists(st.sampled_from(["zebra", "Zebras", "of", "café", "a", "zebra,", "Straße"]), min_size=1, max_size=8))
+def test_the_positions_of_a_word_are_those_of_the_offsets_that_the_tokenizer_itself_gives(
+    tokenizer: PreTrainedTokenizerFast, words: list[str]
+) -> None:
+    """The reference uses the original text and its offsets, the program only decodes."""
+    text = " ".join(words)
+    encoded = tokenizer([text], padding="max_length", max_length=60, return_offsets_mapping=True)
+    (prompt,) = read_prompts(tokenizer, encoded.input_ids)
+    for asked in {word.strip(",") for word in words}:
+        starts = [
+            sum(len(word) + 1 for word in words[:place]) for place, word in enumerate(words) if word.strip(",").lower() == asked.lower()
+        ]
+        inside = {place for start in starts for place in range(start, start + len(asked))}
+        expected = [
+            position
+            for position, (start, end) in enumerate(encoded.offset_mapping[0])
+            if any(place in inside and not text[place].isspace() for place in range(start, end))
+        ]
+        # A piece that is the blank alone has the offsets of the letter after it in some tokenizers.
+        pieces = tokenizer.convert_ids_to_tokens(encoded.input_ids[0])
+        assert list(prompt.find(asked.lower())) == [position for position in expected if pieces[position] != "▁"]
+
+
+def enlarged(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Enlarge (h, w) with Keys' cubic kernel of a = -1/2, weights renormalized at the border, from its formula."""
+
+    def weights(small: int, large: int) -> np.ndarray:
+        centers = (np.arange(large) + 0.5) * small / large
+        x = np.abs(centers[:, None] - (np.arange(small) + 0.5))
+        kernel = np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
+        return kernel / kernel.sum(axis=1, keepdims=True)
+
+    return weights(array.shape[0], size[0]) @ array @ weights(array.shape[1], size[1]).T
+
+
+def test_a_heat_map_is_the_mean_of_the_enlarged_maps_of_the_tokens_of_a_word() -> None:
+    """DAAM's arithmetic, written out: heads and steps, then each layer and token on the largest grid, never below 0."""
+    seen = captures()
+    first = seen.maps[0].tensor[:, 1].mean(dim=(0, 1)).double().numpy()
+    second = seen.maps[1].tensor[1].double().numpy()
+    sizes = {None: (8, 12), (24, 20): (24, 20)}
+    for size, (height, width) in sizes.items():
+        maps = [
+            enlarged(array[:, token].reshape(grid), (height, width)).clip(0)
+            for array, grid in ((first, (4, 6)), (second, (8, 12)))
+            for token in (2, 3)
+        ]
+        heat = seen.heat("ZEBRA", size, image=1)
+        assert heat.array.dtype == np.float32
+        np.testing.assert_allclose(heat.array, np.mean(maps, axis=0), atol=1e-5 * np.max(maps))
+    np.testing.assert_array_equal(seen.heat([2, 3], image=1).array, seen.heat("zebra", image=1).array)
+    # On their own grid, the maps of all tokens of a layer are probabilities: they sum to 1.
+    np.testing.assert_allclose(7 * seen.heat(range(7), image=0, stage="up").array, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "asked", "message", "hint"),
+    [
+        ({}, {"tokens": "zebar", "image": 0}, "no prompt contains the word 'zebar'", "its words: zebra, a, eats"),
+        ({}, {"tokens": 1}, "the capture has the maps of 2 images", "choose one (image=0"),
+        ({}, {"tokens": 1, "image": 2}, "there is no image 2", "2 images, counted from 0"),
+        ({}, {"tokens": 7, "image": 0}, "token 7 was not captured", "down.attn2 has 0, 1, 2"),
+        ({}, {"tokens": (), "image": 0}, "heat needs at least one token", "a word of the prompt"),
+        ({}, {"tokens": 1, "stage": "mid"}, "no captured map on a grid matches", "seen.maps"),
+        ({}, {"tokens": "zebra", "prompt": 1}, "there is no prompt 1", "1 prompt, counted from 0"),
+        ({"prompts": ()}, {"tokens": "zebra"}, "the capture has no prompt in which to find 'zebra'", "token positions"),
+        ({"prompts": (PROMPT, OTHER)}, {"tokens": "zebra"}, "'zebra' has different token positions in different prompts", "(2, 3) or (2,)"),
+    ],
+)
+def test_a_heat_map_that_is_not_there_or_ambiguous_is_refused_and_never_guessed(change, asked, message: str, hint: str) -> None:
+    """Each refusal says what to give instead; with the prompt named, the ambiguous word is found."""
+    with pytest.raises(UsageError) as raised:
+        replace(captures(), **change).heat(**asked)
+    assert raised.value.message == message
+    assert hint in (raised.value.hint or "")
+    if len(change.get("prompts", ())) == 2:
+        seen = replace(captures(), **change)
+        np.testing.assert_array_equal(seen.heat("zebra", image=0, prompt=1).array, seen.heat(2, image=0).array)
+
+
+def test_maps_are_selected_by_the_words_of_attn() -> None:
+    seen = captures()
+    assert [one.path for one in seen.select("cross", tokens_at="8x12")] == ["up.0.attn2", "up.1.attn2"]
+    assert [one.path for one in seen.select(stage="up", product=0)] == ["up.0.attn2", "up.0.attn1"]
+    assert seen.select(tokens_at="12x8") == seen.select(paths="up") == ()
+
+
+def test_the_colors_rise_evenly_in_lightness() -> None:
+    """OKLab lightness, from its published matrices: from black-blue to yellow-white without a step, up to 8-bit rounding."""
+    srgb = np.asarray(colored(np.linspace(0, 1, 256, dtype=np.float32)[None]))[0] / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    cones = linear @ np.array(
+        [[0.4122214708, 0.2119034982, 0.0883024619], [0.5363325363, 0.6806995451, 0.2817188376], [0.0514459929, 0.1073969566, 0.6299787005]]
+    )
+    lightness = np.cbrt(cones) @ [0.2104542553, 0.7936177850, -0.0040720468]
+    assert np.diff(lightness).min() > 0
+    assert np.abs(lightness - np.linspace(0.16, 0.96, 256)).max() < 0.003
+    assert len(set(COLORS[::3])) > 8
+
+
+def test_a_picture_is_the_image_where_alpha_is_0_and_the_colors_where_it_is_1() -> None:
+    heat = captures().heat("zebra", image=0)
+    photo = Image.effect_mandelbrot((36, 24), (-2, -1, 1, 1), 20).convert("RGB")
+    assert heat.picture(photo, alpha=0).tobytes() == photo.tobytes()
+    shown = heat.picture(photo)
+    assert shown.size == photo.size
+    assert shown.tobytes() == heat.picture(photo).tobytes()
+    assert heat.picture().size == (12, 8)
+    brightest = np.unravel_index(heat.array.argmax(), heat.array.shape)
+    assert np.asarray(heat.picture())[brightest].tobytes() == COLORS[-3:]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_a_file_gives_back_everything_and_its_bytes_are_the_same_each_time(tmp_path, suffix: str) -> None:
+    """numpy has no bfloat16, so the feature comes back in float32 from .npz, with the same values."""
+    seen, path = captures(), tmp_path / f"seen{suffix}"
+    seen.save(path)
+    written = path.read_bytes()
+    back = load_capture(path)
+    back.save(path)
+    assert path.read_bytes() == written
+    assert back.prompts == seen.prompts
+    for group in ("maps", "features", "skips"):
+        for old, new in zip(getattr(seen, group), getattr(back, group), strict=True):
+            assert replace(old, tensor=None).__dict__ == replace(new, tensor=None).__dict__
+            assert torch.equal(old.tensor.float(), new.tensor.float())
+    assert back.features[0].tensor.dtype == (torch.bfloat16 if suffix == ".safetensors" else torch.float32)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+@given(where=st.floats(0, 1), byte=st.integers(0, 255), cut=st.booleans())
+def test_a_damaged_file_is_an_error_with_a_sentence_or_still_a_capture(
+    tmp_path_factory, suffix: str, where: float, byte: int, cut: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
+    captures().save(path)
+    content = bytearray(path.read_bytes())
+    place = int(where * (len(content) - 1))
+    content[place] = byte
+    path.write_bytes(content[:place] if cut else content)
+    with suppress(SourceError):
+        load_capture(path)
