@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from diffusers.models import attention_processor as processors
 from diffusers.models.embeddings import AttentionPooling
 from diffusers.models.unets.unet_1d_blocks import SelfAttention1d
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+Floats = NDArray[np.float64]
 Edit = Callable[[nn.Module, Tensor], Tensor]
 
 
@@ -32,13 +35,14 @@ class Reference:
         self.maps: dict[str, list[Tensor]] = defaultdict(list)
         for path, module in self.unet.named_modules():
             keep = partial(self._keep, path, module, edit)
+            own = vars(module)
             if isinstance(module, processors.Attention):
-                module.processor = _unfused(module.processor)
-                module.get_attention_scores = _followed_by(module.get_attention_scores, keep)
+                module.set_processor(_unfused(module.processor))
+                own["get_attention_scores"] = _followed_by(module.get_attention_scores, keep)
                 patch = partial(mock.patch.object, functional, "scaled_dot_product_attention", partial(_attend, keep))
-                module.forward = _within(patch, module.forward)
+                own["forward"] = _within(patch, module.forward)
             elif isinstance(module, AttentionPooling | SelfAttention1d):
-                module.forward = _within(partial(mock.patch, "torch.softmax", _followed_by(torch.softmax, keep)), module.forward)
+                own["forward"] = _within(partial(mock.patch, "torch.softmax", _followed_by(torch.softmax, keep)), module.forward)
 
     def _keep(self, path: str, module: nn.Module, edit: Edit, probs: Tensor) -> Tensor:
         edited = edit(module, probs)
@@ -107,3 +111,24 @@ def without_skip(skip_channels: int) -> Callable[..., Any]:
         return (kept, *args[1:])
 
     return zero
+
+
+def daam(maps: Sequence[Floats], grids: Sequence[tuple[int, int]], tokens: Sequence[int], *, size: tuple[int, int]) -> Floats:
+    """Return DAAM's heat map: the maps of tokens, scaled up and clipped at 0, averaged over layers and tokens.
+
+    maps  each (queries, tokens), the mean over steps and heads; `grids` are theirs, (height, width)
+    """
+    scaled = []
+    for each, (height, width) in zip(maps, grids, strict=True):
+        rows, columns = _cubic(height, size[0]), _cubic(width, size[1])
+        scaled += [(rows @ each[:, token].reshape(height, width) @ columns.T).clip(min=0) for token in tokens]
+    return np.mean(scaled, axis=0)
+
+
+def _cubic(old: int, new: int) -> Floats:
+    """Return the matrix (new, old) of Keys' cubic convolution, a = -1/2; weights of places outside go to those inside."""
+    distance = abs((np.arange(new)[:, None] + 0.5) * old / new - 0.5 - np.arange(old))
+    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
+    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    weights = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+    return weights / weights.sum(1, keepdims=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import diffusers
 import torch
 from diffusers import DDIMScheduler
-from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from tests.kinds_plugs import controlnet
@@ -20,23 +19,23 @@ PROMPT, NEGATIVE = "a cat and a zebra", "blurry"
 WIDTH = 24  # of the text, `cross_attention_dim`
 TOKENS = 16
 SIDE = 32  # of an image in pixels; the sample is 16x16
-Model = TypeVar("Model", bound=nn.Module)
 
 
 @cache
-def tokenizer() -> CLIPTokenizer:
+def tokenizer() -> Any:
     """Build CLIP's tokenizer of letters and four merges: "cat" and "dog" are one token each, any other letter is a token."""
     letters = [*"abcdefghijklmnopqrstuvwxyz,"]
     merges = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>")]
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges, model_max_length=TOKENS)
+    made: Any = CLIPTokenizer
+    return made(vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges, model_max_length=TOKENS)
 
 
-def random(model: Model, seed: int = 0) -> Model:
+def random(model: Any, seed: int = 0) -> Any:
     """Give a model random weights, in attention such that no map is flat; in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        scale = 1 if ".to_q." in name or ".to_k." in name else 0.3
+        scale = 1 if name.rpartition(".")[0].endswith(("to_q", "to_k", "to_v", "to_out.0")) else 0.3
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
         drawn = torch.randn(parameter.shape, generator=generator) * scale / fan_in**0.5
         parameter.data = (1 if name.endswith("weight") and parameter.ndim == 1 else 0) + drawn
@@ -121,7 +120,7 @@ PIX2PIX = "StableDiffusionInstructPix2PixPipeline"
 # How each is built, and what its call is given beside the prompts.
 PIPELINES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "sd": (pipeline, {}),
-    "not square": (pipeline, {"width": 48}),
+    "not square": (pipeline, {"height": SIDE, "width": 48}),
     "img2img": (lambda: pipeline("StableDiffusionImg2ImgPipeline"), {"image": IMAGE, "strength": 1.0}),
     "inpaint": (lambda: pipeline("StableDiffusionInpaintPipeline"), {"image": IMAGE, "mask_image": MASK}),
     "sdxl": (sdxl, {}),
