@@ -13,10 +13,14 @@ TYPE_CHECKING = False  # typing's own takes longer to import than Python to star
 
 if TYPE_CHECKING:
     from unetinspect.api import check, diff, explain_error, identify, names, sweep, trace
+    from unetinspect.capturing.capture import capture
+    from unetinspect.capturing.captured import Captured, load_capture
+    from unetinspect.capturing.taps import features, maps, skips
     from unetinspect.errors import ConfigError, ForwardError, SourceError, UnetInspectError, UsageError
     from unetinspect.record import Trace
 
 __all__ = [
+    "Captured",
     "ConfigError",
     "ForwardError",
     "SourceError",
@@ -24,14 +28,26 @@ __all__ = [
     "UnetInspectError",
     "UsageError",
     "__version__",
+    "capture",
     "check",
     "diff",
     "explain_error",
+    "features",
     "identify",
+    "load_capture",
+    "maps",
     "names",
+    "skips",
     "sweep",
     "trace",
 ]
+# Where a name is defined, if not in `api` or, if it is capitalized, in `errors`.
+_MODULES = {
+    **dict.fromkeys(("Captured", "load_capture"), "capturing.captured"),
+    **dict.fromkeys(("features", "maps", "skips"), "capturing.taps"),
+    "capture": "capturing.capture",
+    "Trace": "record",
+}
 
 
 def __dir__() -> list[str]:
@@ -44,5 +60,5 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module = "api" if name.islower() else "record" if name == "Trace" else "errors"
+    module = _MODULES.get(name, "api" if name.islower() else "errors")
     return getattr(import_module(f"unetinspect.{module}"), name)
