@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiny import traced
+import unetinspect
+from tests.tiny import CONDITION, traced
 from unetinspect import UsageError
 from unetinspect.record.selection import KINDS, Selection, no_match
 
@@ -77,3 +84,39 @@ def test_no_match_says_what_there_is() -> None:
 
     assert all(word in said for layer in layers for word in (layer.kind, layer.stage, str(layer.query_shape[2])))
     assert no_match(()) == "no layer matches; this UNet has no attention layers"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "tap", "words"),
+    [
+        ("attn", [], "maps", {}),
+        ("attn", ["--kind", "cross", "--tokens-at", "8"], "maps", {"kind": "cross", "tokens_at": "8"}),
+        ("attn", ["--kind=cross,self", "--stage=mid_block"], "maps", {"kind": ["cross", "self"], "stage": "mid_block"}),
+        ("skips", [], "skips", {}),
+        ("skips", ["--source", "conv_in,down_blocks.0.downsamplers.0"], "skips", {"source": ["conv_in", "down_blocks.0.downsamplers.0"]}),
+        ("skips", ["--stage=down_blocks.0", "--target=up_blocks.1.resnets.0"], "skips", {"target": "up_blocks.1.resnets.0"}),
+        ("skips", ["--stage=conv_in"], "skips", {"target": "up_blocks.1.resnets.1"}),
+    ],
+)  # fmt: skip
+def test_code_captures_with_the_words_that_were_typed(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, arguments: list[str], tap: str, words: dict[str, Any]
+) -> None:
+    """The script runs: it builds the UNet and calls it while `capture` is open, with the selection as it was typed."""
+    entered = []
+
+    @contextmanager
+    def capture(unet: torch.nn.Module, wanted: dict[str, Any]) -> Iterator[SimpleNamespace]:
+        calls: list[Any] = []
+        unet.register_forward_hook(lambda *_: calls.append(wanted))
+        yield SimpleNamespace(maps=(), skips=())
+        entered.extend(calls)
+
+    monkeypatch.setattr(unetinspect, "capture", capture, raising=False)
+    monkeypatch.setattr(unetinspect, tap, dict, raising=False)
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(CONDITION))
+    code, out, err = cli(command, str(path), *arguments, "--code")
+    exec(compile(out, "code", "exec"), {})
+
+    assert (code, err, entered) == (0, "", [words])
+    assert "capture(pipe, wanted)" in out

@@ -11,13 +11,16 @@ from unetinspect.checkpoint.adapters import read_ip_adapter
 from unetinspect.cli.options import Kinds, Models, Stages, TokensAt, TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, answer_models, read_named
+from unetinspect.errors import UsageError
 from unetinspect.record import Envelope, Trace
-from unetinspect.record.selection import Selection
+from unetinspect.record.selection import Selection, no_match, no_skip_matches, pick_modules, pick_skips, read_words
 from unetinspect.run.cache import Recorder
 from unetinspect.source import LoadedModel
 from unetinspect.source.loaded import NoModelError
 
 _DOES_NOT_FIT = 1
+_CODE = ("py", "txt")
+_Code = Annotated[bool, typer.Option("--code", help="Print Python that captures them from the UNet while it runs")]
 
 
 @takes(TraceOptions)
@@ -42,21 +45,43 @@ def trace(options: TraceOptions, models: Models = None) -> None:
 @takes(TraceOptions)
 def skips(
     options: TraceOptions,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option("--stage", metavar="NAME,...", help="Only skips from or to these stages: up_blocks.1, or up_blocks [default: all]"),
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", metavar="PATH,...", help="Only skips that these modules produced [default: all]")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", metavar="PATH,...", help="Only skips that these modules consume [default: all]")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Explain in words why the up blocks look as they do")] = False,
+    code: _Code = False,
 ) -> None:
     """unetinspect skips sd15
     unetinspect skips ddpm-cat-256 --explain
+    unetinspect skips sd15 --target up_blocks.3.resnets.0 --code
     """
-    from unetinspect.views.skips import skips_table
+    from unetinspect.views.inputs import capture_code
+    from unetinspect.views.skips import explain_skips, skips_table
 
-    output = Output(options, *(("txt", "md") if explain else ()), what="--explain")
+    output = Output(options, *(_CODE if code else ("txt", "md") if explain else ()), what="--code" if code else "--explain")
+    stages, sources, targets = (read_words(words, what=what) for words, what in ((stage, "stage"), (source, "source"), (target, "target")))
+    if explain and (code or stages or sources or targets):
+        other = "--code" if code else "--stage" if stages else "--source" if sources else "--target"
+        raise UsageError(f"--explain and {other} cannot be used together", hint="leave out --explain")
     record = _traced(options, output)
+    picked = pick_skips(record, stages=stages, sources=sources, targets=targets)
     if explain:
-        from unetinspect.views.skips import explain_skips
-
         output.write_lines(explain_skips(record))
+    elif not code:
+        output.show(skips_table(record, picked), Envelope.of(record, skips=picked))
+    elif picked:
+        # `skips()` selects by modules alone.
+        targets = tuple(dict.fromkeys(skip.target for skip in picked)) if stages else targets
+        output.write(capture_code(record, "skips", {"source": sources, "target": targets}))
     else:
-        output.show(skips_table(record), Envelope.of(record, skips=record.skips))
+        raise UsageError(no_skip_matches(record.skips), hint="`unetinspect skips` lists them")
 
 
 @takes(TraceOptions)
@@ -65,17 +90,26 @@ def attn(
     kind: Kinds = None,
     stage: Stages = None,
     tokens_at: TokensAt = None,
+    code: _Code = False,
 ) -> None:
     """unetinspect attn sdxl --res 1024
     unetinspect attn sd15 --kind cross --tokens-at 16x16
+    unetinspect attn sd15 --kind cross --stage mid_block,up_blocks --code -o maps.py
     """
     from unetinspect.views.attention import attention_table
+    from unetinspect.views.inputs import capture_code
 
-    output = Output(options)
+    output = Output(options, *(_CODE if code else ()), what="--code")
     selection = Selection.of(kind, stage, tokens_at)
     record = _traced(options, output)
     picked = selection.pick(record)
-    output.show(attention_table(record, picked), Envelope.of(record, attentions=picked))
+    if not code:
+        output.show(attention_table(record, picked), Envelope.of(record, attentions=picked))
+    elif picked:
+        size = (tokens_at,) if tokens_at is not None else ()
+        output.write(capture_code(record, "maps", {"kind": selection.kinds, "stage": selection.stages, "tokens_at": size}))
+    else:
+        raise UsageError(no_match(record.attentions), hint="`unetinspect attn` lists them")
 
 
 @takes(TraceOptions)
@@ -90,10 +124,9 @@ def tree(
     from unetinspect.views.tree import tree_table, within_depth
 
     output = Output(options)
-    selection = Selection.of(stage=stage)
+    stages = read_words(stage, what="stage")
     record = _traced(options, output)
-    selection.check(record)
-    modules = [module for module in record.modules if selection.takes_stage(module.path)]
+    modules = pick_modules(record, stages=stages)
     table = tree_table(record, modules, depth=depth, unicode=output.screen.unicode)
     output.show(table, Envelope.of(record, modules=within_depth(modules, depth)))
 
@@ -108,7 +141,7 @@ def inputs(
     """
     from unetinspect.views.inputs import inputs_code, inputs_table
 
-    output = Output(options, *(("py", "txt") if code else ()), what="--code")
+    output = Output(options, *(_CODE if code else ()), what="--code")
     record = _traced(options, output)
     if code:
         output.write(inputs_code(record))

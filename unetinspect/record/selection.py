@@ -1,15 +1,15 @@
-"""Which attention layers are meant, by kind, stage, path and resolution: decided here for every command and function. Without torch."""
+"""Which attention layers, skips and modules are meant: decided here for every command and function. Without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any, get_args
 
 from msgspec import Struct
 
 from unetinspect.errors import UsageError, nearest_names
-from unetinspect.record.sections import Attention, AttentionKind
+from unetinspect.record.sections import Attention, AttentionKind, Module, Skip
 from unetinspect.record.stages import paths_above
 from unetinspect.record.trace import Trace
 from unetinspect.units import parse_size, split_commas
@@ -58,24 +58,16 @@ class Selection(Struct, frozen=True, kw_only=True):
         Raises:
             UsageError: One of them is not; the hint has similar names.
         """
-        name = record.model.name
-        stages = [stage.name for stage in record.stages]
-        known = list(dict.fromkeys(part for stage in stages for part in (stage.partition(".")[0], stage)))
-        layers = list(dict.fromkeys(layer.path for layer in record.attentions))
-        for stage in self.stages:
-            _check_name(stage, known, f"{name} has no stage '{stage}'", otherwise=f"use one of {', '.join(known)}")
-        for path in self.paths:
-            _check_name(path, layers, f"{name} has no attention layer '{path}'", otherwise="`unetinspect attn` lists them")
+        _check_stages(self.stages, record)
+        _check_names(self.paths, [layer.path for layer in record.attentions], record, what="attention layer", listed_by="attn")
 
     def takes(self, layer: Attention) -> bool:
         """Return whether a layer has one of the kinds, is in one of the stages, and is one of the paths."""
         return (
-            (not self.kinds or layer.kind in self.kinds) and self.takes_stage(layer.stage) and (not self.paths or layer.path in self.paths)
+            (not self.kinds or layer.kind in self.kinds)
+            and in_stages(layer.stage, self.stages)
+            and (not self.paths or layer.path in self.paths)
         )
-
-    def takes_stage(self, path: str) -> bool:
-        """Return whether a module is one of the stages, or in one."""
-        return not self.stages or any(path == stage or path.startswith(f"{stage}.") for stage in self.stages)
 
     def takes_size(self, queries: int, grid: tuple[int, int] | None = None) -> bool:
         """Return whether there are as many query tokens as `tokens_at` has places, and their grid, if known, is that one."""
@@ -98,6 +90,42 @@ class Selection(Struct, frozen=True, kw_only=True):
         return tuple(layer for layer in record.attentions if self.takes(layer) and self.takes_size(layer.query_shape[2], grid(layer)))
 
 
+def pick_skips(record: Trace, *, stages: Sequence[str] = (), sources: Sequence[str] = (), targets: Sequence[str] = ()) -> tuple[Skip, ...]:
+    """Return the skips from or to one of the stages, from one of the sources and to one of the targets; empty matches all.
+
+    Raises:
+        UsageError: The record does not have one of them.
+    """
+    _check_stages(stages, record)
+    for names, what, ends in (
+        (sources, "skip from", [source for skip in record.skips for source in skip.sources]),
+        (targets, "skip to", [skip.target for skip in record.skips]),
+    ):
+        _check_names(names, ends, record, what=what, listed_by="skips")
+    return tuple(
+        skip
+        for skip in record.skips
+        if (in_stages(skip.source_stage, stages) or in_stages(skip.target_stage, stages))
+        and (not sources or {*sources} & {*skip.sources})
+        and (not targets or skip.target in targets)
+    )
+
+
+def pick_modules(record: Trace, *, stages: Sequence[str] = ()) -> list[Module]:
+    """Return the modules of a record that are one of the stages, or in one; empty matches all.
+
+    Raises:
+        UsageError: The record does not have one of the stages.
+    """
+    _check_stages(stages, record)
+    return [module for module in record.modules if in_stages(module.path, stages)]
+
+
+def in_stages(path: str, stages: Sequence[str]) -> bool:
+    """Return whether a module is one of the stages, or in one; empty matches all."""
+    return not stages or any(path == stage or path.startswith(f"{stage}.") for stage in stages)
+
+
 def no_match(layers: Sequence[Attention]) -> str:
     """Say that no layer matches a selection, and what a UNet with these layers has."""
     if not layers:
@@ -107,6 +135,14 @@ def no_match(layers: Sequence[Attention]) -> str:
     tokens = sorted({layer.query_shape[2] for layer in layers})
     has = f"{', '.join(kinds)} attention with {', '.join(map(str, tokens))} query tokens in {', '.join(stages)}"
     return f"no layer matches; this UNet has {has}"
+
+
+def no_skip_matches(skips: Sequence[Skip]) -> str:
+    """Say that no skip matches, and from which stages to which the skips of a UNet go."""
+    if not skips:
+        return "no skip matches; this UNet has no skips"
+    sources, targets = dict.fromkeys(skip.source_stage for skip in reversed(skips)), dict.fromkeys(skip.target_stage for skip in skips)
+    return f"no skip matches; this UNet has skips from {', '.join(sources)} to {', '.join(targets)}"
 
 
 def read_words(value: Any, *, what: str) -> tuple[str, ...]:
@@ -133,7 +169,15 @@ def check_word(word: str, known: Sequence[str], *, what: str) -> None:
         raise UsageError(f"unknown {what} '{word}'", hint=f"{meant}use {', '.join(known[:-1])} or {known[-1]}")
 
 
-def _check_name(name: str, known: Sequence[str], message: str, *, otherwise: str) -> None:
-    if name not in known:
-        close = sorted(nearest_names(name, known, count=5), key=known.index)
-        raise UsageError(message, hint=f"did you mean {'one of ' * (len(close) > 1)}{', '.join(close)}?" if close else otherwise)
+def _check_stages(stages: Sequence[str], record: Trace) -> None:
+    names = [part for stage in record.stages for part in (stage.name.partition(".")[0], stage.name)]
+    _check_names(stages, names, record, what="stage", listed_by="trace")
+
+
+def _check_names(names: Sequence[str], known: Iterable[str], record: Trace, *, what: str, listed_by: str) -> None:
+    known = list(dict.fromkeys(known))
+    for name in names:
+        if name not in known:
+            close = sorted(nearest_names(name, known, count=5), key=known.index)
+            hint = f"did you mean {'one of ' * (len(close) > 1)}{', '.join(close)}?" if close else f"`unetinspect {listed_by}` lists them"
+            raise UsageError(f"{record.model.name} has no {what} '{name}'", hint=hint)

@@ -1,8 +1,10 @@
-"""`inputs`: the arguments of `forward`, and Python that calls it with them."""
+"""`inputs`: the arguments of `forward`, and Python that calls it with them; the same around a capture, for `attn` and `skips`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from textwrap import indent
+from typing import Any, Literal
 
 from unetinspect.record import InputInfo, OutputInfo, Trace
 from unetinspect.unets.builder import nest
@@ -31,20 +33,43 @@ def inputs_table(trace: Trace) -> Table:
 
 def inputs_code(trace: Trace) -> str:
     """Write a Python script that builds this UNet from its config and calls it with these inputs, on meta."""
+    return _script(trace, prints=_prints(trace))
+
+
+def capture_code(trace: Trace, tap: Literal["maps", "skips"], words: Mapping[str, Sequence[str]]) -> str:
+    """Write the same script with `unetinspect.capture` around the call; `words` are the arguments of `tap`, an empty one is left out."""
+    arguments = (f"{name}={values[0] if len(values) == 1 else [*values]!r}" for name, values in words.items() if values)
+    names = {"maps": "found.path, found.kind, found.axes", "skips": "found.source, found.path"}[tap]
+    imports = f"""from unetinspect import capture, {tap}
+
+wanted = {tap}({", ".join(arguments)})
+"""
+    prints = f"""for found in seen.{tap}:
+    print({names}, tuple(found.tensor.shape))
+
+# In a pipeline, over all of its steps:
+# with capture(pipe, wanted) as seen:
+#     image = pipe(prompt).images[0]"""
+    return _script(trace, imports=imports, around="with capture(unet, wanted) as seen:", prints=prints)
+
+
+def _script(trace: Trace, *, prints: str, imports: str = "", around: str = "") -> str:
     model = trace.model
     # `_class_name` is in the import.
     config = "\n".join(f"{_INDENT}{key!r}: {value!r}," for key, value in model.given_config.items() if key != "_class_name")
     arguments = {given.name: repr(given.value) if given.shape is None else _variable(given) for given in trace.run.inputs}
-    passed = ",\n".join(f"{_INDENT * 2}{name}={_expression(value)}" for name, value in nest(arguments).items())
+    passed = ",\n".join(f"{_INDENT}{name}={_expression(value)}" for name, value in nest(arguments).items())
     tensors = "\n".join(
         f"{_INDENT}{_variable(given)} = torch.zeros({given.shape}, dtype=torch.{given.dtype}){_comment(given)}"
         for given in trace.run.inputs
         if given.shape is not None
     )
+    call = f"output = unet(\n{passed},\n)"
+    call = indent(f"{around}\n{indent(call, _INDENT)}" if around else call, _INDENT)
     to = "device" if trace.run.dtype == "float32" else f"device, torch.{trace.run.dtype}"
     return f"""import torch
 from {model.module} import {model.class_name}
-
+{imports}
 config = {{
 {config}
 }}
@@ -53,11 +78,9 @@ device = "meta"  # shapes only: to compute, use "cuda" or "cpu" and real values
 with torch.device(device), torch.no_grad():
     unet = {model.class_name}.from_config(config).to({to})
 {tensors}
-    output = unet(
-{passed},
-    )
+{call}
 
-{_prints(trace)}
+{prints}
 """
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from unetinspect.record import Skip, Trace
+from unetinspect.record.selection import no_skip_matches
 from unetinspect.units import format_shape, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.stages import skip_counts
@@ -18,9 +19,13 @@ from unetinspect.views.table import Column, Table
 from unetinspect.views.words import CHANGES, inside, skip_changes, skip_sum, skip_way, with_call
 
 
-def skips_table(trace: Trace) -> Table:
-    """Show each skip in the order in which it is consumed, with its changes on the way where there are any."""
-    changed = [Column("changes", lambda skip: skip_way(skip) or "-", wrap=24, drop=7)] if any(map(skip_way, trace.skips)) else []
+def skips_table(trace: Trace, skips: Sequence[Skip] | None = None) -> Table:
+    """Show skips, all or a selection, in the order in which they are consumed, with their changes on the way where there are any."""
+    skips = trace.skips if skips is None else skips
+    changed = [Column("changes", lambda skip: skip_way(skip) or "-", wrap=24, drop=7)] if any(map(skip_way, skips)) else []
+    selected = [f"{len(skips)} of {len(trace.skips)} shown"] if len(skips) < len(trace.skips) else []
+    if selected and not skips:
+        selected.append(no_skip_matches(trace.skips))
     return Table(
         columns=(
             Column("consumed by", lambda skip: with_call(skip.target, skip.call), path=True),
@@ -30,9 +35,9 @@ def skips_table(trace: Trace) -> Table:
             Column("hidden + skip = concat -> out", skip_sum, value=lambda skip: skip.concat_channels),
             Column("1x1 shortcut", lambda skip: (skip.shortcut or "-").removeprefix(f"{skip.target}."), path=True, drop=10),
         ),
-        rows=trace.skips,
+        rows=skips,
         above=header(trace.model, trace.run),
-        below=skip_lines(trace),
+        below=[*selected, *skip_lines(trace)],
         group=lambda skip: skip.target_stage,
     )
 
