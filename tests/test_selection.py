@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jq
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import unetinspect
-from tests.tiny import CONDITION, traced
+from tests.tiny import ALL, CONDITION, traced
 from unetinspect import UsageError
 from unetinspect.record.selection import KINDS, Selection, no_match, pick_skips
 from unetinspect.views.attention import attention_table
@@ -92,39 +87,36 @@ def test_no_match_says_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "tap", "words"),
+    ("kind", "words", "wanted"),
     [
-        ("attn", [], "maps", {}),
-        ("attn", ["--kind", "cross", "--tokens-at", "8"], "maps", {"kind": "cross", "tokens_at": "8"}),
-        ("attn", ["--kind=cross,self", "--stage=mid_block"], "maps", {"kind": ["cross", "self"], "stage": "mid_block"}),
-        ("skips", [], "skips", {}),
-        ("skips", ["--source", "conv_in,down_blocks.0.downsamplers.0"], "skips", {"source": ["conv_in", "down_blocks.0.downsamplers.0"]}),
-        ("skips", ["--stage=down_blocks.0", "--target=up_blocks.1.resnets.0"], "skips", {"target": "up_blocks.1.resnets.0"}),
-        ("skips", ["--stage=conv_in"], "skips", {"target": "up_blocks.1.resnets.1"}),
+        ("conditioned", "attn", "maps()"),
+        ("conditioned", "attn --kind cross --tokens-at 8", "maps(kind='cross', tokens_at='8')"),
+        ("svd", "attn --kind=temporal,cross --stage=mid_block", "maps(kind=['temporal', 'cross'], stage='mid_block')"),
+        ("k-blocks", "skips", "skips()"),
+        ("plain", "skips --source conv_in,down_blocks.0.resnets.0", "skips(source=['conv_in', 'down_blocks.0.resnets.0'])"),
+        ("conditioned", "skips --stage=conv_in", "skips(target='up_blocks.1.resnets.1')"),
     ],
-)  # fmt: skip
-def test_code_captures_with_the_words_that_were_typed(
-    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, arguments: list[str], tap: str, words: dict[str, Any]
+)
+def test_code_captures_the_rows_with_the_words_that_were_typed(
+    cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, words: str, wanted: str
 ) -> None:
-    """The script runs: it builds the UNet and calls it while `capture` is open, with the selection as it was typed."""
-    entered = []
-
-    @contextmanager
-    def capture(unet: torch.nn.Module, wanted: dict[str, Any]) -> Iterator[SimpleNamespace]:
-        calls: list[Any] = []
-        unet.register_forward_hook(lambda *_: calls.append(wanted))
-        yield SimpleNamespace(maps=(), skips=())
-        entered.extend(calls)
-
-    monkeypatch.setattr(unetinspect, "capture", capture, raising=False)
-    monkeypatch.setattr(unetinspect, tap, dict, raising=False)
+    """The script selects as the command did; run on meta, it prints the rows: paths, and shapes of which heads are folded."""
     path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(CONDITION))
-    code, out, err = cli(command, str(path), *arguments, "--code")
+    path.write_text(json.dumps(ALL[kind]))
+    command, *options = words.split()
+    rows = json.loads(cli(command, str(path), *options, "--json")[1])
+    code, out, err = cli(command, str(path), *options, "--code")
     exec(compile(out, "code", "exec"), {})
 
-    assert (code, err, entered) == (0, "", [words])
-    assert "capture(pipe, wanted)" in out
+    assert (code, err) == (0, "")
+    assert f"wanted = {wanted}\n" in out
+    assert "# with capture(pipe, wanted) as seen:\n" in out
+    captured = [re.split(r" \(.*?\) ", line) for line in capsys.readouterr().out.splitlines()]
+    if command == "attn":
+        shapes = [(f"{row['path']} {row['kind']}", (row["query_shape"][0], *row["map_shape"][1:])) for row in rows["attentions"]]
+    else:
+        shapes = [(f"{row['source']} {row['target']}", (1, *row["shape"])) for row in rows["skips"]]
+    assert sorted(captured) == sorted([name, str(shape)] for name, shape in shapes) != []
 
 
 @given(
