@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -11,9 +16,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
+from tests.schema import assert_fits_the_schema
+from tests.test_imports import imported_after
 from unetinspect.capturing.captured import Captured, Captures, load_capture
 from unetinspect.capturing.heat import COLORS, colored
 from unetinspect.capturing.words import Prompt, read_prompts
@@ -137,9 +146,10 @@ def test_a_heat_map_is_the_mean_of_the_enlarged_maps_of_the_tokens_of_a_word() -
         ({}, {"tokens": "zebar", "image": 0}, "no prompt contains the word 'zebar'", "its words: zebra, a, eats"),
         ({}, {"tokens": 1}, "the capture has the maps of 2 images", "choose one (image=0"),
         ({}, {"tokens": 1, "image": 2}, "there is no image 2", "2 images, counted from 0"),
-        ({}, {"tokens": 7, "image": 0}, "token 7 was not captured", "down.attn2 has 0, 1, 2"),
+        ({}, {"tokens": 7, "image": 0}, "token 7 was not captured", "down.attn2 has 0 to 6"),
         ({}, {"tokens": (), "image": 0}, "heat needs at least one token", "a word of the prompt"),
-        ({}, {"tokens": 1, "stage": "mid"}, "no captured map on a grid matches", "seen.maps"),
+        ({}, {"tokens": 1, "stage": "mid"}, "no captured map matches", "cross, self maps of 4x6, 8x12 queries in down, up"),
+        ({}, {"tokens": 1, "paths": "up.2.attn2"}, "no captured map matches", "did you mean up."),
         ({}, {"tokens": "zebra", "prompt": 1}, "there is no prompt 1", "1 prompt, counted from 0"),
         ({"prompts": ()}, {"tokens": "zebra"}, "the capture has no prompt in which to find 'zebra'", "token positions"),
         ({"prompts": (PROMPT, OTHER)}, {"tokens": "zebra"}, "'zebra' has different token positions in different prompts", "(2, 3) or (2,)"),
@@ -160,7 +170,8 @@ def test_maps_are_selected_by_the_words_of_attn() -> None:
     seen = captures()
     assert [one.path for one in seen.select("cross", tokens_at="8x12")] == ["up.0.attn2", "up.1.attn2"]
     assert [one.path for one in seen.select(stage="up", product=0)] == ["up.0.attn2", "up.0.attn1"]
-    assert seen.select(tokens_at="12x8") == seen.select(paths="up") == ()
+    with pytest.raises(UsageError, match="no captured map matches"):
+        seen.select(tokens_at="12x8")
 
 
 def test_the_colors_rise_evenly_in_lightness() -> None:
@@ -218,3 +229,98 @@ def test_a_damaged_file_is_an_error_with_a_sentence_or_still_a_capture(
     path.write_bytes(content[:place] if cut else content)
     with suppress(SourceError):
         load_capture(path)
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of a saved capture in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    captures().save("seen.safetensors")
+    return "seen.safetensors"
+
+
+def test_the_command_shows_what_was_captured_and_its_json_fits_the_schema(cli: Any, saved: str) -> None:
+    code, out, err = cli("maps", saved, "--kind", "cross", "--stage", "up")
+    assert (code, err) == (0, "")
+    assert out.startswith("""\
+Maps
+prompt 0: "a zebra eats"
+captured: 2 UNet calls
+
+layer       kind   product  shape       grid  tokens  calls
+───────────────────────────────────────────────────────────
+up.0.attn2  cross        0  (2, 96, 7)  8x12  all         2
+up.1.attn2  cross        1  (2, 96, 2)  8x12  2, 4        2
+
+2 of 4 maps shown
+axes: (image, query, token)
+""")
+    document = json.loads(cli("maps", saved, "--json")[1])
+    assert_fits_the_schema(document)
+    with safe_open(saved, "numpy") as file:
+        for one in document["maps"] + document["skips"]:
+            assert file.get_tensor(one["tensor"]["name"]).shape == tuple(one["tensor"]["shape"])
+
+
+def test_a_sheet_has_a_picture_for_each_layer_and_word_and_the_number_below_is_its_maximum(cli: Any, saved: str) -> None:
+    """Words over cross maps, positions over an image adapter's tokens, what pixels receive over self maps; the same bytes in each run."""
+    seen = captures()
+    assert cli("maps", saved, "--image", "1", "-o", "sheet.svg") == (0, "", "")
+    sheet = Path("sheet.svg").read_bytes()
+    assert cli("maps", saved, "--image", "1", "-o", "sheet.svg") == (0, "", "")
+    assert Path("sheet.svg").read_bytes() == sheet
+    elements = [*ET.fromstring(sheet).iter("{http://www.w3.org/2000/svg}text")]
+    bold = [one.text for one in elements if one.get("font-weight")]
+    numbers = [one.text for one in elements if one.get("text-anchor") and not one.get("font-weight")]
+    assert bold == ["a", "zebra", "eats", "down", "up", "received", "up", "token 2", "token 4", "up"]
+    first, second, received, adapter = (one.tensor.numpy() for one in seen.maps)
+    shown = [
+        *(first[:, 1].mean((0, 1))[:, tokens].mean(-1).max() for tokens in ([1], [2, 3], [4])),
+        *(second[1][:, tokens].mean(-1).max() for tokens in ([1], [2, 3], [4])),
+        received[1].mean(0).max(),
+        *adapter[1].max(0),
+    ]
+    assert numbers == [f"{value:.3g}" for value in shown]
+    assert sheet.count(b"<image ") == 9
+
+
+def test_a_folder_gets_a_picture_of_each_layer(cli: Any, saved: str) -> None:
+    assert cli("maps", saved, "--kind", "cross", "--stage", "down", "--image", "0", "--token", "zebra", "-o", "maps/") == (0, "", "")
+    (picture,) = Path("maps").iterdir()
+    assert picture.name == "0.down.attn2.png"
+    with Image.open(picture) as opened:
+        assert opened.size[0] > 2 * 88
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("seen.safetensors -o x.png", "the capture has the maps of 2 images"),
+        ("seen.safetensors --token zebra", "--token, --prompt and --image decide what a picture shows"),
+        ("seen.safetensors --prompt 1 --image 0 -o x.svg", "there is no prompt 1"),
+        ("seen.safetensors --json -o maps/", "--json and -o maps/ cannot be used together"),
+        ("seen.safetensors --layer up.0.attn3", "no captured map matches"),
+        ("seen.safetensors --image 0 -o none/maps/", "cannot create none/maps/: no such file or directory"),
+        ("none.safetensors", "there is no file none.safetensors"),
+        ("unet.safetensors", "unet.safetensors is not a capture"),
+        ("newer.npz", "newer.npz is damaged, or from a newer version: Invalid enum value 'unetinspect.capture/2' - at `$.schema`"),
+        ("cut.npz", "cut.npz is damaged: File is not a zip file"),
+    ],
+)
+def test_a_mistake_leaves_no_file_and_says_what_to_do(cli: Any, saved: str, words: str, message: str) -> None:
+    save_file({"conv_in.weight": torch.zeros(2)}, "unet.safetensors")
+    np.savez("newer.npz", meta=np.array('{"schema": "unetinspect.capture/2"}'))
+    Path("cut.npz").write_bytes(Path("newer.npz").read_bytes()[:99])
+    before = {*Path().iterdir()}
+    code, out, err = cli("maps", *words.split())
+    assert code == (3 if words[-1] in "sz" else 2)
+    assert out == ""
+    assert re.fullmatch(rf"error: {re.escape(message)}\nhint: .+\n", err)
+    assert {*Path().iterdir()} == before
+
+
+def test_the_command_imports_no_torch(saved: str) -> None:
+    """Neither for tables nor for pictures."""
+    assert imported_after("from unetinspect.cli.main import main\nmain('maps seen.safetensors --image 0 -o x.png'.split())") == set()
+    assert Path("x.png").is_file()
