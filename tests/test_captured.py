@@ -36,7 +36,7 @@ OTHER = Prompt("no zebra", ((0, 0), (0, 2), (3, 8), (0, 0), (0, 0), (0, 0), (0, 
 def attention(path: str, grid: tuple[int, int], *lead: tuple[str, int], kind: str = "cross", keys: int = 7) -> Captured:
     """Return a random map whose queries are a grid, with some axes before them."""
     shape = (*(size for _, size in lead), grid[0] * grid[1], keys)
-    probabilities = torch.rand(shape, generator=torch.Generator().manual_seed(len(path))).softmax(-1)
+    probabilities = (4 * torch.randn(shape, generator=torch.Generator().manual_seed(len(path)))).softmax(-1)
     axes = (*(axis for axis, _ in lead), "query", "token")
     return Captured(path, kind, path.partition(".")[0], axes, probabilities, grid, calls=(0, 1), timesteps=(999.0, 499.0))
 
@@ -47,11 +47,14 @@ def captures() -> Captures:
         "mid_block", "output", "mid_block", ("image", "channel", "y", "x"), torch.rand(2, 4, 3, 3).bfloat16(), None, (0,), ()
     )
     skip = replace(feature, path="up.resnets.0", kind="skip", source="down.resnets.1", tensor=feature.tensor.float())
+    pixels = attention("up.0.attn1", (8, 12), ("image", 2), kind="self", keys=96)
     return Captures(
         maps=(
             attention("down.attn2", (4, 6), ("step", 2), ("image", 2), ("head", 3)),
             attention("up.0.attn2", (8, 12), ("image", 2)),
-            attention("up.0.attn1", (8, 12), ("image", 2), kind="self", keys=96),
+            pixels,
+            replace(pixels, tensor=pixels.tensor[:, [1, 95]], queries=((0, 1), (7, 11))),
+            replace(pixels, tensor=pixels.tensor.mean(1), axes=("image", "token")),
             replace(attention("up.1.attn2", (8, 12), ("image", 2), keys=2), tokens=(2, 4), product=1),
         ),
         features=(feature,),
@@ -169,7 +172,7 @@ def test_a_heat_map_that_is_not_there_or_ambiguous_is_refused_and_never_guessed(
 def test_maps_are_selected_by_the_words_of_attn() -> None:
     seen = captures()
     assert [one.path for one in seen.select("cross", tokens_at="8x12")] == ["up.0.attn2", "up.1.attn2"]
-    assert [one.path for one in seen.select(stage="up", product=0)] == ["up.0.attn2", "up.0.attn1"]
+    assert [one.path for one in seen.select(stage="up", product=0)] == ["up.0.attn2", *["up.0.attn1"] * 3]
     with pytest.raises(UsageError, match="no captured map matches"):
         seen.select(tokens_at="12x8")
 
@@ -253,7 +256,7 @@ layer       kind   product  shape       grid  tokens  calls
 up.0.attn2  cross        0  (2, 96, 7)  8x12  all         2
 up.1.attn2  cross        1  (2, 96, 2)  8x12  2, 4        2
 
-2 of 4 maps shown
+2 of 6 maps shown
 axes: (image, query, token)
 """)
     document = json.loads(cli("maps", saved, "--json")[1])
@@ -273,16 +276,21 @@ def test_a_sheet_has_a_picture_for_each_layer_and_word_and_the_number_below_is_i
     elements = [*ET.fromstring(sheet).iter("{http://www.w3.org/2000/svg}text")]
     bold = [one.text for one in elements if one.get("font-weight")]
     numbers = [one.text for one in elements if one.get("text-anchor") and not one.get("font-weight")]
-    assert bold == ["a", "zebra", "eats", "down", "up", "received", "up", "token 2", "token 4", "up"]
-    first, second, received, adapter = (one.tensor.numpy() for one in seen.maps)
+    assert bold == [
+        *("a", "zebra", "eats", "down", "up", "received", "up", "up"),
+        *("query 0, 1", "query 7, 11", "up", "token 2", "token 4", "up"),
+    ]
+    first, second, pixels, queries, folded, adapter = (one.tensor.numpy() for one in seen.maps)
     shown = [
         *(first[:, 1].mean((0, 1))[:, tokens].mean(-1).max() for tokens in ([1], [2, 3], [4])),
         *(second[1][:, tokens].mean(-1).max() for tokens in ([1], [2, 3], [4])),
-        received[1].mean(0).max(),
+        pixels[1].mean(0).max(),
+        folded[1].max(),
+        *queries[1].max(1),
         *adapter[1].max(0),
     ]
     assert numbers == [f"{value:.3g}" for value in shown]
-    assert sheet.count(b"<image ") == 9
+    assert sheet.count(b"<image ") == 12
 
 
 def test_a_folder_gets_a_picture_of_each_layer(cli: Any, saved: str) -> None:
@@ -291,6 +299,17 @@ def test_a_folder_gets_a_picture_of_each_layer(cli: Any, saved: str) -> None:
     assert picture.name == "0.down.attn2.png"
     with Image.open(picture) as opened:
         assert opened.size[0] > 2 * 88
+
+
+def test_words_of_several_prompts_label_nothing_until_one_is_chosen(cli: Any, saved: str) -> None:
+    """The word "zebra" has another position in each prompt, so a column with its name would be a guess."""
+    replace(captures(), prompts=(PROMPT, OTHER)).save(saved)
+    words = ("maps", saved, "--layer", "down.attn2", "--image", "0", "-o", "sheet.svg")
+    note = "note: several prompts: tokens are numbered; --prompt N draws the words of one\n"
+    assert cli(*words) == (0, "", note)
+    assert all(f">token {position}<" in Path("sheet.svg").read_text() for position in range(7))
+    assert cli(*words, "--prompt", "1") == (0, "", "")
+    assert Path("sheet.svg").read_text().count(">no<") == Path("sheet.svg").read_text().count(">zebra<") == 1
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class Captured:
         kind: The kind of attention; of a feature "output" or "input"; "skip".
         stage: Its stage.
         axes: The axes of the tensor: of a map, those of step, image, head, query and token that were kept; of features and skips,
-            those of step, image, channel, y and x that it has.
+            "step", if it was kept, and then those of the module's tensor: "image", "channel", "y", "x".
         tensor: The tensor. The probabilities of a map's query sum to 1 over all its tokens. In JSON, where it is in the file.
         grid: (height, width) of the queries; None: they are not a grid.
         calls: The calls of the UNet that are in it, from 0.
