@@ -232,6 +232,8 @@ def maps(
     rows = draw_maps(file, selected, tokens, prompt=prompt, image=image)
     if len(rows) < len(selected.maps):
         output.note(f"not drawn: {plural(len(selected.maps) - len(rows), 'map')} without a grid")
+    if tokens is None and prompt is None and len({one for one in captures.prompts if one.words}) > 1:
+        output.note("several prompts: tokens are numbered; --prompt N draws the words of one")
     if folder is None:
         output.write(map_sheet(rows, form=output.form))
         return

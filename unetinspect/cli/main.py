@@ -195,7 +195,7 @@ def _usage_hint(error: Any, given: list[str]) -> str:
     if option and command and given[0].startswith("-"):
         return f"put options after the command: unetinspect {command} {option}"
     wrong, _, choices = error.message.replace("'", "").rstrip(".").partition(" is not one of ")
-    close = nearest_names(wrong.removeprefix("Value error, "), choices.split(", "), count=1)
+    close = nearest_names(wrong.removeprefix("Value error, "), filter(None, choices.split(", ")), count=1)
     if option.startswith("--") and error.ctx is not None:  # without: the option exists, and its value is missing
         known = [name[2:] for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts if name.startswith("--")]
         alike = [name for name in known if option[2:].startswith(name) or f"--{name}" == _MEANT.get(option)]
