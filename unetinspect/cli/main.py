@@ -54,7 +54,7 @@ _OPTION_OF = {"help": "--help", "version": "--version"}
 _MEANT = {
     **dict.fromkeys(("info", "show", "summary"), "trace"),
     **dict.fromkeys(("plot", "render"), "draw"),
-    **dict.fromkeys(("--size", "--resolution", "--width", "--height"), "--res"),
+    **dict.fromkeys(("--size", "--resolution", "--height"), "--res"),
     "compare": "diff",
 }
 

@@ -32,6 +32,9 @@ class OutputOptions(Struct, frozen=True, kw_only=True):
         _output("--format", metavar="FORMAT", help="Output format: table, json, md, csv or tsv [default: by FILE's extension]"),
     ] = None
     output: Annotated[str | None, _output("--output", "-o", metavar="FILE", help="Write to FILE instead of standard output")] = None
+    width: Annotated[
+        int | None, _output("--width", min=0, metavar="N", help="Columns of a table; 0: no limit [default: the terminal's]")
+    ] = None
     no_truncate: Annotated[bool, _output("--no-truncate", help="Do not shorten module paths")] = False
     quiet: Annotated[bool, _output("--quiet", "-q", help="Do not print notes and hints")] = False
 
