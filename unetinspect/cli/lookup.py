@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 import typer
 from msgspec.structs import replace
 
-from unetinspect.cli.options import Kinds, ModelOptions, OutputOptions, SourceOptions, Stages, TokensAt, takes
+from unetinspect.cli.options import Kinds, ModelOptions, OutputOptions, SourceOptions, Stages, TokensAt, catalog_names, takes
 from unetinspect.cli.output import OF_NAMED, OF_TABLES, Output
 from unetinspect.cli.run import parse_overrides, read_named, unknown_keys
-from unetinspect.errors import ConfigError, UnetInspectError, UsageError
+from unetinspect.errors import ConfigError, UnetInspectError, UsageError, nearest_names
 from unetinspect.record import SCHEMA, Envelope, Trace
 from unetinspect.run.cache import RecordCache, Recorder, open_cache
 from unetinspect.streams import reason, save_file
@@ -133,6 +133,12 @@ def config(options: ModelOptions) -> None:
 @takes(OutputOptions)
 def models(
     options: OutputOptions,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Only models with this in their name or family [default: all]", autocompletion=catalog_names),
+    ] = None,
+    family: Annotated[str | None, typer.Option("--family", metavar="NAME", help="Only models with this in their family")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Only models of this diffusers class")] = None,
     classes: Annotated[bool, typer.Option("--classes", help="List the supported classes instead")] = False,
     places: Annotated[
         list[str] | None,
@@ -141,6 +147,8 @@ def models(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Ignore the cache (with --from)")] = False,
 ) -> None:
     """unetinspect models
+    unetinspect models sdxl
+    unetinspect models --class UNet2DModel
     unetinspect models --from runs
     unetinspect models --classes
     """
@@ -149,8 +157,11 @@ def models(
     from unetinspect.views import models as view
 
     output = Output(options, *OF_NAMED)
-    if places and classes:
-        raise UsageError("--from and --classes cannot be used together", hint="use one of them")
+    others = [option for option, given in (("--from", places), ("--classes", classes)) if given]
+    selecting = [option for option, given in (("NAME", name), ("--family", family), ("--class", class_name)) if given is not None]
+    if len(others) + bool(selecting) > 1:
+        first, second, *_ = *others, *selecting
+        raise UsageError(f"{first} and {second} cannot be used together", hint="use one of them")
     if places:
         traced = _trace_found(places, output, cache=not no_cache)
         found = sorted((view.found_model(*one) for one in traced), key=lambda row: (row.class_name, row.path))
@@ -160,8 +171,15 @@ def models(
     if classes:
         builders = [builder_for(name) for name in supported_classes()]
         output.show(view.classes_table(builders, entries), view.list_classes(builders, entries))
-    else:
-        output.show(view.models_table(entries), view.list_models(entries))
+        return
+    selected = tuple(entry for entry in entries if entry.matches(name or "", family or "", class_name))
+    if not selected:
+        wanted = [text for text in (name, family, class_name) if text is not None]
+        known = [known for entry in entries for known in (entry.name, *entry.aliases, entry.family, entry.class_name)]
+        close = [meant for text in wanted for meant in nearest_names(text, known, count=1)]
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise UsageError(f"no bundled model matches {', '.join(map(repr, wanted))}", hint=f"{meant}`unetinspect models` lists them all")
+    output.show(view.models_table(selected), view.list_models(selected))
 
 
 def _trace_found(places: Sequence[str], output: Output, *, cache: bool) -> list[tuple[str, Trace]]:

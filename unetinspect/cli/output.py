@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from unetinspect.errors import UsageError
 from unetinspect.record import to_json
 from unetinspect.record.selection import read_words
 from unetinspect.source.place import is_weights, unread_weights
-from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, save_file
+from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, print_labeled, save_file
+from unetinspect.terminal import columns_of, columns_wanted, wants_color, wrap_words
 from unetinspect.units import visible
-from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
+from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
 from unetinspect.views.table import Table, only_columns
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -77,11 +79,11 @@ class Output:
         self._parts: list[str] | None = None
         self._rows: list[dict[str, Any]] = []
         self._fields: Sequence[str] = ()
-        width = _width() if self.path is None else None
+        width = options.width or None if options.width is not None or self.path is not None else _width()
         self.screen = Screen(
             width=width,
             height=None if width is None or self._columns or self.form != "txt" else shutil.get_terminal_size().lines,
-            color=self.path is None and _wants_color(),
+            color=self.path is None and wants_color(sys.stdout),
             unicode=self.path is not None or _is_unicode(),
             shorten=not options.no_truncate,
         )
@@ -155,7 +157,8 @@ class Output:
     @contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
         """Yield a function that shows the current step on stderr, if that is a terminal; the line is erased afterwards."""
-        if self._quiet or not _is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
+        width = columns_of(sys.stderr)
+        if self._quiet or width is None or os.environ.get("TERM") == "dumb":
             yield lambda step: None
             return
         clear = ""
@@ -163,7 +166,7 @@ class Output:
         def show_step(step: str) -> None:
             nonlocal clear
             clear = _CLEAR_LINE
-            print_aside(clear + visible(step)[: shutil.get_terminal_size().columns - 1], end="")
+            print_aside(clear + visible(step)[: width - 1], end="")
 
         try:
             yield show_step
@@ -178,26 +181,18 @@ class Output:
         for line in lines:
             if not self._quiet and line not in self._printed:  # two compared models may bring the same note
                 self._printed.add(line)
-                print_aside(f"{word}: {visible(line)}")
+                print_labeled(word, visible(line))
 
 
 def _width() -> int | None:
-    """Return the width to draw for: COLUMNS, if that is a width, or the terminal's; a pipe has none."""
-    wanted = os.environ.get("COLUMNS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    return shutil.get_terminal_size().columns if _is_terminal(sys.stdout) else None
+    """Return the width to draw for: COLUMNS, or the terminal's, also at the end of a pipe (`| less`); a file has none, nor a pipe in CI."""
+    return columns_wanted() or columns_of(sys.stdout) or (columns_of(sys.stderr) if _is_pipe(sys.stdout) else None)
 
 
-def _wants_color() -> bool:
-    """Only on a terminal, unless NO_COLOR (no-color.org) or FORCE_COLOR is set, in this order."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    return bool(os.environ.get("FORCE_COLOR")) or (_is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb")
-
-
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and bool(stream.isatty())
+def _is_pipe(stream: Any) -> bool:
+    with suppress(AttributeError, OSError):  # no stream, or one without a descriptor
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    return False
 
 
 def _is_unicode() -> bool:

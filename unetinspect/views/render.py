@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
-from textwrap import wrap
 from typing import Any
 
 from msgspec import Struct
 
-from unetinspect.terminal import cells, paint
+from unetinspect.terminal import cells, paint, wrap_words
 from unetinspect.units import visible
 from unetinspect.views.layout import GAP, Layout, fit, widths, wrap_lines
 from unetinspect.views.table import Table, flat_fields
-
-_LABEL = re.compile(r"\w+: {2,}|\w{6}: | +")
 
 
 class Screen(Struct, frozen=True, kw_only=True):
@@ -46,7 +42,7 @@ def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
     blocks = [above, _draw(layout, screen) if table.rows else "", below]
     left_out = []
     if table.rows and layout.dropped:
-        left_out.append(f"left out at {screen.width} columns: {', '.join(reversed(layout.dropped))} (a wider terminal or a pipe shows all)")
+        left_out.append(f"left out at {screen.width} columns: {', '.join(reversed(layout.dropped))} (--width 0 shows all)")
     if table.rows and layout.shortened:
         left_out.append("long paths are shortened on the left: --no-truncate shows them whole")
     hints = (f"{table.title.lower()}: {line}" if table.title else line for line in left_out)
@@ -76,15 +72,6 @@ def render_csv(table: Table, *, delimiter: str) -> str:
 
 def _cell(value: Any) -> Any:
     return "" if value is None else visible(value, keep_lines=True) if isinstance(value, str) else value
-
-
-def wrap_words(text: str, width: int | None) -> list[str]:
-    """Break a line between words at `width`; the rest is indented as the line is, or by its label ("size:   ")."""
-    if width is None or len(text) <= width:
-        return [text]
-    label = _LABEL.match(text)
-    indent = " " * (label.end() if label else 0)
-    return wrap(text, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _draw(layout: Layout, screen: Screen) -> str:

@@ -169,7 +169,7 @@ def to_dataframe(trace: Trace, section: str) -> pd.DataFrame:
     except ModuleNotFoundError as error:
         if error.name != "pandas":
             raise
-        raise UsageError("a DataFrame needs pandas, which is not installed", hint="pip install pandas") from None
+        raise UsageError("a DataFrame needs pandas, which is not installed", hint="pip install 'unetinspect[pandas]'") from None
     records: Sequence[Any] = trace.run.inputs if section == "inputs" else getattr(trace, section)
     if not records:
         return pd.DataFrame(columns=fields_of(SECTIONS[section]))
