@@ -18,6 +18,10 @@ _STYLES = {
     "name": "1",  # bold
     "heading": "1;36",  # bold cyan
     "shape": "2",  # dim
+    "good": "1;32",  # bold green
+    "bad": "1;31",  # bold red
+    "added": "32",  # green
+    "removed": "31",  # red
 }
 
 
