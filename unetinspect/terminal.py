@@ -25,6 +25,10 @@ _STYLES = {
     "error": "1;31",  # bold red
     "hint": "36",  # cyan
     "note": "1",  # bold
+    "good": "1;32",  # bold green
+    "bad": "1;31",  # bold red
+    "added": "32",  # green
+    "removed": "31",  # red
 }
 # What a line begins with that the lines that continue it are indented by: "size:   ", "error: ", "  - ".
 _LABEL = re.compile(r"\w+: {2,}|\w{6}: |(?:error|hint|note): | +(?:- )?")

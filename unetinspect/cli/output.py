@@ -40,6 +40,7 @@ class Output:
         decided_by: The option that decided it; "": none.
         screen: What a table is drawn for.
         path: The file to write the answer to; None is stdout.
+        label: What the one of several models is called that is answered for; None: there is only one.
     """
 
     def __init__(self, options: OutputOptions, *forms: str, what: str = "", drawn: str | None = None) -> None:
@@ -75,7 +76,7 @@ class Output:
             raise UsageError(wrong, hint="leave out --columns")
         self._quiet = options.quiet
         self._printed: set[str] = set()
-        self._label: str | None = None
+        self.label: str | None = None
         self._parts: list[str] | None = None
         self._rows: list[dict[str, Any]] = []
         self._fields: Sequence[str] = ()
@@ -92,7 +93,7 @@ class Output:
         """Print tables for people, the records of the first for spreadsheets, `document` as JSON."""
         if self._parts is not None and self.form in ("csv", "tsv"):
             records = table.rows if table.records is None else table.records
-            self._rows += [{"model": self._label, **msgspec.to_builtins(record)} for record in records]
+            self._rows += [{"model": self.label, **msgspec.to_builtins(record)} for record in records]
             self._fields = ("model", *table.fields)
             return
         if self._columns:
@@ -125,8 +126,9 @@ class Output:
     def write(self, answer: str | bytes) -> None:
         """Write the whole answer; if it cannot be written to a file, that file is unchanged."""
         if self._parts is not None:
-            apart = "\n" if self._parts and self.form in ("txt", "md") else ""
-            self._parts.append(f"{apart}{answer!s}")
+            answer = str(answer)
+            is_apart = self.form in ("txt", "md") and any("\n" in part.strip() for part in (*self._parts[-1:], answer))
+            self._parts.append("\n" * (is_apart and bool(self._parts)) + answer)
             if self.path is None:
                 print_answer(self._parts[-1])
         elif self.path is None:
@@ -136,7 +138,7 @@ class Output:
 
     @contextmanager
     def several(self) -> Iterator[None]:
-        """Print the answers for several models: an empty line between tables, one table of all CSV rows, one file."""
+        """Print the answers for several models: an empty line around those of several lines, one table of all CSV rows, one file."""
         self._parts = []
         yield
         parts, self._parts = self._parts, None
@@ -146,13 +148,13 @@ class Output:
             self.write("".join(parts))
 
     @contextmanager
-    def labeled(self, label: str) -> Iterator[None]:
+    def labeled(self, label: str | None) -> Iterator[None]:
         """Put the label of one of several models before its notes, and into its rows of CSV."""
-        self._label = label
+        self.label = label
         try:
             yield
         finally:
-            self._label = None
+            self.label = None
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
@@ -175,7 +177,7 @@ class Output:
 
     def note(self, *lines: str) -> None:
         """Print what a reader of the answer should know to stderr."""
-        self._aside("note", lines if self._label is None else [f"{self._label}: {line}" for line in lines])
+        self._aside("note", lines if self.label is None else [f"{self.label}: {line}" for line in lines])
 
     def _aside(self, word: str, lines: Sequence[str]) -> None:
         for line in lines:

@@ -17,7 +17,7 @@ from unetinspect.errors import SourceError, UnetInspectError, UsageError
 from unetinspect.record import Source
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, is_repo_id, looks_like_path, parse_hub_id, short, with_options
 from unetinspect.source.loaded import LoadedModel, LoadedWeights
-from unetinspect.source.place import is_weights
+from unetinspect.source.place import GLOB, is_weights
 
 if TYPE_CHECKING:
     from unetinspect.source.hub import HubRepository
@@ -132,13 +132,30 @@ def read_weights(
     return find_weights(repository, place.folder) if place.file is None else weights_in(repository, place.file)
 
 
+def models_at(name: str, note: Callable[[str], None]) -> list[str]:
+    """Return the MODELs that a glob matches, or that a folder without a model of its own contains; of all else, the name."""
+    path = os.path.expanduser(name)  # noqa: PTH111  Path.expanduser raises where there is no home
+    is_folder = os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a text that is too long to be a name
+    if not (is_folder and _entry(name) is None) and (os.path.exists(path) or not GLOB.search(name)):  # noqa: PTH110  as above
+        return [name]
+    from unetinspect.source.local import find_configs, matching, read_path
+
+    if not is_folder:
+        return [found for match in matching(name) for found in models_at(str(match), note)] or [name]
+    try:
+        read_path(Path(path))
+    except UnetInspectError:
+        return [str(found) for found, _ in find_configs(name, note)] or [name]
+    return [name]
+
+
 def checkpoints_at(name: str, note: Callable[[str], None]) -> list[str]:
     """Return the checkpoints that a folder without a model of its own contains, or that a glob matches; of all else, the name.
 
     Raises:
         SourceError: There are none.
     """
-    from unetinspect.source.local import GLOB, find_checkpoints
+    from unetinspect.source.local import find_checkpoints
 
     path = os.path.expanduser(name)  # noqa: PTH111  Path.expanduser raises where there is no home
     if not os.path.exists(path):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name

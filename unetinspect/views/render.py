@@ -12,7 +12,7 @@ from msgspec import Struct
 from unetinspect.terminal import cells, paint, wrap_words
 from unetinspect.units import visible
 from unetinspect.views.layout import GAP, Layout, fit, widths, wrap_lines
-from unetinspect.views.table import Table, flat_fields
+from unetinspect.views.table import Line, Table, flat_fields
 
 
 class Screen(Struct, frozen=True, kw_only=True):
@@ -36,8 +36,8 @@ def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
     """Draw a table as text; returns it, and notes on what was left out because the screen is too narrow."""
     layout = fit(table, screen.width, shorten=screen.shorten)
     above, below = (
-        "\n".join(part for line in lines for part in wrap_words(visible(line), screen.width))
-        for lines in ([*filter(None, [table.title]), *table.above], table.below)
+        "\n".join(part for line in lines for part in _wrapped(line, screen))
+        for lines in ([*([Line(table.title, "heading")] if table.title else []), *table.above], table.below)
     )
     blocks = [above, _draw(layout, screen) if table.rows else "", below]
     left_out = []
@@ -74,6 +74,13 @@ def _cell(value: Any) -> Any:
     return "" if value is None else visible(value, keep_lines=True) if isinstance(value, str) else value
 
 
+def _wrapped(line: str, screen: Screen) -> list[str]:
+    first, *rest = wrap_words(visible(line), screen.width)
+    if screen.color and isinstance(line, Line):
+        first = paint(first[: line.lead], line.style) + first[line.lead :]
+    return [first, *rest]
+
+
 def _draw(layout: Layout, screen: Screen) -> str:
     style = paint if screen.color else lambda text, _: text
     layout = wrap_lines(layout, screen.width)
@@ -83,7 +90,7 @@ def _draw(layout: Layout, screen: Screen) -> str:
     for number, row in enumerate(layout.rows):
         if number in layout.headings:
             lines.append(style(layout.headings[number], "heading"))
-        lines.append(_aligned(row, layout, rooms))
+        lines.append(style(_aligned(row, layout, rooms), layout.styles.get(number, "")))
     return "\n".join(lines)
 
 
