@@ -72,7 +72,7 @@ def test_a_size_that_fails_leaves_the_columns_of_the_others(cli: Any) -> None:
     Path("flat.json").write_text(json.dumps(KINDS["plain-one-block"]))
     text = cli("sweep", "plain.json", "flat.json", "--latent", "15", *ON_META, "--format", "csv")[1]
     rows = list(csv.DictReader(io.StringIO(text)))
-    header = "about,kind,what,where,advice,count,examples,stops\n"
+    header = "about,kind,what,where,advice,count,examples,stops,follows\n"
 
     assert [(row["model"], bool(row["error"]), bool(row["macs_by_kind.conv"])) for row in rows] == [
         ("plain.json", True, False),

@@ -183,7 +183,7 @@ def check(
     """Find what is wrong with a UNet, as `unetinspect check` does; of a module, its config is checked.
 
     `res` and `latent` are one size or a list of them, `weights` a checkpoint that should fit, `expect` values in the record:
-    `{"attention.cross": 16}`. The other options are those of `trace`, without `plug_in`.
+    `{"attention.cross": 16, "params": "<=900M"}`. The other options are those of `trace`, without `plug_in`.
 
     Raises:
         UsageError: An option does not apply, or the record has nothing of an expectation's name.
@@ -191,6 +191,7 @@ def check(
     """
     from msgspec.structs import replace
 
+    from unetinspect.checking.expected import read_expected
     from unetinspect.checking.model import check_model
     from unetinspect.source.read import read_weights
 
@@ -201,7 +202,8 @@ def check(
     given = asked.recorder.model.weights
     if weights is not None:
         given = read_weights(os.fspath(weights), token=options.get("token"), offline=options.get("offline", False))
-    return cast(Check, check_model(asked.recorder, sized or [asked.request], weights=given, expected=expect or {}).check)
+    expected = [read_expected(*pair) for pair in (expect or {}).items()]
+    return cast(Check, check_model(asked.recorder, sized or [asked.request], weights=given, expected=expected).check)
 
 
 def identify(

@@ -16,12 +16,12 @@ from msgspec import Meta, Struct
 
 from unetinspect.capturing.heat import Heat, heat_map
 from unetinspect.capturing.words import Prompt, positions_of
-from unetinspect.errors import SourceError, UsageError
+from unetinspect.errors import SourceError, UsageError, nearest_names
 from unetinspect.record import Shape
 from unetinspect.record.selection import Selection
-from unetinspect.source.place import read_header
+from unetinspect.source.place import is_weights, read_header
 from unetinspect.streams import save_file
-from unetinspect.units import parse_size
+from unetinspect.units import format_size, parse_size
 
 CAPTURE_SCHEMA: Literal["unetinspect.capture/1"] = "unetinspect.capture/1"
 _GROUPS = ("maps", "features", "skips")
@@ -54,7 +54,7 @@ class Captured:
         kind: The kind of attention; of a feature "output" or "input"; "skip".
         stage: Its stage.
         axes: The axes of the tensor: of a map, those of step, image, head, query and token that were kept; of features and skips,
-            those of step, image, channel, y and x that it has.
+            "step", if it was kept, and then those of the module's tensor: "image", "channel", "y", "x".
         tensor: The tensor. The probabilities of a map's query sum to 1 over all its tokens. In JSON, where it is in the file.
         grid: (height, width) of the queries; None: they are not a grid.
         calls: The calls of the UNet that are in it, from 0.
@@ -118,16 +118,23 @@ class Captures:
         """Return the maps that match. The words are those of `maps` and `unetinspect attn`; None matches all.
 
         Raises:
-            UsageError: A kind does not exist, or `tokens_at` is not a size.
+            UsageError: No map matches, a kind does not exist, or `tokens_at` is not a size.
         """
         wanted = Selection.of(kind=kind, stage=stage, tokens_at=tokens_at, paths=paths)
-        return tuple(
+        found = tuple(
             seen
             for seen in self.maps
             if wanted.takes(seen)  # type: ignore[arg-type]  # it has the kind, stage and path of an attention layer
             and wanted.takes_size(seen.query_tokens or 0, seen.grid)
             and product in (None, seen.product)
         )
+        if self.maps and not found:
+            close = [name for path in wanted.paths for name in nearest_names(path, {seen.path for seen in self.maps}, count=1)]
+            kinds, stages = (dict.fromkeys(getattr(seen, field) for seen in self.maps) for field in ("kind", "stage"))
+            sizes = dict.fromkeys(format_size(seen.grid) if seen.grid else str(seen.query_tokens) for seen in self.maps)
+            has = f"the capture has {', '.join(kinds)} maps of {', '.join(sizes)} queries in {', '.join(stages)}"
+            raise UsageError("no captured map matches", hint=f"did you mean {close[0]}?" if close else has)
+        return found
 
     def heat(
         self,
@@ -227,9 +234,8 @@ def read_capture(path: str | os.PathLike[str]) -> Captures:
         raise SourceError(f"there is no file {what}", hint="check the path")
     meta = _read_meta(path)
     if meta is None:
-        raise SourceError(
-            f"{what} is not a capture", hint=f"`seen.save()` in Python writes one; `unetinspect identify {what}` shows what it is"
-        )
+        identify = f"; `unetinspect identify {what}` shows what this is" if is_weights(what) else ""
+        raise SourceError(f"{what} is not a capture", hint=f"`seen.save()` writes captures, .safetensors or .npz{identify}")
     try:
         captures = msgspec.json.decode(meta, type=Captures)
         maps, features, skips = (
@@ -278,6 +284,8 @@ def with_tensors(
 def _read_meta(path: str | os.PathLike[str]) -> str | None:
     """Return the JSON text in a file; None: it is not a capture."""
     if not _is_npz(path):
+        if not is_weights(os.fspath(path)):
+            return None
         header = read_header(Path(path), what=os.fspath(path))
         return next((text for key, text in (header.metadata if header else {}).items() if key.startswith("unetinspect.capture/")), None)
     try:

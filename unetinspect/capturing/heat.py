@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from unetinspect.errors import UsageError
+from unetinspect.units import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +85,7 @@ def map_of_image(seen: Captured, image: int | None) -> Floats:
             hint = 'choose one (image=0, or --image 0), or capture only the conditional rows: rows="cond"'
             raise UsageError(f"the capture has the maps of {images} images", hint=hint)
         if (image or 0) not in range(images):
-            raise UsageError(f"there is no image {image}", hint=f"the capture has the maps of {images} images, counted from 0")
+            raise UsageError(f"there is no image {image}", hint=f"the capture has the maps of {plural(images, 'image')}, counted from 0")
         array = array.take(image or 0, axis=axes.index("image"))
         axes = tuple(axis for axis in axes if axis != "image")
     mean: Floats = array.mean(axis=tuple(place for place, axis in enumerate(axes) if axis in ("step", "head")))
@@ -101,9 +103,31 @@ def maps_of_tokens(seen: Captured, positions: Sequence[int], image: int | None) 
     kept = seen.kept_tokens
     missing = next((position for position in positions if position not in kept), None)
     if missing is not None:
-        raise UsageError(f"token {missing} was not captured", hint=f"{seen.path} has {', '.join(map(str, kept))}")
+        shown = f"0 to {kept[-1]}" if seen.tokens is None else ", ".join(map(str, kept))
+        raise UsageError(f"token {missing} was not captured", hint=f"{seen.path} has {shown}")
     columns = map_of_image(seen, image)[:, [kept.index(position) for position in positions]]
     return columns.T.reshape(-1, *seen.grid)
+
+
+def pictures_of(seen: Captured, columns: Mapping[str, Sequence[int]], image: int | None) -> dict[str, Floats]:
+    """Return what of a map is an image, by label: (height, width) each.
+
+    Where the keys are the grid: the attention that they receive, from each kept query or from all on average. Else: where the
+    queries are that attend to the tokens of each column. Empty: neither is kept whole.
+
+    Raises:
+        UsageError: A column's token was not captured, or an image must be chosen.
+    """
+    if seen.grid is None:
+        return {}
+    if seen.kind == "self" and seen.product == 0 and seen.tokens is None and seen.tensor.shape[-1] == prod(seen.grid):
+        array = map_of_image(seen, image)
+        if seen.queries is not None:
+            return {f"query {y}, {x}": row.reshape(seen.grid) for (y, x), row in zip(seen.queries, array, strict=True)}
+        return {"received": (array.mean(0) if "query" in seen.axes else array).reshape(seen.grid)}
+    if seen.queries is not None or "query" not in seen.axes:
+        return {}
+    return {label: maps_of_tokens(seen, positions, image).mean(0) for label, positions in columns.items()}
 
 
 def heat_map(maps: Sequence[Captured], positions: Sequence[int], size: tuple[int, int], image: int | None) -> Heat:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 from msgspec import structs
 
-from unetinspect.cli.options import DiffOptions, TraceOptions, takes
+from unetinspect.cli.options import DiffOptions, TraceOptions, catalog_names, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, read_first, read_named
 from unetinspect.drawing.drawing import FORMS, Form
@@ -25,7 +25,10 @@ _DIFFERENT = 1
 @takes(DiffOptions)
 def diff(
     options: DiffOptions,
-    other: Annotated[str | None, typer.Argument(metavar="B", help="The other model [default: A, with another size or --set-b]")] = None,
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="B", help="The other model [default: A, with another size or --set-b]", autocompletion=catalog_names),
+    ] = None,
     set_b: Annotated[
         list[str] | None, typer.Option("--set-b", metavar="KEY=VALUE", help="Override a config key of B only; may be given several times")
     ] = None,

@@ -8,12 +8,12 @@ import typer
 from msgspec.structs import replace
 
 from unetinspect.checkpoint.adapters import read_ip_adapter
-from unetinspect.cli.options import Models, TraceOptions, takes
+from unetinspect.cli.options import Kinds, Models, Stages, TokensAt, TraceOptions, takes
 from unetinspect.cli.output import OF_NAMED, Output
 from unetinspect.cli.run import Passes, answer_models, read_first, read_named
 from unetinspect.errors import UsageError
 from unetinspect.record import Envelope, Trace
-from unetinspect.record.selection import KINDS, Selection, no_match, no_skip_matches, pick_modules, pick_skips, read_words
+from unetinspect.record.selection import Selection, no_match, no_skip_matches, pick_modules, pick_skips, read_words
 from unetinspect.run.cache import Recorder
 from unetinspect.source import LoadedModel
 from unetinspect.source.loaded import NoModelError
@@ -22,10 +22,6 @@ _DOES_NOT_FIT = 1
 _CODE = ("py", "txt")
 _Code = Annotated[bool, typer.Option("--code", help="Print Python that captures them from the UNet while it runs")]
 _NoFold = Annotated[bool, typer.Option("--no-fold", help="One row for each of several equal blocks")]
-_Stages = Annotated[
-    list[str] | None,
-    typer.Option("--stage", metavar="NAME,...", help="Only these stages: up_blocks.1, or up_blocks for all of them [default: all]"),
-]
 
 
 @takes(TraceOptions)
@@ -92,15 +88,9 @@ def skips(
 @takes(TraceOptions)
 def attn(
     options: TraceOptions,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option("--kind", metavar="KIND,...", help=f"Only layers of these kinds: {', '.join(KINDS)} [default: all]"),
-    ] = None,
-    stage: _Stages = None,
-    tokens_at: Annotated[
-        str | None,
-        typer.Option(metavar="N|HxW", help="Only layers at this resolution: 16x16 is 256 query tokens [default: all]"),
-    ] = None,
+    kind: Kinds = None,
+    stage: Stages = None,
+    tokens_at: TokensAt = None,
     no_fold: _NoFold = False,
     code: _Code = False,
 ) -> None:
@@ -133,7 +123,7 @@ def tree(
     depth: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet, the stage or PATH [default: what fits a screen]")
     ] = None,
-    stage: _Stages = None,
+    stage: Stages = None,
     no_fold: _NoFold = False,
 ) -> None:
     """unetinspect tree sd15 --depth 2

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from unetinspect.errors import UsageError
 from unetinspect.record import to_json
 from unetinspect.record.selection import read_words
 from unetinspect.source.place import is_weights, unread_weights
-from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, save_file
+from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, print_labeled, save_file
+from unetinspect.terminal import columns_of, columns_wanted, wants_color, wrap_words
 from unetinspect.units import visible
-from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
+from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
 from unetinspect.views.table import Table, only_columns
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -38,6 +40,7 @@ class Output:
         decided_by: The option that decided it; "": none.
         screen: What a table is drawn for.
         path: The file to write the answer to; None is stdout.
+        label: What the one of several models is called that is answered for; None: there is only one.
     """
 
     def __init__(self, options: OutputOptions, *forms: str, what: str = "", drawn: str | None = None) -> None:
@@ -73,15 +76,15 @@ class Output:
             raise UsageError(wrong, hint="leave out --columns")
         self._quiet = options.quiet
         self._printed: set[str] = set()
-        self._label: str | None = None
+        self.label: str | None = None
         self._parts: list[str] | None = None
         self._rows: list[dict[str, Any]] = []
         self._fields: Sequence[str] = ()
-        width = _width() if self.path is None else None
+        width = options.width or None if options.width is not None or self.path is not None else _width()
         self.screen = Screen(
             width=width,
             height=None if width is None or self._columns or self.form != "txt" else shutil.get_terminal_size().lines,
-            color=self.path is None and _wants_color(),
+            color=self.path is None and wants_color(sys.stdout),
             unicode=self.path is not None or _is_unicode(),
             shorten=not options.no_truncate,
         )
@@ -90,7 +93,7 @@ class Output:
         """Print tables for people, the records of the first for spreadsheets, `document` as JSON."""
         if self._parts is not None and self.form in ("csv", "tsv"):
             records = table.rows if table.records is None else table.records
-            self._rows += [{"model": self._label, **msgspec.to_builtins(record)} for record in records]
+            self._rows += [{"model": self.label, **msgspec.to_builtins(record)} for record in records]
             self._fields = ("model", *table.fields)
             return
         if self._columns:
@@ -123,8 +126,9 @@ class Output:
     def write(self, answer: str | bytes) -> None:
         """Write the whole answer; if it cannot be written to a file, that file is unchanged."""
         if self._parts is not None:
-            apart = "\n" if self._parts and self.form in ("txt", "md") else ""
-            self._parts.append(f"{apart}{answer!s}")
+            answer = str(answer)
+            is_apart = self.form in ("txt", "md") and any("\n" in part.strip() for part in (*self._parts[-1:], answer))
+            self._parts.append("\n" * (is_apart and bool(self._parts)) + answer)
             if self.path is None:
                 print_answer(self._parts[-1])
         elif self.path is None:
@@ -134,7 +138,7 @@ class Output:
 
     @contextmanager
     def several(self) -> Iterator[None]:
-        """Print the answers for several models: an empty line between tables, one table of all CSV rows, one file."""
+        """Print the answers for several models: an empty line around those of several lines, one table of all CSV rows, one file."""
         self._parts = []
         yield
         parts, self._parts = self._parts, None
@@ -144,18 +148,19 @@ class Output:
             self.write("".join(parts))
 
     @contextmanager
-    def labeled(self, label: str) -> Iterator[None]:
+    def labeled(self, label: str | None) -> Iterator[None]:
         """Put the label of one of several models before its notes, and into its rows of CSV."""
-        self._label = label
+        self.label = label
         try:
             yield
         finally:
-            self._label = None
+            self.label = None
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
         """Yield a function that shows the current step on stderr, if that is a terminal; the line is erased afterwards."""
-        if self._quiet or not _is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
+        width = columns_of(sys.stderr)
+        if self._quiet or width is None or os.environ.get("TERM") == "dumb":
             yield lambda step: None
             return
         clear = ""
@@ -163,7 +168,7 @@ class Output:
         def show_step(step: str) -> None:
             nonlocal clear
             clear = _CLEAR_LINE
-            print_aside(clear + visible(step)[: shutil.get_terminal_size().columns - 1], end="")
+            print_aside(clear + visible(step)[: width - 1], end="")
 
         try:
             yield show_step
@@ -172,32 +177,24 @@ class Output:
 
     def note(self, *lines: str) -> None:
         """Print what a reader of the answer should know to stderr."""
-        self._aside("note", lines if self._label is None else [f"{self._label}: {line}" for line in lines])
+        self._aside("note", lines if self.label is None else [f"{self.label}: {line}" for line in lines])
 
     def _aside(self, word: str, lines: Sequence[str]) -> None:
         for line in lines:
             if not self._quiet and line not in self._printed:  # two compared models may bring the same note
                 self._printed.add(line)
-                print_aside(f"{word}: {visible(line)}")
+                print_labeled(word, visible(line))
 
 
 def _width() -> int | None:
-    """Return the width to draw for: COLUMNS, if that is a width, or the terminal's; a pipe has none."""
-    wanted = os.environ.get("COLUMNS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    return shutil.get_terminal_size().columns if _is_terminal(sys.stdout) else None
+    """Return the width to draw for: COLUMNS, or the terminal's, also at the end of a pipe (`| less`); a file has none, nor a pipe in CI."""
+    return columns_wanted() or columns_of(sys.stdout) or (columns_of(sys.stderr) if _is_pipe(sys.stdout) else None)
 
 
-def _wants_color() -> bool:
-    """Only on a terminal, unless NO_COLOR (no-color.org) or FORCE_COLOR is set, in this order."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    return bool(os.environ.get("FORCE_COLOR")) or (_is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb")
-
-
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and bool(stream.isatty())
+def _is_pipe(stream: Any) -> bool:
+    with suppress(AttributeError, OSError):  # no stream, or one without a descriptor
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    return False
 
 
 def _is_unicode() -> bool:

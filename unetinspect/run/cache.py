@@ -284,7 +284,7 @@ def _decides(model: LoadedModel, config: ResolvedConfig) -> tuple[Any, ...]:
     """Return what a pass depends on. A checkpoint is compared with the UNet, and a note contains its name."""
     weights = model.weights
     verified = None if weights is None else (model.name, weights.header, weights.checkpoint, bool(config.overridden))
-    return config.class_name, config.values, model.vae_scale_factor, model.medium or config.medium, verified
+    return config.class_name, config.values, model.vae_scale_factor, model.default_size, model.medium or config.medium, verified
 
 
 def _key(decides: Any, code: str | None) -> str | None:

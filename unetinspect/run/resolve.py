@@ -226,7 +226,9 @@ def plan_pass(model: LoadedModel, class_name: str, values: Mapping[str, Any], re
     known = VaeScale(model.vae_scale_factor, model.vae_scale_from)
     try:
         cfg, reason = decide_cfg(request, builder.condition(values))
-        sizes = decide_sizes(request, values, builder, known, model.medium)
+        # Another sample_size than the model's own is meant to be run.
+        is_own = model.config.get("sample_size") == values.get("sample_size")
+        sizes = decide_sizes(request, values, builder, known, medium=model.medium, default=model.default_size if is_own else None)
         batch = 2 * request.batch if cfg else request.batch
         plan = Plan(batch=batch, size=sizes.sample_size, tokens=request.tokens, frames=sizes.frames.value if sizes.frames else None)
         specs = tuple(builder.inputs(values, plan))

@@ -79,6 +79,7 @@ class Tracer:
         return described(self.observe(request, attached), self._model, self._config, request, attached)
 
     @collector_paused()
+    @torch.inference_mode(mode=False)  # the caller's: in it, torch shows a mode whole layers, which have no formula
     def observe(self, request: Request, attached: LoadedModel | None = None) -> Trace:
         """Trace one forward pass as `trace` does, with the notes of the pass alone: `described` adds the rest."""
         planned, runner = self._ready(request)
@@ -167,7 +168,7 @@ def trace_module(module: nn.Module, request: Request, attached: LoadedModel | No
     config = resolve_config(live.model.config, adapt=False)
     planned = plan_pass(live.model, config.class_name, config.values, request)
     planned = replace(planned, specs=(*planned.specs, *live.added_specs(planned.plan.batch)))
-    with collector_paused(), live.ready(config, device, request.dtype) as (unet, call, notes):
+    with collector_paused(), torch.inference_mode(mode=False), live.ready(config, device, request.dtype) as (unet, call, notes):
         runner = Runner(live.model, config, unet, call, device, dtype)
         try:
             record = _trace_first(planned, runner, attached)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from msgspec import Struct
 
-from unetinspect.catalog import Entry, Figure, HubLocation
+from unetinspect.catalog import Entry, Figure, HubLocation, PipelineSize
 from unetinspect.record import Confidence, ModelInfo, Run, Shape, Trace
 from unetinspect.record.run import Excerpt
 from unetinspect.unets import Builder
@@ -33,6 +33,7 @@ class ModelSummary(Excerpt, frozen=True, kw_only=True):
     params: int
     attention_layers: int
     vae_scale_factor: int | float | None
+    default_size: PipelineSize | None
     hub: tuple[HubLocation, ...]
     read_from: str
     confidence: Confidence
@@ -150,7 +151,11 @@ def models_table(entries: Sequence[Entry]) -> Table:
         group=lambda entry: f"{entry.family}: {entry.class_name}",
         below=[
             f"{plural(len(entries), 'model')}; a hub ID, a config file or a folder can be traced as well",
-            f"{reconstructed} configs (*) are reconstructed from code and similar models; the others are verbatim copies",
+            *(
+                [f"*: reconstructed from code and similar models ({reconstructed}); the others are verbatim copies"]
+                if reconstructed
+                else []
+            ),
         ],
         records=list_models(entries).models,
         name="name",

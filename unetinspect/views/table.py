@@ -62,6 +62,24 @@ class Column(Struct, frozen=True):
         return cls(header, lambda row: write(value(row)) if value(row) else "", right=True, drop=drop, value=value)
 
 
+class Line(str):
+    """A line over or under a table that begins with words in a style of the terminal; everywhere else it is its text.
+
+    Attributes:
+        lead: How many characters have the style.
+        style: Its name.
+    """
+
+    lead: int
+    style: str
+
+    def __new__(cls, lead: str, style: str, rest: str = "") -> Line:
+        """Make a line of the words in that style and the rest."""
+        line = super().__new__(cls, lead + rest)
+        line.lead, line.style = len(lead), style
+        return line
+
+
 class Table(Struct, frozen=True):
     """Rows of records, and how to show them.
 
@@ -71,6 +89,7 @@ class Table(Struct, frozen=True):
         above: Lines over the table: what was traced, how.
         below: Lines under it: totals.
         group: The heading that a row may be grouped under; a path in it is removed from the first column. None: no groups.
+        style: The style of a row on a terminal; None: they have none.
         records: What CSV and TSV write; None: the rows, field by field.
         fields: The header of CSV and TSV if there are no records.
         name: The field of a record that `--format names` prints; "": none.
@@ -83,6 +102,7 @@ class Table(Struct, frozen=True):
     above: Sequence[str] = ()
     below: Sequence[str] = ()
     group: Callable[[Row], str] | None = None
+    style: Callable[[Row], str] | None = None
     records: Sequence[Any] | None = None
     fields: Sequence[str] = ()
     name: str = ""
@@ -169,7 +189,7 @@ def to_dataframe(trace: Trace, section: str) -> pd.DataFrame:
     except ModuleNotFoundError as error:
         if error.name != "pandas":
             raise
-        raise UsageError("a DataFrame needs pandas, which is not installed", hint="pip install pandas") from None
+        raise UsageError("a DataFrame needs pandas, which is not installed", hint="pip install 'unetinspect[pandas]'") from None
     records: Sequence[Any] = trace.run.inputs if section == "inputs" else getattr(trace, section)
     if not records:
         return pd.DataFrame(columns=fields_of(SECTIONS[section]))

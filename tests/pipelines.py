@@ -1,0 +1,145 @@
+"""Small pipelines with random weights: each is built from configs in well under a second, and nothing is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DDIMScheduler
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from tests.kinds_plugs import controlnet
+from tests.test_ports import ip_adapter
+from tests.tiny import ALL, Config, condition, traced_once
+
+PROMPT, NEGATIVE = "a cat and a zebra", "blurry"
+WIDTH = 24  # of the text, `cross_attention_dim`
+TOKENS = 16
+SIDE = 32  # of an image in pixels; the sample is 16x16
+
+
+@cache
+def tokenizer() -> Any:
+    """Build CLIP's tokenizer of letters and four merges: "cat" and "dog" are one token each, any other letter is a token."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz,"]
+    merges = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>")]
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
+    made: Any = CLIPTokenizer
+    return made(vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges, model_max_length=TOKENS)
+
+
+def random(model: Any, seed: int = 0) -> Any:
+    """Give a model random weights, in attention such that no map is flat; in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        scale = 1 if name.rpartition(".")[0].endswith(("to_q", "to_k", "to_v", "to_out.0")) else 0.3
+        fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+        drawn = torch.randn(parameter.shape, generator=generator) * scale / fan_in**0.5
+        parameter.data = (1 if name.endswith("weight") and parameter.ndim == 1 else 0) + drawn
+    return model.eval()
+
+
+def unet(config: str | Config = "conditioned", **keys: Any) -> Any:
+    """Build a small model with random weights."""
+    config = {**(ALL[config] if isinstance(config, str) else config), **keys}
+    return random(getattr(diffusers, config["_class_name"]).from_config(config))
+
+
+def text_encoder(kind: Any = CLIPTextModel) -> Any:
+    """Build a small text encoder."""
+    ids = {"bos_token_id": tokenizer().bos_token_id, "eos_token_id": tokenizer().eos_token_id, "vocab_size": len(tokenizer())}
+    small = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": WIDTH}
+    configured: Any = CLIPTextConfig
+    return random(kind(configured(max_position_embeddings=TOKENS, **small, **ids)))
+
+
+def vae() -> Any:
+    """Build a small VAE of factor 2."""
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    return random(diffusers.AutoencoderKL(latent_channels=4, block_out_channels=[8, 8], norm_num_groups=4, sample_size=SIDE, **blocks))
+
+
+def ddim() -> DDIMScheduler:
+    """Build the scheduler as Stable Diffusion configures it."""
+    return DDIMScheduler(clip_sample=False, steps_offset=1)
+
+
+def pipeline(kind: str = "StableDiffusionPipeline", *, scheduler: Any = None, **parts: Any) -> Any:
+    """Build a pipeline of Stable Diffusion 1.x; `parts` are components that replace or join the small ones."""
+    parts = {"unet": None, "vae": vae(), "text_encoder": text_encoder(), "tokenizer": tokenizer(), **parts}
+    parts["unet"] = parts["unet"] or unet()
+    optional = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    built = getattr(diffusers, kind)(scheduler=scheduler or ddim(), **optional, **parts)
+    return quiet(built)
+
+
+def sdxl(kind: str = "StableDiffusionXLPipeline") -> Any:
+    """Build a pipeline of Stable Diffusion XL: two text encoders, and a UNet that is conditioned on sizes."""
+    both = 2 * WIDTH
+    own = unet("text-time", cross_attention_dim=both, projection_class_embeddings_input_dim=6 * 8 + WIDTH)
+    encoders = {"text_encoder": text_encoder(), "text_encoder_2": text_encoder(CLIPTextModelWithProjection)}
+    tokenizers = {"tokenizer": tokenizer(), "tokenizer_2": tokenizer()}
+    return quiet(getattr(diffusers, kind)(vae=vae(), unet=own, scheduler=ddim(), add_watermarker=False, **encoders, **tokenizers))
+
+
+def with_controlnet() -> Any:
+    """Build a pipeline with a ControlNet."""
+    own = random(diffusers.ControlNetModel.from_config(controlnet(conditioning_embedding_out_channels=[4, 8])), seed=1)
+    return pipeline("StableDiffusionControlNetPipeline", controlnet=own)
+
+
+def with_ip_adapters(count: int) -> Any:
+    """Build a pipeline with IP-Adapters, each of 4 image tokens, of unlike weights."""
+    pipe = pipeline()
+    shapes = {port.name: port.shape for port in traced_once(condition()).ports if port.kind == "ip-adapter"}
+    pipe.unet._load_ip_adapter_weights([ip_adapter(shapes)] * count, low_cpu_mem_usage=False)
+    random(pipe.unet)
+    return pipe
+
+
+def with_lora() -> Any:
+    """Build a pipeline whose UNet has LoRA layers in its attention."""
+    from peft import LoraConfig  # here: it takes as long to import as all else
+
+    pipe = pipeline()
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    random(pipe.unet)
+    return pipe
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    """Draw numbers from 0 to 1, always the same."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+IMAGE, MASK, EMBEDDING = drawn(1, 3, SIDE, SIDE), drawn(1, 1, SIDE, SIDE).round(), drawn(2, 1, 12)
+PIX2PIX = "StableDiffusionInstructPix2PixPipeline"
+# How each is built, and what its call is given beside the prompts.
+PIPELINES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "sd": (pipeline, {}),
+    "not square": (pipeline, {"height": SIDE, "width": 48}),
+    "img2img": (lambda: pipeline("StableDiffusionImg2ImgPipeline"), {"image": IMAGE, "strength": 1.0}),
+    "inpaint": (lambda: pipeline("StableDiffusionInpaintPipeline"), {"image": IMAGE, "mask_image": MASK}),
+    "sdxl": (sdxl, {}),
+    "controlnet": (with_controlnet, {"image": IMAGE}),
+    "ip-adapter": (lambda: with_ip_adapters(1), {"ip_adapter_image_embeds": [EMBEDDING]}),
+    "ip-adapters": (lambda: with_ip_adapters(2), {"ip_adapter_image_embeds": [EMBEDDING, EMBEDDING + 1]}),
+    "lora": (with_lora, {}),
+    "pag": (lambda: pipeline("StableDiffusionPAGPipeline", pag_applied_layers="mid"), {}),
+    "pix2pix": (lambda: pipeline(PIX2PIX, unet=unet(in_channels=8)), {"image": IMAGE}),
+}
+
+
+def quiet(pipe: Any) -> Any:
+    """Switch a pipeline's progress bar off."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sampled(pipe: Any, **given: Any) -> torch.Tensor:
+    """Sample latents in two steps, with a fixed seed: (images, channels, height, width)."""
+    given = {"prompt": PROMPT, "negative_prompt": NEGATIVE, "num_inference_steps": 2, "output_type": "latent", **given}
+    return pipe(generator=torch.Generator().manual_seed(0), **given).images
