@@ -81,14 +81,14 @@ def bytewise() -> PreTrainedTokenizerFast:
 
 def sentencepiece() -> PreTrainedTokenizerFast:
     """T5's: the most likely pieces, with the blank as a character."""
-    pieces = [("<unk>", 0.0), *((char, -5.0) for char in f"▁{LETTERS}{LETTERS.upper()}éß,'"), ("▁ze", -2.0), ("bra", -1.0)]
+    pieces = [("<unk>", 0.0), *((char, -5.0) for char in f"▁{LETTERS}{LETTERS.upper()}éß雪,'"), ("▁ze", -2.0), ("bra", -1.0)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
 @pytest.mark.parametrize("tokenizer", [clip(), bytewise(), sentencepiece()], ids=["clip", "bytes", "sentencepiece"])
-@given(words=st.lists(st.sampled_from(["zebra", "Zebras", "of", "café", "a", "zebra,", "Straße"]), min_size=1, max_size=8))
+@given(words=st.lists(st.sampled_from(["zebra", "Zebras", "of", "café", "a", "zebra,", "Straße", "é", "雪"]), min_size=1, max_size=8))
 def test_the_positions_of_a_word_are_those_of_the_offsets_that_the_tokenizer_itself_gives(
     tokenizer: PreTrainedTokenizerFast, words: list[str]
 ) -> None:
@@ -325,15 +325,28 @@ def test_words_of_several_prompts_label_nothing_until_one_is_chosen(cli: Any, sa
         ("unet.safetensors", "unet.safetensors is not a capture"),
         ("newer.npz", "newer.npz is damaged, or from a newer version: Invalid enum value 'unetinspect.capture/2' - at `$.schema`"),
         ("cut.npz", "cut.npz is damaged: File is not a zip file"),
+        ("odd.npz", "odd.npz is damaged: maps.0.a"),
+        ("empty.npz", "empty.npz is damaged: maps.0.a"),
+        ("wrong.npz -o x.png", "wrong.npz is damaged: maps.0.a"),
     ],
 )
 def test_a_mistake_leaves_no_file_and_says_what_to_do(cli: Any, saved: str, words: str, message: str) -> None:
     save_file({"conv_in.weight": torch.zeros(2)}, "unet.safetensors")
     np.savez("newer.npz", meta=np.array('{"schema": "unetinspect.capture/2"}'))
     Path("cut.npz").write_bytes(Path("newer.npz").read_bytes()[:99])
+    # Axes in another order, an image of no pixels, a tensor of another shape than was written down.
+    for name, axes, shape in (
+        ("odd", ["token", "query"], [4, 4]),
+        ("empty", ["query", "token"], [0, 4]),
+        ("wrong", ["query", "token"], [4, 5]),
+    ):
+        stored = {"name": "maps.0.a", "shape": shape, "dtype": "float32"}
+        one = {"path": "a", "kind": "cross", "stage": "a", "axes": axes, "tensor": stored, "grid": None, "calls": [], "timesteps": []}
+        arrays: dict[str, Any] = {"meta": np.array(json.dumps({"maps": [one]})), "maps.0.a": np.zeros((4, 4), np.float32)}
+        np.savez(f"{name}.npz", **arrays)
     before = {*Path().iterdir()}
     code, out, err = cli("maps", *words.split())
-    assert code == (3 if words[-1] in "sz" else 2)
+    assert code == (2 if words.startswith("seen") else 3)
     assert out == ""
     assert re.fullmatch(rf"error: {re.escape(message)}\nhint: .+\n", err)
     assert {*Path().iterdir()} == before
