@@ -20,7 +20,7 @@ _MODEL = "Catalog name, config file, folder, .safetensors file, saved trace, hub
 _BATCH = "Images per batch; CFG doubles it"
 
 # Of the commands that answer for several models: the first is also their `options.model`.
-Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=f"{_MODEL} [default: sd15]")]
+Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=f"{_MODEL}; globs in quotes [default: sd15]")]
 
 
 class OutputOptions(Struct, frozen=True, kw_only=True):
