@@ -20,6 +20,7 @@ from unetinspect.run.cache import Recorder
 from unetinspect.source import LoadedModel
 from unetinspect.source.parse import key_lines, read_file
 from unetinspect.source.place import is_file_name, is_weights
+from unetinspect.streams import print_answer
 from unetinspect.unets.request import make_request, parse_counts, parse_sizes
 
 _FOUND = 1
@@ -106,7 +107,7 @@ def check(
     explain: Annotated[bool, typer.Option("--explain", help="Explain the config keys with misleading names")] = False,
     output_format: Annotated[
         Literal["github"] | None,
-        typer.Option(metavar="github", rich_help_panel="Output", help="Print findings as annotations of GitHub Actions"),
+        typer.Option(metavar="github", help="Print findings as annotations of GitHub Actions"),
     ] = None,
 ) -> None:
     """unetinspect check ddpm-cat-256 --res 100,256
@@ -160,7 +161,7 @@ def check(
         if output_format is not None:
             line = re.search(r"at line (\d+)", error.message)
             file = place if os.path.isfile(place) else ""  # noqa: PTH113  Path.is_file raises for a text that is too long to be a name
-            output.write(github_error(error.message, file=file, line=int(line[1]) if line else None) + "\n")
+            print_answer(github_error(error.message, file=file, line=int(line[1]) if line else None) + "\n")
 
     answer_models(options, models or [], output, answer, failed=failed)
 

@@ -38,7 +38,10 @@ def _attachable_names() -> list[str]:
 
 
 # Of the commands that answer for several models: the first is also their `options.model`.
-Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=f"{_MODEL} [default: sd15]", autocompletion=catalog_names)]
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="MODEL", help=f"{_MODEL}; globs in quotes [default: sd15]", autocompletion=catalog_names),
+]
 
 # Of the commands that select attention layers.
 Kinds = Annotated[

@@ -13,7 +13,6 @@ from unetinspect.record import (
     Checkpoint,
     ErrorExplanation,
     ErrorExplanations,
-    Expectation,
     Finding,
     ModelInfo,
     ModelMatch,
@@ -64,13 +63,11 @@ def check_verdict(name: str, check: Check) -> Line:
         fits = not any(finding.about == "weights" for finding in check.findings)
         said.insert(len(said) if fits else 0, _fit(name, check.weights, fits=fits))
     if check.clean:
-        said += [f"{one.key} {one.found}{'' if one.comparison == '=' else _compared(one)}" for one in check.expectations]
+        said += [
+            f"{one.key} {one.found}" + ("" if one.comparison == "=" else f" {one.comparison} {one.expected}") for one in check.expectations
+        ]
         return Line("OK", "good", f": {'; '.join(said)}")
     return Line(plural(problems, "problem"), "bad", f": {'; '.join(said)}")
-
-
-def _compared(expectation: Expectation) -> str:
-    return f" {expectation.comparison} {expectation.expected}"
 
 
 def _sizes(sizes: Sequence[SizeCheck]) -> str:
@@ -138,7 +135,7 @@ def github_annotations(name: str, check: Check, *, file: str, lines: Mapping[str
     for finding in check.findings:
         if not finding.follows:
             line = next((lines[key] for key in finding.where if key in lines), None)
-            yield github_error("\n".join(map(visible, filter(None, (finding.what, finding.advice)))), file=file, line=line)
+            yield github_error("\n".join(filter(None, (finding.what, finding.advice))), file=file, line=line)
 
 
 def github_error(message: str, *, file: str, line: int | None) -> str:
@@ -148,8 +145,8 @@ def github_error(message: str, *, file: str, line: int | None) -> str:
     '::error file=a%2Cb.json,line=3::50%25 of%0Ait'
     """
     properties = {"file": file, "line": str(line or "")}
-    told = ",".join(f"{key}={value.translate(_IN_PROPERTIES)}" for key, value in properties.items() if value)
-    return f"::error{' ' if told else ''}{told}::{message.translate(_IN_MESSAGES)}"
+    told = ",".join(f"{key}={visible(value, keep_lines=True).translate(_IN_PROPERTIES)}" for key, value in properties.items() if value)
+    return f"::error{' ' if told else ''}{told}::{visible(message, keep_lines=True).translate(_IN_MESSAGES)}"
 
 
 def checkpoint_table(checkpoint: Checkpoint) -> Table:
