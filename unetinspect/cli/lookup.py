@@ -148,7 +148,7 @@ def models(
     unetinspect models --classes
     """
     from unetinspect.catalog import load_catalog
-    from unetinspect.unets import builder_for, supported_classes
+    from unetinspect.unets import builder_for, installed_classes
     from unetinspect.views import models as view
 
     output = Output(options)
@@ -164,7 +164,7 @@ def models(
         return
     entries = tuple(load_catalog().values())
     if classes:
-        builders = [builder_for(name) for name in supported_classes()]
+        builders = [builder_for(name) for name in installed_classes()]
         output.show(view.classes_table(builders, entries), view.list_classes(builders, entries))
         return
     selected = tuple(entry for entry in entries if entry.matches(name or "", family or "", class_name))
