@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -14,10 +16,12 @@ import yaml
 from msgspec.structs import replace
 
 from tests.tiny import traced
+from unetinspect import unets
 from unetinspect.catalog import CATALOG, Entry, find_entry, find_hub_id, load_catalog, nearest_entries
 from unetinspect.record import ModelInfo
 from unetinspect.run.resolve import plan_pass, resolve_config
 from unetinspect.source import read_model
+from unetinspect.unets import builder_for, supported_classes
 from unetinspect.unets.request import make_request
 from unetinspect.views.header import header
 
@@ -154,6 +158,18 @@ def test_models_are_selected_by_name_family_and_class(cli: Any, words: list[str]
     assert (code, {model["name"] for model in json.loads(out)["models"]}, err) == (0, wanted, "")
     hint = "hint: did you mean Kandinsky 2? `unetinspect models` lists them all\n"
     assert cli("models", "--family", "kadninsky 2") == (2, "", f"error: no bundled model matches 'kadninsky 2'\n{hint}")
+
+
+def test_the_classes_are_those_of_the_installed_diffusers(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that can be imported from it; of another diffusers, found in its files, as many as it has."""
+
+    def listed() -> list[str]:
+        return [each["class_name"] for each in json.loads(cli("models", "--classes", "--json")[1])["classes"]]
+
+    assert listed() == [name for name in supported_classes() if hasattr(import_module(builder_for(name).module), name)]
+    (tmp_path / "__init__.py").write_text('_import_structure["models"].extend(["UNet2DModel", "UNet3DConditionModelOfOld"])')
+    monkeypatch.setattr(unets, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    assert listed() == ["UNet2DModel"]
 
 
 def test_a_bundled_config_holds_no_private_path() -> None:

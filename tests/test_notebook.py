@@ -79,4 +79,4 @@ def test_an_unknown_section_and_a_missing_pandas_are_errors(monkeypatch: pytest.
         traced("plain").to_dataframe("skips")
     assert error.value.hint == "pip install 'unetinspect[pandas]'"
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
-    assert {*project["project"]["optional-dependencies"]["pandas"]} <= {*project["dependency-groups"]["test"]}
+    assert {*project["project"]["optional-dependencies"]["pandas"]} <= {*project["dependency-groups"]["test-core"]}

@@ -19,7 +19,6 @@ from unetinspect.errors import ConfigError, UnetInspectError, UsageError, neares
 from unetinspect.record import SCHEMA, Envelope, Trace
 from unetinspect.run.cache import RecordCache, Recorder, open_cache
 from unetinspect.streams import reason, save_file
-from unetinspect.unets.request import make_request
 from unetinspect.units import plural
 
 # Longer text is not an error message: the log of a whole training run is shorter.
@@ -153,7 +152,7 @@ def models(
     unetinspect models --classes
     """
     from unetinspect.catalog import load_catalog
-    from unetinspect.unets import builder_for, supported_classes
+    from unetinspect.unets import builder_for, installed_classes
     from unetinspect.views import models as view
 
     output = Output(options, *OF_NAMED)
@@ -169,7 +168,7 @@ def models(
         return
     entries = tuple(load_catalog().values())
     if classes:
-        builders = [builder_for(name) for name in supported_classes()]
+        builders = [builder_for(name) for name in installed_classes()]
         output.show(view.classes_table(builders, entries), view.list_classes(builders, entries))
         return
     selected = tuple(entry for entry in entries if entry.matches(name or "", family or "", class_name))
@@ -189,19 +188,22 @@ def _trace_found(places: Sequence[str], output: Output, *, cache: bool) -> list[
         SourceError: A folder does not exist, or contains no UNet config.
         ConfigError: None of the configs can be traced.
     """
+    from unetinspect.run.many import record_each
     from unetinspect.source.local import find_models
 
     models = dict(found for place in places for found in find_models(place, output.note))
-    kept = open_cache(wanted=cache)
-    traced = []
+    noted: dict[str, list[str]] = {}
     for path, model in models.items():
-        with output.labeled(path):
-            output.note(*model.notes)
-        try:
-            with output.progress() as say:
-                traced.append((path, Recorder(kept, model, say=say).record(make_request())))
-        except UnetInspectError as error:
-            output.note(f"{path}: not traced: {' '.join(error.message.split())}")
+        for note in model.notes:
+            noted.setdefault(note, []).append(path)
+    for note, (first, *others) in noted.items():  # those of a sweep are alike
+        output.note(f"{first}{f' and {len(others)} more' if others else ''}: {note}")
+    with output.progress() as say:
+        found = list(record_each(tuple(models.values()), open_cache(wanted=cache), say=say))
+    traced = [(path, record) for path, record in zip(models, found, strict=True) if isinstance(record, Trace)]
+    for path, record in zip(models, found, strict=True):
+        if isinstance(record, UnetInspectError):
+            output.note(f"{path}: not traced: {' '.join(record.message.split())}")
     if not traced:
         hint = f"`unetinspect check {next(iter(models))}` shows what is wrong"
         raise ConfigError(f"none of the UNet configs in {', '.join(places)} can be traced", hint=hint)

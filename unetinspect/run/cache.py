@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from unetinspect.errors import UnetInspectError
 from unetinspect.record import SCHEMA, Envelope, ModelInfo, NearSize, Trace
 from unetinspect.run.resolve import ConfigClass, ResolvedConfig, config_class, described, model_info, resolve_config
 from unetinspect.source.loaded import LoadedModel
@@ -215,6 +216,22 @@ class Recorder:
         key = record_key(self.model, self.config, request, added, code=self._code)
         record = self._cached(Trace, key, lambda: self._tracer.observe(request, attached))
         return described(record, self.model, self.config, request, attached)
+
+    def kept(self, request: Request) -> Trace | None:
+        """Return the record of a pass if it is in the cache; nothing is imported to find out."""
+
+        def known(name: Any) -> ConfigClass:
+            found = self._cache and self._cache.get(ConfigClass, _key(("class", name), self._code) or "")
+            if not found:
+                raise LookupError(name)
+            return found
+
+        with suppress(LookupError, UnetInspectError):  # an error is found again by a pass
+            config = resolve_config(self.model.config, self.overrides, class_of=known)
+            key = record_key(self.model, config, request, code=self._code)
+            record = self._cache.get(Trace, key) if self._cache is not None and key is not None else None
+            return record and described(record, self.model, config, request)
+        return None
 
     def answer(self, asked: Any, answer: Callable[[], Envelope]) -> Envelope:
         """Return the answer to another question about this model, from the cache or from `answer`.

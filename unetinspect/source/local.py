@@ -20,6 +20,7 @@ from unetinspect.source.loaded import LoadedModel, LoadedWeights
 from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file
 from unetinspect.source.pipeline import find_model, pipeline_classes, weights_in
 from unetinspect.source.place import GLOB, INDEX_SUFFIX, Folder, is_weights, unread_weights
+from unetinspect.source.sections import find_unet
 from unetinspect.streams import reason
 from unetinspect.unets import class_like, supported_classes
 from unetinspect.units import plural
@@ -27,6 +28,8 @@ from unetinspect.units import plural
 _CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
 _CHECKPOINT = re.compile(r".*\.(?:safetensors(?:\.index\.json)?|gguf)", re.IGNORECASE)
 _CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
+# What `find_unet` finds a UNet by that has no `_class_name`: the class, keys of diffusers, the targets and flags of other code.
+_WORDS_OF_UNETS = (b"block_out_channels", b"_block_types", b"openaimodel", b"video_model", b"num_res_blocks")
 _A_GLOB = "give a folder, or a glob in quotes: 'runs/*/unet'"
 # A folder of runs and the hub's cache have less of each: with more, it is a whole disk.
 MAX_DEPTH = 12
@@ -151,8 +154,8 @@ def _name_of(path: Path) -> str:
 def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, LoadedModel]]:
     """Read every UNet config under a folder, or under whatever a glob matches; returns each with its path, sorted by it.
 
-    A config is a JSON or YAML file with a `_class_name` that can be traced; other files are skipped. Links to folders and
-    hidden folders are not followed, nor are folders more than `MAX_DEPTH` levels down. `note` receives what cannot be read.
+    A config is a JSON or YAML file that describes a UNet, at the top or in a section; other files are skipped. Links to folders
+    and hidden folders are not followed, nor are folders more than `MAX_DEPTH` levels down. `note` receives what cannot be read.
 
     Raises:
         SourceError: There is no such folder, or no UNet config in it.
@@ -162,28 +165,32 @@ def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, Load
         try:
             if misspelled:
                 note(f"{path} names no UNet class: {misspelled}")
-            elif (model := read_path(path)).config.get("_class_name") in supported_classes():
+            elif (model := find_unet(read_path(path))).config.get("_class_name") in supported_classes():
                 found.append((str(path), model))
         except UnetInspectError as error:
-            note(error.message)
+            note(error.message if str(path) in error.message else f"{path}: {error.message}")
     if not found:
-        raise SourceError(f"found no UNet config in {place}", hint="a config is a JSON or YAML file with the _class_name of a UNet")
+        raise SourceError(f"found no UNet config in {place}", hint="a config is a JSON or YAML file that describes a UNet of diffusers")
     return found
 
 
 def find_configs(place: str, note: Callable[[str], None]) -> Iterator[tuple[Path, str]]:
-    """Yield every JSON or YAML file under a folder, or that a glob matches, which names a UNet class; and what it is if it is misspelled.
+    """Yield every JSON or YAML file under a folder, or that a glob matches, which may describe a UNet; and its class if it is misspelled.
 
-    Most configs are of other models, and need not be parsed.
+    Most files are of other models, and need not be parsed.
     """
+    words = (*_WORDS_OF_UNETS, *map(str.encode, supported_classes()))
     for path in _search(place, _CONFIG, note):
+        if path.name == "model_index.json":  # the config that it names is found itself
+            continue
         try:
             with path.open("rb") as file:
-                names = [name.decode() for name in dict.fromkeys(_CLASS_NAME.findall(file.read(MAX_BYTES)))]
+                text = file.read(MAX_BYTES)
         except OSError as error:
             note(f"{path} cannot be read: {reason(error)}")
             continue
-        if any(name in supported_classes() for name in names):
+        names = [name.decode() for name in dict.fromkeys(_CLASS_NAME.findall(text))]
+        if any(word in text for word in words):
             yield path, ""
         elif misspelled := [f"{name}: {like}" for name in names if (like := class_like(name)).endswith("?")]:
             yield path, misspelled[0]
