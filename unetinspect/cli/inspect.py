@@ -8,7 +8,7 @@ import typer
 from msgspec.structs import replace
 
 from unetinspect.checkpoint.adapters import read_ip_adapter
-from unetinspect.cli.options import Models, TraceOptions, takes
+from unetinspect.cli.options import MemoryOptions, Models, TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, answer_models, read_named
 from unetinspect.errors import UsageError, nearest_names
@@ -23,11 +23,12 @@ _Kind = Literal["self", "cross", "joint", "temporal", "pooling"]
 _Stage = Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage (up_blocks.1) or these (up_blocks) [default: all]")]
 
 
-@takes(TraceOptions)
-def trace(options: TraceOptions, models: Models = None) -> None:
+@takes(MemoryOptions)
+def trace(options: MemoryOptions, models: Models = None) -> None:
     """unetinspect trace sdxl --res 1024
     unetinspect trace runs/mine/unet/config.json --device meta
     unetinspect trace sd15 bk-sdm-tiny --format csv -o stages.csv
+    unetinspect trace sdxl --training --optimizer 8bit --gradient-checkpointing
     """
     from unetinspect.views.stages import stages_table
 
