@@ -8,7 +8,7 @@ import typer
 from msgspec.structs import replace
 
 from unetinspect.checkpoint.adapters import read_ip_adapter
-from unetinspect.cli.options import Kinds, Models, Stages, TokensAt, TraceOptions, takes
+from unetinspect.cli.options import Kinds, MemoryOptions, Models, Stages, TokensAt, TraceOptions, takes
 from unetinspect.cli.output import OF_NAMED, Output
 from unetinspect.cli.run import Passes, answer_models, read_first, read_named
 from unetinspect.errors import UsageError
@@ -24,11 +24,12 @@ _Code = Annotated[bool, typer.Option("--code", help="Print Python that captures 
 _NoFold = Annotated[bool, typer.Option("--no-fold", help="One row for each of several equal blocks")]
 
 
-@takes(TraceOptions)
-def trace(options: TraceOptions, models: Models = None) -> None:
+@takes(MemoryOptions)
+def trace(options: MemoryOptions, models: Models = None) -> None:
     """unetinspect trace sdxl --res 1024
     unetinspect trace runs/mine/unet/config.json --device meta
     unetinspect trace sd15 bk-sdm-tiny --format csv -o stages.csv
+    unetinspect trace sdxl --training --optimizer 8bit --gradient-checkpointing
     """
     from unetinspect.views.stages import stages_table
 

@@ -21,7 +21,7 @@ from unetinspect.source import LoadedModel
 from unetinspect.source.parse import key_lines, read_file
 from unetinspect.source.place import is_file_name, is_weights
 from unetinspect.streams import print_answer
-from unetinspect.unets.request import make_request, parse_counts, parse_sizes
+from unetinspect.unets.request import make_request, parse_bytes, parse_counts, parse_sizes
 
 _FOUND = 1
 
@@ -31,6 +31,7 @@ def sweep(options: SweepOptions, models: Models = None) -> None:
     """unetinspect sweep sd15 --res 256,512,768x512
     unetinspect sweep sdxl --res 1024 --batch 1,2,4 --dtype float16
     unetinspect sweep sd15 bk-sdm-tiny --format csv
+    unetinspect sweep sdxl --training --gradient-checkpointing --fit 24GiB
     """
     from unetinspect.run.sweep import sweep as run_sweep
     from unetinspect.views.costs import sweep_table
@@ -39,12 +40,17 @@ def sweep(options: SweepOptions, models: Models = None) -> None:
     res, latent = parse_sizes(options.res, option="--res"), parse_sizes(options.latent, option="--latent")
     if res and latent:
         make_request(res=res[0], latent=latent[0])  # which refuses both
+    if options.fit and options.batch:
+        raise UsageError("--fit and --batch exclude each other", hint="--fit finds the largest batch")
+    fit = parse_bytes(options.fit, option="--fit")
     batch = parse_counts(options.batch or ["1"], option="--batch")
     passes = Passes(options, output)
 
     def answer(model: LoadedModel) -> int:
         with passes.recorder(model) as recorder:
-            points, record = run_sweep(recorder.record, passes.request, res=res, latent=latent, batch=batch, attached=passes.attached)
+            points, record = run_sweep(
+                recorder.record, passes.request, res=res, latent=latent, batch=batch, attached=passes.attached, fit=fit
+            )
         if record is not None:
             note_pass(record, recorder.model, output)
         info = recorder.info if record is None else record.model

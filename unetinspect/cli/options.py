@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from msgspec import Struct
 
+from unetinspect.record.sections import Optimizer
 from unetinspect.record.selection import KINDS
 from unetinspect.unets.request import DTYPES
 
@@ -17,10 +18,17 @@ _size = partial(typer.Option, rich_help_panel="Size and batch")
 _attached = partial(typer.Option, rich_help_panel="Attachments")
 _run = partial(typer.Option, rich_help_panel="Device and cache")
 _source = partial(typer.Option, rich_help_panel="Model source")
+_train = partial(typer.Option, rich_help_panel="Training")
 _output = partial(typer.Option, rich_help_panel="Output")
 
 _MODEL = "Catalog name, config file, folder, .safetensors file, saved trace, hub ID, or - for stdin"
 _BATCH = "Images per batch; CFG doubles it"
+
+_Training = Annotated[bool, _train("--training", help="Run a training step too, and add up its memory (no CFG)")]
+_Optimizer = Annotated[
+    Optimizer | None, _train(metavar="NAME", help="adamw, sgd (no momentum), adafactor or 8bit (bitsandbytes' AdamW8bit) [default: adamw]")
+]
+_Checkpointing = Annotated[bool, _train("--gradient-checkpointing", help="Run blocks again in the backward pass to save memory")]
 
 
 def catalog_names() -> list[str]:
@@ -151,6 +159,14 @@ class TraceOptions(PassOptions, frozen=True, kw_only=True):
     batch: Annotated[int, _size(metavar="N", help=_BATCH)] = 1
 
 
+class MemoryOptions(TraceOptions, frozen=True, kw_only=True):
+    """How to run one forward pass, and a training step."""
+
+    training: _Training = False
+    optimizer: _Optimizer = None
+    gradient_checkpointing: _Checkpointing = False
+
+
 class CheckOptions(PassOptions, frozen=True, kw_only=True):
     """How to run forward passes at several sizes."""
 
@@ -167,6 +183,10 @@ class SweepOptions(PassOptions, frozen=True, kw_only=True):
         None
     )
     batch: Annotated[list[str] | None, _size(metavar="N,...", help=f"{_BATCH} [default: 1]")] = None
+    fit: Annotated[str | None, _size(metavar="BYTES", help="Find the largest batch that fits in this memory: 24GiB")] = None
+    training: _Training = False
+    optimizer: _Optimizer = None
+    gradient_checkpointing: _Checkpointing = False
 
 
 class DiffOptions(PassOptions, frozen=True, kw_only=True):

@@ -116,7 +116,7 @@ def answer_models(
 
 def request_of(options: PassOptions) -> Request:
     """Read the options that decide a pass; a size or batch that takes several values is left open."""
-    given = {name: getattr(options, name) for name in Request.__struct_fields__}
+    given = {name: getattr(options, name) for name in Request.__struct_fields__ if hasattr(options, name)}
     return make_request(**{name: value for name, value in given.items() if not isinstance(value, list | None)})
 
 

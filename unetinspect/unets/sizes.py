@@ -92,6 +92,8 @@ def decide_sizes(
 
 def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
     """Decide whether classifier-free guidance doubles the batch, and why. `condition` is the input that it drops or swaps."""
+    if request.training:
+        return False, "training"
     if request.cfg is not None:
         unguided = "" if condition or not request.cfg else ", though the model is unconditional"
         return request.cfg, ("--cfg" if request.cfg else "--no-cfg") + unguided

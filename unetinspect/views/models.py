@@ -12,7 +12,7 @@ from unetinspect.catalog import Entry, Figure, HubLocation, PipelineSize
 from unetinspect.record import Confidence, ModelInfo, Run, Shape, Trace
 from unetinspect.record.run import Excerpt
 from unetinspect.unets import Builder
-from unetinspect.units import format_count, format_si, format_size, plural
+from unetinspect.units import format_bytes, format_count, format_si, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
@@ -80,6 +80,7 @@ class FoundModel(Excerpt, frozen=True, kw_only=True):
         attention_layers: Attention layers.
         skips: Skips that were consumed.
         macs: Multiply-accumulates of the pass.
+        inference_bytes: Weights and the peak of activations.
     """
 
     fields_of: ClassVar = (ModelInfo, Run)
@@ -93,6 +94,7 @@ class FoundModel(Excerpt, frozen=True, kw_only=True):
     sample_size: Shape
     forward_batch: int
     macs: int | None
+    inference_bytes: int | None = None
 
 
 class FoundModels(Struct, frozen=True, kw_only=True):
@@ -126,11 +128,15 @@ def found_table(found: Sequence[FoundModel]) -> Table:
             Column("skips", lambda model: str(model.skips), right=True, drop=1),
             Column("sample", lambda model: format_size(model.sample_size), right=True),
             Column("MACs", lambda model: format_si(model.macs), right=True),
+            Column("memory", lambda model: format_bytes(model.inference_bytes), right=True),
         ),
         rows=found,
         name="path",
         group=lambda model: model.class_name,
-        below=[f"{plural(len(found), 'model')}; MACs of one pass at the config's sample size (batch doubled under CFG)"],
+        below=[
+            f"{plural(len(found), 'model')}; MACs of one pass at the config's sample size (batch doubled under CFG)",
+            "memory: weights + activations of that pass",
+        ],
     )
 
 
