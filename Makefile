@@ -17,7 +17,7 @@ test: .venv/tests-installed
 LOWEST_TESTS = tests/test_against_torch.py tests/test_catalog.py tests/test_cli.py tests/test_cli_errors.py tests/test_completion.py \
 	tests/test_observe.py tests/test_streams.py tests/test_views.py
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(LOWEST_TESTS)
+	.venv-lowest/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal --override-ini filterwarnings=default $(LOWEST_TESTS)
 
 # Which small faults in the package do the tests notice?
 mutants: .venv/tests-installed

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import os
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -248,7 +249,9 @@ class Recorder:
     @cached_property
     def _tracer(self) -> Tracer:
         self._say_import()
-        from unetinspect.run.tracer import Tracer
+        with warnings.catch_warnings():  # as in `diffusers_class`
+            warnings.simplefilter("ignore")
+            from unetinspect.run.tracer import Tracer
 
         return Tracer(self.model, self.overrides, force=self.force, say=self._say)
 

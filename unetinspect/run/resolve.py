@@ -6,6 +6,7 @@ No torch. diffusers is imported only for a class that is not known yet.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -153,7 +154,9 @@ def diffusers_class(class_name: str) -> type[Any]:
     """
     module = builder_for(class_name).module
     try:
-        found: type[Any] = getattr(import_module(module), class_name)
+        with warnings.catch_warnings():  # older versions of diffusers warn of torch's when they are imported
+            warnings.simplefilter("ignore")
+            found: type[Any] = getattr(import_module(module), class_name)
     except (ImportError, AttributeError):
         import diffusers
 
