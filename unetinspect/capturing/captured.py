@@ -16,12 +16,12 @@ from msgspec import Meta, Struct
 
 from unetinspect.capturing.heat import Heat, heat_map
 from unetinspect.capturing.words import Prompt, positions_of
-from unetinspect.errors import SourceError, UsageError
+from unetinspect.errors import SourceError, UsageError, nearest_names
 from unetinspect.record import Shape
 from unetinspect.record.selection import Selection
 from unetinspect.source.place import read_header
 from unetinspect.streams import save_file
-from unetinspect.units import parse_size
+from unetinspect.units import format_size, parse_size
 
 CAPTURE_SCHEMA: Literal["unetinspect.capture/1"] = "unetinspect.capture/1"
 _GROUPS = ("maps", "features", "skips")
@@ -118,16 +118,23 @@ class Captures:
         """Return the maps that match. The words are those of `maps` and `unetinspect attn`; None matches all.
 
         Raises:
-            UsageError: A kind does not exist, or `tokens_at` is not a size.
+            UsageError: No map matches, a kind does not exist, or `tokens_at` is not a size.
         """
         wanted = Selection.of(kind=kind, stage=stage, tokens_at=tokens_at, paths=paths)
-        return tuple(
+        found = tuple(
             seen
             for seen in self.maps
             if wanted.takes(seen)  # type: ignore[arg-type]  # it has the kind, stage and path of an attention layer
             and wanted.takes_size(seen.query_tokens or 0, seen.grid)
             and product in (None, seen.product)
         )
+        if self.maps and not found:
+            close = [name for path in wanted.paths for name in nearest_names(path, {seen.path for seen in self.maps}, count=1)]
+            kinds, stages = (dict.fromkeys(getattr(seen, field) for seen in self.maps) for field in ("kind", "stage"))
+            sizes = dict.fromkeys(format_size(seen.grid) if seen.grid else str(seen.query_tokens) for seen in self.maps)
+            has = f"the capture has {', '.join(kinds)} maps of {', '.join(sizes)} queries in {', '.join(stages)}"
+            raise UsageError("no captured map matches", hint=f"did you mean {close[0]}?" if close else has)
+        return found
 
     def heat(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from unetinspect.errors import UsageError
@@ -104,6 +105,27 @@ def maps_of_tokens(seen: Captured, positions: Sequence[int], image: int | None) 
         raise UsageError(f"token {missing} was not captured", hint=f"{seen.path} has {', '.join(map(str, kept))}")
     columns = map_of_image(seen, image)[:, [kept.index(position) for position in positions]]
     return columns.T.reshape(-1, *seen.grid)
+
+
+def pictures_of(seen: Captured, columns: Mapping[str, Sequence[int]], image: int | None) -> dict[str, Floats]:
+    """Return what of a map is an image, by label: (height, width) each.
+
+    Where the keys are the grid: the attention that they receive, from each kept query or from all on average. Else: where the
+    queries are that attend to the tokens of each column. Empty: neither is kept whole.
+
+    Raises:
+        UsageError: A column's token was not captured, or an image must be chosen.
+    """
+    if seen.grid is None:
+        return {}
+    if seen.kind == "self" and seen.product == 0 and seen.tokens is None and seen.tensor.shape[-1] == prod(seen.grid):
+        array = map_of_image(seen, image)
+        if seen.queries is not None:
+            return {f"query {y}, {x}": row.reshape(seen.grid) for (y, x), row in zip(seen.queries, array, strict=True)}
+        return {"received": (array.mean(0) if "query" in seen.axes else array).reshape(seen.grid)}
+    if seen.queries is not None or "query" not in seen.axes:
+        return {}
+    return {label: maps_of_tokens(seen, positions, image).mean(0) for label, positions in columns.items()}
 
 
 def heat_map(maps: Sequence[Captured], positions: Sequence[int], size: tuple[int, int], image: int | None) -> Heat:

@@ -8,12 +8,12 @@ import typer
 from msgspec.structs import replace
 
 from unetinspect.checkpoint.adapters import read_ip_adapter
-from unetinspect.cli.options import Models, TraceOptions, takes
+from unetinspect.cli.options import Kinds, Models, Stages, TokensAt, TraceOptions, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, answer_models, read_named
 from unetinspect.errors import UsageError
 from unetinspect.record import Envelope, Trace
-from unetinspect.record.selection import KINDS, Selection, no_match, no_skip_matches, pick_modules, pick_skips, read_words
+from unetinspect.record.selection import Selection, no_match, no_skip_matches, pick_modules, pick_skips, read_words
 from unetinspect.run.cache import Recorder
 from unetinspect.source import LoadedModel
 from unetinspect.source.loaded import NoModelError
@@ -21,10 +21,6 @@ from unetinspect.source.loaded import NoModelError
 _DOES_NOT_FIT = 1
 _CODE = ("py", "txt")
 _Code = Annotated[bool, typer.Option("--code", help="Print Python that captures them from the UNet while it runs")]
-_Stages = Annotated[
-    list[str] | None,
-    typer.Option("--stage", metavar="NAME,...", help="Only these stages: up_blocks.1, or up_blocks for all of them [default: all]"),
-]
 
 
 @takes(TraceOptions)
@@ -91,15 +87,9 @@ def skips(
 @takes(TraceOptions)
 def attn(
     options: TraceOptions,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option("--kind", metavar="KIND,...", help=f"Only layers of these kinds: {', '.join(KINDS)} [default: all]"),
-    ] = None,
-    stage: _Stages = None,
-    tokens_at: Annotated[
-        str | None,
-        typer.Option(metavar="N|HxW", help="Only layers at this resolution: 16x16 is 256 query tokens [default: all]"),
-    ] = None,
+    kind: Kinds = None,
+    stage: Stages = None,
+    tokens_at: TokensAt = None,
     code: _Code = False,
 ) -> None:
     """unetinspect attn sdxl --res 1024
@@ -126,7 +116,7 @@ def attn(
 def tree(
     options: TraceOptions,
     depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet or the stage [default: all]")] = None,
-    stage: _Stages = None,
+    stage: Stages = None,
 ) -> None:
     """unetinspect tree sd15 --depth 2
     unetinspect tree sdxl --stage mid_block

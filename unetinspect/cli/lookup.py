@@ -1,22 +1,26 @@
-"""The commands that need no forward pass of a MODEL: identify, explain-error, config, models, cache, schema."""
+"""The commands that need no forward pass of a MODEL: identify, explain-error, config, models, maps, cache, schema."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from msgspec.structs import replace
 
-from unetinspect.cli.options import ModelOptions, OutputOptions, SourceOptions, takes
+from unetinspect.cli.options import Kinds, ModelOptions, OutputOptions, SourceOptions, Stages, TokensAt, takes
 from unetinspect.cli.output import OF_TABLES, Output
 from unetinspect.cli.run import parse_overrides, read_named, unknown_keys
 from unetinspect.errors import ConfigError, UnetInspectError, UsageError
 from unetinspect.record import SCHEMA, Envelope, Trace
 from unetinspect.run.cache import RecordCache, Recorder, open_cache
-from unetinspect.streams import reason
+from unetinspect.streams import reason, save_file
 from unetinspect.unets.request import make_request
+from unetinspect.units import plural
 
 # Longer text is not an error message: the log of a whole training run is shorter.
 _MAX_TEXT = 16 * 1024 * 1024
@@ -187,6 +191,60 @@ def _trace_found(places: Sequence[str], output: Output, *, cache: bool) -> list[
 
 
 @takes(OutputOptions)
+def maps(
+    options: OutputOptions,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What seen.save() wrote: a .safetensors or .npz file")],
+    *,
+    kind: Kinds = None,
+    stage: Stages = None,
+    tokens_at: TokensAt = None,
+    layers: Annotated[list[str] | None, typer.Option("--layer", metavar="PATH,...", help="Only these layers [default: all]")] = None,
+    tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--token", metavar="WORD|N", help="Draw this word or token position; may be given several times [default: the prompt's words]"
+        ),
+    ] = None,
+    prompt: Annotated[int | None, typer.Option(metavar="N", help="Draw the words of this prompt, from 0 [default: the only one]")] = None,
+    image: Annotated[int | None, typer.Option(metavar="N", help="Draw the maps of this image, from 0 [default: the only one]")] = None,
+) -> None:
+    """unetinspect maps seen.safetensors
+    unetinspect maps seen.safetensors --kind cross --tokens-at 16x16 -o maps.png
+    unetinspect maps seen.safetensors --token zebra -o maps/
+    """
+    from unetinspect.capturing.captured import read_capture
+    from unetinspect.views.captured import captures_tables
+
+    folder = options.output if options.output is not None and (options.output.endswith("/") or Path(options.output).is_dir()) else None
+    output = Output(options if folder is None else replace(options, output=None), *OF_TABLES, "png", "svg", what="maps")
+    if folder is not None and output.decided_by:
+        raise UsageError(f"{output.decided_by} and -o {folder} cannot be used together", hint="a folder is for pictures; leave out one")
+    captures = read_capture(file)
+    selected = dataclasses.replace(captures, maps=captures.select(kind, stage, tokens_at, layers))
+    if folder is None and output.form not in ("png", "svg"):
+        if (tokens, prompt, image) != (None, None, None):
+            raise UsageError("--token, --prompt and --image decide what a picture shows", hint="add -o FILE.png")
+        table, *more = captures_tables(captures, selected.maps)
+        output.show(table, selected, *more)
+        return
+    from unetinspect.drawing.map_sheet import draw_maps, map_sheet
+
+    rows = draw_maps(file, selected, tokens, prompt=prompt, image=image)
+    if len(rows) < len(selected.maps):
+        output.note(f"not drawn: {plural(len(selected.maps) - len(rows), 'map')} without a grid")
+    if folder is None:
+        output.write(map_sheet(rows, form=output.form))
+        return
+    try:
+        Path(folder).mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot create {folder}: {reason(error)}", hint="choose a writable folder") from None
+    for number, row in enumerate(rows):
+        name = re.sub(r"[^\w.]", "_", row.seen.path)
+        save_file(Path(folder, f"{number:0{len(str(len(rows)))}}.{name}.png"), map_sheet([row], form="png"))
+
+
+@takes(OutputOptions)
 def cache(
     options: OutputOptions,
     action: Annotated[Literal["info", "clear"], typer.Argument(metavar="ACTION", help="info or clear")] = "info",
@@ -194,7 +252,7 @@ def cache(
     """unetinspect cache
     unetinspect cache clear
     """
-    from unetinspect.units import format_bytes, plural
+    from unetinspect.units import format_bytes
     from unetinspect.views.table import Table
 
     output = Output(options)

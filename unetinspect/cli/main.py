@@ -26,6 +26,7 @@ _GROUPS = {
         "tree": ("inspect", "Show the module tree with observed shapes"),
         "inputs": ("inspect", "Show the arguments of forward: shapes, dtypes, config keys"),
         "ports": ("inspect", "Show where a ControlNet, T2I-Adapter or IP-Adapter attaches"),
+        "maps": ("lookup", "Show the attention maps that capture() saved, also as pictures"),
     },
     "Measure": {
         "sweep": ("measure", "Compare sizes and batches: MACs, memory, which fail"),

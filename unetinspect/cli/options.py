@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 from msgspec import Struct
 
+from unetinspect.record.selection import KINDS
+
 _size = partial(typer.Option, rich_help_panel="Size and batch")
 _attached = partial(typer.Option, rich_help_panel="Attachments")
 _run = partial(typer.Option, rich_help_panel="Device and cache")
@@ -21,6 +23,19 @@ _BATCH = "Images per batch; CFG doubles it"
 
 # Of the commands that answer for several models: the first is also their `options.model`.
 Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=f"{_MODEL} [default: sd15]")]
+
+# Of the commands that select attention layers.
+Kinds = Annotated[
+    list[str] | None, typer.Option("--kind", metavar="KIND,...", help=f"Only layers of these kinds: {', '.join(KINDS)} [default: all]")
+]
+Stages = Annotated[
+    list[str] | None,
+    typer.Option("--stage", metavar="NAME,...", help="Only these stages: up_blocks.1, or up_blocks for all of them [default: all]"),
+]
+TokensAt = Annotated[
+    str | None,
+    typer.Option("--tokens-at", metavar="N|HxW", help="Only layers at this resolution: 16x16 is 256 query tokens [default: all]"),
+]
 
 
 class OutputOptions(Struct, frozen=True, kw_only=True):

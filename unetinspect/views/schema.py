@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from unetinspect.capturing.captured import Captures, StoredTensor
 from unetinspect.record import Checkpoint, Diff, Envelope, ErrorExplanations
 from unetinspect.record.run import Excerpt
 from unetinspect.run.cache import CacheInfo
@@ -19,7 +20,19 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 
 def json_schema() -> dict[str, Any]:
     """Return one schema that every `--json` document of this version matches."""
-    documents = [Envelope, Diff, Checkpoint, list[Checkpoint], ErrorExplanations, ModelList, FoundModels, ClassList, CacheInfo]
+    documents = [
+        Envelope,
+        Diff,
+        Checkpoint,
+        list[Checkpoint],
+        ErrorExplanations,
+        ModelList,
+        FoundModels,
+        ClassList,
+        CacheInfo,
+        Captures,
+        StoredTensor,
+    ]
     references, components = msgspec.json.schema_components(documents, ref_template="#/$defs/{name}")
     kinds = {kind.__name__: kind for kind in Excerpt.__subclasses__()}
     for name, component in components.items():
@@ -28,8 +41,8 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "unetinspect --json",
         "description": "Sections of one trace (trace --json has all of them), what two traces differ in, what a checkpoint is, "
-        "what an error means, the catalog, the UNets of a folder, the classes, or the state of the cache.",
-        "anyOf": list(references),
+        "what an error means, the catalog, the UNets of a folder, the classes, the state of the cache, or a capture.",
+        "anyOf": list(references[:-1]),  # a stored tensor is only a part of a capture
         "$defs": components,
     }
 
