@@ -148,12 +148,21 @@ def cut(output: str, shown: str) -> str:
 def test_documented_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each Python block runs as it stands; where it shows results, they are the real ones."""
     monkeypatch.chdir(tmp_path)
-    for block in PYTHON.findall(page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    if "StableDiffusionPipeline" in text:
+        from tests import pipelines  # here: it takes as long to import as all else
+
+        monkeypatch.setattr("diffusers.StableDiffusionPipeline.from_pretrained", lambda *_, **__: pipelines.stable_diffusion())
+    names: dict[str, Any] = {}
+    for block in PYTHON.findall(text):
+        names = names if "pipe" in names else {}  # the blocks of a page that loads a pipeline are one session
         if ">>>" in block:
-            test = doctest.DocTestParser().get_doctest(block, {}, page.name, None, None)
-            assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test).failed == 0, capsys.readouterr().out
+            test = doctest.DocTestParser().get_doctest(block, names, page.name, None, None)
+            runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+            assert runner.run(test, clear_globs=False).failed == 0, capsys.readouterr().out
+            names = test.globs
         else:
-            exec(compile(block, page.name, "exec"), {})
+            exec(compile(block, page.name, "exec"), names)
 
 
 def test_every_command_has_a_page_and_every_page_its_recipes() -> None:
