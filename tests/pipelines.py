@@ -86,7 +86,7 @@ def stable_diffusion() -> Any:
         """Samples in two steps, however many are asked for."""
 
         def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-            super().set_timesteps(min(num_inference_steps, 2), device)
+            super().set_timesteps(min(num_inference_steps, 2), device)  # type: ignore[misc]
 
     words = tokenizer(("cat", "dog", "garden", "in", "zebra"), length=77)
     small = diffusers.UNet2DConditionModel(sample_size=16, block_out_channels=(8,) * 4, norm_num_groups=4, cross_attention_dim=WIDTH)

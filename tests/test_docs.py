@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import jq
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageChops
 
 from tests.tiny import traced
 from unetinspect.catalog import load_catalog
@@ -46,6 +48,7 @@ COMMANDS = (
     "models",
     "cache",
     "schema",
+    "maps",
 )
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -144,6 +147,7 @@ def cut(output: str, shown: str) -> str:
     return "\n".join([*chain.from_iterable(parts), *([CUT] if kept[-1] < len(lines) - 1 else [])])
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' HeunDiscreteScheduler, with NumPy 2
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_documented_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each Python block runs as it stands; where it shows results, they are the real ones."""
@@ -188,15 +192,22 @@ def pictures() -> dict[str, Any]:
 
 def test_the_pictures_are_those_of_today(pictures: dict[str, Any]) -> None:
     """Each drawing is what the tool draws, and each file is one of them."""
-    shown = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "pictures").iterdir()}
+    shown = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "pictures").glob("*.svg")}
     drawn = {name: pictures["draw"](traced(model), level) for name, (model, level) in pictures["drawings"]().items()}
 
     assert shown == {**drawn, pictures["TABLE"]: pictures["table"]()}
 
 
+def test_the_heat_maps_are_those_of_today(pictures: dict[str, Any]) -> None:
+    """The picture is what was last written, up to the rounding of other machines."""
+    shown = Image.open(ROOT / "docs" / "pictures" / pictures["HEAT"])
+
+    assert np.asarray(ImageChops.difference(shown, pictures["heat_maps"]())).max() <= 4
+
+
 def test_the_pictures_load_nothing_from_elsewhere() -> None:
     """No fonts, no scripts, no links: they are shown where nothing may be fetched."""
-    for path in (ROOT / "docs" / "pictures").iterdir():
+    for path in (ROOT / "docs" / "pictures").glob("*.svg"):
         svg = path.read_text(encoding="utf-8")
         assert not any(word in svg for word in ("url(http", "@font-face", "href", "<script", "@import")), path.name
 
