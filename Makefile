@@ -4,7 +4,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 # The tests share out among the cores; one worker per core, two at most: each holds its own torch.
 WORKERS ?= 2
 
-.PHONY: demo test mutants lint format docs catalog atlas benchmark benchmark-gpu clean
+.PHONY: demo test test-lowest mutants lint format docs catalog atlas benchmark benchmark-gpu clean
 
 demo: .venv/installed
 	.venv/bin/unetinspect trace sd15 --device meta --offline
@@ -12,6 +12,12 @@ demo: .venv/installed
 
 test: .venv/tests-installed
 	.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+# Do the lowest versions of the dependencies do? The core of the tests needs no transformers, which would ask for newer ones.
+LOWEST_TESTS = tests/test_against_torch.py tests/test_catalog.py tests/test_cli.py tests/test_cli_errors.py tests/test_completion.py \
+	tests/test_observe.py tests/test_streams.py tests/test_views.py
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal --override-ini filterwarnings=default $(LOWEST_TESTS)
 
 # Which small faults in the package do the tests notice?
 mutants: .venv/tests-installed
@@ -47,7 +53,7 @@ benchmark-gpu: .venv/installed
 	.venv/bin/python benchmarks/gpu.py --write docs
 
 clean:
-	rm -rf .venv .venv-benchmark dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-benchmark .venv-lowest dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Dependency groups need pip 25.1.
 .venv/installed: pyproject.toml constraints.txt
@@ -58,6 +64,13 @@ clean:
 
 .venv/tests-installed: .venv/installed
 	$(PIP) --group test
+	touch $@
+
+.venv-lowest/installed: pyproject.toml constraints.txt tests/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable . --group test-core
 	touch $@
 
 .venv/lint-installed: .venv/tests-installed

@@ -24,6 +24,7 @@ from tests.kinds_other import AUDIO
 from tests.test_imports import imported_after
 from tests.tiny import CONDITION, PLAIN, traced
 from unetinspect import Trace
+from unetinspect.catalog import PipelineSize
 from unetinspect.errors import ConfigError
 from unetinspect.record import Source
 from unetinspect.run import cache
@@ -39,6 +40,7 @@ DECIDES: dict[str, Any] = {
     "config": {**CONDITION, "layers_per_block": 2},
     "vae_scale_factor": 8,
     "medium": "video",
+    "default_size": PipelineSize(image=(64, 128), pipeline="APipeline"),
 }
 DESCRIBES: dict[str, Any] = {
     "name": "other",

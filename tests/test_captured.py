@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -11,9 +16,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
+from tests.schema import assert_fits_the_schema
+from tests.test_imports import imported_after
 from unetinspect.capturing.captured import Captured, Captures, load_capture
 from unetinspect.capturing.heat import COLORS, colored
 from unetinspect.capturing.words import Prompt, read_prompts
@@ -27,7 +36,7 @@ OTHER = Prompt("no zebra", ((0, 0), (0, 2), (3, 8), (0, 0), (0, 0), (0, 0), (0, 
 def attention(path: str, grid: tuple[int, int], *lead: tuple[str, int], kind: str = "cross", keys: int = 7) -> Captured:
     """Return a random map whose queries are a grid, with some axes before them."""
     shape = (*(size for _, size in lead), grid[0] * grid[1], keys)
-    probabilities = torch.rand(shape, generator=torch.Generator().manual_seed(len(path))).softmax(-1)
+    probabilities = (4 * torch.randn(shape, generator=torch.Generator().manual_seed(len(path)))).softmax(-1)
     axes = (*(axis for axis, _ in lead), "query", "token")
     return Captured(path, kind, path.partition(".")[0], axes, probabilities, grid, calls=(0, 1), timesteps=(999.0, 499.0))
 
@@ -38,11 +47,14 @@ def captures() -> Captures:
         "mid_block", "output", "mid_block", ("image", "channel", "y", "x"), torch.rand(2, 4, 3, 3).bfloat16(), None, (0,), ()
     )
     skip = replace(feature, path="up.resnets.0", kind="skip", source="down.resnets.1", tensor=feature.tensor.float())
+    pixels = attention("up.0.attn1", (8, 12), ("image", 2), kind="self", keys=96)
     return Captures(
         maps=(
             attention("down.attn2", (4, 6), ("step", 2), ("image", 2), ("head", 3)),
             attention("up.0.attn2", (8, 12), ("image", 2)),
-            attention("up.0.attn1", (8, 12), ("image", 2), kind="self", keys=96),
+            pixels,
+            replace(pixels, tensor=pixels.tensor[:, [1, 95]], queries=((0, 1), (7, 11))),
+            replace(pixels, tensor=pixels.tensor.mean(1), axes=("image", "token")),
             replace(attention("up.1.attn2", (8, 12), ("image", 2), keys=2), tokens=(2, 4), product=1),
         ),
         features=(feature,),
@@ -69,14 +81,14 @@ def bytewise() -> PreTrainedTokenizerFast:
 
 def sentencepiece() -> PreTrainedTokenizerFast:
     """T5's: the most likely pieces, with the blank as a character."""
-    pieces = [("<unk>", 0.0), *((char, -5.0) for char in f"▁{LETTERS}{LETTERS.upper()}éß,'"), ("▁ze", -2.0), ("bra", -1.0)]
+    pieces = [("<unk>", 0.0), *((char, -5.0) for char in f"▁{LETTERS}{LETTERS.upper()}éß雪,'"), ("▁ze", -2.0), ("bra", -1.0)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
 @pytest.mark.parametrize("tokenizer", [clip(), bytewise(), sentencepiece()], ids=["clip", "bytes", "sentencepiece"])
-@given(words=st.lists(st.sampled_from(["zebra", "Zebras", "of", "café", "a", "zebra,", "Straße"]), min_size=1, max_size=8))
+@given(words=st.lists(st.sampled_from(["zebra", "Zebras", "of", "café", "a", "zebra,", "Straße", "é", "雪"]), min_size=1, max_size=8))
 def test_the_positions_of_a_word_are_those_of_the_offsets_that_the_tokenizer_itself_gives(
     tokenizer: PreTrainedTokenizerFast, words: list[str]
 ) -> None:
@@ -137,9 +149,10 @@ def test_a_heat_map_is_the_mean_of_the_enlarged_maps_of_the_tokens_of_a_word() -
         ({}, {"tokens": "zebar", "image": 0}, "no prompt contains the word 'zebar'", "its words: zebra, a, eats"),
         ({}, {"tokens": 1}, "the capture has the maps of 2 images", "choose one (image=0"),
         ({}, {"tokens": 1, "image": 2}, "there is no image 2", "2 images, counted from 0"),
-        ({}, {"tokens": 7, "image": 0}, "token 7 was not captured", "down.attn2 has 0, 1, 2"),
+        ({}, {"tokens": 7, "image": 0}, "token 7 was not captured", "down.attn2 has 0 to 6"),
         ({}, {"tokens": (), "image": 0}, "heat needs at least one token", "a word of the prompt"),
-        ({}, {"tokens": 1, "stage": "mid"}, "no captured map on a grid matches", "seen.maps"),
+        ({}, {"tokens": 1, "stage": "mid"}, "no captured map matches", "cross, self maps of 4x6, 8x12 queries in down, up"),
+        ({}, {"tokens": 1, "paths": "up.2.attn2"}, "no captured map matches", "did you mean up."),
         ({}, {"tokens": "zebra", "prompt": 1}, "there is no prompt 1", "1 prompt, counted from 0"),
         ({"prompts": ()}, {"tokens": "zebra"}, "the capture has no prompt in which to find 'zebra'", "token positions"),
         ({"prompts": (PROMPT, OTHER)}, {"tokens": "zebra"}, "'zebra' has different token positions in different prompts", "(2, 3) or (2,)"),
@@ -159,8 +172,9 @@ def test_a_heat_map_that_is_not_there_or_ambiguous_is_refused_and_never_guessed(
 def test_maps_are_selected_by_the_words_of_attn() -> None:
     seen = captures()
     assert [one.path for one in seen.select("cross", tokens_at="8x12")] == ["up.0.attn2", "up.1.attn2"]
-    assert [one.path for one in seen.select(stage="up", product=0)] == ["up.0.attn2", "up.0.attn1"]
-    assert seen.select(tokens_at="12x8") == seen.select(paths="up") == ()
+    assert [one.path for one in seen.select(stage="up", product=0)] == ["up.0.attn2", *["up.0.attn1"] * 3]
+    with pytest.raises(UsageError, match="no captured map matches"):
+        seen.select(tokens_at="12x8")
 
 
 def test_the_colors_rise_evenly_in_lightness() -> None:
@@ -218,3 +232,127 @@ def test_a_damaged_file_is_an_error_with_a_sentence_or_still_a_capture(
     path.write_bytes(content[:place] if cut else content)
     with suppress(SourceError):
         load_capture(path)
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of a saved capture in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    captures().save("seen.safetensors")
+    return "seen.safetensors"
+
+
+def test_the_command_shows_what_was_captured_and_its_json_fits_the_schema(cli: Any, saved: str) -> None:
+    code, out, err = cli("maps", saved, "--kind", "cross", "--stage", "up")
+    assert (code, err) == (0, "")
+    assert out.startswith("""\
+Maps
+prompt 0: "a zebra eats"
+captured: 2 UNet calls
+
+layer       kind   product  shape       grid  tokens  calls
+───────────────────────────────────────────────────────────
+up.0.attn2  cross        0  (2, 96, 7)  8x12  all         2
+up.1.attn2  cross        1  (2, 96, 2)  8x12  2, 4        2
+
+2 of 6 maps shown
+axes: (image, query, token)
+""")
+    document = json.loads(cli("maps", saved, "--json")[1])
+    assert_fits_the_schema(document)
+    with safe_open(saved, "numpy") as file:
+        for one in document["maps"] + document["skips"]:
+            assert file.get_tensor(one["tensor"]["name"]).shape == tuple(one["tensor"]["shape"])
+
+
+def test_a_sheet_has_a_picture_for_each_layer_and_word_and_the_number_below_is_its_maximum(cli: Any, saved: str) -> None:
+    """Words over cross maps, positions over an image adapter's tokens, what pixels receive over self maps; the same bytes in each run."""
+    seen = captures()
+    assert cli("maps", saved, "--image", "1", "-o", "sheet.svg") == (0, "", "")
+    sheet = Path("sheet.svg").read_bytes()
+    assert cli("maps", saved, "--image", "1", "-o", "sheet.svg") == (0, "", "")
+    assert Path("sheet.svg").read_bytes() == sheet
+    elements = [*ET.fromstring(sheet).iter("{http://www.w3.org/2000/svg}text")]
+    bold = [one.text for one in elements if one.get("font-weight")]
+    numbers = [one.text for one in elements if one.get("text-anchor") and not one.get("font-weight")]
+    assert bold == [
+        *("a", "zebra", "eats", "down", "up", "received", "up", "up"),
+        *("query 0, 1", "query 7, 11", "up", "token 2", "token 4", "up"),
+    ]
+    first, second, pixels, queries, folded, adapter = (one.tensor.numpy() for one in seen.maps)
+    shown = [
+        *(first[:, 1].mean((0, 1))[:, tokens].mean(-1).max() for tokens in ([1], [2, 3], [4])),
+        *(second[1][:, tokens].mean(-1).max() for tokens in ([1], [2, 3], [4])),
+        pixels[1].mean(0).max(),
+        folded[1].max(),
+        *queries[1].max(1),
+        *adapter[1].max(0),
+    ]
+    assert numbers == [f"{value:.3g}" for value in shown]
+    assert sheet.count(b"<image ") == 12
+
+
+def test_a_folder_gets_a_picture_of_each_layer(cli: Any, saved: str) -> None:
+    assert cli("maps", saved, "--kind", "cross", "--stage", "down", "--image", "0", "--token", "zebra", "-o", "maps/") == (0, "", "")
+    (picture,) = Path("maps").iterdir()
+    assert picture.name == "0.down.attn2.png"
+    with Image.open(picture) as opened:
+        assert opened.size[0] > 2 * 88
+
+
+def test_words_of_several_prompts_label_nothing_until_one_is_chosen(cli: Any, saved: str) -> None:
+    """The word "zebra" has another position in each prompt, so a column with its name would be a guess."""
+    replace(captures(), prompts=(PROMPT, OTHER)).save(saved)
+    words = ("maps", saved, "--layer", "down.attn2", "--image", "0", "-o", "sheet.svg")
+    note = "note: several prompts: tokens are numbered; --prompt N draws the words of one\n"
+    assert cli(*words) == (0, "", note)
+    assert all(f">token {position}<" in Path("sheet.svg").read_text() for position in range(7))
+    assert cli(*words, "--prompt", "1") == (0, "", "")
+    assert Path("sheet.svg").read_text().count(">no<") == Path("sheet.svg").read_text().count(">zebra<") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("seen.safetensors -o x.png", "the capture has the maps of 2 images"),
+        ("seen.safetensors --token zebra", "--token, --prompt and --image decide what a picture shows"),
+        ("seen.safetensors --prompt 1 --image 0 -o x.svg", "there is no prompt 1"),
+        ("seen.safetensors --json -o maps/", "--json and -o maps/ cannot be used together"),
+        ("seen.safetensors --layer up.0.attn3", "no captured map matches"),
+        ("seen.safetensors --image 0 -o none/maps/", "cannot create none/maps/: no such file or directory"),
+        ("none.safetensors", "there is no file none.safetensors"),
+        ("unet.safetensors", "unet.safetensors is not a capture"),
+        ("newer.npz", "newer.npz is damaged, or from a newer version: Invalid enum value 'unetinspect.capture/2' - at `$.schema`"),
+        ("cut.npz", "cut.npz is damaged: File is not a zip file"),
+        ("odd.npz", "odd.npz is damaged: maps.0.a"),
+        ("empty.npz", "empty.npz is damaged: maps.0.a"),
+        ("wrong.npz -o x.png", "wrong.npz is damaged: maps.0.a"),
+    ],
+)
+def test_a_mistake_leaves_no_file_and_says_what_to_do(cli: Any, saved: str, words: str, message: str) -> None:
+    save_file({"conv_in.weight": torch.zeros(2)}, "unet.safetensors")
+    np.savez("newer.npz", meta=np.array('{"schema": "unetinspect.capture/2"}'))
+    Path("cut.npz").write_bytes(Path("newer.npz").read_bytes()[:99])
+    # Axes in another order, an image of no pixels, a tensor of another shape than was written down.
+    for name, axes, shape in (
+        ("odd", ["token", "query"], [4, 4]),
+        ("empty", ["query", "token"], [0, 4]),
+        ("wrong", ["query", "token"], [4, 5]),
+    ):
+        stored = {"name": "maps.0.a", "shape": shape, "dtype": "float32"}
+        one = {"path": "a", "kind": "cross", "stage": "a", "axes": axes, "tensor": stored, "grid": None, "calls": [], "timesteps": []}
+        arrays: dict[str, Any] = {"meta": np.array(json.dumps({"maps": [one]})), "maps.0.a": np.zeros((4, 4), np.float32)}
+        np.savez(f"{name}.npz", **arrays)
+    before = {*Path().iterdir()}
+    code, out, err = cli("maps", *words.split())
+    assert code == (2 if words.startswith("seen") else 3)
+    assert out == ""
+    assert re.fullmatch(rf"error: {re.escape(message)}\nhint: .+\n", err)
+    assert {*Path().iterdir()} == before
+
+
+def test_the_command_imports_no_torch(saved: str) -> None:
+    """Neither for tables nor for pictures."""
+    assert imported_after("from unetinspect.cli.main import main\nmain('maps seen.safetensors --image 0 -o x.png'.split())") == set()
+    assert Path("x.png").is_file()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import json
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import msgspec
 import pytest
 import yaml
 from msgspec.structs import replace
 
 from tests.tiny import traced
+from unetinspect import unets
 from unetinspect.catalog import CATALOG, Entry, find_entry, find_hub_id, load_catalog, nearest_entries
 from unetinspect.record import ModelInfo
 from unetinspect.run.resolve import plan_pass, resolve_config
 from unetinspect.source import read_model
+from unetinspect.unets import builder_for, supported_classes
 from unetinspect.unets.request import make_request
 from unetinspect.views.header import header
 
@@ -94,6 +101,30 @@ def test_a_size_in_pixels_is_the_sample_that_the_pipeline_runs(name: str, option
     assert (planned.specs[0].shape or ())[1:] == sample
 
 
+def test_a_default_size_is_the_pipelines_and_gives_way_to_what_is_asked_for() -> None:
+    """The signature of its `__call__` in diffusers' source has it; --res, --latent, --vae-scale and another sample_size rule it out."""
+    sources = [path.read_text(encoding="utf-8") for path in Path(diffusers.__path__[0]).rglob("pipeline_*.py")]
+    found = {entry.name: entry.default_size for entry in load_catalog().values() if entry.default_size is not None}
+    assert {"svd-xt", "i2vgen-xl"} <= set(found)
+    for name, default in found.items():
+        source = next(source for source in sources if f"class {default.pipeline}(" in source)
+        (call,) = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "__call__")
+        values = dict(zip([arg.arg for arg in call.args.args][-len(call.args.defaults) :], call.args.defaults, strict=True))
+        assert tuple(ast.literal_eval(values[side]) for side in ("height", "width")) == default.image
+
+        model, config = read_model(name), resolve_config(load_catalog()[name].config)
+        own = config.values["sample_size"]
+        for options, changes, sample, said_by in (
+            ({}, {}, tuple(side // 8 for side in default.image), f"{default.pipeline}'s default"),
+            ({"res": 256}, {}, (32, 32), "--res"),
+            ({"latent": 16}, {}, (16, 16), "--latent"),
+            ({"vae_scale": 10}, {}, (own, own), "config"),
+            ({}, {"sample_size": 40}, (40, 40), "config"),
+        ):
+            sizes = plan_pass(model, config.class_name, {**config.values, **changes}, make_request(**options)).sizes
+            assert (sizes.sample_size, sizes.sample_size_from) == (sample, said_by)
+
+
 def test_the_catalog_is_what_the_yaml_files_say(request: pytest.FixtureRequest) -> None:
     """What the program reads holds each of configs/*.yaml, by family and name."""
     files = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in CONFIGS.glob("*.yaml")}
@@ -104,6 +135,41 @@ def test_the_catalog_is_what_the_yaml_files_say(request: pytest.FixtureRequest) 
 
     assert files.keys() == {entry.name for entry in entries}
     assert list(load_catalog().values()) == entries, "configs/*.yaml have changed: run `make catalog`"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["SDXL"], lambda entry: "sdxl" in f"{entry['name']} {entry.get('aliases')}".lower()),
+        (["kandinsky 2"], lambda entry: entry["family"] == "Kandinsky 2"),
+        (["--class", "unet2dmodel"], lambda entry: entry["config"]["_class_name"] == "UNet2DModel"),
+        (
+            ["turbo", "--family", "diffusion x", "--class", "UNet2DConditionModel"],
+            lambda entry: "turbo" in entry["name"] and entry["family"] == "Stable Diffusion XL",
+        ),
+    ],
+)
+def test_models_are_selected_by_name_family_and_class(cli: Any, words: list[str], expected: Any) -> None:
+    """In any case, and by all of them together, as the YAML files have them; of a typing error, what was meant."""
+    entries = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in CONFIGS.glob("*.yaml"))
+    wanted = {entry["name"] for entry in entries if expected(entry)}
+    assert wanted
+    code, out, err = cli("models", *words, "--json")
+    assert (code, {model["name"] for model in json.loads(out)["models"]}, err) == (0, wanted, "")
+    hint = "hint: did you mean Kandinsky 2? `unetinspect models` lists them all\n"
+    assert cli("models", "--family", "kadninsky 2") == (2, "", f"error: no bundled model matches 'kadninsky 2'\n{hint}")
+
+
+def test_the_classes_are_those_of_the_installed_diffusers(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that can be imported from it; of another diffusers, found in its files, as many as it has."""
+
+    def listed() -> list[str]:
+        return [each["class_name"] for each in json.loads(cli("models", "--classes", "--json")[1])["classes"]]
+
+    assert listed() == [name for name in supported_classes() if hasattr(import_module(builder_for(name).module), name)]
+    (tmp_path / "__init__.py").write_text('_import_structure["models"].extend(["UNet2DModel", "UNet3DConditionModelOfOld"])')
+    monkeypatch.setattr(unets, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    assert listed() == ["UNet2DModel"]
 
 
 def test_a_bundled_config_holds_no_private_path() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -18,7 +20,9 @@ from tests.kinds_plugs import adapter
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, PLAIN, condition, plain, traced
 from unetinspect.catalog import load_catalog
-from unetinspect.checking.model import check_model, find_expected
+from unetinspect.checking.expected import find_expected as find
+from unetinspect.checking.expected import parse_expected, read_expected
+from unetinspect.checking.model import check_model
 from unetinspect.errors import ConfigError, Problem, UsageError
 from unetinspect.record import Source
 from unetinspect.run.cache import Recorder
@@ -40,7 +44,7 @@ def checked(config: dict[str, Any], *sizes: Any, expected: dict[str, Any] | None
     """Check a config on meta at some sample sizes."""
     model = LoadedModel(name="small", config=config, source=SMALL, vae_scale_factor=vae_scale)
     requests = [make_request(latent=size, device="meta") for size in sizes]
-    return check_model(Recorder(None, model), requests, expected=expected or {})
+    return check_model(Recorder(None, model), requests, expected=[read_expected(*pair) for pair in (expected or {}).items()])
 
 
 def runs_on_cpu(config: dict[str, Any], size: tuple[int, int]) -> tuple[int, ...] | None:
@@ -101,7 +105,7 @@ VALUES = load_catalog()["hopper-medium-v2-value-function"].config  # its sample_
 def test_the_own_size_of_a_config_is_checked_where_a_pass_takes_another() -> None:
     """A finding for the config's own, in the CPU's words; the record is that of the size that runs."""
     model = LoadedModel(name="small", config=VALUES, source=SMALL)
-    found: Any = check_model(Recorder(None, model), [make_request(device="meta")], expected={})
+    found: Any = check_model(Recorder(None, model), [make_request(device="meta")], expected=[])
     own, taken = found.check.sizes
     torch.manual_seed(0)
     with pytest.raises(RuntimeError) as on_cpu, torch.no_grad():
@@ -156,7 +160,7 @@ def test_a_size_that_returns_another_is_found() -> None:
 
 
 def test_a_config_that_cannot_be_built_is_explained_and_not_run() -> None:
-    """Every mistake is a finding of its own; no size is tried; an expectation cannot be checked; the table says so."""
+    """Every mistake is a finding of its own; no size is tried; an expectation cannot be checked; the first line says so."""
     found = checked(condition(norm_num_groups=7, act_fn="sillu", upcast_attn=1), (16, 16), expected={"skips": 4})
     lines = check_table(found.model, found.check).above
 
@@ -164,12 +168,10 @@ def test_a_config_that_cannot_be_built_is_explained_and_not_run() -> None:
     assert found.check.sizes == ()
     assert sum(finding.stops for finding in found.check.findings) == 2
     assert [finding.what for finding in found.check.findings if finding.about == "expectation"] == [
-        "skips: expected 4, not checked: no size ran"
+        "skips: expected 4, not checked: no pass ran"
     ]
-    assert "size:   not checked: the UNet does not run" in lines
-    assert "expect: skips 4: not checked" in lines
+    assert lines[0] == "4 problems: small does not run; only its config was checked"
     assert sum("(does not run): " in line for line in lines) == 2
-    assert list(lines[-2:]) == ["4 findings: config 3, expectations 1", "2 of them stop the UNet from running"]
 
 
 class RefusingRecorder(Recorder):
@@ -187,7 +189,7 @@ def refused(refusal: ConfigError) -> Any:
     model = LoadedModel(name="small", config=condition(act_fn="sillu", upcast_attn=True, addition_time_embed_dim=6), source=SMALL)
     recorder = RefusingRecorder(None, model)
     recorder.refusal = refusal
-    return check_model(recorder, [make_request(device="meta")], expected={}).check
+    return check_model(recorder, [make_request(device="meta")], expected=[]).check
 
 
 def test_mistakes_become_findings_with_what_to_type() -> None:
@@ -249,7 +251,42 @@ def test_expectations_are_looked_up_in_the_record() -> None:
 
     assert [found.key for found in find_expected(record, expected) if not found.holds] == []
     assert all(cross > 0 and not found.holds for found in find_expected(record, {"attention.cross": cross + 1, "skips": 0, "cfg": 1}))
-    assert [found.holds for found in find_expected(None, {"skips": 1})] == [False]
+    assert [found.holds for found in find_expected(None, {"skips": 1, "params": "!=0"})] == [False, False]
+
+
+@given(st.sampled_from(["=", "==", "!=", "<", "<=", ">", ">="]), st.integers(-2, 2), st.sampled_from(["", " "]))
+def test_comparisons_are_those_of_numbers(sign: str, offset: int, blank: str) -> None:
+    """As Python compares them, as it is typed and in Python; the measured value is in the record."""
+    record = traced("conditioned")
+    params, limit = record.totals.params, record.totals.params + offset
+    typed, given = parse_expected(f"totals.params{blank}{sign}{blank}{limit}"), read_expected("totals.params", f"{sign}{limit}")
+    (found,) = find(record, [typed])
+
+    assert typed == given
+    assert found.holds == eval(f"{params} {'==' if sign == '=' else sign} {limit}")  # numbers of this test
+    assert (found.found, found.expected, found.comparison) == (params, limit, sign.replace("==", "="))
+
+
+def test_amounts_have_units_and_what_has_no_order_is_refused() -> None:
+    """k, M, G and T are thousands, Ki, Mi, Gi and Ti are 1024, a B after them is that of bytes; lists are compared by their length."""
+    record = traced("conditioned")
+    params, stages = record.totals.params, len(record.stages)
+    met = (
+        f"params={params / 1000}k",
+        f"params = {params / 1024} KiB",
+        "params<1G",
+        "params>0.001kB",
+        f"stages<={stages}",
+        f"stages<{stages}.5",
+    )
+    unmet = ("params>=1Gi", f"params!={params / 1000}kB", f"stages>{stages}", "class_name=1k")
+
+    assert [found.holds for found in find(record, [parse_expected(text) for text in met + unmet])] == [True] * len(met) + [False] * len(
+        unmet
+    )
+    for text in ("params<=many", "class_name>3", "params<true", "cfg>=0", "params=<3", "params", "<3", "params!3"):
+        with pytest.raises(UsageError, match="--expect"):
+            find(record, [parse_expected(text)])
 
 
 def test_an_expectation_of_an_unknown_name_gets_the_nearest_names() -> None:
@@ -258,6 +295,11 @@ def test_an_expectation_of_an_unknown_name_gets_the_nearest_names() -> None:
         find_expected(traced("conditioned"), {"attention.cros": 1})
 
     assert "attention.cross" in str(raised.value.hint)
+
+
+def find_expected(record: Any, expected: dict[str, Any]) -> Any:
+    """Compare what is expected as Python writes it."""
+    return find(record, [read_expected(*pair) for pair in expected.items()])
 
 
 @pytest.fixture
@@ -272,16 +314,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("folder")
 def test_exit_codes(cli: Any) -> None:
     """0 where nothing is found, 1 where something is, 2 where it cannot be asked."""
-    clean = cli("check", "unet.json", "--device", "meta", "--expect", "attention.cross=6", "--expect", "skips=4")
+    skips, params = traced("conditioned").totals.skips.consumed, traced("conditioned").totals.params
+    clean = cli("check", "unet.json", "--device", "meta", "--expect", f"skips={skips}", "--expect", "params<1M")
     found = cli("check", "plain.json", "--device", "meta", "--latent", "16,18")
     typo = cli("check", "unet.json", "--device", "meta", "--expect", "atention=6")
     no_pair = cli("check", "unet.json", "--device", "meta", "--expect", "skips")
 
-    assert (clean[0], clean[2]) == (1, "") if "NO" in clean[1] else (0, "")
+    assert clean == (0, f"OK: unet.json runs at sample 16x16; skips {skips}; params {params} < 1M\n", "")
     assert found[0] == 1
-    assert "sample 18x18: FAILS" in found[1]
+    assert found[1].startswith(
+        "1 problem: plain.json runs at sample 16x16, fails at sample 18x18\n  fails: sample 18 fails in up_blocks.1: "
+    )
     assert (typo[0], typo[1], typo[2].splitlines()[0]) == (2, "", "error: --expect atention: the record has nothing of that name")
-    assert (no_pair[0], no_pair[2]) == (2, "error: --expect skips is not KEY=VALUE\nhint: --expect attention.cross=16\n")
+    assert (no_pair[0], no_pair[2]) == (
+        2,
+        "error: --expect skips is not KEY=VALUE\nhint: --expect attention.cross=16, or --expect 'params<=900M'\n",
+    )
 
 
 @pytest.mark.usefixtures("folder")
@@ -314,3 +362,92 @@ def test_it_reads_well_at_eighty_columns(cli: Any, monkeypatch: pytest.MonkeyPat
     _, text, _ = cli("check", "plain.json", "--device", "meta", "--latent", "16,18", "--expect", "skips=1")
 
     assert [line for line in text.splitlines() if len(line) > 80 and " " in line.strip()] == []
+
+
+@pytest.mark.usefixtures("folder")
+def test_meanings_are_explained_on_request(cli: Any) -> None:
+    """Without `--explain` the first line is all that there is to say of a UNet without problems."""
+    brief, explained = (cli("check", "unet.json", "--device", "meta", *more)[1] for more in ((), ("--explain",)))
+
+    assert explained.startswith(brief + "\nunet.json: UNet2DConditionModel, ")
+    assert "  cross_attention_dim: width of encoder_hidden_states" in explained
+
+
+def uncolored(text: str) -> str:
+    """Remove the codes of colors."""
+    return re.sub("\x1b\\[[0-9;]*m", "", text)
+
+
+@pytest.mark.parametrize(
+    ("command", "painted"),
+    [
+        ("check unet.json", {"OK": "1;32"}),
+        ("check plain.json --latent 18", {"1 problem": "1;31", "  fails": "1;31"}),
+        ("diff unet.json plain.json", {"mid_block": "32"}),
+        ("explain-error mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)", {"error:": "1;31"}),
+    ],
+    ids=["ok", "problem", "diff", "error"],
+)
+@pytest.mark.usefixtures("folder")
+def test_verdicts_are_green_and_red(cli: Any, monkeypatch: pytest.MonkeyPatch, command: str, painted: dict[str, str]) -> None:
+    """On a terminal only: without their codes the lines are those of a pipe, also where they are wrapped; NO_COLOR wins."""
+    monkeypatch.setenv("COLUMNS", "60")
+    words = [*command.split(), *(("--device", "meta") if "json" in command else ())]
+    plainly = cli(*words)[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    colored = cli(*words)[1]
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    assert "\x1b" not in plainly
+    assert uncolored(colored) == plainly == cli(*words)[1]
+    assert [f"\x1b[{code}m{lead}" in colored for lead, code in painted.items()] == [True] * len(painted)
+
+
+@pytest.fixture
+def configs(folder: Path) -> Path:
+    """Two configs with a problem each, beside a good one, a broken one, another model's and a note."""
+    (folder / "configs/deep/unet").mkdir(parents=True)
+    for name, text in {
+        "good.json": json.dumps(PLAIN),
+        "heads,50%.json": json.dumps({**PLAIN, "attention_head_dim": 6}, indent="\t"),
+        "broken.yaml": "_class_name: UNet2DModel\nact_fn: }\n",
+        "deep/unet/config.json": json.dumps({**PLAIN, "act_fn": "sillu"}, indent=1),
+        "deep/config.yaml": "_class_name: AutoencoderKL\n",
+        "note.txt": "",
+    }.items():
+        (folder / "configs" / name).write_text(text)
+    return folder / "configs"
+
+
+@pytest.mark.usefixtures("configs")
+def test_a_glob_and_a_folder_are_all_their_configs(cli: Any) -> None:
+    """One verdict each, of those that can be read, and the worst exit code; a typed name that cannot be read stops the others."""
+    code, out, err = cli("check", "configs", "--device", "meta")
+    globbed = cli("check", "configs/*.json", "--device", "meta")
+    verdicts = [line for line in out.splitlines() if not line.startswith(" ") and line]
+
+    assert (code, err.partition(": ")[2][:30]) == (2, "configs/broken.yaml is not val")
+    assert verdicts == [
+        "1 problem: deep does not run; only its config was checked",
+        "OK: good.json runs at sample 16x16",
+        "1 problem: heads,50%.json runs at sample 16x16",
+    ]
+    assert (globbed[0], globbed[1]) == (1, out.partition("\n\n")[2])
+    assert cli("check", "configs/*.json", "configs/lost.json")[:2] == (3, "")
+    assert cli("check", "configs/*.toml")[2].startswith("error: there is no file or folder 'configs/*.toml'")
+
+
+def test_github_marks_the_line_of_the_key(cli: Any, configs: Path) -> None:
+    """Each annotation, unescaped as the runner does it, names a file and the line in which the key is written, or the syntax breaks."""
+    code, out, _ = cli("check", "configs", "--device", "meta", "--output-format", "github", "--expect", "skips<1")
+    marked = []
+    for file, line, message in re.findall(r"^::error file=([^:,]*)(?:,line=(\d+))?::(.*)$", out, re.MULTILINE):
+        text = (configs.parent / unquote(file)).read_text()
+        marked.append((unquote(message), text.splitlines()[int(line) - 1].strip(' ",\t').partition('"')[0] if line else ""))
+
+    assert (code, out.count("::error "), len(marked)) == (2, 6, 6)
+    assert [line for message, line in marked if "attention_head_dim is 6: " in message and "\n" in message] == ["attention_head_dim"]
+    assert [line for message, line in marked if "sillu" in message] == ["act_fn"]
+    assert [line for message, line in marked if "not valid YAML" in message] == ["act_fn: }"]
+    assert [line for message, line in marked if "skips: expected < 1, found " in message] == ["", ""]
+    assert cli("check", "lost.json", "--output-format", "github")[1].startswith("::error::there is no file or folder ")

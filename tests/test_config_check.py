@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from diffusers import UNet2DConditionModel, UNet2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -365,3 +366,21 @@ def test_whatever_the_values_every_class_gets_an_answer(data: st.DataObject, cla
     report = report_of({**config, "_class_name": class_name}, Problem(("in_channels",), "in_channels is odd"), same=lambda values: True)
 
     assert all(finding.about == "config" and finding.what for finding in report.findings)
+
+
+@settings(max_examples=8)
+@given(st.sampled_from([plain(), condition()]), st.integers(1, 16))
+def test_heads_that_leave_channels_out_are_found(config: Config, heads: int) -> None:
+    """As the built layers show: one whose input is wider than its queries, or a transformer that projects to fewer channels."""
+    config = {**config, "attention_head_dim": heads}
+    record = traced_once(config)
+    unet: Any = (UNet2DModel if config["_class_name"] == "UNet2DModel" else UNet2DConditionModel).from_config(config)
+    layers = [module for name, module in unet.named_modules() if name.endswith((".proj_in", ".attentions.0.to_q"))]
+    pairs = {sides for layer in layers if (sides := (layer.weight.shape[0], layer.weight.shape[1]))[0] < sides[1]}
+    found = [finding for finding in report_of(config, record=record).findings if finding.where == ("attention_head_dim",)]
+
+    assert [finding.kind for finding in found] == ["unusual"] * bool(pairs)
+    for finding in found:
+        assert {(int(used), int(whole)) for used, whole in re.findall(r"(\d+) of (\d+) channels", finding.what)} == pairs
+        *widths, such = map(int, re.findall(r"\d+", str(finding.advice)))
+        assert all(width % such == 0 for width in widths)

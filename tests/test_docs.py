@@ -101,8 +101,9 @@ def _json(value: Any, *, compact: bool) -> str:
 
 @pytest.fixture
 def as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run as the docs say: 80 columns, no GPU, nobody's files."""
+    """Run as the docs say: 80 columns, 24 lines, no GPU, nobody's files."""
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(ROOT)
 

@@ -25,7 +25,7 @@ from unetinspect.views.models import config_table
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
 from unetinspect.views.skips import skips_table
 from unetinspect.views.stages import stages_table
-from unetinspect.views.table import Table
+from unetinspect.views.table import Table, only_columns
 from unetinspect.views.tree import modules_table, tree_table
 
 VIEWS: dict[str, Callable[[Trace], Table]] = {
@@ -147,6 +147,25 @@ def test_columns_are_sorted_by_the_numbers_of_the_record() -> None:
             field = fields.get(column.header, column.header.replace(" ", "_"))
             found = table.rows if table.records is None else table.records
             assert [column.value and column.value(row) for row in table.rows] == [getattr(one, field) for one in found]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@given(data=st.data(), width=st.integers(1, 250))
+def test_columns_that_are_asked_for_are_the_columns(view: str, data: st.DataObject, width: int) -> None:
+    """In any order, at any width, with the values of the CSV: shapes and texts as they are, numbers with their units."""
+    table = VIEWS[view](traced("conditioned"))
+    names, *rows = csv.reader(io.StringIO(render_csv(table, delimiter=",")))
+    wanted = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    picked = only_columns(table, wanted)
+
+    assert [column.header for column in fit(picked, width).columns] == wanted
+    assert list(csv.reader(io.StringIO(render_csv(picked, delimiter=",")))) == [
+        [row[names.index(name)] for name in wanted] for row in [names, *rows]
+    ]
+    for column, name in zip(picked.columns, wanted, strict=True):
+        for shown, row in zip(map(column.show, picked.rows), rows, strict=True):
+            value = row[names.index(name)]
+            assert shown == (value or "-") or re.fullmatch(r"[\d.]+ ([kMGTB]|[KMG]?i?B)", shown) or value == shown == ""
 
 
 @given(text=st.text(alphabet="ab_ ", max_size=60), width=st.integers(1, 30))

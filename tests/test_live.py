@@ -246,6 +246,14 @@ def test_the_state_of_a_module_gives_the_record_of_its_config(unet: Any, prepare
     assert snapshot(unet) == before
 
 
+def test_the_callers_inference_mode_does_not_change_the_record(unet: Any) -> None:
+    """In it, torch shows a mode whole layers instead of their products, so that no MACs would be counted."""
+    with torch.inference_mode():
+        live, built = unetinspect.trace(unet), unetinspect.trace(CONDITION, device="meta", cache=False)
+
+    assert pass_of(live) == pass_of(built) == pass_of(traced("conditioned"))
+
+
 def test_the_copy_has_the_tensors_of_the_live_module_and_no_memory_of_its_own(unet: Any) -> None:
     """On the device where the module is, nothing is copied."""
     copy = FreshCopy(unet, resolve_config(unet.config))

@@ -28,17 +28,17 @@ from safetensors.torch import save_file
 
 from tests.checkpoints import ORIGINALS, Shapes, catalog_shapes, header_of, original_unet
 from tests.schema import assert_fits_the_schema
-from tests.tiny import CONDITION
+from tests.tiny import CONDITION, traced
 from unetinspect.checking.adapter_weights import compare_lora
 from unetinspect.checking.weights import tensor_shapes
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.safetensors_header import Header
-from unetinspect.record import Checkpoint, Finding, Lora, WeightsCheck
+from unetinspect.record import Check, Checkpoint, Finding, Lora, SizeCheck, WeightsCheck
 from unetinspect.run.build import build_unet
 from unetinspect.run.resolve import resolve_config
 from unetinspect.source.local import weights_at
 from unetinspect.source.read import read_weights
-from unetinspect.views.checks import checkpoint_table
+from unetinspect.views.checks import check_table, check_verdict, checkpoint_table
 from unetinspect.views.render import Screen, render_table
 
 PEFT_FILE = "adapter_model.safetensors"
@@ -340,7 +340,17 @@ def test_a_lora_of_another_family_is_given_away_by_the_width_of_the_text() -> No
     assert (first.examples[0].found, first.examples[0].expected) == ((640, 2048), (640, 768))
     assert first.advice is not None
     assert "it fits sdxl" in first.advice
-    assert check.fits[0] == "sdxl"
+    assert (check.fits[0], check.family) == ("sdxl", "Stable Diffusion XL")
+    assert [finding.follows for finding in findings] == [False, *[True] * (len(findings) - 1)]
+    sizes = (SizeCheck(image_size=(512, 512), sample_size=(64, 64), runs=True, output_size=(64, 64)),)
+    whole = Check(clean=False, findings=findings, sizes=sizes, weights=check)
+    info = traced("sd15").model
+    assert check_verdict("sd15", whole) == (
+        f"1 problem: {check.name} fits sdxl (Stable Diffusion XL), not sd15; sd15 runs at 512x512 (sample 64x64)"
+    )
+    assert check_table(info, whole).above[-1] == (
+        f"  {check.unexpected + check.mismatched - (first.count or 0)} layers differ for the same reason (--explain lists them)"
+    )
     assert any("transformer_blocks" in where for finding in findings if finding.kind == "unexpected" for where in finding.where)
 
 

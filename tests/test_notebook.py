@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -68,11 +70,13 @@ def test_a_section_without_records_has_its_columns() -> None:
 
 
 def test_an_unknown_section_and_a_missing_pandas_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hint names the sections, or what to install."""
+    """The hint names the sections, or the extra to install, whose pandas is the one tested here."""
     with pytest.raises(UsageError, match="a trace has no section 'attention' of many records") as error:
         traced("plain").to_dataframe("attention")
     assert error.value.hint == "did you mean 'attentions'? it has stages, skips, attentions, modules, ports, outputs, inputs"
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UsageError, match="a DataFrame needs pandas, which is not installed") as error:
         traced("plain").to_dataframe("skips")
-    assert error.value.hint == "pip install pandas"
+    assert error.value.hint == "pip install 'unetinspect[pandas]'"
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    assert {*project["project"]["optional-dependencies"]["pandas"]} <= {*project["dependency-groups"]["test-core"]}

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from tests.schema import assert_fits_the_schema
 from tests.tiny import traced
 from unetinspect import SourceError, Trace
+from unetinspect.capturing.captured import Captures
 from unetinspect.record import SCHEMA, Checkpoint, Diff, Envelope, ErrorExplanations, to_json
 from unetinspect.run.cache import CacheInfo
 from unetinspect.views.models import ClassList, FoundModels, ModelList
 from unetinspect.views.schema import json_schema
 
 DOCUMENTS = sorted((Path(__file__).parent / "documents").glob("*.json"))
-READERS: dict[str | None, type[msgspec.Struct]] = {
+READERS: dict[str | None, type[Any]] = {
     "unetinspect.trace/1": Envelope,
     "unetinspect.diff/1": Diff,
     "unetinspect.checkpoint/1": Checkpoint,
@@ -29,6 +30,7 @@ READERS: dict[str | None, type[msgspec.Struct]] = {
     "unetinspect.models/1": ModelList,
     "unetinspect.found/1": FoundModels,
     "unetinspect.classes/1": ClassList,
+    "unetinspect.capture/1": Captures,
     None: CacheInfo,
 }
 

@@ -1,23 +1,23 @@
-"""Which layers a selection takes, against what defines it: kinds, stages and paths of the record, grids of the pass."""
+"""Which layers, skips and modules are picked, against what defines them, and in how many rows, columns and levels they are shown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import jq
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import unetinspect
-from tests.tiny import CONDITION, traced
+from tests.tiny import ALL, CONDITION, traced
 from unetinspect import UsageError
-from unetinspect.record.selection import KINDS, Selection, no_match
+from unetinspect.record.selection import KINDS, Selection, no_match, pick_skips
+from unetinspect.views.attention import attention_table
+from unetinspect.views.render import Screen, render_table
+from unetinspect.views.tree import tree_table
 
 VIDEO = "svd"  # self, cross and temporal layers in down, mid and up blocks
 LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -87,36 +87,115 @@ def test_no_match_says_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "tap", "words"),
+    ("kind", "words", "wanted"),
     [
-        ("attn", [], "maps", {}),
-        ("attn", ["--kind", "cross", "--tokens-at", "8"], "maps", {"kind": "cross", "tokens_at": "8"}),
-        ("attn", ["--kind=cross,self", "--stage=mid_block"], "maps", {"kind": ["cross", "self"], "stage": "mid_block"}),
-        ("skips", [], "skips", {}),
-        ("skips", ["--source", "conv_in,down_blocks.0.downsamplers.0"], "skips", {"source": ["conv_in", "down_blocks.0.downsamplers.0"]}),
-        ("skips", ["--stage=down_blocks.0", "--target=up_blocks.1.resnets.0"], "skips", {"target": "up_blocks.1.resnets.0"}),
-        ("skips", ["--stage=conv_in"], "skips", {"target": "up_blocks.1.resnets.1"}),
+        ("conditioned", "attn", "maps()"),
+        ("conditioned", "attn --kind cross --tokens-at 8", "maps(kind='cross', tokens_at='8')"),
+        ("svd", "attn --kind=temporal,cross --stage=mid_block", "maps(kind=['temporal', 'cross'], stage='mid_block')"),
+        ("k-blocks", "skips", "skips()"),
+        ("plain", "skips --source conv_in,down_blocks.0.resnets.0", "skips(source=['conv_in', 'down_blocks.0.resnets.0'])"),
+        ("conditioned", "skips --stage=conv_in", "skips(target='up_blocks.1.resnets.1')"),
     ],
-)  # fmt: skip
-def test_code_captures_with_the_words_that_were_typed(
-    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, arguments: list[str], tap: str, words: dict[str, Any]
+)
+def test_code_captures_the_rows_with_the_words_that_were_typed(
+    cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, words: str, wanted: str
 ) -> None:
-    """The script runs: it builds the UNet and calls it while `capture` is open, with the selection as it was typed."""
-    entered = []
-
-    @contextmanager
-    def capture(unet: torch.nn.Module, wanted: dict[str, Any]) -> Iterator[SimpleNamespace]:
-        calls: list[Any] = []
-        unet.register_forward_hook(lambda *_: calls.append(wanted))
-        yield SimpleNamespace(maps=(), skips=())
-        entered.extend(calls)
-
-    monkeypatch.setattr(unetinspect, "capture", capture, raising=False)
-    monkeypatch.setattr(unetinspect, tap, dict, raising=False)
+    """The script selects as the command did; run on meta, it prints the rows: paths, and shapes of which heads are folded."""
     path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(CONDITION))
-    code, out, err = cli(command, str(path), *arguments, "--code")
+    path.write_text(json.dumps(ALL[kind]))
+    command, *options = words.split()
+    rows = json.loads(cli(command, str(path), *options, "--json")[1])
+    code, out, err = cli(command, str(path), *options, "--code")
     exec(compile(out, "code", "exec"), {})
 
-    assert (code, err, entered) == (0, "", [words])
-    assert "capture(pipe, wanted)" in out
+    assert (code, err) == (0, "")
+    assert f"wanted = {wanted}\n" in out
+    assert "# with capture(pipe, wanted) as seen:\n" in out
+    captured = [re.split(r" \(.*?\) ", line) for line in capsys.readouterr().out.splitlines()]
+    if command == "attn":
+        shapes = [(f"{row['path']} {row['kind']}", (row["query_shape"][0], *row["map_shape"][1:])) for row in rows["attentions"]]
+    else:
+        shapes = [(f"{row['source']} {row['target']}", (1, *row["shape"])) for row in rows["skips"]]
+    assert sorted(captured) == sorted([name, str(shape)] for name, shape in shapes) != []
+
+
+@given(
+    stages=st.lists(st.sampled_from(["up_blocks", "up_blocks.1", "mid_block", "down_blocks.0", "conv_in"])),
+    sources=st.lists(st.deferred(lambda: st.sampled_from(traced("plain").skips)).map(lambda skip: skip.source)),
+    targets=st.lists(st.deferred(lambda: st.sampled_from(traced("plain").skips)).map(lambda skip: skip.target)),
+)
+def test_the_skips_that_are_picked_match_every_field(stages: list[str], sources: list[str], targets: list[str]) -> None:
+    """A stage is that of either end."""
+    record = traced("plain")
+
+    assert pick_skips(record, stages=stages, sources=sources, targets=targets) == tuple(
+        skip
+        for skip in record.skips
+        if (not stages or {part for end in (skip.source_stage, skip.target_stage) for part in (end, end.partition(".")[0])} & {*stages})
+        and (not sources or skip.source in sources)
+        and (not targets or skip.target in targets)
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "jq_names"),
+    [
+        ("attn TINY --kind cross", ".attentions[].path"),
+        ("skips TINY --stage up_blocks.1", ".skips[].target"),
+        ("tree TINY mid_block.attentions.0", ".modules[].path"),
+        ("tree TINY --depth 1", '.modules[].path | select(. != "")'),
+        ("models", ".models[].name"),
+        ("models --classes", ".classes[].class_name"),
+        ("models --from .", ".models[].path"),
+    ],
+)
+def test_names_are_those_of_the_json(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, jq_names: str) -> None:
+    """One a line, and nothing else, on stdout and in a file."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.json").write_text(json.dumps(CONDITION))
+    typed = words.replace("TINY", "tiny.json").split()
+    names = jq.compile(jq_names).input_text(cli(*typed, "--json")[1]).all()
+
+    assert names
+    assert cli(*typed, "--format", "names") == (0, "".join(f"{name}\n" for name in names), "")
+    assert cli(*typed, "--format", "names", "-o", "names.txt") == (0, "", "")
+    assert Path("names.txt").read_text().splitlines() == names
+
+
+@pytest.mark.parametrize("model", ["sdxl", "nested-transformer-depths", "motion-depths"])
+def test_folded_layers_unfolded_again_are_all_of_them(model: str) -> None:
+    """A row with a range stands for as many layers as it says, each of which is what the row shows."""
+    layers = traced(model).attentions
+    table = attention_table(traced(model), layers, fold=True)
+    shown = [column for column in table.columns if column.header not in ("attention layer", "layers", "index")]
+    one_each = {row.path: [column.show(row) for column in shown] for row in attention_table(traced(model), layers).rows}
+    unfolded = {}
+    for row in table.rows:
+        first, last = re.findall(r"(\d+)-(\d+)|$", row.path)[0]
+        numbers = range(int(first), int(last) + 1) if first else range(1)
+        assert len(numbers) == len(row.indices)
+        for number in numbers:
+            unfolded[re.sub(r"\d+-\d+", str(number), row.path)] = [column.show(row) for column in shown]
+
+    assert len(table.rows) < len(layers)
+    assert unfolded == one_each
+    assert table.records == layers
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_tree_is_cut_to_the_height_of_the_screen(fold: bool) -> None:
+    """It has the most levels that fit, at least one, and says how many there are; a whole one says nothing."""
+    record = traced("nested-transformer-depths")
+    whole = tree_table(record, fold=fold)
+    assert fold or len(whole.rows) == len(record.modules)
+    assert "shown" not in "".join(whole.below)
+    deepest = max(line.level for line in whole.rows)
+    for height in (1, 24, 40, 80, 1000):
+        table = tree_table(record, fold=fold, height=height)
+        depth = max(line.level for line in table.rows)
+        rooms = [
+            len(render_table(tree_table(record, fold=fold, depth=level), Screen(width=80))[0].splitlines()) for level in (depth, depth + 1)
+        ]
+        assert rooms[0] < height or depth == 1
+        assert rooms[1] >= height - 2 or depth == deepest
+        assert (f"{depth} of {deepest} levels shown: --depth {deepest} shows all" in table.below) == (depth < deepest)

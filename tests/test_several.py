@@ -15,7 +15,12 @@ import pytest
 
 from tests.schema import assert_fits_the_schema
 from tests.tiny import CONDITION, KINDS, PLAIN, condition, traced
-from unetinspect.source import local
+from unetinspect import Trace
+from unetinspect.errors import UnetInspectError
+from unetinspect.record import Source
+from unetinspect.run import many
+from unetinspect.run.cache import RecordCache
+from unetinspect.source import LoadedModel, local
 
 ON_META = ("--device", "meta")
 BAD = condition(norm_num_groups=7)
@@ -72,7 +77,7 @@ def test_a_size_that_fails_leaves_the_columns_of_the_others(cli: Any) -> None:
     Path("flat.json").write_text(json.dumps(KINDS["plain-one-block"]))
     text = cli("sweep", "plain.json", "flat.json", "--latent", "15", *ON_META, "--format", "csv")[1]
     rows = list(csv.DictReader(io.StringIO(text)))
-    header = "about,kind,what,where,advice,count,examples,stops\n"
+    header = "about,kind,what,where,advice,count,examples,stops,follows\n"
 
     assert [(row["model"], bool(row["error"]), bool(row["macs_by_kind.conv"])) for row in rows] == [
         ("plain.json", True, False),
@@ -159,6 +164,10 @@ def found_in(cli: Any, *places: str) -> tuple[list[str], str]:
     return [model["path"] for model in document["models"]], err
 
 
+def without(config: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != key}
+
+
 @pytest.fixture
 def runs(folder: Path) -> Path:
     """Training runs: good configs, bad ones, ones of other models, links in circles."""
@@ -169,7 +178,10 @@ def runs(folder: Path) -> Path:
         "one/model_index.json": json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}),
         "one/text_encoder/config.json": json.dumps({"architectures": ["CLIPTextModel"]}),
         "two/config.json": json.dumps(PLAIN),
-        "two/train.yaml": "lr: 1e-4\nunet: {_class_name: UNet2DModel}\n",
+        "four/train.yaml": f"lr: 1e-4\nunet: {json.dumps(PLAIN)}\n",
+        "four/sweep.yaml": json.dumps({"unet": {"_target_": "diffusers.UNet2DModel", **without(PLAIN, "_class_name")}}),
+        "four/loads.yaml": "unet: {_target_: diffusers.UNet2DModel.from_pretrained, pretrained_model_name_or_path: acme/sd}\n",
+        "four/tokens.yaml": "lr: 1e-4\nmodel: {name: gpt, layers: 4}\n",
         "three/mine.yaml": "\n".join(f"{key}: {json.dumps(value)}" for key, value in PLAIN.items()),
         "three/deep/er/config.json": json.dumps(BAD),
         "three/broken/config.json": '{"_class_name": "UNet2DModel",',
@@ -191,18 +203,21 @@ def test_a_folder_is_listed_with_the_numbers_of_its_records(cli: Any, monkeypatc
     """Every config of a UNet, by class and path, each once; notes on those that cannot be traced or read; limits of the search."""
     paths, err = found_in(cli, "runs")
 
-    assert paths == ["runs/one/unet/config.json", "runs/latest.yaml", "runs/three/mine.yaml", "runs/two/config.json"]
+    yamls = ["runs/four/sweep.yaml", "runs/four/train.yaml", "runs/latest.yaml", "runs/three/mine.yaml"]
+    assert paths == ["runs/one/unet/config.json", *yamls, "runs/two/config.json"]
+    assert "note: runs/four/sweep.yaml and 1 more: config read from the section unet\n" in err
+    assert "note: runs/four/loads.yaml: no UNet config here: the section unet loads acme/sd\n" in err
     assert "note: runs/three/broken/config.json is not valid JSON" in err
     assert "note: runs/three/deep/er/config.json: not traced: cannot build UNet2DConditionModel from er: 1 config error" in err
     assert "block_out_channels contains 32, 64, not divisible by norm_num_groups (7); norm_num_groups 4 works\n" in err
-    assert err.count("note: ") == 2
+    assert err.count("note: ") == 5
 
     record = traced("conditioned")
     first = json.loads(cli("models", "--from", "runs", "--json", "-q")[1])["models"][0]
     assert (first["params"], first["macs"]) == (record.totals.params, record.totals.macs)
     assert (first["attention_layers"], first["skips"]) == (len(record.attentions), len(record.skips))
     assert (first["sample_size"], first["forward_batch"]) == ([16, 16], 2)
-    assert "4 models" in cli("models", "--from", "runs", "-q")[1]
+    assert "6 models" in cli("models", "--from", "runs", "-q")[1]
 
     assert found_in(cli, "runs/*/unet")[0] == ["runs/one/unet/config.json", "runs/two/unet/config.json"]
     assert found_in(cli, "runs/**/mine.yaml", "runs/three/mine.yaml", "runs/t*/*.yaml")[0] == ["runs/three/mine.yaml"]
@@ -213,6 +228,24 @@ def test_a_folder_is_listed_with_the_numbers_of_its_records(cli: Any, monkeypatc
     assert "note: not searched: folders deeper than 1 level (in 3 folders, such as runs/" in err
     monkeypatch.setattr(local, "MAX_FILES", 3)
     assert "note: runs has more than 3 files: the rest was not searched" in found_in(cli, "runs")[1]
+
+
+def test_several_processes_find_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the models, errors included, and one pass for all models with one config; this process traces none."""
+    monkeypatch.setattr(many, "_LEAST_FOR_EACH", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    source = Source(kind="dict", location="dict")
+    configs = (CONDITION, BAD, PLAIN, CONDITION)
+    models = [LoadedModel(name=f"m{place}", config=config, source=source) for place, config in enumerate(configs)]
+    steps: list[str] = []
+    first, failed, plain, last = many.record_each(models, RecordCache(tmp_path / "records"), say=steps.append)
+
+    assert isinstance(failed, UnetInspectError)
+    assert failed.message.startswith("cannot build UNet2DConditionModel from m1: 1 config error")
+    assert [(one.model.name, one.totals) for one in (first, plain, last) if isinstance(one, Trace)] == [
+        (name, traced(kind).totals) for name, kind in (("m0", "conditioned"), ("m2", "plain"), ("m3", "conditioned"))
+    ]
+    assert steps == [f"m{place}: {place + 1} of 4" for place in range(4)]
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,21 @@ def test_illegal_token_and_misspelt_id(hub):
     illegal = "invalid --token: it is empty or contains an illegal character"
     assert hub.refusal("acme/sd", kind=UsageError, token=f"{TOKEN}\nX-Other: 1") == (illegal, "paste it whole: hf_...")
     assert hub.server.seen() == []
-    assert hub.refusal("stable-diffusion-v1-5/stable-diffusion-v15")[1].partition("; the catalog has ")[2].startswith(SD15)
+    assert hub.refusal("stable-diffusion-v1-5/stable-diffusion-v15")[1].startswith(f"did you mean {SD15}? check the spelling")
+
+
+def test_a_transformer_is_not_taken_for_a_unet(hub):
+    """By its index where that is read; by its name where it is gated or not on this machine. What has a UNet is read, whatever its name."""
+    flux, sd3 = "black-forest-labs/FLUX.1-dev", "stabilityai/stable-diffusion-3-medium-diffusers"
+    index = as_json(
+        {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    )
+    hub.server.repositories |= {flux: Repository({"model_index.json": index}), sd3: Repository({}, is_gated=True)}
+    hub.server.repositories |= {"acme/flux-look-sd15": Repository(PIPELINE)}
+    assert hub.refusal(flux)[0] == f"no UNet here: {flux} is a pipeline whose `transformer` is FluxTransformer2DModel"
+    for model, options in ((flux, {"offline": True, "revision": "dev"}), (sd3, {}), ("sd3", {})):
+        assert hub.refusal(model, **options)[1].startswith(f"{model} is probably a diffusion transformer, not a UNet; ")
+    assert hub.read("acme/flux-look-sd15").config == UNET
 
 
 def test_no_unet(hub):

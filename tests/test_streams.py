@@ -91,7 +91,8 @@ def test_a_pipe_that_gets_enough_ends_quietly(saved: Path) -> None:
     """In a real shell, where Python itself would complain at exit; usage names the program and not the way to it."""
     ran = run("set -o pipefail; unetinspect trace --help | head -1", saved.parent)
 
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"Usage: unetinspect trace [OPTIONS] [MODEL]...\n", b"")
+    assert (ran.returncode, ran.stdout[:35], ran.stderr) == (0, b"Usage: unetinspect trace [OPTIONS] ", b"")
+    assert ran.stdout.count(b"\n") == 1
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -209,7 +210,68 @@ def test_a_dumb_terminal_of_20_columns_gets_no_escape_sequence(saved: Path) -> N
 
     assert program.wait(timeout=60) == 0
     assert b"\x1b" not in printed
-    assert b"left out at 20 columns" in printed
+    assert "left out at 20 columns" in " ".join(printed.decode().split())
+
+
+@pytest.fixture
+def terminal():
+    """A terminal of 60 columns: its stream, and a function that reads what was printed to it."""
+    other, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    os.set_blocking(other, False)
+    with os.fdopen(side, "w") as stream, os.fdopen(other) as printed:
+        yield stream, printed.read
+
+
+def test_notes_and_errors_are_wrapped_and_colored_on_a_terminal_only(terminal: Any, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words are those of a pipe; lines that continue are indented by their label; NO_COLOR, FORCE_COLOR and TERM are respected."""
+    stream, printed = terminal
+    words = ("trace", "sd15", "--res", "512", "--latent", "64")
+    plain = cli(*words)[2]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    colored = cli(*words)[2]
+    monkeypatch.delenv("FORCE_COLOR")
+    monkeypatch.setattr(sys, "stderr", stream)
+    shown = {}
+    for variable, value in (("TERM", "xterm"), ("TERM", "dumb"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(variable, value)
+        cli(*words)
+        shown[variable, value] = printed()
+        monkeypatch.setenv("TERM", "xterm")
+    wrapped = shown["TERM", "dumb"]
+
+    assert plain.startswith("error: ")
+    assert max(map(len, plain.splitlines())) > 60 >= max(map(len, wrapped.splitlines()))
+    assert wrapped.split() == plain.split()
+    begun = {line.strip()[:20] for line in plain.splitlines()}
+    continued = [line for line in wrapped.splitlines() if line.strip()[:20] not in begun]
+    assert continued
+    assert all(line.startswith("    ") for line in continued)
+    assert shown["NO_COLOR", "1"] == wrapped
+    red, cyan = "\x1b[1;31merror:\x1b[0m", "\x1b[36mhint:\x1b[0m"
+    for one, text in ((shown["TERM", "xterm"], wrapped), (colored, plain)):
+        assert one == text.replace("error:", red, 1).replace("\nhint:", f"\n{cyan}", 1)
+
+
+def test_a_pipe_in_a_terminal_is_as_wide_as_it(terminal: Any, saved: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`| less` shows what the terminal does, unless --width or COLUMNS says otherwise; a file and a pipe elsewhere have no limit."""
+
+    def answer(*options: str) -> str:
+        reader, writer = os.pipe()
+        with os.fdopen(reader, encoding="utf-8") as pipe:
+            assert program(os.fdopen(writer, "w", encoding="utf-8"), "trace", "saved.json", *options)[0] == 0
+            return pipe.read()
+
+    whole, narrow, wider = (answer("--width", width) for width in ("0", "60", "100"))
+    assert max(map(len, narrow.splitlines())) <= 60 < max(map(len, wider.splitlines())) <= 100 < max(map(len, whole.splitlines()))
+    assert answer() == whole
+    monkeypatch.setattr(sys, "stderr", terminal[0])
+    assert [answer(), answer("--width", "0"), answer("-o", "narrow", "--width", "60")] == [narrow, whole, ""]
+    with Path("file").open("w", encoding="utf-8") as file:
+        assert program(file, "trace", "saved.json")[0] == 0
+    assert [Path(name).read_text(encoding="utf-8") for name in ("file", "narrow")] == [whole, narrow]
+    monkeypatch.setenv("COLUMNS", "100")
+    assert [answer(), answer("--width", "60")] == [wider, narrow]
 
 
 class Terminal(io.StringIO):

@@ -26,14 +26,14 @@ from unetinspect.unets import InputSpec
 Shapes = tuple[tuple[int, ...], ...]
 
 
-def by_hand(record: Trace) -> tuple[nn.Module, Callable[[], Any]]:
+def by_hand(record: Trace) -> tuple[nn.Module, Callable[..., Any]]:
     """Build the model of a record as diffusers does; return it, and how to run it with the inputs that the record lists."""
     model = diffusers_class(record.model.class_name).from_config(record.model.given_config).eval()
     specs = [InputSpec.of(given) for given in record.run.inputs]
     inputs = make_inputs(specs, device=torch.device("cpu"), dtype=torch.float32)
 
-    def run() -> Any:
-        with torch.no_grad():
+    def run(*, grad: bool = False) -> Any:
+        with torch.set_grad_enabled(grad):
             return model(**inputs)
 
     return model, run

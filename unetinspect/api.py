@@ -11,7 +11,7 @@ from unetinspect.errors import ConfigError, UsageError
 from unetinspect.record import Check, Checkpoint, Diff, ErrorExplanations, Name, Source, SweepPoint, Trace
 from unetinspect.run.cache import Recorder, open_cache
 from unetinspect.source import LoadedModel, read_model
-from unetinspect.unets.request import Request, make_request, parse_counts, parse_sizes
+from unetinspect.unets.request import Request, make_request, parse_bytes, parse_counts, parse_sizes
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,9 @@ class Options(TypedDict, total=False):
     tokens: int | None
     frames: int | None
     freeu: str | tuple[float, float, float, float] | None
+    training: bool
+    optimizer: str | None
+    gradient_checkpointing: bool
     plug_in: Model | None
     device: str | torch.device
     dtype: str | torch.dtype | None
@@ -59,6 +62,9 @@ def trace(
     tokens: int | None = None,
     frames: int | None = None,
     freeu: str | tuple[float, float, float, float] | None = None,
+    training: bool = False,
+    optimizer: str | None = None,
+    gradient_checkpointing: bool = False,
     plug_in: Model | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
@@ -83,6 +89,10 @@ def trace(
     tokens     tokens in `encoder_hidden_states`
     frames     frames of a video UNet; by default those of its config or its pipeline
     freeu      FreeU's factors b1, b2, s1, s2: (1.2, 1.4, 0.9, 0.2)
+    training   run a training step too, without CFG: its memory is in `totals.training`; of a module, only parameters that require
+               a gradient are trained
+    optimizer  "adamw" (the default), "sgd", "adafactor" or "8bit", with `training`; as is
+    gradient_checkpointing, which runs blocks again in the backward pass
     plug_in    a ControlNet or T2I-Adapter, in the same forms as `model`; the UNet runs with its outputs
     device     "auto" is CUDA if available, else "meta", where nothing is allocated
     overrides  config keys to set before the UNet is built
@@ -104,6 +114,9 @@ def trace(
         tokens=tokens,
         frames=frames,
         freeu=freeu,
+        training=training,
+        optimizer=optimizer,
+        gradient_checkpointing=gradient_checkpointing,
         plug_in=plug_in,
         device=device,
         dtype=dtype,
@@ -151,11 +164,13 @@ def sweep(
     res: OneSize | list[Any] | None = None,
     latent: OneSize | list[Any] | None = None,
     batch: int | Sequence[int] = 1,
+    fit: int | str | None = None,
     **options: Unpack[Options],
 ) -> tuple[SweepPoint, ...]:
     """Run a pass at each size and each batch, as `unetinspect sweep` does; a size that fails has an `error`.
 
-    `res` and `latent` are one size or a list of them, `batch` is a number or a list; the other options are those of `trace`.
+    `res` and `latent` are one size or a list of them, `batch` is a number or a list; the other options are those of `trace`. `fit`
+    ("24GiB", or bytes) asks for the largest batch of each size whose `total_bytes` is within it.
 
     Raises:
         UsageError: Every size is refused because of an option.
@@ -166,7 +181,8 @@ def sweep(
     asked = _ask(model, **options)
     sizes = _sizes(res, latent)
     counts = parse_counts([str(batch)] if isinstance(batch, int) else [str(number) for number in batch], option="batch")
-    points, _ = run_sweep(asked.record, asked.request, **sizes, batch=counts, attached=asked.attached)
+    limit = parse_bytes(fit, option="fit")
+    points, _ = run_sweep(asked.record, asked.request, **sizes, batch=counts, attached=asked.attached, fit=limit)
     return points
 
 
@@ -183,7 +199,7 @@ def check(
     """Find what is wrong with a UNet, as `unetinspect check` does; of a module, its config is checked.
 
     `res` and `latent` are one size or a list of them, `weights` a checkpoint that should fit, `expect` values in the record:
-    `{"attention.cross": 16}`. The other options are those of `trace`, without `plug_in`.
+    `{"attention.cross": 16, "params": "<=900M"}`. The other options are those of `trace`, without `plug_in`.
 
     Raises:
         UsageError: An option does not apply, or the record has nothing of an expectation's name.
@@ -191,6 +207,7 @@ def check(
     """
     from msgspec.structs import replace
 
+    from unetinspect.checking.expected import read_expected
     from unetinspect.checking.model import check_model
     from unetinspect.source.read import read_weights
 
@@ -201,7 +218,8 @@ def check(
     given = asked.recorder.model.weights
     if weights is not None:
         given = read_weights(os.fspath(weights), token=options.get("token"), offline=options.get("offline", False))
-    return cast(Check, check_model(asked.recorder, sized or [asked.request], weights=given, expected=expect or {}).check)
+    expected = [read_expected(*pair) for pair in (expect or {}).items()]
+    return cast(Check, check_model(asked.recorder, sized or [asked.request], weights=given, expected=expected).check)
 
 
 def identify(

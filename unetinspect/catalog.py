@@ -41,6 +41,18 @@ class Figure(Struct, frozen=True, kw_only=True):
     source: str
 
 
+class PipelineSize(Struct, frozen=True, kw_only=True):
+    """The size that a model's pipeline makes by default, where it is not that of the config.
+
+    Attributes:
+        image: (height, width) in pixels.
+        pipeline: The class of diffusers whose `__call__` has these defaults.
+    """
+
+    image: tuple[int, int]
+    pipeline: str
+
+
 class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One published UNet.
 
@@ -52,6 +64,7 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         hub: Where it is published; the first is its current place.
         vae_scale_factor: VAE scale factor; 1 for a pixel UNet, null if there is nothing to scale.
         medium: What the pixels show, if not what they show for most UNets of the class.
+        default_size: What the pipeline makes by default, if not what the config's `sample_size` says.
         read_from: Where the config was found.
         confidence: "verbatim" as published, or "reconstructed" from code and similar models.
         params: Parameters, counted on the built UNet.
@@ -71,6 +84,7 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     attention_layers: int
     config: dict[str, Any]
     medium: Medium | None = None
+    default_size: PipelineSize | None = None
     aliases: tuple[str, ...] = ()
     hub: tuple[HubLocation, ...] = ()
     published: tuple[Figure, ...] = ()
@@ -80,6 +94,11 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def class_name(self) -> str:
         """The diffusers class."""
         return str(self.config["_class_name"])
+
+    def matches(self, name: str, family: str, class_name: str | None) -> bool:
+        """Whether a text is part of its name or family, another of its family, and a class its own; in any case."""
+        is_named = any(name.lower() in text.lower() for text in (self.name, *self.aliases, self.family))
+        return is_named and family.lower() in self.family.lower() and (class_name or self.class_name).lower() == self.class_name.lower()
 
 
 @cache

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from unetinspect.errors import UsageError, nearest_names
+from unetinspect.terminal import columns_of, paint, wants_color, wrap_words
 from unetinspect.units import visible
 
 INTERRUPTED = 130
@@ -111,9 +112,17 @@ def print_aside(text: str, *, end: str = "\n") -> None:
 
 def print_error(message: str, hint: str | None) -> None:
     """Print what is wrong to stderr, and what to do instead."""
-    print_aside(f"error: {visible(message, keep_lines=True)}")
+    print_labeled("error", visible(message, keep_lines=True))
     if hint:
-        print_aside(f"hint: {visible(hint)}")
+        print_labeled("hint", visible(hint))
+
+
+def print_labeled(label: str, text: str) -> None:
+    """Print "label: text" to stderr; on a terminal the label is colored, and lines are wrapped between words."""
+    width = columns_of(sys.stderr)
+    whole = "\n".join(part for line in f"{label}: {text}".split("\n") for part in wrap_words(line, width))
+    colored = paint(f"{label}:", label) if wants_color(sys.stderr) else f"{label}:"
+    print_aside(colored + whole.removeprefix(f"{label}:"))
 
 
 def reason(error: OSError) -> str:

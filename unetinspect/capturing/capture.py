@@ -12,24 +12,22 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from math import prod
 from typing import Any
 
-import msgspec
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from unetinspect.capturing.captured import Captured, Captures
-from unetinspect.capturing.folds import Joined, axes_of, folded
+from unetinspect.capturing.folds import axes_of, folded, kept_tokens
 from unetinspect.capturing.plan import Plan, check_taps
 from unetinspect.capturing.products import Product, ProductWatch, own_arithmetic
 from unetinspect.capturing.rows import check_rows, rows_of
+from unetinspect.capturing.seen import Seen
 from unetinspect.capturing.taps import At, FeatureTap, MapTap, SkipTap, Tap
-from unetinspect.capturing.words import Prompt, read_prompts
 from unetinspect.errors import ForwardError, UsageError
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import Attention, Skip, Trace
@@ -53,12 +51,12 @@ _open: list[Run] = []
 def capture(target: Any, *taps: Tap, rows: str | slice = "all", budget: int = 64 * 1024**2, plan: Trace | None = None) -> Iterator[Seen]:
     """Capture what `taps` name (`maps`, `features`, `skips`) in each call of a UNet inside the block.
 
-    What the UNet computes is the same to the last bit, unless a tap changes it. Afterwards the UNet is as it was.
+    The UNet's output is bit-identical, unless a tap changes it. Afterwards the UNet is as it was.
 
-    target  a pipeline with a `.unet`, or a UNet; wrapped or compiled ones run without the compiler in the block
-    rows    the rows of the batch to keep: "all", a slice, or, of pipelines whose order is known, "cond" or "uncond"
+    target  a pipeline with a `.unet`, or a UNet; compiled modules run without the compiler in the block
+    rows    the rows of the batch to keep: "all", a slice, or for known pipelines "cond" or "uncond"
     budget  bytes of probabilities to compute at once, in float32
-    plan    a `Trace` of the UNet; without it, a copy of its config is traced, on meta
+    plan    a `Trace` of the UNet; default: one is made on meta, from its config
 
     Raises:
         UsageError: A tap selects nothing, or names something that the UNet does not have.
@@ -72,69 +70,6 @@ def capture(target: Any, *taps: Tap, rows: str | slice = "all", budget: int = 64
         yield run.seen
         run.check()
         run.seen.finish()
-
-
-@dataclass
-class _Entry:
-    """What was captured at one place, with one shape, of the calls so far."""
-
-    tap: Tap
-    about: Captured  # all but the tensor
-    joined: Joined
-    calls: list[int] = field(default_factory=list)
-    timesteps: list[Any] = field(default_factory=list)
-
-    def captured(self) -> Captured:
-        # Reading a timestep waits for its device: not before somebody asks.
-        tensors = [torch.as_tensor(step).flatten()[0] for step in self.timesteps]
-        steps = [float(step) for step in tensors if not step.is_meta]
-        return replace(self.about, tensor=self.joined.tensor, calls=tuple(self.calls), timesteps=tuple(steps))
-
-
-class Seen(Captures):
-    """What was captured, inside the block so far.
-
-    Attributes:
-        notes: What a reader should know.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.notes: tuple[str, ...] = ()
-        self.tokenizer = tokenizer
-        self.texts: list[Tensor] = []
-        self.entries: dict[Any, _Entry] = {}
-        self._finished: dict[type[Tap], tuple[Captured, ...]] = {}
-
-    @property
-    def maps(self) -> tuple[Captured, ...]:
-        """One for each attention layer, and each of its products, in the order of computation."""
-        return self._captured(MapTap)
-
-    @property
-    def features(self) -> tuple[Captured, ...]:
-        """One for each module."""
-        return self._captured(FeatureTap)
-
-    @property
-    def skips(self) -> tuple[Captured, ...]:
-        """One for each skip."""
-        return self._captured(SkipTap)
-
-    @cached_property
-    def prompts(self) -> tuple[Prompt, ...]:
-        """The texts that the pipeline's text encoder has read."""
-        return read_prompts(self.tokenizer, [row for ids in self.texts for row in ids.tolist()])
-
-    def finish(self) -> None:
-        """Join the calls for good."""
-        for kind in (MapTap, FeatureTap, SkipTap):
-            self._finished[kind] = self._captured(kind)
-        self.entries.clear()
-
-    def _captured(self, kind: type[Tap]) -> tuple[Captured, ...]:
-        if kind in self._finished:
-            return self._finished[kind]
-        return tuple(entry.captured() for entry in self.entries.values() if isinstance(entry.tap, kind))
 
 
 class Run:
@@ -174,17 +109,11 @@ class Run:
             root = self._plan.root
             hook(root.register_forward_pre_hook, self._begin)
             self._hook_maps(hook, [tap for tap in taps if isinstance(tap, MapTap)])
-            for tap in taps:
-                if isinstance(tap, FeatureTap):
-                    for path, module in self._plan.features(tap).items():
-                        if tap.of == "output":
-                            hook(module.register_forward_hook, partial(self._after_feature, path, tap))
-                        else:
-                            hook(module.register_forward_pre_hook, partial(self._before_feature, path, tap))
+            self._hook_features(hook, [tap for tap in taps if isinstance(tap, FeatureTap)])
             self._hook_skips(hook, [tap for tap in taps if isinstance(tap, SkipTap)])
             hook(root.register_forward_hook, self._end, always_call=True)
             encoder = getattr(self._pipeline, "text_encoder", None)
-            if self.seen.tokenizer is not None and isinstance(encoder, nn.Module):
+            if getattr(self._pipeline, "tokenizer", None) is not None and isinstance(encoder, nn.Module):
                 hook(encoder.register_forward_pre_hook, self._on_text)
             if self._plan.is_compiled:
                 self.seen.notes = ("compiled modules run without the compiler while they are captured",)
@@ -202,31 +131,19 @@ class Run:
             UsageError: A tap selected no call, or no layer at the sizes of this pass.
         """
         if not self._calls:
-            raise ForwardError(
-                "the UNet was not called inside the block", hint="run pipe(...) inside `with capture(pipe, ...)`, on the same UNet"
-            )
+            raise ForwardError("the UNet was not called inside the block", hint="run the pipeline, or the UNet, inside the block")
         unseen = next((path for path in self._entered if path not in self._queries), None)
         if unseen is not None:
             processor = type(getattr(self._entered[unseen], "processor", self._entered[unseen])).__name__
-            raise ForwardError(
-                f"{unseen} ran on a kernel whose maps cannot be seen ({processor})",
-                hint="pipe.disable_xformers_memory_efficient_attention()"
-                if "XFormers" in processor
-                else "unet.set_default_attn_processor()",
-            )
-        captured = {id(entry.tap) for entry in self.seen.entries.values()}
+            undo = "pipe.disable_xformers_memory_efficient_attention()" if "XFormers" in processor else "unet.set_default_attn_processor()"
+            raise ForwardError(f"{unseen} ran on a kernel whose maps cannot be seen ({processor})", hint=undo)
         for tap in self._taps:
             if not any(map(tap.takes_call, range(self._calls))):
                 raise UsageError(f"calls={tap.calls!r}: the UNet was called {plural(self._calls, 'time')}", hint="calls are counted from 0")
-            if isinstance(tap, MapTap) and id(tap) not in captured:
-                layers = [layer for layer in self._plan.record.attentions if layer.path in self._queries]
-                raise UsageError(
-                    no_match([self._at_this_size(layer) for layer in layers]), hint="tokens_at is the size of the pass that ran"
-                )
-
-    def _at_this_size(self, layer: Attention) -> Attention:
-        batch, heads, _, dim = layer.query_shape
-        return msgspec.structs.replace(layer, query_shape=(batch, heads, self._queries[layer.path], dim))
+            if isinstance(tap, MapTap) and not self.seen.has(tap):
+                ran = [layer for layer in self._plan.record.attentions if layer.path in self._queries]
+                sized = [replace(layer, query_shape=(1, 1, self._queries[layer.path], 1)) for layer in ran]
+                raise UsageError(no_match(sized), hint="tokens_at= is the size of the queries in the pass that ran")
 
     def _hook_maps(self, hook: Callable[..., None], taps: Sequence[MapTap]) -> None:
         layers: dict[str, Attention] = {}
@@ -241,6 +158,12 @@ class Run:
             hook(self._plan.modules[path].register_forward_pre_hook, partial(self._enter_layer, layer))
             hook(self._plan.modules[path].register_forward_hook, self._leave, always_call=True)
 
+    def _hook_features(self, hook: Callable[..., None], taps: Sequence[FeatureTap]) -> None:
+        for tap in taps:
+            for path, module in self._plan.features(tap).items():
+                register = module.register_forward_hook if tap.of == "output" else module.register_forward_pre_hook
+                hook(register, partial(self._on_feature, path, tap))
+
     def _hook_skips(self, hook: Callable[..., None], taps: Sequence[SkipTap]) -> None:
         at_target: dict[str, list[tuple[Skip, SkipTap]]] = defaultdict(list)
         for tap in taps:
@@ -252,6 +175,7 @@ class Run:
             hook(target.register_forward_hook, self._leave, always_call=True)
 
     def _begin(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._close()
         self._is_open = True
         self._calls += 1
         names = list(inspect.signature(type(root).forward).parameters)[1:]
@@ -260,6 +184,12 @@ class Run:
         self._batch = tensors_in([*args, *kwargs.values()])[0].shape[0]
         self._grids.clear()
         self._executions.clear()
+        if torch.is_grad_enabled() and any(getattr(module, "gradient_checkpointing", False) for module in root.modules()):
+            # Backward runs the blocks again, after the call: without the changes, and without what is captured for a loss.
+            refused = [tap for tap in self._taps if tap.change or getattr(tap, "grad", False) or getattr(tap, "scale", None) is not None]
+            if refused:
+                what = "changes and grad=True need a UNet without gradient checkpointing"
+                raise UsageError(what, hint="unet.disable_gradient_checkpointing()")
 
     def _end(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._is_open = False
@@ -270,7 +200,8 @@ class Run:
             self._modes.pop()[1].__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _on_text(self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.seen.texts += [tensor for tensor in tensors_in([*args, *kwargs.values()])[:1] if not tensor.is_floating_point()]
+        for tensor in tensors_in([*args, *kwargs.values()])[:1]:
+            self.seen.read(tensor)
 
     def _note_grid(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for tensor in tensors_in([*args, *kwargs.values()])[:1]:
@@ -320,12 +251,11 @@ class Run:
         at = At(layer.path, layer.kind, layer.stage, self._calls - 1, self._timestep, number, grid, heads)
         taps = [tap for tap in taps if tap.selection.takes_size(query_tokens, grid)]
         for tap in taps if rows else ():
+            tokens = kept_tokens(tap, product, number)
+            queries = None if tap.queries == "mean" else tap.queries
             with own_arithmetic(product.query.device, grad=tap.grad and torch.is_grad_enabled()):
-                kept = folded(product, rows, tap, grid, self._budget)
-                every = tuple(range(product.shape[3]))
-                tokens = tap.tokens if isinstance(tap.tokens, tuple) else every[tap.tokens]
-                queries = None if tap.queries == "mean" else tap.queries
-                self._keep(tap, at, kept, axes_of(tap), execution=execution, tokens=None if tokens == every else tokens, queries=queries)
+                kept = folded(product, rows, tap, tokens, grid, self._budget)
+                self.seen.keep(tap, at, kept, axes_of(tap), execution=execution, tokens=tokens, queries=queries)
         changes = [tap.change for tap in taps if tap.change is not None]
         if not changes:
             return None
@@ -337,9 +267,8 @@ class Run:
         def changed(probs: Tensor) -> Tensor:
             new = changes[0](probs, at)
             if new is not None and new.shape != probs.shape:
-                raise UsageError(
-                    f"change returned a {tuple(new.shape)} for the {tuple(probs.shape)} maps of {layer.path}", hint="keep the shape"
-                )
+                what = f"change returned {tuple(new.shape)} for the {tuple(probs.shape)} maps of {layer.path}"
+                raise UsageError(what, hint="return probabilities of the same shape")
             return probs if new is None else new
 
         return changed
@@ -356,31 +285,6 @@ class Run:
             return range(rows.start, min(rows.stop, batch))  # the perturbed rows come last, and have no maps
         raise UsageError(f"{what} have {plural(batch, 'row')}, the pass has {self._batch}", hint='rows="all"')
 
-    def _keep(self, tap: Tap, at: At, tensor: Tensor, axes: tuple[str, ...], *, execution: int, source: str = "", **kept: Any) -> None:
-        """Add a tensor to what was captured at one place; one of another shape begins anew, at a place of its own."""
-        place = (id(tap), at.path, at.kind, at.product, execution, source, tensor.shape)
-        entry = self.seen.entries.get(place)
-        if entry is None:
-            about = Captured(
-                path=at.path,
-                kind=at.kind,
-                stage=at.stage,
-                axes=("step", *axes) if tap.steps is None else axes,
-                tensor=None,
-                grid=at.grid,
-                calls=(),
-                timesteps=(),
-                product=at.product,
-                execution=execution,
-                source=source,
-                **kept,
-            )
-            entry = self.seen.entries[place] = _Entry(tap, about, Joined(tap.steps))
-        entry.joined.add(tensor)
-        entry.calls.append(at.call)
-        if self._timestep is not None:
-            entry.timesteps.append(self._timestep)
-
     def _take(self, tap: Tap, at: At, tensor: Tensor, *, scale: float | None = None, **more: Any) -> Tensor | None:
         """Keep a feature or a skip, and return what takes its place, if anything does."""
         with own_arithmetic(tensor.device, grad=False):
@@ -388,7 +292,7 @@ class Run:
             kept = tensor[rows.start : rows.stop].detach()
             kept = tap.fold(kept) if isinstance(tap, FeatureTap) and tap.fold is not None else kept
             axes = _AXES.get(kept.ndim, tuple(f"axis_{place}" for place in range(kept.ndim)))
-            self._keep(tap, at, kept.clone(), axes, **more)
+            self.seen.keep(tap, at, kept.clone(), axes, **more)
         if scale is not None:
             return tensor * scale
         if tap.change is None:
@@ -396,19 +300,14 @@ class Run:
         with torch._C.DisableTorchFunction():  # inside an attention layer, the caller's arithmetic is no product of it
             return tap.change(tensor, at)
 
-    def _after_feature(self, path: str, tap: FeatureTap, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        return self._with_feature(path, tap, output)
-
-    def _before_feature(self, path: str, tap: FeatureTap, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._with_feature(path, tap, (args, kwargs))
-
-    def _with_feature(self, path: str, tap: FeatureTap, value: Any) -> Any:
+    def _on_feature(self, path: str, tap: FeatureTap, module: nn.Module, args: Any, kwargs: Any, *output: Any) -> Any:
         if not self._is_open or not tap.takes_call(self._calls - 1):
             return None
         execution = self._executions[f"{tap.of} of {path}"]
         self._executions[f"{tap.of} of {path}"] += 1
         at = At(path, tap.of, self._plan.stage_of(path), self._calls - 1, self._timestep)
-        return _with_first(value, lambda tensor: self._take(tap, at, tensor, execution=execution))
+        value = output[0] if output else (args, kwargs)
+        return _with_first(value, path, lambda tensor: self._take(tap, at, tensor, execution=execution))
 
     def _enter_target(self, path: str, found: Sequence[tuple[Skip, SkipTap]], module: nn.Module, args: Any, kwargs: Any) -> Any:
         if not self._is_open:
@@ -435,14 +334,12 @@ class Run:
 
         def joined(tensor: Tensor) -> Tensor | None:
             if tensor.shape[1] != skip.concat_channels:
-                raise ForwardError(
-                    f"{path} was given {tensor.shape[1]} channels, its config has {skip.concat_channels}",
-                    hint="pass plan=unetinspect.trace(unet)",
-                )
+                what = f"{path} was given {tensor.shape[1]} channels instead of {skip.concat_channels}"
+                raise ForwardError(what, hint="pass plan=unetinspect.trace(unet)")
             new = changed(tensor[:, skip.hidden_channels :])
             return None if new is None else torch.cat([tensor[:, : skip.hidden_channels], new], 1)
 
-        return _with_first((args, kwargs), joined)
+        return _with_first((args, kwargs), path, joined)
 
 
 class _CatWatch(TorchFunctionMode):
@@ -465,10 +362,12 @@ class _CatWatch(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _with_first(value: Any, changed: Callable[[Tensor], Tensor | None]) -> Any:
-    """Return a value with its first tensor replaced; None if nothing takes its place."""
+def _with_first(value: Any, path: str, changed: Callable[[Tensor], Tensor | None]) -> Any:
+    """Return what a module was given or returned with its first tensor replaced; None if nothing takes its place."""
     leaves, structure = tree_flatten(value)
-    place = next(place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    place = next((place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)), None)
+    if place is None:
+        raise UsageError(f"{path} was given, or returned, no tensor", hint="capture another module")
     new = changed(leaves[place])
     return None if new is None else tree_unflatten([*leaves[:place], new, *leaves[place + 1 :]], structure)
 

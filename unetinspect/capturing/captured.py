@@ -19,7 +19,7 @@ from unetinspect.capturing.words import Prompt, positions_of
 from unetinspect.errors import SourceError, UsageError, nearest_names
 from unetinspect.record import Shape
 from unetinspect.record.selection import Selection
-from unetinspect.source.place import read_header
+from unetinspect.source.place import is_weights, read_header
 from unetinspect.streams import save_file
 from unetinspect.units import format_size, parse_size
 
@@ -54,7 +54,7 @@ class Captured:
         kind: The kind of attention; of a feature "output" or "input"; "skip".
         stage: Its stage.
         axes: The axes of the tensor: of a map, those of step, image, head, query and token that were kept; of features and skips,
-            those of step, image, channel, y and x that it has.
+            "step", if it was kept, and then those of the module's tensor: "image", "channel", "y", "x".
         tensor: The tensor. The probabilities of a map's query sum to 1 over all its tokens. In JSON, where it is in the file.
         grid: (height, width) of the queries; None: they are not a grid.
         calls: The calls of the UNet that are in it, from 0.
@@ -234,9 +234,8 @@ def read_capture(path: str | os.PathLike[str]) -> Captures:
         raise SourceError(f"there is no file {what}", hint="check the path")
     meta = _read_meta(path)
     if meta is None:
-        raise SourceError(
-            f"{what} is not a capture", hint=f"`seen.save()` in Python writes one; `unetinspect identify {what}` shows what it is"
-        )
+        identify = f"; `unetinspect identify {what}` shows what this is" if is_weights(what) else ""
+        raise SourceError(f"{what} is not a capture", hint=f"`seen.save()` writes captures, .safetensors or .npz{identify}")
     try:
         captures = msgspec.json.decode(meta, type=Captures)
         maps, features, skips = (
@@ -285,6 +284,8 @@ def with_tensors(
 def _read_meta(path: str | os.PathLike[str]) -> str | None:
     """Return the JSON text in a file; None: it is not a capture."""
     if not _is_npz(path):
+        if not is_weights(os.fspath(path)):
+            return None
         header = read_header(Path(path), what=os.fspath(path))
         return next((text for key, text in (header.metadata if header else {}).items() if key.startswith("unetinspect.capture/")), None)
     try:

@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from unetinspect.errors import UsageError
+from unetinspect.units import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,7 @@ def map_of_image(seen: Captured, image: int | None) -> Floats:
             hint = 'choose one (image=0, or --image 0), or capture only the conditional rows: rows="cond"'
             raise UsageError(f"the capture has the maps of {images} images", hint=hint)
         if (image or 0) not in range(images):
-            raise UsageError(f"there is no image {image}", hint=f"the capture has the maps of {images} images, counted from 0")
+            raise UsageError(f"there is no image {image}", hint=f"the capture has the maps of {plural(images, 'image')}, counted from 0")
         array = array.take(image or 0, axis=axes.index("image"))
         axes = tuple(axis for axis in axes if axis != "image")
     mean: Floats = array.mean(axis=tuple(place for place, axis in enumerate(axes) if axis in ("step", "head")))
@@ -102,7 +103,8 @@ def maps_of_tokens(seen: Captured, positions: Sequence[int], image: int | None) 
     kept = seen.kept_tokens
     missing = next((position for position in positions if position not in kept), None)
     if missing is not None:
-        raise UsageError(f"token {missing} was not captured", hint=f"{seen.path} has {', '.join(map(str, kept))}")
+        shown = f"0 to {kept[-1]}" if seen.tokens is None else ", ".join(map(str, kept))
+        raise UsageError(f"token {missing} was not captured", hint=f"{seen.path} has {shown}")
     columns = map_of_image(seen, image)[:, [kept.index(position) for position in positions]]
     return columns.T.reshape(-1, *seen.grid)
 

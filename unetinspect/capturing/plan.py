@@ -19,6 +19,7 @@ from unetinspect.run.tracer import Tracer
 from unetinspect.unets.request import make_request
 
 _WRAPPED = "_orig_mod"
+_ADAPTED = "encoder_hid_proj."
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Plan:
         needed = [*(layer.path for layer in self.record.attentions), *(skip.target for skip in self.record.skips)]
         missing = next((path for path in needed if path not in self.modules), None)
         known = {module.path for module in self.record.modules}
-        layers = (path for path, module in self.modules.items() if hasattr(type(module), "get_processor"))
+        # The projections of loaded IP-Adapters have layers too; they are not built from the config.
+        layers = (path for path, module in self.modules.items() if hasattr(type(module), "get_processor") and not path.startswith(_ADAPTED))
         added = next((path for path in layers if path not in known), None)
         if missing is not None or added is not None:
             what = (

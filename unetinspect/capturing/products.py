@@ -34,7 +34,7 @@ def own_arithmetic(device: torch.device, *, grad: bool) -> Iterator[None]:
     with (
         torch._C.DisableTorchFunction(),
         torch.inference_mode(mode=False),
-        torch.autocast(device.type, enabled=False),
+        torch.autocast(device.type if torch.amp.is_autocast_available(device.type) else "cpu", enabled=False),
         torch.set_grad_enabled(grad),
     ):
         yield

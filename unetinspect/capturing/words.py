@@ -86,11 +86,20 @@ def positions_of(prompts: Sequence[Prompt], tokens: str | int | Iterable[str | i
     Raises:
         UsageError: A word is in none of the prompts, or its positions differ between them; there is no such prompt.
     """
-    if prompt is not None and prompt not in range(len(prompts)):
-        raise UsageError(f"there is no prompt {prompt}", hint=f"the capture has {plural(len(prompts), 'prompt')}, counted from 0")
-    searched = prompts if prompt is None else prompts[prompt : prompt + 1]
+    searched = choose_prompt(prompts, prompt)
     several = [tokens] if isinstance(tokens, str | int) else tokens
     return tuple(dict.fromkeys(position for one in several for position in ([one] if isinstance(one, int) else _find(searched, one))))
+
+
+def choose_prompt(prompts: Sequence[Prompt], prompt: int | None) -> Sequence[Prompt]:
+    """Return one of the prompts; None: all.
+
+    Raises:
+        UsageError: There is no such prompt.
+    """
+    if prompt is not None and prompt not in range(len(prompts)):
+        raise UsageError(f"there is no prompt {prompt}", hint=f"the capture has {plural(len(prompts), 'prompt')}, counted from 0")
+    return prompts if prompt is None else [prompts[prompt]]
 
 
 def _find(prompts: Sequence[Prompt], word: str) -> Iterator[int]:

@@ -67,13 +67,17 @@ def compare_lora(
         unexpected=unexpected,
         mismatched=len(differences) - unexpected,
         fits=checkpoint.models,
+        family=checkpoint.family,
         summary=f"{form_words(lora)}: {summary}",
     )
     return check, tuple(findings)
 
 
 def _findings(differences: Sequence[Difference], shapes: Mapping[str, Shape]) -> list[Finding]:
-    """Return a finding for each cause; the width of the text embeddings, which gives the family away, comes first."""
+    """Return a finding for each cause; the width of the text embeddings, which gives the family away, comes first.
+
+    Of a file for another family, the others are consequences.
+    """
     by_width: dict[tuple[int, int], list[Difference]] = {}
     others = []
     for one in differences:
@@ -87,4 +91,5 @@ def _findings(differences: Sequence[Difference], shapes: Mapping[str, Shape]) ->
         file, unet = (f"{width}-dim" + (f" ({FAMILIES[width]})" if width in FAMILIES else "") for width in pair)
         what = f"{plural(len(group), 'layer')} read {file} text embeddings, expected {unet}"
         findings.append(finding_of(what, group, where=("cross_attention_dim",), advice=None))
-    return findings + group_by_module(place(others, (), shapes), noun="layer")
+    rest = group_by_module(place(others, (), shapes), noun="layer")
+    return findings + [replace(one, follows=True) for one in rest] if findings else rest

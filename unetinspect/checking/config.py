@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import gcd
 from typing import Any, NamedTuple
 
 from unetinspect.checking.meanings import say_meanings
@@ -11,7 +12,7 @@ from unetinspect.errors import Problem
 from unetinspect.record import Trace
 from unetinspect.record.check import Finding, KeyMeaning
 from unetinspect.run.resolve import ResolvedConfig
-from unetinspect.unets.builder import is_list
+from unetinspect.unets.builder import is_count, is_list
 from unetinspect.unets.unknown_keys import explain_key, harmless_keys
 from unetinspect.units import format_value, joined
 
@@ -61,6 +62,8 @@ def find_in_config(
         found.extend(finding for finding in findings if not known & set(finding.where))
 
     add(_unusual(config.values, wrong_types or {}))
+    if record is not None:
+        add(_rounded_down(config.values, record))
     if same is not None:
         add(_without_effect(given, config.values, classes[config.class_name], same))
         add(_old_names(config.values, record, same))
@@ -103,6 +106,33 @@ def _unusual(values: Mapping[str, Any], wrong_types: Mapping[str, str]) -> Itera
         sentences.setdefault("sample_size", f"sample_size is {format_value(size)}: diffusers expects an integer or a list of 2")
     for key, sentence in sentences.items():
         yield Finding(about="config", kind="unusual", what=f"{sentence}, and runs with this", where=(key,))
+
+
+def _rounded_down(values: Mapping[str, Any], record: Trace) -> Iterator[Finding]:
+    """Find heads that do not divide the channels of a block: diffusers rounds down, and the channels that are left have no part in it."""
+    modules = {module.path: module for module in record.modules}
+    stages: dict[tuple[int, int], dict[str, None]] = {}
+    counts: set[int] = set()
+    for layer in record.attentions:
+        used, path = layer.heads * layer.head_dim, layer.path
+        while path not in ("", layer.stage):  # the layer, or the transformer around it
+            shape = modules[path].in_shape or (used,)
+            channels = shape[1] if len(shape) > 3 else shape[-1]
+            if 0 < channels - used < max(layer.heads, layer.head_dim):
+                stages.setdefault((used, channels), {})[layer.stage] = None
+                counts |= {layer.heads, layer.head_dim}
+            path = path.rpartition(".")[0]
+    if stages:
+        numbers = {key: value if is_list(value) else [value] for key, value in values.items() if "head" in key}
+        keys = [key for key, own in numbers.items() if any(count in own for count in counts)]
+        found = ", ".join(f"{used} of {channels} channels in {joined(names)}" for (used, channels), names in stages.items())
+        subject = f"{keys[0]} is {format_value(values[keys[0]])}: " if keys else ""
+        widths = list(dict.fromkeys(channels for _, channels in stages))
+        advice = f"use a divisor of {joined(widths)}"
+        if keys and is_count(given := values[keys[0]]):
+            shared = gcd(*widths)
+            advice += f", such as {min((n for n in range(1, shared + 1) if shared % n == 0), key=lambda n: abs(n - given))}"
+        yield Finding(about="config", kind="unusual", what=f"{subject}attention uses only {found}", where=tuple(keys), advice=advice)
 
 
 def _without_effect(given: Mapping[str, Any], values: Mapping[str, Any], defaults: Mapping[str, Any], same: Same) -> Iterator[Finding]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import diffusers
-import msgspec
 import torch
 from msgspec.structs import replace
 
 from unetinspect.checking.adapter_weights import compare_lora
 from unetinspect.checking.config import find_in_config
 from unetinspect.checking.effects import Probes
+from unetinspect.checking.expected import Expected, find_expected, unmet
 from unetinspect.checking.weights import compare_weights, tensor_shapes
-from unetinspect.errors import ConfigError, UsageError, nearest_names
-from unetinspect.record import SCHEMA, Check, Envelope, Expectation, Finding, NearSize, SizeCheck, Trace, WeightsCheck
+from unetinspect.errors import ConfigError, UsageError
+from unetinspect.record import SCHEMA, Check, Envelope, Finding, NearSize, SizeCheck, Trace, WeightsCheck
 from unetinspect.run.build import build_unet
 from unetinspect.run.cache import Recorder
 from unetinspect.run.failures import SizeError
@@ -26,13 +25,9 @@ from unetinspect.unets import builder_for
 from unetinspect.unets.request import Request, make_request
 from unetinspect.unets.sizes import UnevenSizeError, returned_size, written_size
 
-# The number that is compared where a section is expected to be a number: `skips=12`.
-_COUNTED_BY = {"skips": "consumed", "attention": "total"}
-_MISSING = object()
-
 
 def check_model(
-    recorder: Recorder, requests: Sequence[Request], *, weights: LoadedWeights | None = None, expected: Mapping[str, Any]
+    recorder: Recorder, requests: Sequence[Request], *, weights: LoadedWeights | None = None, expected: Sequence[Expected]
 ) -> Envelope:
     """Check a recorder's model: its config, whether each size runs, whether a checkpoint fits, what is expected of it.
 
@@ -65,7 +60,7 @@ def check_model(
         record=record,
     )
     expectations = find_expected(record, expected)
-    findings = (*_refusal(refused), *report.findings, *_of_sizes(sizes), *differences, *_of_expectations(expectations))
+    findings = (*_refusal(refused), *report.findings, *_of_sizes(sizes), *differences, *unmet(expectations, ran=record is not None))
     check = Check(clean=not findings, findings=findings, meanings=report.meanings, sizes=sizes, weights=fit, expectations=expectations)
     return Envelope(schema=SCHEMA, model=recorder.info, check=check) if record is None else Envelope.of(record, check=check)
 
@@ -167,60 +162,3 @@ def _near(size: NearSize) -> str:
     image = f"image {written_size(size.image_size)}" if size.image_size else ""
     sample = f"sample {written_size(size.sample_size)}" if size.sample_size else ""
     return f"{image} ({sample})" if image and sample else image or sample
-
-
-def find_expected(record: Trace | None, expected: Mapping[str, Any]) -> tuple[Expectation, ...]:
-    """Compare what is expected with a record. A key is a path in `totals`, in the record, in `model` or in `run`, in this order.
-
-    A list is compared by its length where a number is expected. Without a record nothing is met.
-
-    Raises:
-        UsageError: The record has nothing of that name.
-    """
-    if record is None:
-        return tuple(Expectation(key=key, expected=value, found=None, holds=False) for key, value in expected.items())
-    whole = msgspec.json.decode(msgspec.json.encode(record))  # lists where a record has tuples
-    places = [whole["totals"], whole, whole["model"], whole["run"]]
-    return tuple(_compared(key, value, _look_up(key, places)) for key, value in expected.items())
-
-
-def _look_up(key: str, places: Sequence[Mapping[str, Any]]) -> Any:
-    for place in places:
-        found: Any = place
-        for part in key.split("."):
-            if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-                found = found[int(part)]
-            else:
-                found = found.get(part, _MISSING) if isinstance(found, Mapping) else _MISSING
-        if found is not _MISSING:
-            return found
-    close = nearest_names(key, dict.fromkeys(path for place in places for path in _paths(place)))
-    hint = f"did you mean {' or '.join(close)}?" if close else "the names are those of `trace --json`: --expect attention.cross=16"
-    raise UsageError(f"--expect {key}: the record has nothing of that name", hint=hint)
-
-
-def _paths(place: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for name, value in place.items():
-        found.append(prefix + name)
-        if isinstance(value, Mapping) and name != "config":
-            found += _paths(value, f"{prefix}{name}.")
-    return found
-
-
-def _compared(key: str, expected: Any, found: Any) -> Expectation:
-    if type(expected) is int and isinstance(found, Mapping):
-        found = found.get(_COUNTED_BY.get(key.rpartition(".")[2], ""), found)
-    if type(expected) is int and isinstance(found, list):
-        found = len(found)
-    # True equals 1 in Python, and is another thing in a config.
-    same_kind = isinstance(expected, bool) == isinstance(found, bool)
-    return Expectation(key=key, expected=expected, found=found, holds=same_kind and expected == found)
-
-
-def _of_expectations(expectations: Sequence[Expectation]) -> Iterator[Finding]:
-    for expectation in expectations:
-        if not expectation.holds:
-            found = "not checked: no size ran" if expectation.found is None else f"found {expectation.found}"
-            what = f"{expectation.key}: expected {expectation.expected}, {found}"
-            yield Finding(about="expectation", kind="not_met", what=what, where=(expectation.key,))

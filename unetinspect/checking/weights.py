@@ -91,6 +91,7 @@ def compare_weights(unet: nn.Module, config: Mapping[str, Any], header: Header, 
         unexpected=comparison.count("unexpected"),
         mismatched=comparison.count("mismatched"),
         fits=fits,
+        family=checkpoint.family,
         notes=file.notes,
     )
     return WeightsReport(check, tuple(sorted(findings, key=lambda finding: -(finding.count or 0))))

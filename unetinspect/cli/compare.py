@@ -9,12 +9,12 @@ from typing import Annotated, Any, cast
 import typer
 from msgspec import structs
 
-from unetinspect.cli.options import DiffOptions, TraceOptions, takes
+from unetinspect.cli.options import DiffOptions, TraceOptions, catalog_names, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import Passes, read_named
+from unetinspect.cli.run import Passes, read_first, read_named
 from unetinspect.drawing.drawing import FORMS, Form
 from unetinspect.drawing.outline import Level
-from unetinspect.errors import SourceError, UsageError
+from unetinspect.errors import UsageError
 from unetinspect.record import Envelope, Trace
 from unetinspect.streams import form_of
 from unetinspect.unets.request import parse_counts
@@ -25,7 +25,10 @@ _DIFFERENT = 1
 @takes(DiffOptions)
 def diff(
     options: DiffOptions,
-    other: Annotated[str | None, typer.Argument(metavar="B", help="The other model [default: A, with another size or --set-b]")] = None,
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="B", help="The other model [default: A, with another size or --set-b]", autocompletion=catalog_names),
+    ] = None,
     set_b: Annotated[
         list[str] | None, typer.Option("--set-b", metavar="KEY=VALUE", help="Override a config key of B only; may be given several times")
     ] = None,
@@ -133,13 +136,6 @@ def names(
 
     output = Output(options)
     passes = Passes(options, output)
-    try:
-        model = read_named(options, output, options.model)
-    except SourceError as error:
-        if name is not None:
-            raise
-        hint = f"{error.hint or ''}; put MODEL first: unetinspect names sd15 {options.model}".lstrip("; ")
-        raise SourceError(error.message, hint=hint) from None
-    record = passes.trace(model)
+    record = passes.trace(read_first(options, output, name, command="names"))
     found = names_of(record) if name is None else find_names(record, name)
     output.show(names_table(record, found, asked=name), Envelope.of(record, names=found))

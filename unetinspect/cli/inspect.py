@@ -8,9 +8,9 @@ import typer
 from msgspec.structs import replace
 
 from unetinspect.checkpoint.adapters import read_ip_adapter
-from unetinspect.cli.options import Kinds, Models, Stages, TokensAt, TraceOptions, takes
-from unetinspect.cli.output import Output
-from unetinspect.cli.run import Passes, answer_models, read_named
+from unetinspect.cli.options import Kinds, MemoryOptions, Models, Stages, TokensAt, TraceOptions, takes
+from unetinspect.cli.output import OF_NAMED, Output
+from unetinspect.cli.run import Passes, answer_models, read_first, read_named
 from unetinspect.errors import UsageError
 from unetinspect.record import Envelope, Trace
 from unetinspect.record.selection import Selection, no_match, no_skip_matches, pick_modules, pick_skips, read_words
@@ -21,13 +21,15 @@ from unetinspect.source.loaded import NoModelError
 _DOES_NOT_FIT = 1
 _CODE = ("py", "txt")
 _Code = Annotated[bool, typer.Option("--code", help="Print Python that captures them from the UNet while it runs")]
+_NoFold = Annotated[bool, typer.Option("--no-fold", help="One row for each of several equal blocks")]
 
 
-@takes(TraceOptions)
-def trace(options: TraceOptions, models: Models = None) -> None:
+@takes(MemoryOptions)
+def trace(options: MemoryOptions, models: Models = None) -> None:
     """unetinspect trace sdxl --res 1024
     unetinspect trace runs/mine/unet/config.json --device meta
     unetinspect trace sd15 bk-sdm-tiny --format csv -o stages.csv
+    unetinspect trace sdxl --training --optimizer 8bit --gradient-checkpointing
     """
     from unetinspect.views.stages import stages_table
 
@@ -65,7 +67,7 @@ def skips(
     from unetinspect.views.inputs import capture_code
     from unetinspect.views.skips import explain_skips, skips_table
 
-    output = Output(options, *(_CODE if code else ("txt", "md") if explain else ()), what="--code" if code else "--explain")
+    output = Output(options, *(_CODE if code else ("txt", "md") if explain else OF_NAMED), what="--code" if code else "--explain")
     stages, sources, targets = (read_words(words, what=what) for words, what in ((stage, "stage"), (source, "source"), (target, "target")))
     if explain and (code or stages or sources or targets):
         other = "--code" if code else "--stage" if stages else "--source" if sources else "--target"
@@ -90,6 +92,7 @@ def attn(
     kind: Kinds = None,
     stage: Stages = None,
     tokens_at: TokensAt = None,
+    no_fold: _NoFold = False,
     code: _Code = False,
 ) -> None:
     """unetinspect attn sdxl --res 1024
@@ -99,12 +102,12 @@ def attn(
     from unetinspect.views.attention import attention_table
     from unetinspect.views.inputs import capture_code
 
-    output = Output(options, *(_CODE if code else ()), what="--code")
+    output = Output(options, *(_CODE if code else OF_NAMED), what="--code")
     selection = Selection.of(kind, stage, tokens_at)
     record = _traced(options, output)
     picked = selection.pick(record)
     if not code:
-        output.show(attention_table(record, picked), Envelope.of(record, attentions=picked))
+        output.show(attention_table(record, picked, fold=not (no_fold or options.columns)), Envelope.of(record, attentions=picked))
     elif picked:
         size = (tokens_at,) if tokens_at is not None else ()
         output.write(capture_code(record, "maps", {"kind": selection.kinds, "stage": selection.stages, "tokens_at": size}))
@@ -115,19 +118,30 @@ def attn(
 @takes(TraceOptions)
 def tree(
     options: TraceOptions,
-    depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet or the stage [default: all]")] = None,
+    path: Annotated[
+        str | None, typer.Argument(metavar="PATH", help="Only this module and those in it: mid_block.attentions.0 [default: all]")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Levels below the UNet, the stage or PATH [default: what fits a screen]")
+    ] = None,
     stage: Stages = None,
+    no_fold: _NoFold = False,
 ) -> None:
     """unetinspect tree sd15 --depth 2
-    unetinspect tree sdxl --stage mid_block
+    unetinspect tree sdxl mid_block.attentions.0
+    unetinspect tree sdxl --stage mid_block --format names
     """
     from unetinspect.views.tree import tree_table, within_depth
 
-    output = Output(options)
+    output = Output(options, *OF_NAMED)
     stages = read_words(stage, what="stage")
-    record = _traced(options, output)
-    modules = pick_modules(record, stages=stages)
-    table = tree_table(record, modules, depth=depth, unicode=output.screen.unicode)
+    if path is not None and stages:
+        raise UsageError("PATH and --stage cannot be used together", hint="leave out --stage")
+    passes = Passes(options, output)
+    record = passes.trace(read_first(options, output, path, command="tree"))
+    modules = pick_modules(record, stages=stages, path=path)
+    screen = output.screen
+    table = tree_table(record, modules, depth=depth, height=screen.height, fold=not no_fold, unicode=screen.unicode)
     output.show(table, Envelope.of(record, modules=within_depth(modules, depth)))
 
 

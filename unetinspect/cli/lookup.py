@@ -12,14 +12,13 @@ from typing import Annotated, Literal
 import typer
 from msgspec.structs import replace
 
-from unetinspect.cli.options import Kinds, ModelOptions, OutputOptions, SourceOptions, Stages, TokensAt, takes
-from unetinspect.cli.output import OF_TABLES, Output
+from unetinspect.cli.options import Kinds, ModelOptions, OutputOptions, SourceOptions, Stages, TokensAt, catalog_names, takes
+from unetinspect.cli.output import OF_NAMED, OF_TABLES, Output
 from unetinspect.cli.run import parse_overrides, read_named, unknown_keys
-from unetinspect.errors import ConfigError, UnetInspectError, UsageError
+from unetinspect.errors import ConfigError, UnetInspectError, UsageError, nearest_names
 from unetinspect.record import SCHEMA, Envelope, Trace
 from unetinspect.run.cache import RecordCache, Recorder, open_cache
 from unetinspect.streams import reason, save_file
-from unetinspect.unets.request import make_request
 from unetinspect.units import plural
 
 # Longer text is not an error message: the log of a whole training run is shorter.
@@ -133,6 +132,12 @@ def config(options: ModelOptions) -> None:
 @takes(OutputOptions)
 def models(
     options: OutputOptions,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Only models with this in their name or family [default: all]", autocompletion=catalog_names),
+    ] = None,
+    family: Annotated[str | None, typer.Option("--family", metavar="NAME", help="Only models with this in their family")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Only models of this diffusers class")] = None,
     classes: Annotated[bool, typer.Option("--classes", help="List the supported classes instead")] = False,
     places: Annotated[
         list[str] | None,
@@ -141,16 +146,21 @@ def models(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Ignore the cache (with --from)")] = False,
 ) -> None:
     """unetinspect models
+    unetinspect models sdxl
+    unetinspect models --class UNet2DModel
     unetinspect models --from runs
     unetinspect models --classes
     """
     from unetinspect.catalog import load_catalog
-    from unetinspect.unets import builder_for, supported_classes
+    from unetinspect.unets import builder_for, installed_classes
     from unetinspect.views import models as view
 
-    output = Output(options)
-    if places and classes:
-        raise UsageError("--from and --classes cannot be used together", hint="use one of them")
+    output = Output(options, *OF_NAMED)
+    others = [option for option, given in (("--from", places), ("--classes", classes)) if given]
+    selecting = [option for option, given in (("NAME", name), ("--family", family), ("--class", class_name)) if given is not None]
+    if len(others) + bool(selecting) > 1:
+        first, second, *_ = *others, *selecting
+        raise UsageError(f"{first} and {second} cannot be used together", hint="use one of them")
     if places:
         traced = _trace_found(places, output, cache=not no_cache)
         found = sorted((view.found_model(*one) for one in traced), key=lambda row: (row.class_name, row.path))
@@ -158,10 +168,17 @@ def models(
         return
     entries = tuple(load_catalog().values())
     if classes:
-        builders = [builder_for(name) for name in supported_classes()]
+        builders = [builder_for(name) for name in installed_classes()]
         output.show(view.classes_table(builders, entries), view.list_classes(builders, entries))
-    else:
-        output.show(view.models_table(entries), view.list_models(entries))
+        return
+    selected = tuple(entry for entry in entries if entry.matches(name or "", family or "", class_name))
+    if not selected:
+        wanted = [text for text in (name, family, class_name) if text is not None]
+        known = [known for entry in entries for known in (entry.name, *entry.aliases, entry.family, entry.class_name)]
+        close = [meant for text in wanted for meant in nearest_names(text, known, count=1)]
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise UsageError(f"no bundled model matches {', '.join(map(repr, wanted))}", hint=f"{meant}`unetinspect models` lists them all")
+    output.show(view.models_table(selected), view.list_models(selected))
 
 
 def _trace_found(places: Sequence[str], output: Output, *, cache: bool) -> list[tuple[str, Trace]]:
@@ -171,19 +188,22 @@ def _trace_found(places: Sequence[str], output: Output, *, cache: bool) -> list[
         SourceError: A folder does not exist, or contains no UNet config.
         ConfigError: None of the configs can be traced.
     """
+    from unetinspect.run.many import record_each
     from unetinspect.source.local import find_models
 
     models = dict(found for place in places for found in find_models(place, output.note))
-    kept = open_cache(wanted=cache)
-    traced = []
+    noted: dict[str, list[str]] = {}
     for path, model in models.items():
-        with output.labeled(path):
-            output.note(*model.notes)
-        try:
-            with output.progress() as say:
-                traced.append((path, Recorder(kept, model, say=say).record(make_request())))
-        except UnetInspectError as error:
-            output.note(f"{path}: not traced: {' '.join(error.message.split())}")
+        for note in model.notes:
+            noted.setdefault(note, []).append(path)
+    for note, (first, *others) in noted.items():  # those of a sweep are alike
+        output.note(f"{first}{f' and {len(others)} more' if others else ''}: {note}")
+    with output.progress() as say:
+        found = list(record_each(tuple(models.values()), open_cache(wanted=cache), say=say))
+    traced = [(path, record) for path, record in zip(models, found, strict=True) if isinstance(record, Trace)]
+    for path, record in zip(models, found, strict=True):
+        if isinstance(record, UnetInspectError):
+            output.note(f"{path}: not traced: {' '.join(record.message.split())}")
     if not traced:
         hint = f"`unetinspect check {next(iter(models))}` shows what is wrong"
         raise ConfigError(f"none of the UNet configs in {', '.join(places)} can be traced", hint=hint)
@@ -232,6 +252,8 @@ def maps(
     rows = draw_maps(file, selected, tokens, prompt=prompt, image=image)
     if len(rows) < len(selected.maps):
         output.note(f"not drawn: {plural(len(selected.maps) - len(rows), 'map')} without a grid")
+    if tokens is None and prompt is None and len({one for one in captures.prompts if one.words}) > 1:
+        output.note("several prompts: tokens are numbered; --prompt N draws the words of one")
     if folder is None:
         output.write(map_sheet(rows, form=output.form))
         return

@@ -55,7 +55,7 @@ _OPTION_OF = {"help": "--help", "version": "--version"}
 _MEANT = {
     **dict.fromkeys(("info", "show", "summary"), "trace"),
     **dict.fromkeys(("plot", "render"), "draw"),
-    **dict.fromkeys(("--size", "--resolution", "--width", "--height"), "--res"),
+    **dict.fromkeys(("--size", "--resolution", "--height"), "--res"),
     "compare": "diff",
 }
 
@@ -93,7 +93,7 @@ class _Command(TyperCommand):
         pairs = [(each.opts[0], pair) for each in {*order} if each.metavar == "KEY=VALUE" for pair in values[each.name]]
         given += [f"{name} {pair.partition('=')[0].strip()}" for name, pair in pairs]
         twice = next((name for name, times in Counter(given).items() if times > 1), None)
-        if twice is not None:
+        if twice is not None and not ctx.resilient_parsing:
             raise UsageError(f"{twice} can be given only once", hint="leave out all but one")
         return super().parse_args(ctx, args)
 
@@ -137,7 +137,6 @@ app = typer.Typer(
     help="See how a diffusers UNet is built: shapes, skip connections and attention layers, from one forward pass "
     "without weights or a GPU.",
     epilog="Try `unetinspect trace sd15`, and `unetinspect COMMAND --help` for the options and examples of a command.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
@@ -195,7 +194,7 @@ def _usage_hint(error: Any, given: list[str]) -> str:
     if option and command and given[0].startswith("-"):
         return f"put options after the command: unetinspect {command} {option}"
     wrong, _, choices = error.message.replace("'", "").rstrip(".").partition(" is not one of ")
-    close = nearest_names(wrong.removeprefix("Value error, "), choices.split(", "), count=1)
+    close = nearest_names(wrong.removeprefix("Value error, "), filter(None, choices.split(", ")), count=1)
     if option.startswith("--") and error.ctx is not None:  # without: the option exists, and its value is missing
         known = [name[2:] for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts if name.startswith("--")]
         alike = [name for name in known if option[2:].startswith(name) or f"--{name}" == _MEANT.get(option)]

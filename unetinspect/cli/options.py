@@ -10,23 +10,53 @@ from typing import Annotated, Any, Literal
 import typer
 from msgspec import Struct
 
+from unetinspect.record.sections import Optimizer
 from unetinspect.record.selection import KINDS
+from unetinspect.unets.request import DTYPES
 
 _size = partial(typer.Option, rich_help_panel="Size and batch")
 _attached = partial(typer.Option, rich_help_panel="Attachments")
 _run = partial(typer.Option, rich_help_panel="Device and cache")
 _source = partial(typer.Option, rich_help_panel="Model source")
+_train = partial(typer.Option, rich_help_panel="Training")
 _output = partial(typer.Option, rich_help_panel="Output")
 
 _MODEL = "Catalog name, config file, folder, .safetensors file, saved trace, hub ID, or - for stdin"
 _BATCH = "Images per batch; CFG doubles it"
 
+_Training = Annotated[bool, _train("--training", help="Run a training step too, and add up its memory (no CFG)")]
+_Optimizer = Annotated[
+    Optimizer | None, _train(metavar="NAME", help="adamw, sgd (no momentum), adafactor or 8bit (bitsandbytes' AdamW8bit) [default: adamw]")
+]
+_Checkpointing = Annotated[bool, _train("--gradient-checkpointing", help="Run blocks again in the backward pass to save memory")]
+
+
+def catalog_names() -> list[str]:
+    """Return what completes the name of a model; the shell completes files."""
+    from unetinspect.catalog import load_catalog
+
+    return list(load_catalog())
+
+
+def _attachable_names() -> list[str]:
+    from unetinspect.catalog import load_catalog
+    from unetinspect.unets import builder_for
+
+    return [name for name, entry in load_catalog().items() if builder_for(entry.class_name).plugs_into]
+
+
 # Of the commands that answer for several models: the first is also their `options.model`.
-Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=f"{_MODEL} [default: sd15]")]
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="MODEL", help=f"{_MODEL}; globs in quotes [default: sd15]", autocompletion=catalog_names),
+]
 
 # Of the commands that select attention layers.
 Kinds = Annotated[
-    list[str] | None, typer.Option("--kind", metavar="KIND,...", help=f"Only layers of these kinds: {', '.join(KINDS)} [default: all]")
+    list[str] | None,
+    typer.Option(
+        "--kind", metavar="KIND,...", help=f"Only layers of these kinds: {', '.join(KINDS)} [default: all]", autocompletion=lambda: KINDS
+    ),
 ]
 Stages = Annotated[
     list[str] | None,
@@ -43,10 +73,16 @@ class OutputOptions(Struct, frozen=True, kw_only=True):
 
     json: Annotated[bool, _output("--json", help="Same as --format json")] = False
     format: Annotated[
-        Literal["table", "json", "md", "csv", "tsv"] | None,
-        _output("--format", metavar="FORMAT", help="Output format: table, json, md, csv or tsv [default: by FILE's extension]"),
+        Literal["table", "json", "md", "csv", "tsv", "names"] | None,
+        _output("--format", metavar="FORMAT", help="table, json, md, csv, tsv or names (one a line) [default: by FILE's extension]"),
+    ] = None
+    columns: Annotated[
+        list[str] | None, _output("--columns", metavar="FIELD,...", help="Columns of the table, named as in JSON [default: what fits]")
     ] = None
     output: Annotated[str | None, _output("--output", "-o", metavar="FILE", help="Write to FILE instead of standard output")] = None
+    width: Annotated[
+        int | None, _output("--width", min=0, metavar="N", help="Columns of a table; 0: no limit [default: the terminal's]")
+    ] = None
     no_truncate: Annotated[bool, _output("--no-truncate", help="Do not shorten module paths")] = False
     quiet: Annotated[bool, _output("--quiet", "-q", help="Do not print notes and hints")] = False
 
@@ -68,7 +104,7 @@ class SourceOptions(OutputOptions, frozen=True, kw_only=True):
 class ModelOptions(SourceOptions, frozen=True, kw_only=True):
     """Which model, and from where."""
 
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)] = "sd15"
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL, autocompletion=catalog_names)] = "sd15"
     overrides: Annotated[
         list[str] | None, _source("--set", metavar="KEY=VALUE", help="Override a config key; may be given several times")
     ] = None
@@ -83,13 +119,32 @@ class PassOptions(ModelOptions, frozen=True, kw_only=True):
     vae_scale: Annotated[int | None, _size(metavar="N", help="VAE downscaling factor [default: from the model's files, or 8]")] = None
     attached: Annotated[
         str | None,
-        _attached("--with", metavar="MODEL", help="Attach a ControlNet or T2I-Adapter; ports also takes an IP-Adapter"),
+        _attached(
+            "--with",
+            metavar="MODEL",
+            help="Attach a ControlNet or T2I-Adapter; ports also takes an IP-Adapter",
+            autocompletion=_attachable_names,
+        ),
     ] = None
     freeu: Annotated[str | None, _attached(metavar="B1,B2,S1,S2", help="Enable FreeU with these factors")] = None
     device: Annotated[
-        str, _run("--device", metavar="DEVICE", help="auto, meta, cpu, cuda or cuda:N; auto is cuda if available, else meta")
+        str,
+        _run(
+            "--device",
+            metavar="DEVICE",
+            help="auto, meta, cpu, cuda or cuda:N; auto is cuda if available, else meta",
+            autocompletion=lambda: ["auto", "meta", "cpu", "cuda"],
+        ),
     ] = "auto"
-    dtype: Annotated[str | None, _run("--dtype", metavar="DTYPE", help="float32, float16, bfloat16 or float64 [default: float32]")] = None
+    dtype: Annotated[
+        str | None,
+        _run(
+            "--dtype",
+            metavar="DTYPE",
+            help="float32, float16, bfloat16 or float64 [default: float32]",
+            autocompletion=lambda: [*DTYPES],
+        ),
+    ] = None
     no_cache: Annotated[bool, _run("--no-cache", help="Ignore the cache")] = False
     force: Annotated[bool, _run("--force", help="Lift the size limits")] = False
 
@@ -102,6 +157,14 @@ class TraceOptions(PassOptions, frozen=True, kw_only=True):
         None
     )
     batch: Annotated[int, _size(metavar="N", help=_BATCH)] = 1
+
+
+class MemoryOptions(TraceOptions, frozen=True, kw_only=True):
+    """How to run one forward pass, and a training step."""
+
+    training: _Training = False
+    optimizer: _Optimizer = None
+    gradient_checkpointing: _Checkpointing = False
 
 
 class CheckOptions(PassOptions, frozen=True, kw_only=True):
@@ -120,12 +183,16 @@ class SweepOptions(PassOptions, frozen=True, kw_only=True):
         None
     )
     batch: Annotated[list[str] | None, _size(metavar="N,...", help=f"{_BATCH} [default: 1]")] = None
+    fit: Annotated[str | None, _size(metavar="BYTES", help="Find the largest batch that fits in this memory: 24GiB")] = None
+    training: _Training = False
+    optimizer: _Optimizer = None
+    gradient_checkpointing: _Checkpointing = False
 
 
 class DiffOptions(PassOptions, frozen=True, kw_only=True):
     """How to run one forward pass of each of two UNets."""
 
-    model: Annotated[str, typer.Argument(metavar="A", help=_MODEL)] = "sd15"
+    model: Annotated[str, typer.Argument(metavar="A", help=_MODEL, autocompletion=catalog_names)] = "sd15"
     res: Annotated[str | None, _size(metavar="N|HxW[,...]", help="Image size in pixels, or one each for A and B")] = None
     latent: Annotated[str | None, _size(metavar="N|HxW[,...]", help="Sample size, or one each for A and B [default: from the config]")] = (
         None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ import msgspec
 from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
 from unetinspect.record import to_json
+from unetinspect.record.selection import read_words
 from unetinspect.source.place import is_weights, unread_weights
-from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, save_file
+from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, print_labeled, save_file
+from unetinspect.terminal import columns_of, columns_wanted, wants_color, wrap_words
 from unetinspect.units import visible
-from unetinspect.views.render import Screen, render_csv, render_markdown, render_table, wrap_words
-from unetinspect.views.table import Table
+from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
+from unetinspect.views.table import Table, only_columns
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 OF_TABLES = ("txt", "json", "md", "csv", "tsv")
+OF_NAMED = (*OF_TABLES, "names")  # of tables whose records have names
+_WITH_COLUMNS = ("txt", "md", "csv", "tsv")
 _CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -35,6 +40,7 @@ class Output:
         decided_by: The option that decided it; "": none.
         screen: What a table is drawn for.
         path: The file to write the answer to; None is stdout.
+        label: What the one of several models is called that is answered for; None: there is only one.
     """
 
     def __init__(self, options: OutputOptions, *forms: str, what: str = "", drawn: str | None = None) -> None:
@@ -55,23 +61,30 @@ class Output:
         asked = {option: form for option, form in wanted.items() if form is not None}
         for option, form in asked.items():
             if form not in forms:
-                raise UsageError(f"{what} has no {form} form", hint=f"leave out {option}")
+                raise UsageError(f"{what or 'this command'} has no {form} form", hint=f"leave out {option}")
         suffix = Path(self.path or "").suffix.lower()
         if self.path is not None and (suffix in SUFFIXES or (suffix and not asked)):
-            asked[f"-o {self.path}"] = form_of(self.path, forms)
+            form = form_of(self.path, [form for form in forms if form != "names"])
+            asked[f"-o {self.path}"] = "names" if form == "txt" and options.format == "names" else form
         if len({*asked.values()}) > 1:
             first, *_, last = asked
             raise UsageError(f"{first} and {last} cannot be used together", hint=f"leave out {first}")
         self.decided_by, self.form = next(iter(asked.items()), ("", "txt"))
+        self._columns = read_words(options.columns, what="--columns")
+        if self._columns and ("csv" not in forms or self.form not in _WITH_COLUMNS):
+            wrong = f"--columns and {self.decided_by} cannot be used together" if "csv" in forms else f"{what} has no columns"
+            raise UsageError(wrong, hint="leave out --columns")
         self._quiet = options.quiet
         self._printed: set[str] = set()
-        self._label: str | None = None
+        self.label: str | None = None
         self._parts: list[str] | None = None
         self._rows: list[dict[str, Any]] = []
         self._fields: Sequence[str] = ()
+        width = options.width or None if options.width is not None or self.path is not None else _width()
         self.screen = Screen(
-            width=_width() if self.path is None else None,
-            color=self.path is None and _wants_color(),
+            width=width,
+            height=None if width is None or self._columns or self.form != "txt" else shutil.get_terminal_size().lines,
+            color=self.path is None and wants_color(sys.stdout),
             unicode=self.path is not None or _is_unicode(),
             shorten=not options.no_truncate,
         )
@@ -80,11 +93,16 @@ class Output:
         """Print tables for people, the records of the first for spreadsheets, `document` as JSON."""
         if self._parts is not None and self.form in ("csv", "tsv"):
             records = table.rows if table.records is None else table.records
-            self._rows += [{"model": self._label, **msgspec.to_builtins(record)} for record in records]
+            self._rows += [{"model": self.label, **msgspec.to_builtins(record)} for record in records]
             self._fields = ("model", *table.fields)
             return
+        if self._columns:
+            table, more = only_columns(table, self._columns), ()
         if self.form == "json":
             self.write_json(document)
+        elif self.form == "names":
+            names = (getattr(record, table.name) for record in (table.rows if table.records is None else table.records))
+            self.write("".join(f"{visible(name)}\n" for name in dict.fromkeys(names) if name))
         elif self.form == "md":
             self.write("\n".join(map(render_markdown, (table, *more))))
         elif self.form in ("csv", "tsv"):
@@ -108,8 +126,9 @@ class Output:
     def write(self, answer: str | bytes) -> None:
         """Write the whole answer; if it cannot be written to a file, that file is unchanged."""
         if self._parts is not None:
-            apart = "\n" if self._parts and self.form in ("txt", "md") else ""
-            self._parts.append(f"{apart}{answer!s}")
+            answer = str(answer)
+            is_apart = self.form in ("txt", "md") and any("\n" in part.strip() for part in (*self._parts[-1:], answer))
+            self._parts.append("\n" * (is_apart and bool(self._parts)) + answer)
             if self.path is None:
                 print_answer(self._parts[-1])
         elif self.path is None:
@@ -119,7 +138,7 @@ class Output:
 
     @contextmanager
     def several(self) -> Iterator[None]:
-        """Print the answers for several models: an empty line between tables, one table of all CSV rows, one file."""
+        """Print the answers for several models: an empty line around those of several lines, one table of all CSV rows, one file."""
         self._parts = []
         yield
         parts, self._parts = self._parts, None
@@ -129,18 +148,19 @@ class Output:
             self.write("".join(parts))
 
     @contextmanager
-    def labeled(self, label: str) -> Iterator[None]:
+    def labeled(self, label: str | None) -> Iterator[None]:
         """Put the label of one of several models before its notes, and into its rows of CSV."""
-        self._label = label
+        self.label = label
         try:
             yield
         finally:
-            self._label = None
+            self.label = None
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str], None]]:
         """Yield a function that shows the current step on stderr, if that is a terminal; the line is erased afterwards."""
-        if self._quiet or not _is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
+        width = columns_of(sys.stderr)
+        if self._quiet or width is None or os.environ.get("TERM") == "dumb":
             yield lambda step: None
             return
         clear = ""
@@ -148,7 +168,7 @@ class Output:
         def show_step(step: str) -> None:
             nonlocal clear
             clear = _CLEAR_LINE
-            print_aside(clear + visible(step)[: shutil.get_terminal_size().columns - 1], end="")
+            print_aside(clear + visible(step)[: width - 1], end="")
 
         try:
             yield show_step
@@ -157,32 +177,24 @@ class Output:
 
     def note(self, *lines: str) -> None:
         """Print what a reader of the answer should know to stderr."""
-        self._aside("note", lines if self._label is None else [f"{self._label}: {line}" for line in lines])
+        self._aside("note", lines if self.label is None else [f"{self.label}: {line}" for line in lines])
 
     def _aside(self, word: str, lines: Sequence[str]) -> None:
         for line in lines:
             if not self._quiet and line not in self._printed:  # two compared models may bring the same note
                 self._printed.add(line)
-                print_aside(f"{word}: {visible(line)}")
+                print_labeled(word, visible(line))
 
 
 def _width() -> int | None:
-    """Return the width to draw for: COLUMNS, if that is a width, or the terminal's; a pipe has none."""
-    wanted = os.environ.get("COLUMNS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    return shutil.get_terminal_size().columns if _is_terminal(sys.stdout) else None
+    """Return the width to draw for: COLUMNS, or the terminal's, also at the end of a pipe (`| less`); a file has none, nor a pipe in CI."""
+    return columns_wanted() or columns_of(sys.stdout) or (columns_of(sys.stderr) if _is_pipe(sys.stdout) else None)
 
 
-def _wants_color() -> bool:
-    """Only on a terminal, unless NO_COLOR (no-color.org) or FORCE_COLOR is set, in this order."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    return bool(os.environ.get("FORCE_COLOR")) or (_is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb")
-
-
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and bool(stream.isatty())
+def _is_pipe(stream: Any) -> bool:
+    with suppress(AttributeError, OSError):  # no stream, or one without a descriptor
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    return False
 
 
 def _is_unicode() -> bool:

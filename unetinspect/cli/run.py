@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import typer
 
 from unetinspect.cli.options import ModelOptions, PassOptions
 from unetinspect.cli.output import Output
-from unetinspect.errors import UnetInspectError, UsageError
+from unetinspect.errors import SourceError, UnetInspectError, UsageError
 from unetinspect.record import ModelInfo, Trace
 from unetinspect.run.cache import Recorder, open_cache
 from unetinspect.source import LoadedModel, read_model
 from unetinspect.source.parse import parse_value
+from unetinspect.source.read import models_at
 from unetinspect.streams import OutputError, print_error
 from unetinspect.unets.request import Request, make_request
 from unetinspect.unets.unknown_keys import explain_key
@@ -61,10 +62,17 @@ class Passes:
         return record
 
 
-def answer_models(options: ModelOptions, names: Sequence[str], output: Output, answer: Callable[[LoadedModel], int]) -> None:
+def answer_models(
+    options: ModelOptions,
+    names: Sequence[str],
+    output: Output,
+    answer: Callable[[LoadedModel], int],
+    *,
+    failed: Callable[[str, UnetInspectError], None] = lambda name, error: None,
+) -> None:
     """Answer for one model, or for each of several; all are read before the first is run. If one of several fails, the others go on.
 
-    `answer` prints, and returns an exit code.
+    `answer` prints, and returns an exit code. `failed` is told which model could not be read or answered for; the error is printed.
 
     Raises:
         UsageError: Several are standard input.
@@ -72,30 +80,35 @@ def answer_models(options: ModelOptions, names: Sequence[str], output: Output, a
     """
     if names.count("-") > 1:
         raise UsageError("- (standard input) can be given only once", hint="save it to a file")
-    models, codes = [], [0]
-    for name in names:
+    found = [(name, place) for name in names for place in ([name] if options.subfolder else models_at(name, output.note))]
+    several = len(found) > 1
+    models, codes = list[tuple[str, LoadedModel]](), [0]
+
+    def report(error: UnetInspectError, place: str, label: str = "") -> None:
+        print_error(label + error.message, error.hint)
+        failed(place, error)
+        codes.append(error.exit_code)
+
+    for _, place in found:
         try:
-            models.append(_read(options, name))
+            models.append((place, _read(options, place)))
         except UnetInspectError as error:
-            print_error(error.message, error.hint)
-            codes.append(error.exit_code)
-    if len(models) == len(names) == 1:
-        output.note(*models[0].notes)
-        codes.append(answer(models[0]))
-    elif len(models) == len(names):
-        own = [model.name for model in models]
-        labels = own if len(set(own)) == len(own) else names  # two runs with the same name are labeled as they were typed
-        with output.several():
-            for label, model in zip(labels, models, strict=True):
-                try:
-                    with output.labeled(label):
-                        output.note(*model.notes)
-                        codes.append(answer(model))
-                except OutputError:
-                    raise
-                except UnetInspectError as error:
-                    print_error(f"{label}: {error.message}", error.hint)
-                    codes.append(error.exit_code)
+            report(error, place)
+    read = {place for place, _ in models}
+    if any(place == name and place not in read for name, place in found):
+        models.clear()  # a typing error; of a folder or a glob, the others go on
+    own = [model.name for _, model in models]
+    labels = own if len(set(own)) == len(own) else [place for place, _ in models]  # two runs with the same name
+    with output.several() if several and models else nullcontext():
+        for label, (place, model) in zip(labels, models, strict=True):
+            try:
+                with output.labeled(label if several else None):
+                    output.note(*model.notes)
+                    codes.append(answer(model))
+            except OutputError:
+                raise
+            except UnetInspectError as error:
+                report(error, place, f"{label}: " if several else "")
     code = next((code for code in codes if code >= _FAILED), max(codes))
     if code:
         raise typer.Exit(code)
@@ -103,7 +116,7 @@ def answer_models(options: ModelOptions, names: Sequence[str], output: Output, a
 
 def request_of(options: PassOptions) -> Request:
     """Read the options that decide a pass; a size or batch that takes several values is left open."""
-    given = {name: getattr(options, name) for name in Request.__struct_fields__}
+    given = {name: getattr(options, name) for name in Request.__struct_fields__ if hasattr(options, name)}
     return make_request(**{name: value for name, value in given.items() if not isinstance(value, list | None)})
 
 
@@ -145,6 +158,21 @@ def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:
     model = _read(options, name)
     output.note(*model.notes)
     return model
+
+
+def read_first(options: ModelOptions, output: Output, second: str | None, *, command: str) -> LoadedModel:
+    """Read the model of a command that takes another argument after it, and print its notes.
+
+    Raises:
+        SourceError: It cannot be read; without a second argument, the hint is that MODEL comes first.
+    """
+    try:
+        return read_named(options, output, options.model)
+    except SourceError as error:
+        if second is not None:
+            raise
+        hint = f"{error.hint or ''}; put MODEL first: unetinspect {command} sd15 {options.model}".lstrip("; ")
+        raise SourceError(error.message, hint=hint) from None
 
 
 def _read(options: ModelOptions, name: str) -> LoadedModel:

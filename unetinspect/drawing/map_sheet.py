@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from unetinspect.capturing.captured import Captured, Captures, with_tensors
 from unetinspect.capturing.heat import colored, pictures_of
-from unetinspect.capturing.words import Prompt, positions_of
+from unetinspect.capturing.words import Prompt, choose_prompt, positions_of
 from unetinspect.drawing.png import png
 from unetinspect.drawing.svg import FONTS
 from unetinspect.drawing.text_width import shortened, text_width
@@ -52,7 +52,7 @@ def draw_maps(path: str, captures: Captures, tokens: Sequence[str] | None, *, pr
     asked = None
     if tokens is not None:
         asked = {token: positions_of(captures.prompts, int(token) if token.isdecimal() else token, prompt=prompt) for token in tokens}
-    words = _words(captures.prompts if prompt is None else captures.prompts[prompt : prompt + 1])
+    words = _words(choose_prompt(captures.prompts, prompt))
     rows = []
     for stored in captures.maps:
         (seen,) = with_tensors(path, [stored])

@@ -13,17 +13,20 @@ from unetinspect.observe import Observation
 from unetinspect.observe.calls import ModuleCall
 from unetinspect.observe.macs import MacKind, attention_macs
 from unetinspect.observe.tensors import dtype_name
+from unetinspect.observe.training import TrainingStep, optimizer_bytes, step_bytes
 from unetinspect.record import (
     Attention,
     AttentionCounts,
     AttentionKind,
     MacsByKind,
     Module,
+    Optimizer,
     Shape,
     Skip,
     SkipCounts,
     Stage,
     Totals,
+    TrainingMemory,
     Uncounted,
 )
 from unetinspect.record.stages import StageOf, paths_above, roles_of, stage_finder
@@ -153,7 +156,25 @@ def make_stages(modules: Iterable[Module], seen: Observation, attentions: Iterab
     )
 
 
-def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attention], whole: Module) -> Totals:
+def make_training(root: nn.Module, step: TrainingStep, optimizer: Optimizer, *, checkpointing: bool) -> TrainingMemory:
+    """Add up the memory of a training step."""
+    gradients, state = sum(tensor.nbytes for tensor in step.trained), optimizer_bytes(optimizer, step.trained)
+    created = step_bytes(optimizer, step.trained)
+    return TrainingMemory(
+        optimizer=optimizer,
+        gradient_checkpointing=checkpointing,
+        gradient_bytes=gradients,
+        optimizer_bytes=state,
+        kept_bytes=step.kept,
+        peak_activation_bytes=step.peak,
+        step_bytes=created,
+        total_bytes=sum(weight.nbytes for weight in root.parameters()) + gradients + state + max(step.peak, created),
+    )
+
+
+def make_totals(
+    root: nn.Module, seen: Observation, attentions: Iterable[Attention], whole: Module, training: TrainingMemory | None = None
+) -> Totals:
     """Add up the whole UNet, which `whole` describes as a module."""
     weights: Counter[str] = Counter()
     for parameter in root.parameters():
@@ -166,6 +187,8 @@ def make_totals(root: nn.Module, seen: Observation, attentions: Iterable[Attenti
         peak_activation_in=seen.peak.call.path if seen.peak.call else None,
         peak_activation_bytes_with_maps=seen.peak_with_maps.size,
         peak_activation_in_with_maps=seen.peak_with_maps.call.path if seen.peak_with_maps.call else None,
+        inference_bytes=weights.total() + seen.peak.size,
+        training=training,
         uncounted=tuple(
             Uncounted(op=op, calls=calls) for op, calls in sorted(seen.uncounted.items(), key=lambda item: (-item[1], item[0])) if calls
         ),

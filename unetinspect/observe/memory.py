@@ -119,14 +119,14 @@ class MemoryWatch:
         key = (*map(_signature, args), *((name, _signature(value)) for name, value in kwargs.items()))
         if key not in self._scratch:
             given, named = list(map(_on_meta, args)), {name: _on_meta(value) for name, value in kwargs.items()}
-            scratch = _Scratch()
+            scratch = PeakWatch()
             with scratch:
                 run(*given, **named)
             self._scratch[key] = scratch.peak
         return self._scratch[key]
 
 
-class _Scratch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class PeakWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Measures the peak of operations beyond what they are given."""
 
     def __init__(self) -> None:
@@ -134,9 +134,15 @@ class _Scratch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live = LiveBytes()
 
+    @property
+    def now(self) -> int:
+        """The bytes that are alive."""
+        return self._live.now
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         inputs = tensors_in([args, kwargs])
-        output = meta_kernels.run(func, args, kwargs or {}, inputs)
+        # A subclass of torch.Tensor has its own results.
+        output = func(*args, **(kwargs or {})) if types else meta_kernels.run(func, args, kwargs or {}, inputs)
         self._live.add(inputs, tensors_in(output))
         self.peak = max(self.peak, self._live.now)
         return output

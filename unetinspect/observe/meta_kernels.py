@@ -70,13 +70,19 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     torch's kernels, the output has the layout of the query: in diffusers the heads of a token side by side, so that joining
     them afterwards copies nothing.
     """
-    fits = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]
-    if not (query.is_meta and query.ndim == 4 and fits and query.dtype == key.dtype == value.dtype and _is_plain_mask(mask, query, key)):
+    if not is_fused(query, key, value, mask):
         return None
     if value.shape[-1] == query.shape[-1]:
         return _laid_out(query.shape, query.dtype, (query,))
     batch, heads, tokens, _ = query.shape
     return _row_major((batch, tokens, heads, value.shape[-1]), query.dtype).transpose(1, 2)
+
+
+def is_fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Return whether attention of these operands on meta is a single operation: none needs broadcasting or promotion."""
+    fits = query.shape[:-2] == key.shape[:-2] == value.shape[:-2] and query.shape[-1] == key.shape[-1] and key.shape[-2] == value.shape[-2]
+    is_plain = fits and query.dtype == key.dtype == value.dtype and _is_plain_mask(mask, query, key)
+    return query.is_meta and query.ndim == 4 and is_plain
 
 
 def _is_plain_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> bool:
@@ -97,7 +103,8 @@ def _recall(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _made(known) if isinstance(known[-1], torch.dtype) else tuple(map(_made, known))
     result = func(*args, **kwargs)
     outputs = tensors_in(result)
-    if all(output.is_meta and output.untyped_storage().nbytes() == _extent(output) for output in outputs):
+    is_whole = len(outputs) == len(func._schema.returns)  # an operation of a backward pass returns None for what is not needed
+    if is_whole and all(output.is_meta and output.untyped_storage().nbytes() == _extent(output) for output in outputs):
         layouts = tuple((tuple(output.shape), output.stride(), output.dtype) for output in outputs)
         _remembered[key] = layouts[0] if isinstance(result, Tensor) else layouts
     return result

@@ -32,6 +32,7 @@ from unetinspect.record.sections import (
     ChangeKind,
     MacsByKind,
     Module,
+    Optimizer,
     Port,
     PortKind,
     Role,
@@ -40,6 +41,7 @@ from unetinspect.record.sections import (
     SkipCounts,
     Stage,
     Totals,
+    TrainingMemory,
     Uncounted,
 )
 from unetinspect.record.trace import SCHEMA, Envelope, Trace, to_json

@@ -24,6 +24,7 @@ class Finding(Struct, frozen=True, kw_only=True):
         count: How many tensors it is about.
         examples: The first few of them: name, shape in the file, shape in the UNet.
         stops: Whether the UNet cannot be built or run because of it, at whatever size.
+        follows: Whether it is a consequence of the finding before it that does not follow: the file is for another family.
     """
 
     about: Literal["config", "size", "weights", "expectation"]
@@ -47,6 +48,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     count: int | None = None
     examples: tuple[TensorDifference, ...] = ()
     stops: bool = False
+    follows: bool = False
 
 
 class TensorDifference(Struct, frozen=True, kw_only=True):
@@ -118,6 +120,7 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
         fits: Models of the catalog that it fits.
         notes: What is around the names of its tensors, and how they are quantized, a sentence each.
         summary: What a LoRA is, and how much of it matches; None: it is no LoRA.
+        family: What the file belongs to, as the catalog calls it; None where the header does not show it.
     """
 
     name: str
@@ -130,6 +133,10 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
     fits: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     summary: str | None = None
+    family: str | None = None
+
+
+Comparison = Literal["=", "!=", "<", "<=", ">", ">="]
 
 
 class Expectation(Struct, frozen=True, kw_only=True):
@@ -138,14 +145,16 @@ class Expectation(Struct, frozen=True, kw_only=True):
     Attributes:
         key: The path in the record, as `--expect` was given it.
         expected: The value that was given.
-        found: The record's own; None also where it has no such path.
-        holds: Whether they are equal.
+        found: The record's own; None also where no pass ran.
+        holds: Whether it compares with the expected one as it should.
+        comparison: How the found value should compare with the expected one.
     """
 
     key: str
     expected: Any
     found: Any
     holds: bool
+    comparison: Comparison = "="
 
 
 class Check(Struct, frozen=True, kw_only=True):

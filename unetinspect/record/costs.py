@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from msgspec import Struct
 
 from unetinspect.record.run import Excerpt, Run, Shape
-from unetinspect.record.sections import Attention, MacsByKind, Role, Stage, Totals
+from unetinspect.record.sections import Attention, MacsByKind, Role, Stage, Totals, TrainingMemory
 
 AttentionMode = Literal["sdpa", "math", "slicing"]
 
@@ -40,6 +40,8 @@ class SweepPoint(Excerpt, frozen=True, kw_only=True):
         tokens: Query tokens of the largest attention map; None without attention.
         largest_map: The largest attention map.
         output_shape: The shape of the output: some UNets return another size than that of their sample.
+        fit_bytes: The memory in which the largest batch was to fit; None if the batch was given.
+        fits: Whether the total is within `fit_bytes`; if not, `batch` is 1.
         error: Why it failed, in one sentence.
         hint: What would run instead.
     """
@@ -65,8 +67,17 @@ class SweepPoint(Excerpt, frozen=True, kw_only=True):
     peak_activation_bytes_with_maps: int | None = None
     largest_map: LargestMap | None = None
     output_shape: Shape | None = None
+    inference_bytes: int | None = None
+    training: TrainingMemory | None = None
+    fit_bytes: int | None = None
+    fits: bool | None = None
     error: str | None = None
     hint: str | None = None
+
+    @property
+    def total_bytes(self) -> int | None:
+        """The memory of the training step, if one was asked for, or else of the forward pass."""
+        return self.training.total_bytes if self.training else self.inference_bytes
 
 
 class Spread(Struct, frozen=True, kw_only=True):

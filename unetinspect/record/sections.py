@@ -11,6 +11,7 @@ from unetinspect.record.run import Excerpt, Shape
 Role = Literal["embed", "in", "down", "mid", "up", "out"]
 PortKind = Literal["controlnet", "t2i-adapter", "ip-adapter"]
 AttentionKind = Literal["self", "cross", "joint", "temporal", "pooling"]
+Optimizer = Literal["adamw", "sgd", "adafactor", "8bit"]
 
 
 class AttentionCounts(Struct, frozen=True, kw_only=True, rename={"self_": "self"}):
@@ -94,6 +95,30 @@ class Module(Struct, frozen=True, kw_only=True):
     tensors: dict[str, Shape] = {}
 
 
+class TrainingMemory(Struct, frozen=True, kw_only=True):
+    """The memory of one training step, in bytes: a forward and a backward pass in train mode, and the optimizer's step.
+
+    Attributes:
+        optimizer: "adamw", "sgd" (without momentum) or "adafactor" of torch, or "8bit": AdamW8bit of bitsandbytes.
+        gradient_checkpointing: Whether blocks ran again in the backward pass instead of keeping their activations.
+        gradient_bytes: The gradients of the parameters that are trained.
+        optimizer_bytes: The optimizer's state.
+        kept_bytes: What the forward pass keeps for the backward pass, and its output.
+        peak_activation_bytes: The peak of what the two passes create: `kept_bytes`, and what the backward pass adds to it.
+        step_bytes: What the optimizer's step creates, when the activations are freed.
+        total_bytes: Weights, gradients and state, and the larger of `peak_activation_bytes` and `step_bytes`.
+    """
+
+    optimizer: Optimizer
+    gradient_checkpointing: bool
+    gradient_bytes: int
+    optimizer_bytes: int
+    kept_bytes: int
+    peak_activation_bytes: int
+    step_bytes: int
+    total_bytes: int
+
+
 class Totals(Excerpt, frozen=True, kw_only=True):
     """The whole UNet in a few numbers. Costs are None in records of old versions, which did not count them.
 
@@ -107,6 +132,8 @@ class Totals(Excerpt, frozen=True, kw_only=True):
         peak_activation_in: The module whose forward ran then.
         peak_activation_bytes_with_maps: The same if torch's math attention, which materializes maps, replaced fused attention.
         peak_activation_in_with_maps: The module whose forward ran then.
+        inference_bytes: Weights and the peak of activations: `weight_bytes + peak_activation_bytes`.
+        training: The memory of a training step; None if it was not asked for.
         attention: Attention layers by kind.
         skips: Skips.
         uncounted: Operations without a FLOP formula.
@@ -124,6 +151,8 @@ class Totals(Excerpt, frozen=True, kw_only=True):
     peak_activation_in: str | None = None
     peak_activation_bytes_with_maps: int | None = None
     peak_activation_in_with_maps: str | None = None
+    inference_bytes: int | None = None
+    training: TrainingMemory | None = None
     attention: AttentionCounts
     skips: SkipCounts
     uncounted: tuple[Uncounted, ...] = ()

@@ -111,14 +111,16 @@ def pick_skips(record: Trace, *, stages: Sequence[str] = (), sources: Sequence[s
     )
 
 
-def pick_modules(record: Trace, *, stages: Sequence[str] = ()) -> list[Module]:
-    """Return the modules of a record that are one of the stages, or in one; empty matches all.
+def pick_modules(record: Trace, *, stages: Sequence[str] = (), path: str | None = None) -> list[Module]:
+    """Return the modules of a record that are one of the stages or `path`, or in one of them; empty matches all.
 
     Raises:
-        UsageError: The record does not have one of the stages.
+        UsageError: The record does not have one of them.
     """
     _check_stages(stages, record)
-    return [module for module in record.modules if in_stages(module.path, stages)]
+    picked = () if path is None else (path,)
+    _check_names(picked, [module.path for module in record.modules], record, what="module", listed_by="tree")
+    return [module for module in record.modules if in_stages(module.path, stages) and in_stages(module.path, picked)]
 
 
 def in_stages(path: str, stages: Sequence[str]) -> bool:

@@ -114,6 +114,9 @@ def request_to_fit(run: Run, request: Request, config: ResolvedConfig) -> Reques
         frames=run.frames if has_frames else None,
         tokens=None if builder.condition(config.values) is None else request.tokens,
         freeu=None,
+        training=False,
+        optimizer=None,
+        gradient_checkpointing=False,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import os
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from unetinspect.errors import UnetInspectError
 from unetinspect.record import SCHEMA, Envelope, ModelInfo, NearSize, Trace
 from unetinspect.run.resolve import ConfigClass, ResolvedConfig, config_class, described, model_info, resolve_config
 from unetinspect.source.loaded import LoadedModel
@@ -216,6 +218,22 @@ class Recorder:
         record = self._cached(Trace, key, lambda: self._tracer.observe(request, attached))
         return described(record, self.model, self.config, request, attached)
 
+    def kept(self, request: Request) -> Trace | None:
+        """Return the record of a pass if it is in the cache; nothing is imported to find out."""
+
+        def known(name: Any) -> ConfigClass:
+            found = self._cache and self._cache.get(ConfigClass, _key(("class", name), self._code) or "")
+            if not found:
+                raise LookupError(name)
+            return found
+
+        with suppress(LookupError, UnetInspectError):  # an error is found again by a pass
+            config = resolve_config(self.model.config, self.overrides, class_of=known)
+            key = record_key(self.model, config, request, code=self._code)
+            record = self._cache.get(Trace, key) if self._cache is not None and key is not None else None
+            return record and described(record, self.model, config, request)
+        return None
+
     def answer(self, asked: Any, answer: Callable[[], Envelope]) -> Envelope:
         """Return the answer to another question about this model, from the cache or from `answer`.
 
@@ -231,7 +249,9 @@ class Recorder:
     @cached_property
     def _tracer(self) -> Tracer:
         self._say_import()
-        from unetinspect.run.tracer import Tracer
+        with warnings.catch_warnings():  # as in `diffusers_class`
+            warnings.simplefilter("ignore")
+            from unetinspect.run.tracer import Tracer
 
         return Tracer(self.model, self.overrides, force=self.force, say=self._say)
 
@@ -284,7 +304,7 @@ def _decides(model: LoadedModel, config: ResolvedConfig) -> tuple[Any, ...]:
     """Return what a pass depends on. A checkpoint is compared with the UNet, and a note contains its name."""
     weights = model.weights
     verified = None if weights is None else (model.name, weights.header, weights.checkpoint, bool(config.overridden))
-    return config.class_name, config.values, model.vae_scale_factor, model.medium or config.medium, verified
+    return config.class_name, config.values, model.vae_scale_factor, model.default_size, model.medium or config.medium, verified
 
 
 def _key(decides: Any, code: str | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, takewhile
 from math import ceil
 from traceback import walk_tb
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from msgspec.structs import replace
-from torch import nn
+from torch import Tensor, nn
 
 from unetinspect.errors import ForwardError
 from unetinspect.observe import ForwardRaisedError
@@ -31,12 +31,13 @@ _SIZES_SECONDS = 3.0
 
 
 class Runner(NamedTuple):
-    """A UNet that is ready to run: its model and config, how to call it, and the device and dtype of its inputs."""
+    """A UNet that is ready to run: its model and config, how to call it, what is trained, and the device and dtype of its inputs."""
 
     model: LoadedModel
     config: ResolvedConfig
     unet: nn.Module
     call: Callable[[Mapping[str, Any]], Any]
+    trained: Sequence[Tensor]
     device: torch.device
     dtype: torch.dtype
 

@@ -33,6 +33,7 @@ from unetinspect.run.resolve import ResolvedConfig
 from unetinspect.source.hub_id import is_repo_id
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import InputSpec, supported_classes
+from unetinspect.unets.request import Request
 from unetinspect.units import plural
 
 _IMAGE_PATCHES = 257  # of CLIP ViT-H/14 at 224 px: 16 x 16 patches and one for the whole
@@ -40,6 +41,8 @@ _IMAGE_PATCHES = 257  # of CLIP ViT-H/14 at 224 px: 16 x 16 patches and one for 
 _NOT_THE_USERS = {"torch", "diffusers", "unetinspect", *sys.stdlib_module_names}
 _NOT_CARRIED = ("training", "gradient_checkpointing")  # without effect in a pass without gradients
 Call = Callable[[Mapping[str, Any]], Any]
+Trained = list[Tensor]
+Notes = tuple[str, ...]
 _OFFLOADING = {"group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading"}
 
 
@@ -101,22 +104,30 @@ class LiveModule:
             )
 
     @contextmanager
-    def ready(self, config: ResolvedConfig, device: torch.device, dtype: str | None) -> Iterator[tuple[nn.Module, Call, tuple[str, ...]]]:
-        """Give the UNet that runs on `device`, in eval mode, how to call it, and notes; afterwards every module is as it was."""
+    def ready(self, config: ResolvedConfig, device: torch.device, request: Request) -> Iterator[tuple[nn.Module, Call, Trained, Notes]]:
+        """Give the UNet that runs on `device`, in eval mode, how to call it, the tensors that are trained, and notes.
+
+        Afterwards every module is as it was. Only parameters that require a gradient are trained.
+        """
         copy = FreshCopy(self.module, config)
+        dtype = request.dtype
         if copy.unet is not None:
             unet = copy.unet
-            copy.take_tensors(lambda tensor: _on_device(tensor, device, dtype))
-            yield unet, lambda inputs: unet(**inputs), copy.notes
+            copy.take_tensors(lambda tensor: _on_device(tensor, device, dtype), frozen=request.training)
+            yield unet, lambda inputs: unet(**inputs), [own for own in unet.parameters() if own.requires_grad], copy.notes
             return
         named = (*self.module.named_parameters(), *self.module.named_buffers())
-        tensors = {name: moved for name, tensor in named if (moved := _on_device(tensor, device, dtype)) is not tensor}
+        if request.training:  # other tensors than the module's own, even if they share its memory: they get gradients
+            tensors = {name: _on_device(each, device, dtype).detach().requires_grad_(each.requires_grad) for name, each in named}
+        else:
+            tensors = {name: moved for name, each in named if (moved := _on_device(each, device, dtype)) is not each}
+        trained = [tensor for tensor in tensors.values() if tensor.requires_grad]
         during = [(module, _during_a_pass(module)) for module in self.module.modules()]
         before = [(module, {name: vars(module)[name] for name in changed}) for module, changed in during]
         try:
             for module, changed in during:
                 vars(module).update(changed)
-            yield self.module, lambda inputs: functional_call(self.module, tensors, (), dict(inputs)), copy.notes
+            yield self.module, lambda inputs: functional_call(self.module, tensors, (), dict(inputs)), trained, copy.notes
         finally:
             for module, own in before:
                 vars(module).update(own)
@@ -155,13 +166,16 @@ class FreshCopy:
             notes.append(f"traced without perturbed-attention guidance (PAG), which is set on {layers}")
         return tuple(notes)
 
-    def take_tensors(self, moved: Callable[[Tensor], Tensor]) -> None:
-        """Give the copy each parameter and buffer of the live module, `moved` to the device of the pass."""
+    def take_tensors(self, moved: Callable[[Tensor], Tensor], *, frozen: bool = False) -> None:
+        """Give the copy each parameter and buffer of the live module, `moved` to the device of the pass.
+
+        `frozen` is whether parameters that require no gradient in the live module require none here.
+        """
         for fresh, tensors in self._tensors:
             for name, tensor in tensors.items():
                 own = moved(tensor)
                 if isinstance(tensor, nn.Parameter):  # with a gradient as after a build: torch's matmul allocates less for it
-                    own = nn.Parameter(own, requires_grad=own.is_floating_point())
+                    own = nn.Parameter(own, requires_grad=tensor.requires_grad if frozen else own.is_floating_point())
                 setattr(fresh, name, own)
 
     def _match(self, live: nn.Module, fresh: nn.Module) -> None:

@@ -6,6 +6,7 @@ No torch. diffusers is imported only for a class that is not known yet.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -153,7 +154,9 @@ def diffusers_class(class_name: str) -> type[Any]:
     """
     module = builder_for(class_name).module
     try:
-        found: type[Any] = getattr(import_module(module), class_name)
+        with warnings.catch_warnings():  # older versions of diffusers warn of torch's when they are imported
+            warnings.simplefilter("ignore")
+            found: type[Any] = getattr(import_module(module), class_name)
     except (ImportError, AttributeError):
         import diffusers
 
@@ -226,7 +229,9 @@ def plan_pass(model: LoadedModel, class_name: str, values: Mapping[str, Any], re
     known = VaeScale(model.vae_scale_factor, model.vae_scale_from)
     try:
         cfg, reason = decide_cfg(request, builder.condition(values))
-        sizes = decide_sizes(request, values, builder, known, model.medium)
+        # Another sample_size than the model's own is meant to be run.
+        is_own = model.config.get("sample_size") == values.get("sample_size")
+        sizes = decide_sizes(request, values, builder, known, medium=model.medium, default=model.default_size if is_own else None)
         batch = 2 * request.batch if cfg else request.batch
         plan = Plan(batch=batch, size=sizes.sample_size, tokens=request.tokens, frames=sizes.frames.value if sizes.frames else None)
         specs = tuple(builder.inputs(values, plan))

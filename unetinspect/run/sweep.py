@@ -21,11 +21,12 @@ def sweep(
     latent: Sequence[Size] = (),
     batch: Sequence[int] = (1,),
     attached: LoadedModel | None = None,
+    fit: int | None = None,
 ) -> tuple[tuple[SweepPoint, ...], Trace | None]:
     """`record` a pass at each size and each batch; returns the costs of each, and the record of the last that ran.
 
     `res` are sizes of the image, `latent` of the sample; the default is half, once, one and a half times and twice the UNet's own
-    sample size. `request` has all other options of a pass.
+    sample size. `request` has all other options of a pass. `fit`, in bytes, asks for the largest batch of each size that fits.
 
     Raises:
         UsageError: Every size is refused because of an option.
@@ -39,17 +40,53 @@ def sweep(
         *(replace(request, res=size, batch=number) for size, number in product(res, batch)),
         *(replace(request, latent=size, batch=number) for size, number in product(latent, batch)),
     ]
-    points, last, refusals = [], None, []
-    for asked in requests:
+    last: Trace | None = None
+    refusals = {}
+
+    def run(asked: Request) -> SweepPoint:
+        nonlocal last
         try:
             last = record(asked, attached)
-            points.append(_cost(last))
+            return _cost(last)
         except (UsageError, ForwardError) as error:
-            refusals += [error] if isinstance(error, UsageError) else []
-            points.append(_failed(asked, error, attached))
-    if len(refusals) == len(requests):
-        raise refusals[0]
+            if isinstance(error, UsageError):
+                refusals[asked] = error
+            return _failed(asked, error, attached)
+
+    points = [run(asked) if fit is None else _largest_batch(run, asked, fit) for asked in requests]
+    if refusals.keys() >= set(requests):
+        raise refusals[requests[0]]
     return tuple(points if last is None else [_with_both_sizes(point, last.run) for point in points]), last
+
+
+def _largest_batch(run: Callable[[Request], SweepPoint], asked: Request, limit: int) -> SweepPoint:
+    """Find the largest batch whose total is within `limit` bytes, by passes: that of the answer fits, and that of one more does not.
+
+    The total grows with the batch, mostly on a line, so the next batch to try is where a line through two passes meets the limit.
+    A batch of 1 is returned if even that does not fit.
+    """
+
+    def fits(point: SweepPoint) -> bool:
+        return point.total_bytes is not None and point.total_bytes <= limit
+
+    below = best = run(replace(asked, batch=1))
+    if not fits(best):
+        return replace(best, fit_bytes=limit, fits=None if best.error else False)
+    above: SweepPoint | None = None
+    batch = 2
+    while above is None or above.batch - best.batch > 1:
+        point = run(replace(asked, batch=batch))
+        if fits(point):
+            below, best = best, point
+        else:
+            above = point
+        one, other = (below, best) if above is None else (best, above)
+        gap, growth = other.batch - one.batch, (other.total_bytes or 0) - (one.total_bytes or 0)
+        blindly = 2 * gap if above is None else gap // 2  # where the optimizer's step decides, or the larger batch failed
+        more = (limit - (best.total_bytes or 0)) * gap // growth if growth > 0 else blindly
+        batch = best.batch + max(more, 1)
+        batch = batch if above is None else min(batch, above.batch - 1)
+    return replace(best, fit_bytes=limit, fits=True)
 
 
 def _cost(record: Trace) -> SweepPoint:

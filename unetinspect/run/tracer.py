@@ -12,11 +12,20 @@ import torch
 from msgspec.structs import asdict, replace
 from torch import nn
 
-from unetinspect.errors import ConfigError, UnetInspectError, UsageError
+from unetinspect.errors import ConfigError, ForwardError, UnetInspectError, UsageError
 from unetinspect.observe import ForwardRaisedError, Observation, watch_forward
-from unetinspect.observe.assemble import make_attentions, make_modules, make_skips, make_stages, make_totals, stage_finder_of
+from unetinspect.observe.assemble import (
+    make_attentions,
+    make_modules,
+    make_skips,
+    make_stages,
+    make_totals,
+    make_training,
+    stage_finder_of,
+)
 from unetinspect.observe.tensors import dtype_name
-from unetinspect.record import InputInfo, NearSize, OutputInfo, Run, TensorInfo, Trace
+from unetinspect.observe.training import watch_training
+from unetinspect.record import InputInfo, NearSize, OutputInfo, Run, TensorInfo, Trace, TrainingMemory
 from unetinspect.run.attach import find_fit, freeu, make_ports, request_to_fit, residual_specs
 from unetinspect.run.build import (
     BuildError,
@@ -79,6 +88,7 @@ class Tracer:
         return described(self.observe(request, attached), self._model, self._config, request, attached)
 
     @collector_paused()
+    @torch.inference_mode(mode=False)  # the caller's: in it, torch shows a mode whole layers, which have no formula
     def observe(self, request: Request, attached: LoadedModel | None = None) -> Trace:
         """Trace one forward pass as `trace` does, with the notes of the pass alone: `described` adds the rest."""
         planned, runner = self._ready(request)
@@ -104,7 +114,10 @@ class Tracer:
                 self._say(f"building {self._model.name}")
                 unet = build_unet(self._config, device=device, dtype=dtype, name=self._model.name, force=self._force)
                 self._notes = (*self._notes, *self._verified(unet))
-                self._runners[device, dtype] = Runner(self._model, self._config, unet, lambda inputs: unet(**inputs), device, dtype)
+                trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+                self._runners[device, dtype] = Runner(
+                    self._model, self._config, unet, lambda inputs: unet(**inputs), trained, device, dtype
+                )
             return planned, self._runners[device, dtype]
         except (BuildError, InputsError) as error:
             raise self._mistaken(error) from error
@@ -167,8 +180,8 @@ def trace_module(module: nn.Module, request: Request, attached: LoadedModel | No
     config = resolve_config(live.model.config, adapt=False)
     planned = plan_pass(live.model, config.class_name, config.values, request)
     planned = replace(planned, specs=(*planned.specs, *live.added_specs(planned.plan.batch)))
-    with collector_paused(), live.ready(config, device, request.dtype) as (unet, call, notes):
-        runner = Runner(live.model, config, unet, call, device, dtype)
+    with collector_paused(), torch.inference_mode(mode=False), live.ready(config, device, request) as (unet, call, trained, notes):
+        runner = Runner(live.model, config, unet, call, trained, device, dtype)
         try:
             record = _trace_first(planned, runner, attached)
         except ForwardRaisedError as failure:
@@ -210,7 +223,8 @@ def _trace(planned: PlannedPass, runner: Runner) -> Trace:
         seen = watch_forward(lambda: runner.call(inputs), runner.unet, dict(named_tensors(inputs)), stage_of, frame_axes)
     attentions = make_attentions(runner.unet, seen, stage_of)
     modules = make_modules(runner.unet, seen)
-    totals = make_totals(runner.unet, seen, attentions, modules[0])
+    training = _train(planned, runner, inputs) if planned.request.training else None
+    totals = make_totals(runner.unet, seen, attentions, modules[0], training)
     outputs = tuple(
         OutputInfo(name=name, shape=tuple(tensor.shape), dtype=dtype_name(tensor.dtype)) for name, tensor in named_tensors(seen.returned)
     )
@@ -226,6 +240,24 @@ def _trace(planned: PlannedPass, runner: Runner) -> Trace:
         outputs=outputs,
         ports=make_ports(runner.unet, seen, attentions, stage_of),
     )
+
+
+def _train(planned: PlannedPass, runner: Runner, inputs: Mapping[str, Any]) -> TrainingMemory:
+    """Run a training step of the UNet; returns its memory."""
+    request, name = planned.request, runner.model.name
+    if not runner.trained:
+        raise UsageError(f"no parameter of {name} requires a gradient", hint="unet.requires_grad_(True) trains all of them")
+    try:
+        with quiet_diffusers(), freeu(runner.unet, request.freeu):
+            checkpointing = request.gradient_checkpointing
+            step = watch_training(lambda: runner.call(inputs), runner.unet, runner.trained, checkpointing=checkpointing)
+    except UnetInspectError:
+        raise
+    except Exception as error:  # as in the forward pass, anything
+        raise ForwardError(
+            f"the training step of {name} failed: {first_line(error)}", hint="without --training, the forward pass runs"
+        ) from error
+    return make_training(runner.unet, step, request.optimizer or "adamw", checkpointing=checkpointing)
 
 
 def _run_info(planned: PlannedPass, runner: Runner, seen: Observation) -> Run:

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from unetinspect.catalog import Entry, load_catalog
+from unetinspect.catalog import Entry, PipelineSize, find_hub_id, load_catalog
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.errors import SourceError
 from unetinspect.record import Checkpoint, Medium, Source, Trace
@@ -65,7 +65,7 @@ class LoadedWeights(Struct, frozen=True, kw_only=True):
             )
             error.weights = self
             raise error
-        return model.with_vae_of(load_catalog().get(found.models[0]) if found.models else None)
+        return model.with_pixels_of(load_catalog().get(found.models[0]) if found.models else None)
 
 
 class LoadedModel(Struct, frozen=True, kw_only=True):
@@ -78,6 +78,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
         vae_scale_factor: Pixels per sample cell along one side; None: unknown.
         vae_scale_from: Where the factor was read ("vae/config.json", "catalog"); "": unknown.
         medium: What the pixels form; None: the class alone decides it.
+        default_size: What its pipeline makes by default; None: what the config says.
         notes: What to say on stderr: a fallback, a copy from the cache.
         trace: The saved record, if MODEL was one; `config` is its config.
         weights: The checkpoint, if MODEL was one; `config` is inferred from it or was found beside it.
@@ -89,6 +90,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     vae_scale_factor: int | float | None = None
     vae_scale_from: str = ""
     medium: Medium | None = None
+    default_size: PipelineSize | None = None
     notes: tuple[str, ...] = ()
     trace: Trace | None = None
     weights: LoadedWeights | None = None
@@ -96,19 +98,23 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     @classmethod
     def from_trace(cls, trace: Trace) -> LoadedModel:
         """Return a record's model, to trace it again: its config as it was given, its name, its VAE scale factor."""
-        model, run = trace.model, trace.run
+        model, run, source = trace.model, trace.run, trace.model.source
+        known = find_hub_id(source.location, source.subfolder or "") if source.kind in ("catalog", "hub") else None
         return cls(
             name=model.name,
             config=model.given_config,
-            source=model.source,
+            source=source,
             vae_scale_factor=run.vae_scale_factor,
             vae_scale_from=run.vae_scale_from,
             medium=run.medium,
+            default_size=known[0].default_size if known else None,
         )
 
-    def with_vae_of(self, entry: Entry | None) -> LoadedModel:
-        """Return the model with the catalog's VAE scale factor, unless its own files have one."""
-        if entry is None or self.vae_scale_factor is not None:
+    def with_pixels_of(self, entry: Entry | None) -> LoadedModel:
+        """Return the model with what the catalog knows of its pixels; of a VAE scale factor in its own files, that."""
+        if entry is None:
             return self
-        factor = entry.vae_scale_factor
-        return replace(self, vae_scale_factor=factor, vae_scale_from="" if factor is None else "catalog", medium=entry.medium)
+        model, factor = replace(self, medium=entry.medium, default_size=entry.default_size), entry.vae_scale_factor
+        if self.vae_scale_factor is not None:
+            return model
+        return replace(model, vae_scale_factor=factor, vae_scale_from="" if factor is None else "catalog")

@@ -19,7 +19,8 @@ from unetinspect.source.hub_id import clean_folder
 from unetinspect.source.loaded import LoadedModel, LoadedWeights
 from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file
 from unetinspect.source.pipeline import find_model, pipeline_classes, weights_in
-from unetinspect.source.place import INDEX_SUFFIX, Folder, is_weights, unread_weights
+from unetinspect.source.place import GLOB, INDEX_SUFFIX, Folder, is_weights, unread_weights
+from unetinspect.source.sections import find_unet
 from unetinspect.streams import reason
 from unetinspect.unets import class_like, supported_classes
 from unetinspect.units import plural
@@ -27,7 +28,8 @@ from unetinspect.units import plural
 _CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
 _CHECKPOINT = re.compile(r".*\.(?:safetensors(?:\.index\.json)?|gguf)", re.IGNORECASE)
 _CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
-GLOB = re.compile(r"[*?\[]")
+# What `find_unet` finds a UNet by that has no `_class_name`: the class, keys of diffusers, the targets and flags of other code.
+_WORDS_OF_UNETS = (b"block_out_channels", b"_block_types", b"openaimodel", b"video_model", b"num_res_blocks")
 _A_GLOB = "give a folder, or a glob in quotes: 'runs/*/unet'"
 # A folder of runs and the hub's cache have less of each: with more, it is a whole disk.
 MAX_DEPTH = 12
@@ -152,30 +154,46 @@ def _name_of(path: Path) -> str:
 def find_models(place: str, note: Callable[[str], None]) -> list[tuple[str, LoadedModel]]:
     """Read every UNet config under a folder, or under whatever a glob matches; returns each with its path, sorted by it.
 
-    A config is a JSON or YAML file with a `_class_name` that can be traced; other files are skipped. Links to folders and
-    hidden folders are not followed, nor are folders more than `MAX_DEPTH` levels down. `note` receives what cannot be read.
+    A config is a JSON or YAML file that describes a UNet, at the top or in a section; other files are skipped. Links to folders
+    and hidden folders are not followed, nor are folders more than `MAX_DEPTH` levels down. `note` receives what cannot be read.
 
     Raises:
         SourceError: There is no such folder, or no UNet config in it.
     """
     found = []
+    for path, misspelled in find_configs(place, note):
+        try:
+            if misspelled:
+                note(f"{path} names no UNet class: {misspelled}")
+            elif (model := find_unet(read_path(path))).config.get("_class_name") in supported_classes():
+                found.append((str(path), model))
+        except UnetInspectError as error:
+            note(error.message if str(path) in error.message else f"{path}: {error.message}")
+    if not found:
+        raise SourceError(f"found no UNet config in {place}", hint="a config is a JSON or YAML file that describes a UNet of diffusers")
+    return found
+
+
+def find_configs(place: str, note: Callable[[str], None]) -> Iterator[tuple[Path, str]]:
+    """Yield every JSON or YAML file under a folder, or that a glob matches, which may describe a UNet; and its class if it is misspelled.
+
+    Most files are of other models, and need not be parsed.
+    """
+    words = (*_WORDS_OF_UNETS, *map(str.encode, supported_classes()))
     for path in _search(place, _CONFIG, note):
+        if path.name == "model_index.json":  # the config that it names is found itself
+            continue
         try:
             with path.open("rb") as file:
-                names = [name.decode() for name in dict.fromkeys(_CLASS_NAME.findall(file.read(MAX_BYTES)))]
-            # Most configs are of other models, and need not be parsed.
-            if any(name in supported_classes() for name in names):
-                model = read_path(path)
-                found += [(str(path), model)] if model.config.get("_class_name") in supported_classes() else []
-            elif misspelled := [f"{name}: {like}" for name in names if (like := class_like(name)).endswith("?")]:
-                note(f"{path} names no UNet class: {misspelled[0]}")
+                text = file.read(MAX_BYTES)
         except OSError as error:
             note(f"{path} cannot be read: {reason(error)}")
-        except UnetInspectError as error:
-            note(error.message)
-    if not found:
-        raise SourceError(f"found no UNet config in {place}", hint="a config is a JSON or YAML file with the _class_name of a UNet")
-    return found
+            continue
+        names = [name.decode() for name in dict.fromkeys(_CLASS_NAME.findall(text))]
+        if any(word in text for word in words):
+            yield path, ""
+        elif misspelled := [f"{name}: {like}" for name in names if (like := class_like(name)).endswith("?")]:
+            yield path, misspelled[0]
 
 
 def find_checkpoints(place: str, note: Callable[[str], None]) -> list[str]:
@@ -193,28 +211,35 @@ def find_checkpoints(place: str, note: Callable[[str], None]) -> list[str]:
 
 
 def _search(place: str, names: re.Pattern[str], note: Callable[[str], None]) -> list[Path]:
-    try:
-        return sorted(set(_candidates(place, names, note)))
-    except (OSError, ValueError) as error:  # a glob such as "a**b", or with a name that is too long
-        raise SourceError(f"cannot search {place}: {error}", hint=_A_GLOB) from None
+    return sorted(set(_candidates(place, names, note)))
 
 
 def _candidates(place: str, names: re.Pattern[str], note: Callable[[str], None]) -> Iterator[Path]:
     if not place:  # a variable of the shell that is not set; as a path it would be the current folder
         raise SourceError("--from needs a folder", hint="for the current folder: --from .")
-    whole = Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home
-    if os.path.exists(whole):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
-        matches = iter([whole])
-    elif GLOB.search(place):
-        fixed = next(index for index, part in enumerate(whole.parts) if GLOB.search(part))
-        matches = Path(*whole.parts[:fixed]).glob(str(Path(*whole.parts[fixed:])))  # `**` follows no links
-    else:
-        raise SourceError(f"there is no file or folder {place}", hint=_A_GLOB)
-    for path in islice(matches, MAX_FILES):
+    for path in matching(place):
         if path.is_dir():
             yield from _in_folder(path, names, note)
         elif path.is_file():
             yield path
+
+
+def matching(place: str) -> list[Path]:
+    """Return the path of that name, or whatever a glob matches, sorted.
+
+    Raises:
+        SourceError: There is no such path, or the glob is not one.
+    """
+    whole = Path(os.path.expanduser(place))  # noqa: PTH111  Path.expanduser raises where there is no home
+    if os.path.exists(whole):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
+        return [whole]
+    if not GLOB.search(place):
+        raise SourceError(f"there is no file or folder {place}", hint=_A_GLOB)
+    fixed = next(index for index, part in enumerate(whole.parts) if GLOB.search(part))
+    try:
+        return sorted(islice(Path(*whole.parts[:fixed]).glob(str(Path(*whole.parts[fixed:]))), MAX_FILES))  # `**` follows no links
+    except (OSError, ValueError) as error:  # "a**b", or a name that is too long
+        raise SourceError(f"cannot search {place}: {error}", hint=_A_GLOB) from None
 
 
 def _in_folder(top: Path, names: re.Pattern[str], note: Callable[[str], None]) -> Iterator[Path]:

@@ -91,6 +91,27 @@ def parse_mapping(text: str, *, what: str, is_yaml: bool | None = None) -> dict[
     return {str(key): inner for key, inner in value.items()}
 
 
+def key_lines(text: str) -> dict[str, int]:
+    r"""Return the line of each key in a mapping in JSON or YAML, counted from 1; of a key at several levels, the outermost.
+
+    >>> key_lines("sample_size: 64\nunet: {act_fn: silu,\n  sample_size: 32}")
+    {'sample_size': 1, 'unet': 2, 'act_fn': 2}
+    """
+    import yaml
+
+    found: dict[str, int] = {}
+    try:
+        level = [_loader()(text.replace("\t", " ")).get_single_node()]  # YAML refuses tabs, which JSON is indented with
+    except yaml.YAMLError:
+        return found
+    while level:
+        pairs = [pair for node in level if isinstance(node, yaml.MappingNode) for pair in node.value]
+        for key, _ in pairs:
+            found.setdefault(str(key.value), key.start_mark.line + 1)
+        level = [value for _, value in pairs]
+    return found
+
+
 def parse_value(text: str, *, what: str, hint: str) -> Any:
     """Parse one value that was typed as JSON or YAML: 3, true, null, [320, 640], text.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -15,6 +16,7 @@ from unetinspect.errors import SourceError
 from unetinspect.source.parse import parse_mapping, read_file
 
 INDEX_SUFFIX = ".safetensors.index.json"
+GLOB = re.compile(r"[*?\[]")
 
 # What torch writes, in a zip or not. Reading one runs the code in it.
 _PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle")

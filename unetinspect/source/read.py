@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +17,7 @@ from unetinspect.errors import SourceError, UnetInspectError, UsageError
 from unetinspect.record import Source
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, is_repo_id, looks_like_path, parse_hub_id, short, with_options
 from unetinspect.source.loaded import LoadedModel, LoadedWeights
-from unetinspect.source.place import is_weights
+from unetinspect.source.place import GLOB, is_weights
 
 if TYPE_CHECKING:
     from unetinspect.source.hub import HubRepository
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 _CONFIG_NAMES = ("config.json", "unet/config.json", "model_index.json")
 # IDs share long words ("stable-diffusion"), so a guess must be closer than for names.
 _CLOSE_ID = 0.75
+# The names of models that are often taken for UNets, and are transformers.
+_TRANSFORMER = re.compile(
+    r"flux|stable-diffusion-3|\bsd-?3|pixart|\bsana\b|\bwan-?\d|hunyuan|cogv|qwen-image|auraflow|lumina|ltx|mochi|z-image|chroma|hidream",
+    re.IGNORECASE,
+)
 
 
 def read_model(
@@ -126,13 +132,30 @@ def read_weights(
     return find_weights(repository, place.folder) if place.file is None else weights_in(repository, place.file)
 
 
+def models_at(name: str, note: Callable[[str], None]) -> list[str]:
+    """Return the MODELs that a glob matches, or that a folder without a model of its own contains; of all else, the name."""
+    path = os.path.expanduser(name)  # noqa: PTH111  Path.expanduser raises where there is no home
+    is_folder = os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a text that is too long to be a name
+    if not (is_folder and _entry(name) is None) and (os.path.exists(path) or not GLOB.search(name)):  # noqa: PTH110  as above
+        return [name]
+    from unetinspect.source.local import find_configs, matching, read_path
+
+    if not is_folder:
+        return [found for match in matching(name) for found in models_at(str(match), note)] or [name]
+    try:
+        read_path(Path(path))
+    except UnetInspectError:
+        return [str(found) for found, _ in find_configs(name, note)] or [name]
+    return [name]
+
+
 def checkpoints_at(name: str, note: Callable[[str], None]) -> list[str]:
     """Return the checkpoints that a folder without a model of its own contains, or that a glob matches; of all else, the name.
 
     Raises:
         SourceError: There are none.
     """
-    from unetinspect.source.local import GLOB, find_checkpoints
+    from unetinspect.source.local import find_checkpoints
 
     path = os.path.expanduser(name)  # noqa: PTH111  Path.expanduser raises where there is no home
     if not os.path.exists(path):  # noqa: PTH110  Path.exists raises for a text that is too long to be a name
@@ -172,9 +195,14 @@ def _find(text: str, *, is_path: bool = False, is_model: Callable[[Path], bool] 
     if found is not None:
         return found
     close = nearest_entries(text)
-    meant = f"did you mean {', '.join(close)}? " if close else ""
+    meant = _transformer(text) or (f"did you mean {', '.join(close)}? " if close else "")
     hint = f"{meant}`unetinspect models` lists the names; else give a path or a hub ID, org/name"
     raise SourceError(f"no model called {short(text)}", hint=hint)
+
+
+def _transformer(name: str) -> str:
+    """Return the beginning of a hint on a name that no model could be read by, if it is known as that of a transformer."""
+    return f"{name} is probably a diffusion transformer, not a UNet; " if _TRANSFORMER.search(name.rpartition("/")[2]) else ""
 
 
 def _entry(text: str) -> Entry | None:
@@ -193,7 +221,7 @@ def _refuse_options(where: str, *, revision: str | None = None, subfolder: str |
 def _bundled(entry: Entry, location: HubLocation | None, *notes: str) -> LoadedModel:
     place, folder = (location.id, location.subfolder) if location else (entry.name, None)
     source = Source(kind="catalog", location=place, subfolder=folder, confidence=entry.confidence)
-    return LoadedModel(name=entry.name, config=entry.config, source=source, notes=notes).with_vae_of(entry)
+    return LoadedModel(name=entry.name, config=entry.config, source=source, notes=notes).with_pixels_of(entry)
 
 
 def _model_on_hub(repository: HubRepository, place: HubId) -> LoadedModel:
@@ -213,12 +241,11 @@ def _model_on_hub(repository: HubRepository, place: HubId) -> LoadedModel:
             note = f"{error.reason}: for {place.repo_id}{at} the bundled config of {entry.name} was used{gone}"
             return _bundled(entry, location, note)
         ids = [location.id for entry in load_catalog().values() for location in entry.hub if location.gone is None]
-        close = [name for name in get_close_matches(place.repo_id, ids, cutoff=_CLOSE_ID) if name != place.repo_id]
-        if close:
-            error.hint = f"{error.hint}; the catalog has {', '.join(close)}"
+        close = [name for name in get_close_matches(place.repo_id, ids, n=1, cutoff=_CLOSE_ID) if name != place.repo_id]
+        error.hint = (_transformer(place.repo_id) or (f"did you mean {close[0]}? " if close else "")) + (error.hint or "")
         raise
     known = find_hub_id(place.repo_id, model.source.subfolder or "")
-    return model.with_vae_of(known[0] if known else None)
+    return model.with_pixels_of(known[0] if known else None)
 
 
 def _checkpoint_on_hub(repository: HubRepository, file: str) -> LoadedModel:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from unetinspect.errors import ConfigError
 from unetinspect.unets.builder import Builder, InputSpec, Plan
 
-__all__ = ["Builder", "InputSpec", "Plan", "builder_for", "class_like", "plug_classes", "supported_classes"]
+__all__ = ["Builder", "InputSpec", "Plan", "builder_for", "class_like", "installed_classes", "plug_classes", "supported_classes"]
 
 # Source: scripts/change_naming_configs_and_checkpoints.py of diffusers.
 _KEYS_OF_OLD = (
@@ -70,6 +72,21 @@ _OTHER_MODELS = {
 def supported_classes() -> list[str]:
     """Return the names of the classes that can be traced, in alphabetical order."""
     return sorted(_builders())
+
+
+def installed_classes() -> list[str]:
+    """Return the names of those that the installed diffusers has, as its files say: nothing is imported."""
+    spec = find_spec("diffusers")
+    if spec is None or spec.origin is None:
+        return supported_classes()
+    folder = Path(spec.origin).parent
+
+    def is_there(name: str) -> bool:
+        inside = builder_for(name).module.partition(".")[2].replace(".", "/")
+        path = folder / (f"{inside}.py" if inside else "__init__.py")
+        return path.is_file() and re.search(rf"\b{name}\b", path.read_text(encoding="utf-8")) is not None
+
+    return list(filter(is_there, supported_classes()))
 
 
 def plug_classes() -> list[str]:

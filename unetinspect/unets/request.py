@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from math import inf
-from typing import Any
+from typing import Any, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.errors import UsageError
+from unetinspect.record.sections import Optimizer
 from unetinspect.units import MAX_SIDE, parse_size, split_commas
 
 Size = tuple[int, ...]
@@ -22,6 +23,8 @@ FreeU = tuple[float, float, float, float]
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 _SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64", "half": "float16", "float": "float32"}
 _DEVICE = re.compile(r"auto|meta|cpu|cuda(:\d+)?")
+_BYTES = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?)(i?)b")
+_MOST_BYTES = 1 << 50
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -38,6 +41,9 @@ class Request(Struct, frozen=True, kw_only=True):
         dtype: A name of `DTYPES`; None: float32, or a live module's own.
         vae_scale: Pixels per sample cell along one side, instead of the model's own factor.
         freeu: FreeU's factors b1, b2, s1, s2; None: not changed.
+        training: Whether a training step runs too, of one sample for each image.
+        optimizer: Whose state is counted; None without training.
+        gradient_checkpointing: Whether the training step runs with diffusers' gradient checkpointing.
     """
 
     res: Size | None = None
@@ -50,6 +56,9 @@ class Request(Struct, frozen=True, kw_only=True):
     dtype: str | None = None
     vae_scale: int | None = None
     freeu: FreeU | None = None
+    training: bool = False
+    optimizer: Optimizer | None = None
+    gradient_checkpointing: bool = False
 
 
 def make_request(**options: Any) -> Request:
@@ -65,8 +74,16 @@ def make_request(**options: Any) -> Request:
         count = getattr(request, name)
         if count is not None and (type(count) is not int or not 1 <= count <= MAX_SIDE):
             raise UsageError(f"--{name.replace('_', '-')}: {count!r} is not a whole number from 1 to {MAX_SIDE}")
+    if not request.training and (request.optimizer is not None or request.gradient_checkpointing):
+        option = "--gradient-checkpointing" if request.optimizer is None else "--optimizer"
+        raise UsageError(f"{option} is an option of training", hint="add --training")
+    if request.training and request.cfg:
+        raise UsageError("--cfg and --training exclude each other", hint="classifier-free guidance is for sampling: leave out --cfg")
+    if request.optimizer not in (None, *get_args(Optimizer)):
+        raise UsageError(f"unknown optimizer {request.optimizer!r}", hint=f"use {', '.join(get_args(Optimizer))}")
     return replace(
         request,
+        optimizer=request.optimizer or ("adamw" if request.training else None),
         res=parse_size(request.res, option="--res"),
         latent=parse_size(request.latent, option="--latent"),
         device=parse_device(request.device),
@@ -106,6 +123,27 @@ def parse_counts(value: Sequence[str], *, option: str) -> list[int]:
             f"{option}: {listed!r} is not a comma-separated list of whole numbers from 1 to {MAX_SIDE}", hint=f"{option} 1,2,4"
         )
     return list(dict.fromkeys(map(int, parts)))
+
+
+def parse_bytes(value: Any, *, option: str) -> int | None:
+    """Read an amount of memory: "24GiB", "24 GB", a number of bytes.
+
+    Raises:
+        UsageError: It is none of these, 0, or more than a PiB.
+
+    >>> parse_bytes("1.5GiB", option="--fit"), parse_bytes("24 gb", option="--fit")
+    (1610612736, 24000000000)
+    """
+    if value is None:
+        return None
+    match = _BYTES.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    size = value if type(value) is int else 0
+    if match is not None:
+        number, prefix, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
+    if not 0 < size <= _MOST_BYTES:
+        raise UsageError(f"{option}: {value!r} is not an amount of memory", hint=f"write a number and its unit: {option} 24GiB")
+    return size
 
 
 def parse_device(device: Any) -> str:

@@ -7,6 +7,7 @@ from math import ceil
 
 from msgspec import Struct
 
+from unetinspect.catalog import PipelineSize
 from unetinspect.errors import UsageError
 from unetinspect.record import Medium, Shape
 from unetinspect.unets.builder import Builder, Config, Given
@@ -45,10 +46,18 @@ class Sizes(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeScale, medium: Medium | None = None) -> Sizes:
-    """Decide the sample's size: from `--latent`, from `--res` and the VAE factor, or from the config.
+def decide_sizes(
+    request: Request,
+    config: Config,
+    builder: Builder,
+    known: VaeScale,
+    *,
+    medium: Medium | None = None,
+    default: PipelineSize | None = None,
+) -> Sizes:
+    """Decide the sample's size: from `--latent`, from `--res` and the VAE factor, from the pipeline's `default`, or from the config.
 
-    `known` is the factor in the model's own files or in the catalog, `medium` the one in the catalog.
+    `known` is the factor in the model's own files or in the catalog, `medium` and `default` are those of the catalog.
 
     Raises:
         UsageError: `--res` is not a multiple of the VAE factor, or the class has no such size, or no frames.
@@ -66,6 +75,8 @@ def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeS
         sample = Given(_divide(request.res, vae.factor), "--res")
     elif request.latent is not None:
         sample = Given(request.latent[: len(builder.size_axes)], "--latent")
+    elif default is not None and vae.factor is not None and request.vae_scale is None:
+        sample = Given(_divide(default.image, vae.factor), f"{default.pipeline}'s default")
     else:
         sample = builder.sample_size(config)
     return Sizes(
@@ -81,6 +92,8 @@ def decide_sizes(request: Request, config: Config, builder: Builder, known: VaeS
 
 def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
     """Decide whether classifier-free guidance doubles the batch, and why. `condition` is the input that it drops or swaps."""
+    if request.training:
+        return False, "training"
     if request.cfg is not None:
         unguided = "" if condition or not request.cfg else ", though the model is unconditional"
         return request.cfg, ("--cfg" if request.cfg else "--no-cfg") + unguided

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from math import prod
+from typing import Any
+
+from msgspec import structs
 
 from unetinspect.record import Attention, AttentionCounts, Role, Stage, Trace
 from unetinspect.record.selection import no_match
 from unetinspect.units import format_bytes, format_shape, format_si, format_size, plural
 from unetinspect.views.header import header
-from unetinspect.views.table import Column, Table
+from unetinspect.views.table import Column, Table, fields_of
 from unetinspect.views.words import with_call
 
+_FOLDED = ("equal layers are folded into one row, with the numbers of each; --no-fold lists all",)
+# A layer in a transformer block of a stage, with the block's number.
+_IN_BLOCK = re.compile(r"(.+\.(?:temporal_)?transformer_(?:blocks|layers))\.(\d+)\.(.+)")
 _KINDS = ("self", "cross", "joint", "temporal")
 
 
-def attention_table(trace: Trace, attentions: Sequence[Attention]) -> Table:
-    """Show attention layers, all or a selection, in execution order."""
+class _Row(Attention, frozen=True, kw_only=True):
+    """An attention layer; of equal layers in consecutive transformer blocks the first, with a range in its path.
+
+    Attributes:
+        indices: The `index` of each of them.
+    """
+
+    indices: tuple[int | None, ...]
+
+
+def attention_table(trace: Trace, attentions: Sequence[Attention], *, fold: bool = False) -> Table:
+    """Show attention layers, all or a selection, in execution order; `fold` shows those of equal transformer blocks in one row."""
+    rows = _fold(attentions) if fold else [_row(layer) for layer in attentions]
+    folded = len(rows) < len(attentions)
     return Table(
         columns=(
             Column("attention layer", lambda layer: with_call(layer.path, layer.call), path=True),
+            *([Column("layers", lambda layer: f"{len(layer.indices)} x", right=True)] if folded else []),
             Column("kind", lambda layer: layer.kind),
             Column("heads x dim", lambda layer: f"{layer.heads} x {layer.head_dim}", drop=1),
             Column("Q", lambda layer: format_shape(layer.query_shape), drop=6),
@@ -34,16 +54,54 @@ def attention_table(trace: Trace, attentions: Sequence[Attention]) -> Table:
             ),
             Column.number("map bytes", lambda layer: layer.map_bytes, format_bytes, drop=4),
             Column.number("MACs", lambda layer: layer.macs, format_si, drop=5),
-            Column(
-                "index", lambda layer: "-" if layer.index is None else str(layer.index), right=True, drop=9, value=lambda layer: layer.index
-            ),
+            Column("index", lambda layer: _indices(layer.indices), right=True, drop=9, value=lambda layer: layer.index),
             Column("processor", lambda layer: layer.processor or "-", drop=10),
         ),
-        rows=attentions,
+        rows=rows,
         above=header(trace.model, trace.run),
-        below=list(_lines(trace, attentions)),
+        below=[*_lines(trace, attentions), *(_FOLDED if folded else ())],
         group=lambda layer: layer.stage,
+        records=attentions,
+        fields=fields_of(Attention),
+        name="path",
     )
+
+
+def _row(layer: Attention, **changed: Any) -> _Row:
+    return _Row(**{**structs.asdict(layer), "indices": (layer.index,), **changed})
+
+
+def _fold(attentions: Sequence[Attention]) -> list[_Row]:
+    """Fold layers of consecutive transformer blocks that are equal in all but their index; a row stands where its first layer does."""
+    rows: dict[Any, list[Attention]] = {}
+    last: dict[Any, tuple[int, Any]] = {}
+    for layer in attentions:
+        found = _IN_BLOCK.fullmatch(layer.path)
+        if found is None:
+            rows[layer.path, layer.call] = [layer]
+            continue
+        before, number, after = found[1], int(found[2]), found[3]
+        alike = structs.replace(layer, path=f"{before}.{after}", index=None)
+        place, key = last.get(alike, (-1, None))
+        if key is None or number != place + 1:
+            key = layer.path, layer.call
+        rows.setdefault(key, []).append(layer)
+        last[alike] = number, key
+    return [_folded(layers) for layers in rows.values()]
+
+
+def _folded(layers: Sequence[Attention]) -> _Row:
+    first, last = layers[0], layers[-1]
+    if len(layers) == 1:
+        return _row(first)
+    number = _IN_BLOCK.sub(r"\2", last.path)
+    path = _IN_BLOCK.sub(rf"\1.\2-{number}.\3", first.path)
+    return _row(first, path=path, indices=tuple(layer.index for layer in layers))
+
+
+def _indices(indices: Sequence[int | None]) -> str:
+    first, *rest = ("-" if index is None else str(index) for index in indices)
+    return f"{first}, {rest[0]} .. {rest[-1]}" if len(rest) > 1 else ", ".join([first, *rest])
 
 
 def _lines(trace: Trace, attentions: Sequence[Attention]) -> Iterator[str]:

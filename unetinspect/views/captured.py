@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -11,6 +10,19 @@ from unetinspect.capturing.captured import Captured, Captures
 from unetinspect.units import format_shape, format_size, plural
 from unetinspect.views.table import Column, Table
 
+
+def _axes(seen: Captured) -> str:
+    return f"({', '.join(seen.axes)})"
+
+
+def _tokens(seen: Captured) -> str:
+    if seen.tokens is None:
+        return "all"
+    first, last = seen.tokens[0], seen.tokens[-1]
+    in_a_row = first < last and seen.tokens == tuple(range(first, last + 1))
+    return f"{first}-{last}" if in_a_row else ", ".join(map(str, seen.tokens))
+
+
 _COLUMNS = (
     Column("layer", lambda seen: seen.path, path=True),
     Column("kind", lambda seen: seen.kind),
@@ -18,11 +30,11 @@ _COLUMNS = (
     Column("product", lambda seen: str(seen.product), right=True, drop=3),
     Column("execution", lambda seen: str(seen.execution), right=True, drop=2),
     Column("shape", lambda seen: format_shape(seen.tensor.shape)),
-    Column("axes", lambda seen: f"({', '.join(seen.axes)})", drop=7),
+    Column("axes", _axes),
     Column("grid", lambda seen: format_size(seen.grid), drop=1),
-    Column("tokens", lambda seen: "all" if seen.tokens is None else ", ".join(map(str, seen.tokens)), drop=5),
+    Column("tokens", _tokens, drop=5),
     Column("queries", lambda seen: "all" if seen.queries is None else str(len(seen.queries)), right=True, drop=6),
-    Column("calls", lambda seen: str(len(seen.calls)), right=True, drop=8),
+    Column("calls", lambda seen: str(len(seen.calls)), right=True, drop=7),
 )
 # What a column says where it has nothing to say.
 _BLANK = ("", "-", "0", "all")
@@ -40,11 +52,15 @@ def captures_tables(captures: Captures, maps: Sequence[Captured]) -> list[Table]
 
 
 def _table(group: Sequence[Captured], *, title: str) -> Table:
-    axes = Counter(seen.axes for seen in group)
+    axes = {_axes(seen) for seen in group}
     return Table(
-        columns=[column for column in _COLUMNS if any(column.show(seen) not in _BLANK for seen in group)],
+        columns=[
+            column
+            for column in _COLUMNS
+            if any(column.show(seen) not in _BLANK for seen in group) and (column.header != "axes" or len(axes) > 1)
+        ],
         rows=group,
-        below=[f"axes: ({', '.join(names)})" + (f" of {plural(count, 'layer')}" if len(axes) > 1 else "") for names, count in axes.items()],
+        below=[f"axes: {axes.pop()}"] if len(axes) == 1 else [],
         group=lambda seen: seen.stage,
         title=title,
     )

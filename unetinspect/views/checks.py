@@ -21,12 +21,13 @@ from unetinspect.record import (
     TensorDifference,
     WeightsCheck,
 )
-from unetinspect.units import format_bytes, format_count, format_shape, format_size, largest, plural
+from unetinspect.units import format_bytes, format_count, format_shape, format_size, largest, plural, visible
 from unetinspect.views.header import header
-from unetinspect.views.table import Column, Table
+from unetinspect.views.table import Column, Line, Table
 
-_TITLES = {"config": "Config", "size": "Sizes", "weights": "Weights", "expectation": "Expectations"}
 _CONTENTS = {"unet": "UNet", "pipeline": "whole checkpoint"} | {key: words.partition(" ")[2] for key, words in CONTENT_WORDS.items()}
+_IN_MESSAGES = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
+_IN_PROPERTIES = _IN_MESSAGES | str.maketrans({":": "%3A", ",": "%2C"})
 _SHOWN_METADATA = 6
 _LONGEST = 60
 # What an explanation takes without --verbose, of a screen.
@@ -34,59 +35,68 @@ _MOST_LINES, _MOST_BEFORE, _COLUMNS, _MODELS_SHOWN, _OTHERS_SHOWN, _ERROR_SHOWN 
 _PARTS = {"text_encoder": "text encoder", "vae": "VAE", "unet": "UNet", "ema": "EMA weights", "image_proj": "image projection"}
 
 
-def check_table(model: ModelInfo, check: Check, *, with_meanings: bool = True) -> Table:
-    """Show what was checked, what keys with misleading names mean here, and last each finding with its advice."""
-    paragraphs = [header(model), list(_checked(check)), list(_meanings(check)) if with_meanings else []]
-    for about, title in _TITLES.items():
-        found = [finding for finding in check.findings if finding.about == about]
-        paragraphs.append(
-            [f"{title}: {plural(len(found), 'finding')}", *(line for finding in found for line in _finding(finding))] if found else []
-        )
-    paragraphs.append(list(_verdict(check)))
-    lines = [line for paragraph in paragraphs if paragraph for line in (*paragraph, "")][:-1]
+def check_table(model: ModelInfo, check: Check, *, name: str = "", explain: bool = False) -> Table:
+    """Show the verdict, then each finding with its advice; with `explain`, also the model, and what keys with misleading names mean here.
+
+    `name` is what to call the model, if that is not its name. What follows from a finding is counted, unless `explain` lists it.
+    """
+    lines: list[str] = [check_verdict(name or model.name, check)]
+    if check.weights is not None:
+        lines += [f"  {_weights(check.weights)}", *(f"    {note}" for note in check.weights.notes)]
+    for finding in check.findings:
+        lines += _finding(finding) if explain or not finding.follows else ()
+    follow = [finding.count or 0 for finding in check.findings if finding.follows]
+    if follow and not explain:
+        lines.append(f"  {plural(sum(follow), 'layer')} differ for the same reason (--explain lists them)")
+    if explain:
+        lines += ["", *header(model)]
+        if check.meanings:
+            lines += ["", Line("What keys mean in this UNet", "heading"), *(f"  {one.key}: {one.meaning}" for one in check.meanings)]
     return Table(columns=(), rows=(), above=lines, records=check.findings, fields=Finding.__struct_fields__)
 
 
-def _verdict(check: Check) -> Iterator[str]:
-    """Say whether anything was found, of what, and how much of it stops the UNet from running."""
-    if check.clean:
-        yield "all checks passed"
-        return
-    counts = {title.lower(): sum(finding.about == about for finding in check.findings) for about, title in _TITLES.items()}
-    yield f"{plural(len(check.findings), 'finding')}: " + ", ".join(f"{title} {count}" for title, count in counts.items() if count)
-    stops = sum(finding.stops for finding in check.findings)
-    if stops:
-        yield f"{stops} of them {'stops' if stops == 1 else 'stop'} the UNet from running"
-
-
-def _checked(check: Check) -> Iterator[str]:
-    """Write each check with its result."""
-    wrong = sum(finding.about == "config" for finding in check.findings)
-    yield f"config: {plural(wrong, 'finding')}" if wrong else "config: OK"
-    if not check.sizes:
-        yield "size:   not checked: the UNet does not run"
-    for size in check.sizes:
-        yield f"size:   {_size(size)}"
+def check_verdict(name: str, check: Check) -> Line:
+    """Write in one line whether anything was found in the model of that name, which sizes run, and what was measured."""
+    problems = sum(not finding.follows for finding in check.findings)
+    said = [f"{name} {_sizes(check.sizes)}"]
     if check.weights is not None:
-        yield f"file:   {_weights(check.weights)}"
-        yield from (f"        {note}" for note in check.weights.notes)
-    for expectation in check.expectations:
-        result = "OK" if expectation.holds else "NO" if any(size.runs for size in check.sizes) else "not checked"
-        yield f"expect: {expectation.key} {expectation.expected}: {result}"
+        fits = not any(finding.about == "weights" for finding in check.findings)
+        said.insert(len(said) if fits else 0, _fit(name, check.weights, fits=fits))
+    if check.clean:
+        said += [
+            f"{one.key} {one.found}" + ("" if one.comparison == "=" else f" {one.comparison} {one.expected}") for one in check.expectations
+        ]
+        return Line("OK", "good", f": {'; '.join(said)}")
+    return Line(plural(problems, "problem"), "bad", f": {'; '.join(said)}")
+
+
+def _sizes(sizes: Sequence[SizeCheck]) -> str:
+    """Write which sizes run, which return another size, and which fail."""
+    found: dict[str, list[str]] = {}
+    for size in sizes:
+        same = size.output_size in (None, size.sample_size)
+        found.setdefault(("runs at" if same else "returns another size at") if size.runs else "fails at", []).append(_size(size))
+    texts = [f"{result} {', '.join(found[result])}" for result in ("runs at", "returns another size at", "fails at") if result in found]
+    if not sizes:
+        return "does not run; only its config was checked"
+    return ", ".join(texts) + ("" if any(size.runs for size in sizes) else "; no pass ran")
 
 
 def _size(size: SizeCheck) -> str:
-    parts = [f"image {format_size(size.image_size)}"] if size.image_size else []
-    parts += [f"sample {format_size(size.sample_size)}"] if size.sample_size else []
-    if not size.runs:
-        result = "FAILS"
-    elif size.output_size is None:
-        result = "OK"
-    elif size.output_size == size.sample_size:
-        result = "OK, output has the same size"
-    else:
-        result = f"output has ANOTHER size, {format_size(size.output_size)}"
-    return f"{', '.join(parts)}: {result}"
+    image, sample = format_size(size.image_size), f"sample {format_size(size.sample_size)}"
+    if size.image_size is None:
+        return sample
+    return image if size.sample_size in (None, size.image_size) else f"{image} ({sample})"
+
+
+def _fit(name: str, weights: WeightsCheck, *, fits: bool) -> str:
+    """Write whether a checkpoint fits; if not, what it does fit: most often that is why."""
+    if fits:
+        return f"{weights.name} fits"
+    family = f" ({weights.family})" if weights.family else ""
+    if weights.fits:
+        return f"{weights.name} fits {weights.fits[0]}{family}, not {name}"
+    return f"{weights.name}{family} does not fit {name}"
 
 
 def _weights(weights: WeightsCheck) -> str:
@@ -95,14 +105,15 @@ def _weights(weights: WeightsCheck) -> str:
     layout = f", {weights.layout} layout" if weights.layout else ""
     wrong = {"missing": weights.missing, "unexpected": weights.unexpected, "of another shape": weights.mismatched}
     if not any(wrong.values()):
-        return f"{weights.name}{layout}: OK, all {plural(weights.matched, 'tensor')} match in name and shape"
+        return f"{weights.name}{layout}: all {plural(weights.matched, 'tensor')} match in name and shape"
     counts = ", ".join(f"{count} {what}" for what, count in wrong.items() if count)
     fits = f"; it fits {', '.join(weights.fits)}" if weights.fits else ""
     return f"{weights.name}{layout}: {weights.matched} of {plural(weights.tensors, 'tensor')} match, {counts}{fits}"
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield f"  {finding.kind}{' (does not run)' if finding.stops else ''}: {finding.what}"
+    stops = " (does not run)" if finding.stops else ""
+    yield Line(f"  {finding.kind.replace('_', ' ')}", "bad", f"{stops}: {finding.what}")
     for example in finding.examples[:1]:  # --json has more
         yield f"      {_example(example)}"
     if finding.advice:
@@ -118,11 +129,24 @@ def _example(example: TensorDifference) -> str:
     return f"{example.name}{original}: {format_shape(example.found)} in the file, {format_shape(example.expected)} in the UNet"
 
 
-def _meanings(check: Check) -> Iterator[str]:
-    if check.meanings:
-        yield "What keys mean in this UNet"
-    for meaning in check.meanings:
-        yield f"  {meaning.key}: {meaning.meaning}"
+def github_annotations(name: str, check: Check, *, file: str, lines: Mapping[str, int]) -> Iterator[str]:
+    """Write the verdict, and a command of GitHub Actions for each finding, which marks `file` in the line of the key that it is about."""
+    yield visible(check_verdict(name, check))
+    for finding in check.findings:
+        if not finding.follows:
+            line = next((lines[key] for key in finding.where if key in lines), None)
+            yield github_error("\n".join(filter(None, (finding.what, finding.advice))), file=file, line=line)
+
+
+def github_error(message: str, *, file: str, line: int | None) -> str:
+    r"""Write a command of GitHub Actions, escaped as GitHub's own toolkit does.
+
+    >>> github_error("50% of\nit", file="a,b.json", line=3)
+    '::error file=a%2Cb.json,line=3::50%25 of%0Ait'
+    """
+    properties = {"file": file, "line": str(line or "")}
+    told = ",".join(f"{key}={visible(value, keep_lines=True).translate(_IN_PROPERTIES)}" for key, value in properties.items() if value)
+    return f"::error{' ' if told else ''}{told}::{visible(message, keep_lines=True).translate(_IN_MESSAGES)}"
 
 
 def checkpoint_table(checkpoint: Checkpoint) -> Table:
@@ -181,7 +205,7 @@ def _stored_as(checkpoint: Checkpoint) -> str:
 
 def _content(checkpoint: Checkpoint) -> Iterator[str]:
     files = f" in {plural(checkpoint.files, 'file')}" if checkpoint.files > 1 else ""
-    yield f"{checkpoint.name}: {checkpoint.summary}"
+    yield Line(f"{checkpoint.name}:", "bad" if checkpoint.content == "unknown" else "good", f" {checkpoint.summary}")
     tensors = plural(checkpoint.tensors, "tensor")
     yield f"size:    {format_bytes(checkpoint.bytes)}{files}, {tensors}, {format_count(checkpoint.params)} params"
     if checkpoint.class_name:
@@ -214,7 +238,7 @@ def _short(text: str) -> str:
 
 def _listed(title: str, lines: tuple[str, ...]) -> Iterator[str]:
     if lines:
-        yield title
+        yield Line(title, "heading")
         yield from (f"  {line}" for line in lines)
 
 
@@ -241,17 +265,22 @@ def explanations_table(explanations: ErrorExplanations, *, verbose: bool = False
 
 def _error_lines(one: ErrorExplanation, *, verbose: bool, most: int = 0) -> list[str]:
     error = one.error if verbose or len(one.error) <= _ERROR_SHOWN else f"{one.error[:_ERROR_SHOWN].removesuffix(' ...')} ..."
-    head = [f"error:  {error}", f"kind:   {one.kind}", *([f"raised: {one.module}"] if one.module else []), "", "What to change"]
-    meaning = ["", "What it means", f"  {one.meaning}"]
+    raised = [f"raised: {one.module}"] if one.module else []
+    head = [Line("error:", "bad", f"  {error}"), f"kind:   {one.kind}", *raised, "", Line("What to change", "heading")]
+    meaning = ["", Line("What it means", "heading"), f"  {one.meaning}"]
     changes = [f"  {place}. {change}" for place, change in enumerate(one.changes, 1)]
     while not verbose and len(changes) > 1 and _screen_lines([*head, *changes, *meaning]) > most:
         changes.pop()
     lines = [*head, *changes, *meaning]
     others = "If it is a diffusion UNet, perhaps" if one.decided_by == "nothing" else "Or"
     more = [
-        ["", others, *(f"  {other.meaning}" for other in one.others[: None if verbose else _OTHERS_SHOWN])] if one.others else [],
-        ["", "Its numbers", *(f"  {_written(number.value)}: {number.meaning}" for number in one.numbers)] if one.numbers else [],
-        ["", "In the catalog", *_models(one.models, verbose=verbose)] if one.models else [],
+        ["", Line(others, "heading"), *(f"  {other.meaning}" for other in one.others[: None if verbose else _OTHERS_SHOWN])]
+        if one.others
+        else [],
+        ["", Line("Its numbers", "heading"), *(f"  {_written(number.value)}: {number.meaning}" for number in one.numbers)]
+        if one.numbers
+        else [],
+        ["", Line("In the catalog", "heading"), *_models(one.models, verbose=verbose)] if one.models else [],
     ]
     for section in filter(None, more):
         if not verbose and _screen_lines(lines + section) > most:

@@ -17,11 +17,12 @@ def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | 
         columns=(
             Column("image", lambda point: format_size(point.image_size), right=True),
             Column("sample", lambda point: format_size(point.sample_size), right=True),
-            Column("batch", lambda point: str(point.batch), right=True),
+            Column("batch", lambda point: "-" if point.fits is False else str(point.batch), right=True),
             Column.number("tokens", lambda point: point.tokens, drop=1),
             Column("MACs", lambda point: "fails" if point.error else format_si(point.macs), right=True),
             Column("attention", _attention_share, right=True, drop=4),
             Column.number("peak", lambda point: point.peak_activation_bytes, format_bytes),
+            Column.number("total", lambda point: point.total_bytes, format_bytes),
             Column.number("with maps", lambda point: point.peak_activation_bytes_with_maps, format_bytes, drop=2),
             Column("largest map", lambda point: format_bytes(point.largest_map.bytes) if point.largest_map else "", right=True),
             Column("in", lambda point: point.largest_map.path if point.largest_map else "", path=True, drop=9),
@@ -59,6 +60,11 @@ def _sweep_lines(points: Sequence[SweepPoint], record: Trace | None) -> Iterator
         size, shape = point.sample_size, point.output_shape
         if size and shape and tuple(shape[-len(size) :]) != tuple(size):
             yield f"the output of sample {format_size(size)} has another size: {format_shape(shape)}"
+    if any(point.total_bytes for point in points):
+        training = any(point.training for point in points)
+        yield f"total: {'of a training step: weights, gradients, optimizer, activations' if training else 'weights + peak'}"
+    if limit := next((point.fit_bytes for point in points if point.fit_bytes), None):
+        yield f"batch: the largest whose total is within {format_bytes(limit)}; -: not even 1"
     if any(point.largest_map for point in points):
         yield "tokens: query tokens of the largest attention map; with maps: the peak with materialized attention maps"
 

@@ -20,7 +20,7 @@ from unetinspect.views.diff_words import (
     stage_text,
     weights_text,
 )
-from unetinspect.views.table import Column, Table
+from unetinspect.views.table import Column, Line, Table
 
 # The widest name that heads a column as it is, and that a column of names shows in one line.
 _WIDEST_NAME = 18
@@ -35,6 +35,7 @@ class _Layers(NamedTuple):
     b: str
     layers: str
     what: str
+    change: str
 
 
 class _Total(NamedTuple):
@@ -66,7 +67,7 @@ def _head(diff: Diff) -> Iterator[str]:
     for letter, side in (("A", diff.a), ("B", diff.b)):
         yield f"{letter}: {side.name}{overrides_text(side.overrides)}, {side.class_name}, {_run(side)}"
     if diff.same:
-        yield f"the same: {plural(len(diff.stages), 'stage')}, {plural(len(diff.skips), 'skip')}, config and totals"
+        yield Line("the same", "good", f": {plural(len(diff.stages), 'stage')}, {plural(len(diff.skips), 'skip')}, config and totals")
         return
     words = (("removed", "removed"), ("added", "added"), ("changed", "changed"), ("renamed", "renamed"), ("same", "the same"))
     resized = sum(stage.resized for stage in diff.stages)
@@ -154,7 +155,14 @@ def _stages(diff: Diff) -> Table:
     same = [stage.a.name for stage in diff.stages if stage.change == "same" and stage.a]
     resized = [stage.a.name for stage in diff.stages if stage.resized and stage.a]
     below = [*_listed("stage", same, "the same"), *_listed("stage", resized, f"the same {_size_word(diff)}")]
-    return Table(title="Stages", columns=columns, rows=rows, below=below if rows or resized else [])
+    return Table(
+        title="Stages", columns=columns, rows=rows, below=below if rows or resized else [], style=lambda stage: _style(stage.change)
+    )
+
+
+def _style(change: str) -> str:
+    """Return the style of what only one side has."""
+    return change if change in ("added", "removed") else ""
 
 
 def _name_wrap(names: Iterable[str]) -> int:
@@ -179,7 +187,8 @@ def _skips(diff: Diff) -> Table:
         Column("what changed", lambda skip: skip_text(skip, sizes), wrap=28),
     )
     below = _counted("skip", diff.skips, len(resized), "only in shape") if rows or resized else []
-    return Table(title="Skips, by the modules that concatenate them", columns=columns, rows=rows, below=below)
+    title = "Skips, by the modules that concatenate them"
+    return Table(title=title, columns=columns, rows=rows, below=below, style=lambda skip: _style(skip.change))
 
 
 def _attentions(diff: Diff) -> Table:
@@ -194,7 +203,7 @@ def _attentions(diff: Diff) -> Table:
         Column("what changed", lambda row: row.what, wrap=24),
     )
     below = _counted("attention layer", diff.attentions, resized, "only in map size") if rows or resized else []
-    return Table(title="Attention", columns=columns, rows=rows, below=below)
+    return Table(title="Attention", columns=columns, rows=rows, below=below, style=lambda row: _style(row.change))
 
 
 def _counted(noun: str, parts: Sequence[Any], resized: int, how: str) -> list[str]:
@@ -210,7 +219,7 @@ def _attention_rows(diff: Diff) -> tuple[list[_Layers], int]:
     resized = _run_size(diff.a) != _run_size(diff.b)
     partner = {stage.a.name: stage.b.name for stage in diff.stages if stage.a and stage.b}
     back = {other: mine for mine, other in partner.items()}
-    groups: dict[tuple[str, str, str], Counter[str]] = {}
+    groups: dict[tuple[str, str, str, str], Counter[str]] = {}
     alike = 0
     for layer in diff.attentions:
         side = layer.a or layer.b
@@ -220,9 +229,10 @@ def _attention_rows(diff: Diff) -> tuple[list[_Layers], int]:
         alike += not text
         if text:
             stages = (layer.a.stage if layer.a else back.get(side.stage, "-"), layer.b.stage if layer.b else partner.get(side.stage, "-"))
-            groups.setdefault((*stages, text), Counter())[side.kind] += 1
+            groups.setdefault((*stages, text, layer.change), Counter())[side.kind] += 1
     rows = [
-        _Layers(one, two, ", ".join(f"{count} {kind}" for kind, count in kinds.items()), what) for (one, two, what), kinds in groups.items()
+        _Layers(one, two, ", ".join(f"{count} {kind}" for kind, count in kinds.items()), what, change)
+        for (one, two, what, change), kinds in groups.items()
     ]
     return rows, alike
 
@@ -233,7 +243,7 @@ def _run_size(side: DiffSide) -> tuple[Any, ...]:
 
 def _rest(diff: Diff) -> Table:
     """Show the inputs and ports that differ, whether weights fit, and notes on the two passes."""
-    lines = [f"input {info.name}: {_sides(info)}" for info in diff.inputs]
+    lines: list[str] = [Line(f"input {info.name}", _style(info.change), f": {_sides(info)}") for info in diff.inputs]
     lines += [ports_text(kind, counts) for kind, counts in diff.ports.items() if counts != NameCounts(same=counts.same)]
     lines += [weights_text(diff.tensors.total), *(f"note: {line}" for line in diff.notes)]
     return Table(title="" if diff.same else "Inputs, ports and weights", columns=(), rows=(), below=lines)

@@ -39,7 +39,7 @@ def inputs_code(trace: Trace) -> str:
 def capture_code(trace: Trace, tap: Literal["maps", "skips"], words: Mapping[str, Sequence[str]]) -> str:
     """Write the same script with `unetinspect.capture` around the call; `words` are the arguments of `tap`, an empty one is left out."""
     arguments = (f"{name}={values[0] if len(values) == 1 else [*values]!r}" for name, values in words.items() if values)
-    names = {"maps": "found.path, found.kind, found.axes", "skips": "found.source, found.path"}[tap]
+    names = {"maps": "found.path, found.kind, found.axes", "skips": "found.source, found.path, found.axes"}[tap]
     imports = f"""from unetinspect import capture, {tap}
 
 wanted = {tap}({", ".join(arguments)})

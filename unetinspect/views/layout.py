@@ -23,6 +23,7 @@ class Layout(Struct, frozen=True):
 
     Attributes:
         headings: The headings of groups, by the index of the row that follows.
+        styles: The styles of rows, by their index.
         dropped: Headers of the dropped columns.
         shortened: Whether paths were shortened.
     """
@@ -30,6 +31,7 @@ class Layout(Struct, frozen=True):
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     headings: dict[int, str] = {}
+    styles: dict[int, str] = {}
     dropped: tuple[str, ...] = ()
     shortened: bool = False
 
@@ -46,7 +48,11 @@ def fit(table: Table, width: int | None, *, shorten: bool = True) -> Layout:
     If it does not fit, rows are grouped under headings, then columns are dropped, then paths are shortened. No value is cut:
     what still does not fit is wider.
     """
-    layout = Layout(tuple(table.columns), tuple(tuple(visible(column.show(row)) for column in table.columns) for row in table.rows))
+    layout = Layout(
+        tuple(table.columns),
+        tuple(tuple(visible(column.show(row)) for column in table.columns) for row in table.rows),
+        styles={place: table.style(row) for place, row in enumerate(table.rows)} if table.style else {},
+    )
     if width is None or least_width(layout) <= width:
         return layout
     if table.group is not None:
@@ -71,13 +77,15 @@ def wrap_lines(layout: Layout, width: int | None) -> Layout:
     spare = max(width - least_width(layout), 0) // len(wrapping)
     rooms = widths(layout, wrapped=True)
     rows: list[tuple[str, ...]] = []
-    headings = {}
+    headings, styles = {}, {}
     for number, row in enumerate(layout.rows):
         if number in layout.headings:
             headings[len(rows)] = layout.headings[number]
         parts = [wrap_cell(text, rooms[place] + spare) if place in wrapping else [text] for place, text in enumerate(row)]
-        rows += zip_longest(*parts, fillvalue="")
-    return replace(layout, rows=tuple(rows), headings=headings)
+        for line in zip_longest(*parts, fillvalue=""):
+            styles[len(rows)] = layout.styles.get(number, "")
+            rows.append(line)
+    return replace(layout, rows=tuple(rows), headings=headings, styles=styles)
 
 
 def widths(layout: Layout, *, wrapped: bool = False) -> list[int]:

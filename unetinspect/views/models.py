@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from msgspec import Struct
 
-from unetinspect.catalog import Entry, Figure, HubLocation
+from unetinspect.catalog import Entry, Figure, HubLocation, PipelineSize
 from unetinspect.record import Confidence, ModelInfo, Run, Shape, Trace
 from unetinspect.record.run import Excerpt
 from unetinspect.unets import Builder
-from unetinspect.units import format_count, format_si, format_size, plural
+from unetinspect.units import format_bytes, format_count, format_si, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
 
@@ -33,6 +33,7 @@ class ModelSummary(Excerpt, frozen=True, kw_only=True):
     params: int
     attention_layers: int
     vae_scale_factor: int | float | None
+    default_size: PipelineSize | None
     hub: tuple[HubLocation, ...]
     read_from: str
     confidence: Confidence
@@ -79,6 +80,7 @@ class FoundModel(Excerpt, frozen=True, kw_only=True):
         attention_layers: Attention layers.
         skips: Skips that were consumed.
         macs: Multiply-accumulates of the pass.
+        inference_bytes: Weights and the peak of activations.
     """
 
     fields_of: ClassVar = (ModelInfo, Run)
@@ -92,6 +94,7 @@ class FoundModel(Excerpt, frozen=True, kw_only=True):
     sample_size: Shape
     forward_batch: int
     macs: int | None
+    inference_bytes: int | None = None
 
 
 class FoundModels(Struct, frozen=True, kw_only=True):
@@ -125,10 +128,15 @@ def found_table(found: Sequence[FoundModel]) -> Table:
             Column("skips", lambda model: str(model.skips), right=True, drop=1),
             Column("sample", lambda model: format_size(model.sample_size), right=True),
             Column("MACs", lambda model: format_si(model.macs), right=True),
+            Column("memory", lambda model: format_bytes(model.inference_bytes), right=True),
         ),
         rows=found,
+        name="path",
         group=lambda model: model.class_name,
-        below=[f"{plural(len(found), 'model')}; MACs of one pass at the config's sample size (batch doubled under CFG)"],
+        below=[
+            f"{plural(len(found), 'model')}; MACs of one pass at the config's sample size (batch doubled under CFG)",
+            "memory: weights + activations of that pass",
+        ],
     )
 
 
@@ -149,9 +157,14 @@ def models_table(entries: Sequence[Entry]) -> Table:
         group=lambda entry: f"{entry.family}: {entry.class_name}",
         below=[
             f"{plural(len(entries), 'model')}; a hub ID, a config file or a folder can be traced as well",
-            f"{reconstructed} configs (*) are reconstructed from code and similar models; the others are verbatim copies",
+            *(
+                [f"*: reconstructed from code and similar models ({reconstructed}); the others are verbatim copies"]
+                if reconstructed
+                else []
+            ),
         ],
         records=list_models(entries).models,
+        name="name",
     )
 
 
@@ -165,6 +178,7 @@ def classes_table(classes: Sequence[Builder], entries: Sequence[Entry]) -> Table
             Column("bundled models", lambda row: ", ".join(row.models) or "-", wrap=22, drop=1),
         ),
         rows=rows,
+        name="class_name",
         below=[f"{len(rows)} classes, {sum(bool(row.plugs_into) for row in rows)} of them to attach to a UNet: --with"],
     )
 

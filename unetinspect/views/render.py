@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
-from textwrap import wrap
 from typing import Any
 
 from msgspec import Struct
 
-from unetinspect.terminal import cells, paint
+from unetinspect.terminal import cells, paint, wrap_words
 from unetinspect.units import visible
 from unetinspect.views.layout import GAP, Layout, fit, widths, wrap_lines
-from unetinspect.views.table import Table, flat_fields
-
-_LABEL = re.compile(r"\w+: {2,}|\w{6}: | +")
+from unetinspect.views.table import Line, Table, flat_fields
 
 
 class Screen(Struct, frozen=True, kw_only=True):
@@ -24,11 +20,13 @@ class Screen(Struct, frozen=True, kw_only=True):
 
     Attributes:
         width: Columns; None is as many as the table needs (a pipe, a file).
+        height: Lines; None is as many as the answer needs.
         unicode: Whether box-drawing characters can be shown.
         shorten: Whether long paths may be shortened.
     """
 
     width: int | None
+    height: int | None = None
     color: bool = False
     unicode: bool = True
     shorten: bool = True
@@ -38,13 +36,13 @@ def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
     """Draw a table as text; returns it, and notes on what was left out because the screen is too narrow."""
     layout = fit(table, screen.width, shorten=screen.shorten)
     above, below = (
-        "\n".join(part for line in lines for part in wrap_words(visible(line), screen.width))
-        for lines in ([*filter(None, [table.title]), *table.above], table.below)
+        "\n".join(part for line in lines for part in _wrapped(line, screen))
+        for lines in ([*([Line(table.title, "heading")] if table.title else []), *table.above], table.below)
     )
     blocks = [above, _draw(layout, screen) if table.rows else "", below]
     left_out = []
     if table.rows and layout.dropped:
-        left_out.append(f"left out at {screen.width} columns: {', '.join(reversed(layout.dropped))} (a wider terminal or a pipe shows all)")
+        left_out.append(f"left out at {screen.width} columns: {', '.join(reversed(layout.dropped))} (--width 0 shows all)")
     if table.rows and layout.shortened:
         left_out.append("long paths are shortened on the left: --no-truncate shows them whole")
     hints = (f"{table.title.lower()}: {line}" if table.title else line for line in left_out)
@@ -76,13 +74,11 @@ def _cell(value: Any) -> Any:
     return "" if value is None else visible(value, keep_lines=True) if isinstance(value, str) else value
 
 
-def wrap_words(text: str, width: int | None) -> list[str]:
-    """Break a line between words at `width`; the rest is indented as the line is, or by its label ("size:   ")."""
-    if width is None or len(text) <= width:
-        return [text]
-    label = _LABEL.match(text)
-    indent = " " * (label.end() if label else 0)
-    return wrap(text, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+def _wrapped(line: str, screen: Screen) -> list[str]:
+    first, *rest = wrap_words(visible(line), screen.width)
+    if screen.color and isinstance(line, Line):
+        first = paint(first[: line.lead], line.style) + first[line.lead :]
+    return [first, *rest]
 
 
 def _draw(layout: Layout, screen: Screen) -> str:
@@ -94,7 +90,7 @@ def _draw(layout: Layout, screen: Screen) -> str:
     for number, row in enumerate(layout.rows):
         if number in layout.headings:
             lines.append(style(layout.headings[number], "heading"))
-        lines.append(_aligned(row, layout, rooms))
+        lines.append(style(_aligned(row, layout, rooms), layout.styles.get(number, "")))
     return "\n".join(lines)
 
 

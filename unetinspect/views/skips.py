@@ -15,7 +15,7 @@ from unetinspect.record.selection import no_skip_matches
 from unetinspect.units import format_shape, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.stages import skip_counts
-from unetinspect.views.table import Column, Table
+from unetinspect.views.table import Column, Table, fields_of
 from unetinspect.views.words import CHANGES, inside, skip_changes, skip_sum, skip_way, with_call
 
 
@@ -39,6 +39,8 @@ def skips_table(trace: Trace, skips: Sequence[Skip] | None = None) -> Table:
         above=header(trace.model, trace.run),
         below=[*selected, *skip_lines(trace)],
         group=lambda skip: skip.target_stage,
+        fields=fields_of(Skip),
+        name="target",
     )
 
 

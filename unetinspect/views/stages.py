@@ -67,7 +67,29 @@ def cost_lines(trace: Trace) -> list[str]:
         if materialized is not None and materialized > fused:
             module = totals.peak_activation_in_with_maps or "the UNet itself"
             lines.append(f"        {format_bytes(materialized)} with materialized attention maps, in {module}")
+    lines += _memory_lines(totals)
     return [*lines, *(f"        {line}" for line in attached_lines(trace.run) if lines)]
+
+
+def _memory_lines(totals: Totals) -> Iterator[str]:
+    """Yield the memory of the forward pass and of a training step, each with its parts."""
+    if totals.inference_bytes is None:
+        return
+    weights = f"weights {format_bytes(totals.weight_bytes)}"
+    yield f"memory: inference {format_bytes(totals.inference_bytes)} = {weights} + activations {format_bytes(totals.peak_activation_bytes)}"
+    if (step := totals.training) is None:
+        return
+    added, kept = step.peak_activation_bytes - step.kept_bytes, format_bytes(step.kept_bytes)
+    checkpointed = " with gradient checkpointing" if step.gradient_checkpointing else ""
+    activations = f"kept for backward{checkpointed} {kept} + backward {format_bytes(added)}"
+    in_step = step.step_bytes > step.peak_activation_bytes
+    yield (
+        f"        training {format_bytes(step.total_bytes)} = {weights} + gradients {format_bytes(step.gradient_bytes)}"
+        f" + optimizer ({step.optimizer}) {format_bytes(step.optimizer_bytes)}"
+        f" + {f'its step {format_bytes(step.step_bytes)}' if in_step else activations}"
+    )
+    if in_step:
+        yield f"        freed before the optimizer's step: {activations}"
 
 
 def attached_lines(run: Run) -> Iterator[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from unetinspect.errors import UsageError, nearest_names
 from unetinspect.record import Attention, InputInfo, Module, OutputInfo, Port, Skip, Stage, Trace
+from unetinspect.units import format_bytes, format_count, format_shape, format_si
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +28,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "outputs": OutputInfo,
     "inputs": InputInfo,
 }
+# How the numbers of a field are written, by a word of its name.
+_UNITS: dict[str, Callable[[int], str]] = {"bytes": format_bytes, "macs": format_si, "flops": format_si, "params": format_count}
 
 
 class Column(Struct, frozen=True):
@@ -56,6 +62,24 @@ class Column(Struct, frozen=True):
         return cls(header, lambda row: write(value(row)) if value(row) else "", right=True, drop=drop, value=value)
 
 
+class Line(str):
+    """A line over or under a table that begins with words in a style of the terminal; everywhere else it is its text.
+
+    Attributes:
+        lead: How many characters have the style.
+        style: Its name.
+    """
+
+    lead: int
+    style: str
+
+    def __new__(cls, lead: str, style: str, rest: str = "") -> Line:
+        """Make a line of the words in that style and the rest."""
+        line = super().__new__(cls, lead + rest)
+        line.lead, line.style = len(lead), style
+        return line
+
+
 class Table(Struct, frozen=True):
     """Rows of records, and how to show them.
 
@@ -65,8 +89,11 @@ class Table(Struct, frozen=True):
         above: Lines over the table: what was traced, how.
         below: Lines under it: totals.
         group: The heading that a row may be grouped under; a path in it is removed from the first column. None: no groups.
+        style: The style of a row on a terminal; None: they have none.
         records: What CSV and TSV write; None: the rows, field by field.
         fields: The header of CSV and TSV if there are no records.
+        name: The field of a record that `--format names` prints; "": none.
+        wanted: The fields that are shown, in this order; none: all.
         title: Its heading, where several tables make up an answer.
     """
 
@@ -75,13 +102,20 @@ class Table(Struct, frozen=True):
     above: Sequence[str] = ()
     below: Sequence[str] = ()
     group: Callable[[Row], str] | None = None
+    style: Callable[[Row], str] | None = None
     records: Sequence[Any] | None = None
     fields: Sequence[str] = ()
+    name: str = ""
+    wanted: Sequence[str] = ()
     title: str = ""
 
 
 def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
-    """Return the names and values of a table's data, nested records spread out: "attention.self"."""
+    """Return the names and values of a table's data, nested records spread out: "attention.self".
+
+    Raises:
+        UsageError: A field that is wanted does not exist.
+    """
     records = table.rows if table.records is None else table.records
     rows = [dict(_flatten(msgspec.to_builtins(record))) for record in records]
     # Each name once; those of a nested record in its place, also where it is absent from the first rows.
@@ -89,7 +123,41 @@ def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
     for name in [name for row in rows for name in row] or table.fields:
         groups.setdefault(name.partition(".")[0], {})[name] = None
     names = [name for field, group in groups.items() for name in group if len(group) == 1 or name != field]
+    for name in table.wanted:
+        if name not in names and names:
+            close = nearest_names(name, names, count=1)
+            raise UsageError(f"no column '{name}'", hint=f"{f'did you mean {close[0]}? ' if close else ''}columns: {', '.join(names)}")
+    names = [*table.wanted] or names
     return names, [[row.get(name) for name in names] for row in rows]
+
+
+def only_columns(table: Table, wanted: Sequence[str]) -> Table:
+    """Return a table of the records with these fields as its columns, none of which is dropped.
+
+    Raises:
+        UsageError: One of them does not exist; the hint lists all.
+    """
+    table = replace(table, wanted=wanted, records=table.rows if table.records is None else table.records, group=None)
+    names, rows = flat_fields(table)
+    columns = [Column(name, partial(_cell, name, place), right=_is_number(rows, place)) for place, name in enumerate(names)]
+    return replace(table, columns=columns, rows=rows)
+
+
+def _cell(name: str, place: int, row: Sequence[Any]) -> str:
+    value = row[place]
+    if value is None or isinstance(value, list | tuple):
+        return format_shape(value)
+    write = next((_UNITS[word] for word in re.split(r"[._]", name) if word in _UNITS), None)
+    return write(value) if write and isinstance(value, int) else str(value)
+
+
+def _is_number(rows: Sequence[Sequence[Any]], place: int) -> bool:
+    return all(row[place] is None or type(row[place]) in (int, float) for row in rows)
+
+
+def fields_of(record: type[Struct]) -> list[str]:
+    """Return the names of a record's fields in JSON."""
+    return [field.encode_name for field in msgspec.structs.fields(record)]
 
 
 def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -121,8 +189,8 @@ def to_dataframe(trace: Trace, section: str) -> pd.DataFrame:
     except ModuleNotFoundError as error:
         if error.name != "pandas":
             raise
-        raise UsageError("a DataFrame needs pandas, which is not installed", hint="pip install pandas") from None
+        raise UsageError("a DataFrame needs pandas, which is not installed", hint="pip install 'unetinspect[pandas]'") from None
     records: Sequence[Any] = trace.run.inputs if section == "inputs" else getattr(trace, section)
     if not records:
-        return pd.DataFrame(columns=[field.encode_name for field in msgspec.structs.fields(SECTIONS[section])])
+        return pd.DataFrame(columns=fields_of(SECTIONS[section]))
     return pd.json_normalize(list(msgspec.to_builtins(records)))

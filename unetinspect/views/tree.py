@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct, structs
@@ -11,6 +11,9 @@ from unetinspect.record import Module, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table
+
+# Heading, empty lines, what is said below, a hint and the next prompt.
+_LINES_AROUND = 7
 
 
 class _Node(Struct):
@@ -33,16 +36,36 @@ class TreeLine(Struct, frozen=True):
     module: Module
     ran: bool
     count: int = 1
+    level: int = 0
 
 
-def tree_table(trace: Trace, modules: Sequence[Module] | None = None, *, depth: int | None = None, unicode: bool = True) -> Table:
-    """Show the tree of these modules, down to `depth` levels below those that are in none of the others.
+def tree_table(
+    trace: Trace,
+    modules: Sequence[Module] | None = None,
+    *,
+    depth: int | None = None,
+    height: int | None = None,
+    fold: bool = True,
+    unicode: bool = True,
+) -> Table:
+    """Show the tree of these modules (None: all), down to `depth` levels below those that are in none of the others.
 
-    None is all modules of the UNet, and all levels.
+    Without `depth`, as many levels as fit a screen of `height` lines, but at least one; None is all levels.
     """
     modules = trace.modules if modules is None else modules
-    lines = _lines(map(_fold, _grow(modules)), depth=depth, unicode=unicode)
+    roots = _grow(modules)
+    lines = _lines([_fold(root) for root in roots] if fold else roots, unicode=unicode)
+    above = header(trace.model, trace.run)
+    deepest = max(line.level for line in lines)
+    if depth is None and height is not None:
+        room = height - len(above) - _LINES_AROUND
+        depth = max((level for level in range(1, deepest + 1) if sum(line.level <= level for line in lines) <= room), default=1)
+    # Cut only now: siblings that differ below `depth` must not be folded above it.
+    lines = [line for line in lines if depth is None or line.level <= depth]
     idle = sum(not line.ran for line in lines)
+    below = [f"{plural(idle, 'module')} did not run in this pass"] if idle else []
+    if depth is not None and depth < deepest:
+        below.append(f"{depth} of {plural(deepest, 'level')} shown: --depth {deepest} shows all")
     return Table(
         columns=(
             Column("module", lambda line: line.label),
@@ -50,9 +73,10 @@ def tree_table(trace: Trace, modules: Sequence[Module] | None = None, *, depth: 
             *_COSTS,
         ),
         rows=lines,
-        above=header(trace.model, trace.run),
-        below=[f"{plural(idle, 'module')} did not run in this pass"] if idle else [],
+        above=above,
+        below=below,
         records=within_depth(modules, depth),
+        name="path",
     )
 
 
@@ -117,16 +141,15 @@ def _merged(one: _Node, other: _Node, *, name: str) -> _Node:
     return _Node(name, structs.replace(one.module, activation_bytes=max(peaks, default=None)), children, count, one.key)
 
 
-def _lines(roots: Iterable[_Node], *, depth: int | None, unicode: bool) -> list[TreeLine]:
+def _lines(roots: Sequence[_Node], *, unicode: bool) -> list[TreeLine]:
     branch, last_branch, bar = ("├─ ", "└─ ", "│  ") if unicode else ("|- ", "`- ", "|  ")
     lines: list[TreeLine] = []
 
     def add(node: _Node, guides: str, hanging: str, level: int) -> None:
         times = f"{node.count} x " if node.count > 1 else ""
         label = f"{node.name}: {times}{node.module.class_name}" if node.name else node.module.class_name
-        lines.append(TreeLine(guides + label, node.module, _ran(node), node.count))
-        # `depth` is applied only here: siblings that differ below it must not be folded above it.
-        for child in node.children if depth is None or level < depth else []:
+        lines.append(TreeLine(guides + label, node.module, _ran(node), node.count, level))
+        for child in node.children:
             is_last = child is node.children[-1]
             add(child, hanging + (last_branch if is_last else branch), hanging + ("   " if is_last else bar), level + 1)
 
