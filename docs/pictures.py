@@ -1,4 +1,4 @@
-"""Draw the pictures of README and docs with the tool itself, as self-contained SVG.
+"""Draw the pictures of README and docs with the tool itself, as self-contained SVG, and heat maps as PNG.
 
     python docs/pictures.py
 
@@ -11,6 +11,10 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image, ImageDraw
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
@@ -25,6 +29,7 @@ PICTURES = Path(__file__).parent / "pictures"
 TABLE = "skips-sd15"
 COMMAND = "unetinspect skips sd15"
 WIDTH = 80
+HEAT = "heat-maps.png"
 
 # One model of each family in the catalog.
 GALLERY = {
@@ -91,11 +96,65 @@ def gallery() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def scene() -> Image.Image:
+    """Draw a ball, a tree and a box."""
+    image = Image.new("RGB", (960, 960), "#d9d9d9")
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 690, 960, 960), fill="#bdbdbd")
+    draw.polygon([(690, 96), (900, 595), (480, 595)], fill="#2e9e4f")
+    draw.rectangle((662, 595, 720, 730), fill="#6b6b6b")
+    draw.ellipse((96, 480, 403, 787), fill="#d8402f")
+    draw.rectangle((557, 672, 806, 883), fill="#2f62c9")
+    return image.resize((240, 240), Image.Resampling.LANCZOS)
+
+
+def color_unet() -> UNet2DConditionModel:
+    """Build a UNet in whose only cross-attention layer the queries are the hues of pixels: its weights are set by hand."""
+    unet = UNet2DConditionModel(
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(3,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
+        up_block_types=("UpBlock2D",),
+        layers_per_block=1,
+        norm_num_groups=1,
+        attention_head_dim=1,
+        cross_attention_dim=3,
+    )
+    for name, parameter in unet.named_parameters():
+        parameter.data.fill_("norm" in name and name.endswith("weight"))
+    transformer = unet.down_blocks[0].attentions[0]
+    attention = transformer.transformer_blocks[0].attn2
+    unet.conv_in.weight.data[:, :, 1, 1] = torch.eye(3)
+    transformer.proj_in.weight.data[:, :, 0, 0] = torch.eye(3)
+    attention.to_q.weight.data += 1.8 * torch.eye(3)
+    attention.to_k.weight.data += 1.8 * torch.eye(3)
+    return unet
+
+
+def heat_maps() -> Image.Image:
+    """Draw the scene, and over it where its hues attend to red, green and blue: the words ball, tree and box."""
+    image = scene()
+    pixels = np.asarray(image.resize((24, 24), Image.Resampling.BOX), np.float32)
+    sample = torch.tensor(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+    words = torch.cat([1.5 * torch.eye(3) - 0.5, torch.zeros(5, 3)])[None]  # (batch, token, color): red, green, blue, and no color
+    unet = color_unet()
+    with torch.no_grad(), unetinspect.capture(unet, unetinspect.maps(kind="cross")) as seen:
+        unet(sample, 0, words)
+    panels = [image, *(seen.heat(token).picture(image) for token in range(3))]
+    sheet = Image.new("RGB", (len(panels) * 248 - 8, 240), "white")
+    for place, panel in enumerate(panels):
+        sheet.paste(panel, (place * 248, 0))
+    return sheet
+
+
 def main() -> None:
     """Write every picture and the gallery page."""
     PICTURES.mkdir(exist_ok=True)
     (PICTURES.parent / "gallery.md").write_text(gallery(), encoding="utf-8")
     (PICTURES / f"{TABLE}.svg").write_text(table(), encoding="utf-8")
+    heat_maps().save(PICTURES / HEAT, optimize=True)
     for name, (model, level) in drawings().items():
         (PICTURES / f"{name}.svg").write_text(draw(unetinspect.trace(model, device="meta"), level), encoding="utf-8")
 

@@ -22,13 +22,14 @@ SIDE = 32  # of an image in pixels; the sample is 16x16
 
 
 @cache
-def tokenizer() -> Any:
-    """Build CLIP's tokenizer of letters and four merges: "cat" and "dog" are one token each, any other letter is a token."""
+def tokenizer(words: tuple[str, ...] = ("cat", "dog"), length: int = TOKENS) -> Any:
+    """Build CLIP's tokenizer of letters and some words: each of these is one token, any other letter is a token."""
     letters = [*"abcdefghijklmnopqrstuvwxyz,"]
-    merges = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>")]
+    pairs = [(word[:end], word[end] + "</w>" * (end == len(word) - 1)) for word in words for end in range(1, len(word))]
+    merges = [*dict.fromkeys(pairs)]
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
     made: Any = CLIPTokenizer
-    return made(vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges, model_max_length=TOKENS)
+    return made(vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges, model_max_length=length)
 
 
 def random(model: Any, seed: int = 0) -> Any:
@@ -48,18 +49,20 @@ def unet(config: str | Config = "conditioned", **keys: Any) -> Any:
     return random(getattr(diffusers, config["_class_name"]).from_config(config))
 
 
-def text_encoder(kind: Any = CLIPTextModel) -> Any:
-    """Build a small text encoder."""
-    ids = {"bos_token_id": tokenizer().bos_token_id, "eos_token_id": tokenizer().eos_token_id, "vocab_size": len(tokenizer())}
+def text_encoder(kind: Any = CLIPTextModel, words: Any = None) -> Any:
+    """Build a small text encoder for a tokenizer."""
+    words = words or tokenizer()
+    ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "vocab_size": len(words)}
     small = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": WIDTH}
     configured: Any = CLIPTextConfig
-    return random(kind(configured(max_position_embeddings=TOKENS, **small, **ids)))
+    return random(kind(configured(max_position_embeddings=words.model_max_length, **small, **ids)))
 
 
-def vae() -> Any:
-    """Build a small VAE of factor 2."""
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    return random(diffusers.AutoencoderKL(latent_channels=4, block_out_channels=[8, 8], norm_num_groups=4, sample_size=SIDE, **blocks))
+def vae(blocks: int = 2, sample_size: int = SIDE) -> Any:
+    """Build a small VAE; each block but the first halves the image."""
+    types = {"down_block_types": ["DownEncoderBlock2D"] * blocks, "up_block_types": ["UpDecoderBlock2D"] * blocks}
+    channels = {"latent_channels": 4, "block_out_channels": [8] * blocks, "norm_num_groups": 4}
+    return random(diffusers.AutoencoderKL(sample_size=sample_size, **channels, **types))
 
 
 def ddim() -> DDIMScheduler:
@@ -74,6 +77,21 @@ def pipeline(kind: str = "StableDiffusionPipeline", *, scheduler: Any = None, **
     optional = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     built = getattr(diffusers, kind)(scheduler=scheduler or ddim(), **optional, **parts)
     return quiet(built)
+
+
+def stable_diffusion() -> Any:
+    """Build what the docs load: the layers and heads of Stable Diffusion 1.5 with few channels, and a sample of a quarter of its size."""
+
+    class TwoSteps(DDIMScheduler):
+        """Samples in two steps, however many are asked for."""
+
+        def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+            super().set_timesteps(min(num_inference_steps, 2), device)  # type: ignore[misc]
+
+    words = tokenizer(("cat", "dog", "garden", "in", "zebra"), length=77)
+    small = diffusers.UNet2DConditionModel(sample_size=16, block_out_channels=(8,) * 4, norm_num_groups=4, cross_attention_dim=WIDTH)
+    parts = {"unet": random(small), "vae": vae(blocks=6, sample_size=512), "tokenizer": words, "text_encoder": text_encoder(words=words)}
+    return pipeline(scheduler=TwoSteps(clip_sample=False, steps_offset=1), **parts)
 
 
 def sdxl(kind: str = "StableDiffusionXLPipeline") -> Any:

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import jq
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageChops
 
 from tests.tiny import traced
 from unetinspect.catalog import load_catalog
@@ -46,6 +48,7 @@ COMMANDS = (
     "models",
     "cache",
     "schema",
+    "maps",
 )
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -145,16 +148,26 @@ def cut(output: str, shown: str) -> str:
     return "\n".join([*chain.from_iterable(parts), *([CUT] if kept[-1] < len(lines) - 1 else [])])
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' HeunDiscreteScheduler, with NumPy 2
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_documented_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Each Python block runs as it stands; where it shows results, they are the real ones."""
     monkeypatch.chdir(tmp_path)
-    for block in PYTHON.findall(page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    if "StableDiffusionPipeline" in text:
+        from tests import pipelines  # here: it takes as long to import as all else
+
+        monkeypatch.setattr("diffusers.StableDiffusionPipeline.from_pretrained", lambda *_, **__: pipelines.stable_diffusion())
+    names: dict[str, Any] = {}
+    for block in PYTHON.findall(text):
+        names = names if "pipe" in names else {}  # the blocks of a page that loads a pipeline are one session
         if ">>>" in block:
-            test = doctest.DocTestParser().get_doctest(block, {}, page.name, None, None)
-            assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test).failed == 0, capsys.readouterr().out
+            test = doctest.DocTestParser().get_doctest(block, names, page.name, None, None)
+            runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+            assert runner.run(test, clear_globs=False).failed == 0, capsys.readouterr().out
+            names = test.globs
         else:
-            exec(compile(block, page.name, "exec"), {})
+            exec(compile(block, page.name, "exec"), names)
 
 
 def test_every_command_has_a_page_and_every_page_its_recipes() -> None:
@@ -180,15 +193,22 @@ def pictures() -> dict[str, Any]:
 
 def test_the_pictures_are_those_of_today(pictures: dict[str, Any]) -> None:
     """Each drawing is what the tool draws, and each file is one of them."""
-    shown = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "pictures").iterdir()}
+    shown = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "pictures").glob("*.svg")}
     drawn = {name: pictures["draw"](traced(model), level) for name, (model, level) in pictures["drawings"]().items()}
 
     assert shown == {**drawn, pictures["TABLE"]: pictures["table"]()}
 
 
+def test_the_heat_maps_are_those_of_today(pictures: dict[str, Any]) -> None:
+    """The picture is what was last written, up to the rounding of other machines."""
+    shown = Image.open(ROOT / "docs" / "pictures" / pictures["HEAT"])
+
+    assert np.asarray(ImageChops.difference(shown, pictures["heat_maps"]())).max() <= 4
+
+
 def test_the_pictures_load_nothing_from_elsewhere() -> None:
     """No fonts, no scripts, no links: they are shown where nothing may be fetched."""
-    for path in (ROOT / "docs" / "pictures").iterdir():
+    for path in (ROOT / "docs" / "pictures").glob("*.svg"):
         svg = path.read_text(encoding="utf-8")
         assert not any(word in svg for word in ("url(http", "@font-face", "href", "<script", "@import")), path.name
 

@@ -51,12 +51,12 @@ _open: list[Run] = []
 def capture(target: Any, *taps: Tap, rows: str | slice = "all", budget: int = 64 * 1024**2, plan: Trace | None = None) -> Iterator[Seen]:
     """Capture what `taps` name (`maps`, `features`, `skips`) in each call of a UNet inside the block.
 
-    What the UNet computes is the same to the last bit, unless a tap changes it. Afterwards the UNet is as it was.
+    The UNet's output is bit-identical, unless a tap changes it. Afterwards the UNet is as it was.
 
-    target  a pipeline with a `.unet`, or a UNet; wrapped or compiled ones run without the compiler in the block
-    rows    the rows of the batch to keep: "all", a slice, or, of pipelines whose order is known, "cond" or "uncond"
+    target  a pipeline with a `.unet`, or a UNet; compiled modules run without the compiler in the block
+    rows    the rows of the batch to keep: "all", a slice, or for known pipelines "cond" or "uncond"
     budget  bytes of probabilities to compute at once, in float32
-    plan    a `Trace` of the UNet; without it, a copy of its config is traced, on meta
+    plan    a `Trace` of the UNet; default: one is made on meta, from its config
 
     Raises:
         UsageError: A tap selects nothing, or names something that the UNet does not have.

@@ -111,16 +111,16 @@ def maps(
     """Capture attention maps: the probabilities softmax(Q Kᵀ), (image, head, query, token), in float32.
 
     `kind`, `stage` and `tokens_at` are those of `unetinspect attn`, one or several; `paths` are attention layers. Without
-    any of them, all layers are captured. The layers with `tokens_at` are those of the pass that runs: at 768 px others have
-    16x16 queries than at 512 px.
+    any of them, all layers are captured. `tokens_at` is the grid of the queries in the pass that runs: at another
+    image size, other layers have it.
 
     heads    "mean", "max" or "var" (the population variance) over the heads; None keeps them
     queries  (y, x) of those to keep; "mean" over all of them is the attention that each token received; None keeps all
-    tokens   the keys to keep: a slice, or positions. A row sums to 1 before
+    tokens   the keys to keep: a slice, or positions. Over all tokens, a row sums to 1
     steps    "mean" or "sum" over the calls of the UNet, or the "last" of them; None keeps each
     calls    which calls of the UNet to capture, counted from 0; None: all
-    change   `change(probs, at)` returns the probabilities to use instead, (batch, heads, queries, keys); what is captured
-             is what was computed before
+    change   `change(probs, at)` returns the probabilities to use instead, (batch, heads, queries, keys), or None; the maps
+             before the change are captured
     grad     keep the graph, so that a loss of the maps can be differentiated
 
     Raises:
@@ -148,10 +148,10 @@ def features(
     fold: Callable[[Tensor], Tensor] | None = None,
     change: Change | None = None,
 ) -> FeatureTap:
-    """Capture the first tensor that modules return, or are given.
+    """Capture the first tensor that modules return, or receive.
 
     `paths` are those of `unetinspect tree`. `steps` and `calls` are those of `maps`. `fold(tensor)` makes it smaller before
-    it is kept; `change(tensor, at)` returns the tensor to use instead.
+    it is kept. `change(tensor, at)` returns the tensor to use instead, or None.
 
     Raises:
         UsageError: No path is given, or a value is not one of these.
@@ -181,8 +181,8 @@ def skips(
     """Capture skips as they enter the concatenation: what FreeU and a ControlNet did to them is in them.
 
     `source`, `target` and `index` are columns of `unetinspect skips`, one or several; without any of them, all skips are
-    captured. `scale` multiplies the skip; `change(skip, at)` returns the tensor to use instead. `steps` and `calls` are those
-    of `maps`. What is captured is the skip before it is changed.
+    captured. `scale` multiplies the skip; `change(skip, at)` returns the tensor to use instead, or None. `steps` and `calls`
+    are those of `maps`. The skip before the change is captured.
 
     Raises:
         UsageError: A value is not one of these.
