@@ -28,7 +28,7 @@ from unetinspect.run.build import make_inputs
 from unetinspect.unets import InputSpec
 
 # Of a class whose small models are large at their own size.
-LATENT = {"Kandinsky3UNet": (32, 32), "StableCascadeUNet": (64, 64)}
+LATENT = {"Kandinsky3UNet": (32, 32)}
 UNETS = [kind for kind, config in ALL.items() if config["_class_name"] not in ("ControlNetModel", "ControlNetUnionModel", "T2IAdapter")]
 
 
@@ -75,7 +75,8 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
     return len(one) == len(other) > 0 and all(map(torch.equal, one, other))
 
 
-WHOLE = {"heads": None, "steps": None}
+WITHOUT_SKIPS = ("uvit", "sparse-controlnet")
+WHOLE: dict[str, Any] = {"heads": None, "steps": None}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in some(UNETS, 6) if kind != "no-cross-attention"])
@@ -154,6 +155,7 @@ def test_every_fold_is_that_of_the_whole_maps_and_holds_what_its_axes_say(
         for seed in range(3):
             live.unet(**live.drawn(seed))
     for one in seen.maps:
+        assert one.grid is not None
         height, width = one.grid
         expected = whole[one.path][:, slice(None) if rows == "all" else rows]
         expected = FOLDS[heads](expected, axis=2)
@@ -198,7 +200,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
 def state(unet: nn.Module) -> tuple[Any, ...]:
     """Return all that a capture could leave behind."""
     hooks = [value for name, value in vars(nn.modules.module).items() if name.startswith("_global_") and "hooks" in name]
-    stacks = torch._C._len_torch_function_stack(), torch.utils._python_dispatch._len_torch_dispatch_stack()
+    stacks = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
     return snapshot(unet), repr(hooks), stacks, torch.is_grad_enabled(), torch._dynamo.eval_frame._stance.stance
 
 
@@ -271,7 +273,7 @@ def test_two_changes_of_one_layer_are_refused_across_nested_captures_and_two_vie
             live.run(maps(change=lambda probs, at: probs))
 
     for one, seen, changed in zip(plain.maps, outer.maps, inner.maps, strict=True):
-        assert torch.equal(one.tensor, seen.tensor[:1])
+        assert torch.allclose(one.tensor, seen.tensor[:1], atol=1e-5)  # of layers below a changed one, within rounding
         assert torch.allclose(one.tensor, changed.tensor, atol=1e-5)
 
 
@@ -280,17 +282,22 @@ def test_an_identity_change_changes_nothing_and_another_does(kind: str) -> None:
     """Within rounding: the product of the map with V is then computed in other steps. The labels are those of the layers."""
     live = Live(kind)
     at: list[Any] = []
-    _, output = live.run(maps(change=lambda probs, where: at.append((where, probs.shape)) or probs))
+
+    def identity(probs: Tensor, where: Any) -> Tensor:
+        at.append((where, probs.shape))
+        return probs
+
+    _, output = live.run(maps(change=identity))
     _, flat = live.run(maps(change=lambda probs, _: torch.full_like(probs, 1 / probs.shape[-1])))
 
     torch.testing.assert_close(output, live.plain(), atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(flat[0], output[0], atol=1e-3)
+    assert (flat[0] - output[0]).abs().max() > 10 * (output[0] - live.plain()[0]).abs().max()
     assert [(where.path, where.kind, (shape[0] * shape[1], *shape[2:])) for where, shape in at] == [
         (layer.path, layer.kind, layer.map_shape) for layer in live.record.attentions
     ]
 
 
-@pytest.mark.parametrize("kind", some([kind for kind in OF_EACH_CLASS.values() if kind in UNETS and kind != "uvit"], 3))
+@pytest.mark.parametrize("kind", some([kind for kind in OF_EACH_CLASS.values() if kind in UNETS and kind not in WITHOUT_SKIPS], 3))
 def test_a_scaled_skip_is_that_of_a_hand_made_witness(kind: str) -> None:
     """By 1 to the last bit; by 0 as if a patched `torch.cat` had joined zeros; each skip for itself."""
     live = Live(kind)
@@ -304,7 +311,7 @@ def test_a_scaled_skip_is_that_of_a_hand_made_witness(kind: str) -> None:
             nonlocal ablated
             if len(tensors) == 2 and torch.equal(tensors[1], operand):
                 ablated += 1
-                tensors = [tensors[0], torch.zeros_like(operand)]
+                tensors = [tensors[0], torch.zeros_like(tensors[1])]
             return cat(tensors, *args, **kwargs)
 
         with mock.patch("torch.cat", without):
@@ -349,16 +356,15 @@ def test_the_extra_peak_is_the_budget_the_results_and_one_layers_queries_and_key
     """Maps of 1024 queries are 32 MiB a layer, and are never held."""
     live = Live("conditioned", latent=(32, 32))
     budget = 1 << 20
-    peaks = []
-    for taps in ([], [maps(queries="mean")]):
-        with torch.no_grad(), LiveBytes() as memory:
-            seen = live.run(*taps, budget=budget)[0] if taps else live.plain()
-        peaks.append(memory.peak)
+    with torch.no_grad(), LiveBytes() as plain:
+        live.plain()
+    with torch.no_grad(), LiveBytes() as capturing:
+        seen, _ = live.run(maps(queries="mean"), budget=budget)
     results = sum(one.tensor.nbytes for one in seen.maps)
     layer = max(live.record.attentions, key=lambda layer: np.prod(layer.query_shape) + np.prod(layer.key_shape))
     operands = 4 * int(np.prod(layer.query_shape) + np.prod(layer.key_shape))
 
-    assert peaks[1] - peaks[0] <= budget + results + 2 * operands
+    assert capturing.peak - plain.peak <= budget + results + 2 * operands
 
 
 def checkpointed(live: Live) -> Any:
@@ -431,7 +437,7 @@ def test_a_layer_whose_attention_cannot_be_seen_is_named_at_the_end() -> None:
     with pytest.raises(ZeroDivisionError), capture(live.unet, maps()):
         raise ZeroDivisionError
 
-    assert "pipe.disable_xformers_memory_efficient_attention()" in (caught.value.hint or "")
+    assert caught.value.hint == "unet.set_default_attn_processor()"
 
 
 @pytest.mark.parametrize("latent", [(12, 20), (15, 17)])
@@ -445,7 +451,7 @@ def test_a_grid_is_found_at_any_size(latent: tuple[int, int]) -> None:
     assert [one.grid for one in seen.maps] == [latent, half, latent, latent]
     assert [one.path for one in points.maps] == [one.path for one in seen.maps if one.grid == latent]
     for one, other in zip(points.maps, (one for one in seen.maps if one.grid == latent), strict=True):
-        assert torch.equal(one.tensor[..., 0, :], other.tensor.unflatten(3, latent)[..., 3, 7, :])
+        torch.testing.assert_close(one.tensor[..., 0, :], other.tensor.unflatten(3, latent)[..., 3, 7, :], atol=1e-6, rtol=0)
 
 
 def test_the_gradient_of_attend_and_excite_flows_through_captured_maps() -> None:
@@ -461,5 +467,6 @@ def test_the_gradient_of_attend_and_excite_flows_through_captured_maps() -> None
         live.unet(**live.inputs)
         (gradient,) = torch.autograd.grad(attend_and_excite([one.tensor[0, 0] for one in seen.maps], token=2), sample)
 
-    torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
-    assert expected.abs().max() > 1e-4
+    largest = float(expected.abs().max())
+    assert largest > 1e-5
+    torch.testing.assert_close(gradient, expected, atol=1e-4 * largest, rtol=0)
