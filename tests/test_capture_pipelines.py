@@ -33,6 +33,8 @@ def test_maps_of_a_pipeline_are_those_of_unfused_attention_and_the_image_is_the_
     """Each map of each step: the text's is product 0, an image adapter's 1, 2."""
     make, given = PIPELINES[name]
     pipe = make()
+    if name == "pag":  # its processors are set during a call only
+        pipe._set_pag_attn_processor(pipe.pag_applied_layers, True)
     reference = Reference(pipe.unet)
     calls = given_to(pipe)
     plain = sampled(pipe, **given)

@@ -168,7 +168,7 @@ def test_a_pass_without_attention_or_cfg_says_no_more_than_there_is() -> None:
     assert lines[0].startswith("MACs:   ")
     assert "batch" not in lines[0]
     assert "attention" not in "".join(lines)
-    assert [line.split()[0] for line in lines] == ["MACs:", "not", "peak:"]
+    assert [line.split()[0] for line in lines] == ["MACs:", "not", "peak:", "memory:"]
 
 
 def test_a_record_from_before_costs_were_counted_shows_none() -> None:

@@ -65,8 +65,8 @@ def capture(target: Any, *taps: Tap, rows: str | slice = "all", budget: int = 64
     """
     check_taps(taps)
     pipeline = target if hasattr(target, "unet") else None
-    run = Run(Plan.of(target, plan), pipeline, check_rows(rows, pipeline), budget)
-    with run.watch(taps):
+    run = Run(Plan.of(target, plan), taps, pipeline, check_rows(rows, pipeline), budget)
+    with run.watch():
         yield run.seen
         run.check()
         run.seen.finish()
@@ -79,14 +79,14 @@ class Run:
         seen: What the caller gets.
     """
 
-    def __init__(self, plan: Plan, pipeline: Any, rows: str | slice, budget: int) -> None:
-        self.seen = Seen(getattr(pipeline, "tokenizer", None))
+    def __init__(self, plan: Plan, taps: Sequence[Tap], pipeline: Any, rows: str | slice, budget: int) -> None:
+        self.seen = Seen(taps, getattr(pipeline, "tokenizer", None))
         self._plan = plan
         self._pipeline = pipeline
         self._rows = rows
         self._budget = budget
         self._map_taps: dict[str, list[MapTap]] = defaultdict(list)
-        self._taps: Sequence[Tap] = ()
+        self._taps = taps
         self._calls = 0
         # Of the call of the UNet that is running:
         self._is_open = False
@@ -101,9 +101,9 @@ class Run:
         self._queries: dict[str, int] = {}
 
     @contextmanager
-    def watch(self, taps: Sequence[Tap]) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Put hooks on what the taps name while the block runs."""
-        self._taps = taps
+        taps = self._taps
         with ExitStack() as stack:
             hook = partial(_hook, stack)
             root = self._plan.root
@@ -265,10 +265,7 @@ class Run:
         self._changed.add(layer.path)
 
         def changed(probs: Tensor) -> Tensor:
-            new = changes[0](probs, at)
-            if new is not None and new.shape != probs.shape:
-                what = f"change returned {tuple(new.shape)} for the {tuple(probs.shape)} maps of {layer.path}"
-                raise UsageError(what, hint="return probabilities of the same shape")
+            new = _same_shape(changes[0](probs, at), probs, f"the maps of {layer.path}")
             return probs if new is None else new
 
         return changed
@@ -298,7 +295,7 @@ class Run:
         if tap.change is None:
             return None
         with torch._C.DisableTorchFunction():  # inside an attention layer, the caller's arithmetic is no product of it
-            return tap.change(tensor, at)
+            return _same_shape(tap.change(tensor, at), tensor, at.path)
 
     def _on_feature(self, path: str, tap: FeatureTap, module: nn.Module, args: Any, kwargs: Any, *output: Any) -> Any:
         if not self._is_open or not tap.takes_call(self._calls - 1):
@@ -337,7 +334,11 @@ class Run:
                 what = f"{path} was given {tensor.shape[1]} channels instead of {skip.concat_channels}"
                 raise ForwardError(what, hint="pass plan=unetinspect.trace(unet)")
             new = changed(tensor[:, skip.hidden_channels :])
-            return None if new is None else torch.cat([tensor[:, : skip.hidden_channels], new], 1)
+            if new is None:
+                return None
+            replaced = tensor.clone()  # in the same memory format, in which the convolution computes the same to the last bit
+            replaced[:, skip.hidden_channels :] = new
+            return replaced
 
         return _with_first((args, kwargs), path, joined)
 
@@ -360,6 +361,12 @@ class _CatWatch(TorchFunctionMode):
                 new = self._change(tensors[-1])
                 return func([*tensors[:-1], tensors[-1] if new is None else new], dim=1)
         return func(*args, **kwargs)
+
+
+def _same_shape(new: Tensor | None, old: Tensor, what: str) -> Tensor | None:
+    if new is not None and new.shape != old.shape:
+        raise UsageError(f"change returned {tuple(new.shape)} for {what}, {tuple(old.shape)}", hint="return a tensor of the same shape")
+    return new
 
 
 def _with_first(value: Any, path: str, changed: Callable[[Tensor], Tensor | None]) -> Any:

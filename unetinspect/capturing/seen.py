@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,8 +21,9 @@ class Seen(Captures):
         notes: What a reader should know.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, taps: Sequence[Tap], tokenizer: Any) -> None:
         self.notes: tuple[str, ...] = ()
+        self._taps = taps
         self._tokenizer = tokenizer
         self._texts: list[Tensor] = []
         self._entries: dict[Any, _Entry] = {}
@@ -29,17 +31,17 @@ class Seen(Captures):
 
     @property
     def maps(self) -> tuple[Captured, ...]:
-        """One for each attention layer, and each of its products, in the order of computation."""
+        """One for each attention layer, and each of its products: tap by tap, in the order of computation."""
         return self._captured(MapTap)
 
     @property
     def features(self) -> tuple[Captured, ...]:
-        """One for each module."""
+        """One for each module, in the order of the taps and of their paths."""
         return self._captured(FeatureTap)
 
     @property
     def skips(self) -> tuple[Captured, ...]:
-        """One for each skip."""
+        """One for each skip: tap by tap, in the order in which they are consumed."""
         return self._captured(SkipTap)
 
     @property
@@ -73,7 +75,13 @@ class Seen(Captures):
     def _captured(self, kind: type[Tap]) -> tuple[Captured, ...]:
         if kind in self._finished:
             return self._finished[kind]
-        return tuple(entry.captured() for entry in self._entries.values() if isinstance(entry.tap, kind))
+        entries = [entry for entry in self._entries.values() if isinstance(entry.tap, kind)]
+        return tuple(entry.captured() for entry in sorted(entries, key=self._place))
+
+    def _place(self, entry: _Entry) -> tuple[int, int]:
+        tap = entry.tap
+        place = next(place for place, known in enumerate(self._taps) if known is tap)
+        return place, tap.paths.index(entry.about.path) if isinstance(tap, FeatureTap) else 0
 
 
 @dataclass

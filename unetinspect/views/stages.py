@@ -67,7 +67,7 @@ def cost_lines(trace: Trace) -> list[str]:
         if materialized is not None and materialized > fused:
             module = totals.peak_activation_in_with_maps or "the UNet itself"
             lines.append(f"        {format_bytes(materialized)} with materialized attention maps, in {module}")
-    lines += _memory_lines(totals)
+        lines += _memory_lines(totals)
     return [*lines, *(f"        {line}" for line in attached_lines(trace.run) if lines)]
 
 
