@@ -147,7 +147,7 @@ def test_a_heat_map_is_the_mean_of_the_enlarged_maps_of_the_tokens_of_a_word() -
     ("change", "asked", "message", "hint"),
     [
         ({}, {"tokens": "zebar", "image": 0}, "no prompt contains the word 'zebar'", "its words: zebra, a, eats"),
-        ({}, {"tokens": 1}, "the capture has the maps of 2 images", "choose one (image=0"),
+        ({}, {"tokens": 1}, "the capture has the maps of 2 rows of the batch", "choose one (image=0"),
         ({}, {"tokens": 1, "image": 2}, "there is no image 2", "2 images, counted from 0"),
         ({}, {"tokens": 7, "image": 0}, "token 7 was not captured", "down.attn2 has 0 to 6"),
         ({}, {"tokens": (), "image": 0}, "heat needs at least one token", "a word of the prompt"),
@@ -315,7 +315,7 @@ def test_words_of_several_prompts_label_nothing_until_one_is_chosen(cli: Any, sa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("seen.safetensors -o x.png", "the capture has the maps of 2 images"),
+        ("seen.safetensors -o x.png", "the capture has the maps of 2 rows of the batch"),
         ("seen.safetensors --token zebra", "--token, --prompt and --image decide what a picture shows"),
         ("seen.safetensors --prompt 1 --image 0 -o x.svg", "there is no prompt 1"),
         ("seen.safetensors --json -o maps/", "--json and -o maps/ cannot be used together"),

@@ -33,7 +33,7 @@ from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import Attention, Skip, Trace
 from unetinspect.record.selection import no_match
 from unetinspect.record.stages import paths_above
-from unetinspect.units import plural
+from unetinspect.units import format_size, plural
 
 # The axes of a feature, by how many it has.
 _AXES = {
@@ -96,9 +96,12 @@ class Run:
         self._executions: Counter[str] = Counter()
         self._modes: list[tuple[nn.Module, TorchFunctionMode]] = []
         self._changed: set[str] = set()
-        # Of all calls: the layers that ran, with those whose product was seen and its number of queries.
+        # Of all calls: the layers that ran; those whose product was seen, with its number of queries and their grid; the taps of maps
+        # that had a layer of their size.
         self._entered: dict[str, nn.Module] = {}
         self._queries: dict[str, int] = {}
+        self._grids_of: dict[str, tuple[int, int]] = {}
+        self._matched: set[int] = set()
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -140,10 +143,11 @@ class Run:
         for tap in self._taps:
             if not any(map(tap.takes_call, range(self._calls))):
                 raise UsageError(f"calls={tap.calls!r}: the UNet was called {plural(self._calls, 'time')}", hint="calls are counted from 0")
-            if isinstance(tap, MapTap) and not self.seen.has(tap):
-                ran = [layer for layer in self._plan.record.attentions if layer.path in self._queries]
+            if isinstance(tap, MapTap) and id(tap) not in self._matched:
+                ran = [layer for layer in self._plan.record.attentions if layer.path in self._queries and tap.selection.takes(layer)]
                 sized = [replace(layer, query_shape=(1, 1, self._queries[layer.path], 1)) for layer in ran]
-                raise UsageError(no_match(sized), hint="tokens_at= is the size of the queries in the pass that ran")
+                grids = dict.fromkeys(format_size(self._grids_of[layer.path]) for layer in ran if layer.path in self._grids_of)
+                raise UsageError(no_match(sized), hint=f"the grids of this pass are {', '.join(grids)}" if grids else None)
 
     def _hook_maps(self, hook: Callable[..., None], taps: Sequence[MapTap]) -> None:
         layers: dict[str, Attention] = {}
@@ -247,10 +251,13 @@ class Run:
         grid = next((size for size in around if size is not None and prod(size) == query_tokens), None)
         grid = None if layer.kind in ("temporal", "pooling") else grid
         self._queries[layer.path] = query_tokens
+        if grid is not None:
+            self._grids_of[layer.path] = grid
         rows = self._rows_in(batch, f"the maps of {layer.path}")
         at = At(layer.path, layer.kind, layer.stage, self._calls - 1, self._timestep, number, grid, heads)
         taps = [tap for tap in taps if tap.selection.takes_size(query_tokens, grid)]
-        for tap in taps if rows else ():
+        self._matched.update(map(id, taps))
+        for tap in (tap for tap in taps if tap.keep and rows):
             tokens = kept_tokens(tap, product, number)
             queries = None if tap.queries == "mean" else tap.queries
             with own_arithmetic(product.query.device, grad=tap.grad and torch.is_grad_enabled()):
@@ -284,12 +291,13 @@ class Run:
 
     def _take(self, tap: Tap, at: At, tensor: Tensor, *, scale: float | None = None, **more: Any) -> Tensor | None:
         """Keep a feature or a skip, and return what takes its place, if anything does."""
-        with own_arithmetic(tensor.device, grad=False):
-            rows = self._rows_in(tensor.shape[0], f"the tensors of {at.path}")
-            kept = tensor[rows.start : rows.stop].detach()
-            kept = tap.fold(kept) if isinstance(tap, FeatureTap) and tap.fold is not None else kept
-            axes = _AXES.get(kept.ndim, tuple(f"axis_{place}" for place in range(kept.ndim)))
-            self.seen.keep(tap, at, kept.clone(), axes, **more)
+        if tap.keep:
+            with own_arithmetic(tensor.device, grad=False):
+                rows = self._rows_in(tensor.shape[0], f"the tensors of {at.path}")
+                kept = tensor[rows.start : rows.stop].detach()
+                kept = tap.fold(kept) if isinstance(tap, FeatureTap) and tap.fold is not None else kept
+                axes = _AXES.get(kept.ndim, tuple(f"axis_{place}" for place in range(kept.ndim)))
+                self.seen.keep(tap, at, kept.clone(), axes, **more)
         if scale is not None:
             return tensor * scale
         if tap.change is None:

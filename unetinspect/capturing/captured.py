@@ -21,7 +21,7 @@ from unetinspect.record import Shape
 from unetinspect.record.selection import Selection
 from unetinspect.source.place import is_weights, read_header
 from unetinspect.streams import save_file
-from unetinspect.units import format_size, parse_size
+from unetinspect.units import format_size, parse_size, plural
 
 CAPTURE_SCHEMA: Literal["unetinspect.capture/1"] = "unetinspect.capture/1"
 _GROUPS = ("maps", "features", "skips")
@@ -64,6 +64,7 @@ class Captured:
         source: Of a skip, the module that produced it.
         tokens: The positions of the kept tokens; None: all.
         queries: The kept queries, (y, x); None: all, or their axis was folded.
+        tap: Which of the taps of `capture` took it, from 0.
     """
 
     path: str
@@ -79,6 +80,12 @@ class Captured:
     source: str = ""
     tokens: tuple[int, ...] | None = None
     queries: tuple[tuple[int, int], ...] | None = None
+    tap: int = 0
+
+    def __repr__(self) -> str:
+        """Return one line, without the values of the tensor."""
+        shape = ", ".join(f"{axis} {length}" for axis, length in zip(self.axes, self.tensor.shape, strict=True))
+        return f"<Captured {self.kind} of {self.path or 'the UNet'}: {shape}>"
 
     @property
     def kept_tokens(self) -> Sequence[int]:
@@ -112,10 +119,22 @@ class Captures:
     skips: tuple[Captured, ...] = ()
     prompts: tuple[Prompt, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return one line, without the values of the tensors."""
+        return f"<{type(self).__name__}: {', '.join(plural(len(getattr(self, group)), group[:-1]) for group in _GROUPS)}>"
+
     def select(
-        self, kind: Any = None, stage: Any = None, tokens_at: Any = None, paths: Any = None, product: int | None = None
+        self,
+        kind: Any = None,
+        stage: Any = None,
+        tokens_at: Any = None,
+        paths: Any = None,
+        product: int | None = None,
+        tap: int | None = None,
     ) -> tuple[Captured, ...]:
         """Return the maps that match. The words are those of `maps` and `unetinspect attn`; None matches all.
+
+        `tap` is the place of a `maps(...)` among the taps of `capture`.
 
         Raises:
             UsageError: No map matches, a kind does not exist, or `tokens_at` is not a size.
@@ -127,6 +146,7 @@ class Captures:
             if wanted.takes(seen)  # type: ignore[arg-type]  # it has the kind, stage and path of an attention layer
             and wanted.takes_size(seen.query_tokens or 0, seen.grid)
             and product in (None, seen.product)
+            and tap in (None, seen.tap)
         )
         if self.maps and not found:
             close = [name for path in wanted.paths for name in nearest_names(path, {seen.path for seen in self.maps}, count=1)]
@@ -147,6 +167,7 @@ class Captures:
         stage: Any = None,
         tokens_at: Any = None,
         paths: Any = None,
+        tap: int | None = None,
     ) -> Heat:
         """Return where in the image the attention to some tokens is, as a mean over layers, heads, steps and these tokens.
 
@@ -161,13 +182,18 @@ class Captures:
             stage: As in `select`.
             tokens_at: As in `select`.
             paths: As in `select`.
+            tap: As in `select`.
 
         Raises:
             UsageError: A word, token, image or layer was not captured, or it is ambiguous.
         """
-        found = [seen for seen in self.select(kind, stage, tokens_at, paths, product=0) if seen.grid is not None]
+        found = [seen for seen in self.select(kind, stage, tokens_at, paths, product=0, tap=tap) if seen.grid is not None]
         if not found:
             raise UsageError("no captured map on a grid matches", hint="seen.maps lists what was captured")
+        taps = sorted({seen.tap for seen in found})
+        if len(taps) > 1:
+            what = f"taps {', '.join(map(str, taps))} of the capture took these maps, each folded in its own way"
+            raise UsageError(what, hint=f"choose one: tap={taps[0]}")
         positions = positions_of(self.prompts, tokens, prompt=prompt)
         if not positions:
             raise UsageError("heat needs at least one token", hint="give a word of the prompt or a position")

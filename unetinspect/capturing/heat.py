@@ -83,7 +83,7 @@ def map_of_image(seen: Captured, image: int | None) -> Floats:
         images = array.shape[axes.index("image")]
         if image is None and images > 1:
             hint = 'choose one (image=0, or --image 0), or capture only the conditional rows: rows="cond"'
-            raise UsageError(f"the capture has the maps of {images} images", hint=hint)
+            raise UsageError(f"the capture has the maps of {images} rows of the batch", hint=hint)
         if (image or 0) not in range(images):
             raise UsageError(f"there is no image {image}", hint=f"the capture has the maps of {plural(images, 'image')}, counted from 0")
         array = array.take(image or 0, axis=axes.index("image"))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from msgspec.structs import replace
+import msgspec
 from torch import nn
 
 from unetinspect.capturing.taps import FeatureTap, MapTap, SkipTap, Tap
 from unetinspect.errors import ConfigError, UsageError, nearest_names
 from unetinspect.observe.assemble import stage_finder_of
-from unetinspect.record import Attention, Skip, Trace
+from unetinspect.record import Attention, Skip, Source, Trace
 from unetinspect.record.selection import no_match
 from unetinspect.run.live import LiveModule
 from unetinspect.run.tracer import Tracer
+from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import make_request
 
 _WRAPPED = "_orig_mod"
@@ -56,7 +58,7 @@ class Plan:
             # The projection of a loaded IP-Adapter is not built from the config.
             adapted = live.model.config.get("encoder_hid_dim_type") == "ip_image_proj"
             config = {**live.model.config, "encoder_hid_dim_type": None} if adapted else live.model.config
-            record = Tracer(replace(live.model, config=config)).trace(make_request(device="meta"))
+            record = _record_of(live.model.name, msgspec.json.encode(config, enc_hook=str))
         # A module compiled with `torch.compile` is wrapped: the wrapper comes first, and has no path of its own.
         modules = {".".join(name for name in path.split(".") if name != _WRAPPED): module for path, module in live.module.named_modules()}
         compiled = any(hasattr(module, _WRAPPED) or getattr(module, "_compiled_call_impl", None) for module in unet.modules())
@@ -135,6 +137,13 @@ class Plan:
     def _near(self, name: str, known: list[str]) -> str:
         close = nearest_names(name, known)
         return f"did you mean {', '.join(close)}?" if close else "`unetinspect tree` and `unetinspect skips` list the names"
+
+
+@lru_cache(maxsize=8)
+def _record_of(name: str, config: bytes) -> Trace:
+    """Trace a config, once for all captures of UNets that have it."""
+    model = LoadedModel(name=name, config=msgspec.json.decode(config), source=Source(kind="dict", location=name))
+    return Tracer(model).trace(make_request(device="meta"))
 
 
 def check_taps(taps: tuple[Any, ...]) -> None:

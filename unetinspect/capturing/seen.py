@@ -49,16 +49,13 @@ class Seen(Captures):
         """The texts that the pipeline's text encoder has read."""
         return read_prompts(self._tokenizer, [row for ids in self._texts for row in ids.tolist()])
 
-    def has(self, tap: Tap) -> bool:
-        """Return whether anything was captured for a tap."""
-        return any(entry.tap is tap for entry in self._entries.values())
-
     def keep(self, tap: Tap, at: At, tensor: Tensor, axes: tuple[str, ...], **kept: Any) -> None:
         """Add a tensor to what was captured at one place; one of another shape begins anew, at a place of its own."""
         place = (id(tap), at.path, at.kind, at.product, kept["execution"], kept.get("source"), tensor.shape)
         if place not in self._entries:
             axes = ("step", *axes) if tap.steps is None else axes
-            about = Captured(at.path, at.kind, at.stage, axes, None, at.grid, calls=(), timesteps=(), product=at.product, **kept)
+            number = next(number for number, known in enumerate(self._taps) if known is tap)
+            about = Captured(at.path, at.kind, at.stage, axes, None, at.grid, (), (), product=at.product, tap=number, **kept)
             self._entries[place] = _Entry(tap, about)
         self._entries[place].add(tensor, at)
 
@@ -79,9 +76,8 @@ class Seen(Captures):
         return tuple(entry.captured() for entry in sorted(entries, key=self._place))
 
     def _place(self, entry: _Entry) -> tuple[int, int]:
-        tap = entry.tap
-        place = next(place for place, known in enumerate(self._taps) if known is tap)
-        return place, tap.paths.index(entry.about.path) if isinstance(tap, FeatureTap) else 0
+        about, tap = entry.about, entry.tap
+        return about.tap, tap.paths.index(about.path) if isinstance(tap, FeatureTap) else 0
 
 
 @dataclass

@@ -51,11 +51,13 @@ class Tap:
         steps: How the calls of the UNet are joined; None: each is kept, in an axis of its own.
         calls: Which calls of the UNet are captured, counted from 0; None: all.
         change: Returns what takes the tensor's place, or None to leave it as it is.
+        keep: Whether anything is captured; False: it is only changed.
     """
 
     steps: Steps
     calls: Calls
     change: Change | None
+    keep: bool
 
     def takes_call(self, call: int) -> bool:
         """Return whether a call of the UNet is captured."""
@@ -106,6 +108,7 @@ def maps(
     steps: Steps = "mean",
     calls: Calls = None,
     change: Change | None = None,
+    keep: bool = True,
     grad: bool = False,
 ) -> MapTap:
     """Capture attention maps: the probabilities softmax(Q Kᵀ), (image, head, query, token), in float32.
@@ -121,6 +124,7 @@ def maps(
     calls    which calls of the UNet to capture, counted from 0; None: all
     change   `change(probs, at)` returns the probabilities to use instead, (batch, heads, queries, keys), or None; the maps
              before the change are captured
+    keep     False: nothing is captured, the maps are only changed
     grad     keep the graph, so that a loss of the maps can be differentiated
 
     Raises:
@@ -132,6 +136,7 @@ def maps(
         steps=_one_of(steps, "steps", ("mean", "sum", "last")),
         calls=_counted(calls),
         change=change,
+        keep=keep,
         selection=Selection.of(kind=kind, stage=stage, tokens_at=tokens_at, paths=paths),
         heads=_one_of(heads, "heads", ("mean", "max", "var")),
         queries=queries if queries is None or queries == "mean" else tuple((int(y), int(x)) for y, x in queries),
@@ -147,11 +152,12 @@ def features(
     calls: Calls = None,
     fold: Callable[[Tensor], Tensor] | None = None,
     change: Change | None = None,
+    keep: bool = True,
 ) -> FeatureTap:
     """Capture the first tensor that modules return, or receive.
 
     `paths` are those of `unetinspect tree`. `steps` and `calls` are those of `maps`. `fold(tensor)` makes it smaller before
-    it is kept. `change(tensor, at)` returns the tensor to use instead, or None.
+    it is kept. `change(tensor, at)` returns the tensor to use instead, or None; with `keep=False` nothing is captured.
 
     Raises:
         UsageError: No path is given, or a value is not one of these.
@@ -162,6 +168,7 @@ def features(
         steps=_one_of(steps, "steps", ("mean", "sum", "last")),
         calls=_counted(calls),
         change=change,
+        keep=keep,
         paths=paths,
         of=_one_of(of, "of", ("output", "input"), or_none=False),
         fold=fold,
@@ -177,12 +184,13 @@ def skips(
     calls: Calls = None,
     scale: float | None = None,
     change: Change | None = None,
+    keep: bool = True,
 ) -> SkipTap:
     """Capture skips as they enter the concatenation: what FreeU and a ControlNet did to them is in them.
 
     `source`, `target` and `index` are columns of `unetinspect skips`, one or several; without any of them, all skips are
     captured. `scale` multiplies the skip; `change(skip, at)` returns the tensor to use instead, or None. `steps` and `calls`
-    are those of `maps`. The skip before the change is captured.
+    are those of `maps`. The skip before the change is captured; with `keep=False` nothing is.
 
     Raises:
         UsageError: A value is not one of these.
@@ -193,6 +201,7 @@ def skips(
         steps=_one_of(steps, "steps", ("mean", "sum", "last")),
         calls=_counted(calls),
         change=change,
+        keep=keep,
         source=_tuple(source),
         target=_tuple(target),
         index=_tuple(index),
