@@ -197,6 +197,52 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
         assert (one.tensor[0] - expected).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"attn_mask": torch.arange(6)[None] < 4},
+        {"attn_mask": torch.linspace(-2, 2, 6)[None], "scale": 0.3},
+        {"is_causal": True},
+        {"enable_gqa": True},
+    ],
+    ids=["boolean mask", "mask and scale", "causal", "grouped"],
+)
+def test_the_arguments_of_fused_attention_are_honored(given: dict[str, Any]) -> None:
+    """As in a product with the unit matrix, whose result is the map itself."""
+    live = Live("conditioned")
+    layer = live.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, 5, 8, generator=generator)
+    key = torch.randn(2, 2 if "enable_gqa" in given else 4, 6, 8, generator=generator)
+    results: list[Tensor] = []
+
+    class Own:
+        def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            results.append(functional.scaled_dot_product_attention(query, key, torch.eye(6).expand(*key.shape[:2], 6, 6), **given))
+            return hidden_states
+
+    layer.set_processor(Own())
+    seen, _ = live.run(maps(stage="mid_block", kind="cross", **WHOLE))
+    changed, _ = live.run(maps(stage="mid_block", kind="cross", change=lambda probs, at: probs * 2, keep=False))
+
+    torch.testing.assert_close(seen.maps[0].tensor[0], results[0], atol=1e-6, rtol=0)
+    assert changed.maps == ()
+    assert repr(seen) == "<Seen: 1 map, 0 features, 0 skips>"
+
+
+def test_two_folds_of_the_same_layers_are_told_apart() -> None:
+    """Means and variances are never averaged into one heat map."""
+    live = Live("conditioned")
+    seen, _ = live.run(maps(kind="cross"), maps(kind="cross", heads="var"), rows=slice(0, 1))
+    alone, _ = live.run(maps(kind="cross", heads="var"), rows=slice(0, 1))
+
+    assert [one.tap for one in seen.maps] == [0] * 4 + [1] * 4
+    assert np.array_equal(seen.heat(1, tap=1).array, alone.heat(1).array)
+    with pytest.raises(UsageError, match="taps 0, 1") as caught:
+        seen.heat(1)
+    assert caught.value.hint == "choose one: tap=0"
+
+
 def state(unet: nn.Module) -> tuple[Any, ...]:
     """Return all that a capture could leave behind."""
     hooks = [value for name, value in vars(nn.modules.module).items() if name.startswith("_global_") and "hooks" in name]
