@@ -51,6 +51,7 @@ benchmark: .venv/installed .venv-benchmark/installed
 
 benchmark-gpu: .venv/installed
 	.venv/bin/python benchmarks/gpu.py --write docs
+	.venv/bin/python benchmarks/capture.py --device cuda --write docs/benchmarks.md
 
 clean:
 	rm -rf .venv .venv-benchmark .venv-lowest dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,9 +6,11 @@ import doctest
 import shutil
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import capture
 import gpu
 import header
 import measure
@@ -17,6 +19,7 @@ import passes
 import peers
 import pytest
 import sections
+import torch
 from host_clock import HostClock
 from measure import Command, Run
 from msgspec import to_builtins
@@ -78,7 +81,8 @@ def test_a_section_is_written_between_its_marks(tmp_path: Path) -> None:
 
 def test_every_section_has_its_place() -> None:
     """What the scripts write to the docs has marks there, and no marks are left that nothing writes to."""
-    written = {("benchmarks.md", name) for name in sections.SECTIONS} | gpu.sections(gpu.Results(), "none").keys()
+    names = (*sections.SECTIONS, "capture-cuda")
+    written = {("benchmarks.md", name) for name in names} | gpu.sections(gpu.Results(), "none").keys()
     marked = {
         (path.name, line.removeprefix("<!-- results: ").removesuffix(" -->"))
         for path in (ROOT / "docs").glob("*.md")
@@ -166,6 +170,60 @@ def test_passes_are_measured_side_by_side(monkeypatch: pytest.MonkeyPatch) -> No
         ("trace", "bare", "observed pass", "observed pass and record", "bare pass"), 1
     )
     assert 0 < times["observed pass"][0][0] < times["observed pass and record"][0][0]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small passes are slower with more threads, much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_each_way_to_capture_holds_what_its_axes_say() -> None:
+    """4 bytes a number; only what is kept of each step grows, and what the first step left is alive at the peak of the second."""
+    case = capture.Case(gpu.TINY, {"res": 128, "dtype": "float32"}, tuple(capture.WAYS), {"cross layers": 1e-9}, {capture.FOLDED: 9120})
+    device = torch.device("cpu")
+    found = capture.measure(case, device, rounds=1)
+    layers: list[Any] = [(layer, *layer.query_shape[:3], layer.key_shape[2]) for layer in traced("conditioned").attentions]
+    cross = [(layer.stage, *shape) for layer, *shape in layers if layer.kind == "cross"]
+    numbers = {
+        "plain": 0,
+        "cross layers": sum(images * queries * keys for _, images, _, queries, keys in cross),
+        "all layers": sum(images * queries * keys for _, images, _, queries, keys in layers),
+        capture.FOLDED: sum(images * keys for _, images, _, _, keys in layers),
+        "as DAAM does": sum(heads * queries * keys for stage, _, heads, queries, keys in cross if stage != "mid_block"),
+        "as attention-map-diffusers does": sum(images * heads * queries * keys for _, images, heads, queries, keys in cross),
+    }
+    rows = list(capture.rows(case, found, device))
+
+    assert {name: one.held[0] for name, one in found.items()} == {name: 4 * count for name, count in numbers.items()}
+    assert [name for name, one in found.items() if one.held[1] > one.held[0]] == ["as attention-map-diffusers does"]
+    assert found["as attention-map-diffusers does"].peak - found["plain"].peak >= 4 * numbers["as attention-map-diffusers does"]
+    assert [len(one.times) for one in found.values()] == [1] * len(numbers)
+    assert [row[-2:] for row in rows[:4]] == [["", ""], ["0.00 x cpu", "**no**"], ["", ""], ["8.906 KiB held", "yes"]]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_other_ways_find_the_maps_that_capture_finds() -> None:
+    """DAAM's are sums over the steps, of the conditional half; the heads are the mean of both."""
+    plan = traced("conditioned")
+    unet = capture.build(plan, torch.device("cpu"))
+    inputs = capture.inputs_of(plan, torch.device("cpu"))
+    kept = {}
+    for name in ("cross layers", "as DAAM does", "as attention-map-diffusers does"):
+        with torch.no_grad(), capture.WAYS[name](unet, plan) as found:
+            unet(**inputs)
+            unet(**inputs)
+            kept[name] = found()
+    outside = [layer.stage != "mid_block" for layer in plan.attentions if layer.kind == "cross"]
+    daam = torch.stack(list(kept["as DAAM does"].values())).unflatten(0, (sum(outside), -1)).mean(1) / 2
+    several = [maps.unflatten(0, (2, -1)).mean(1) for maps in kept["as attention-map-diffusers does"]]
+
+    torch.testing.assert_close(daam.mT, torch.stack([maps[1] for maps, is_in in zip(kept["cross layers"], outside, strict=True) if is_in]))
+    torch.testing.assert_close(several, kept["cross layers"] * 2)
 
 
 class Counted(HostClock):

@@ -69,7 +69,8 @@ class Product:
         """Return the probabilities of some images and queries, (images, heads, queries, keys), in float32."""
         if self.scores is not None:
             return self.scores[images, :, queries].float().softmax(-1)
-        scores = self.query[images, :, queries].float() @ self.key[images].float().transpose(-1, -2) * self.scale
+        # The scale goes into the queries: they are far fewer numbers than the scores.
+        scores = self.query[images, :, queries].float() * self.scale @ self.key[images].float().transpose(-1, -2)
         if self.mask is not None:
             mask = self.mask.expand(self.shape)[images, :, queries]
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.float()
