@@ -23,7 +23,7 @@ from tests.pipelines import unet as small_unet
 from tests.test_live import snapshot
 from tests.tiny import ALL, OF_EACH_CLASS, some, traced_once
 from tests.witness import LiveBytes
-from unetinspect import ForwardError, Trace, UsageError, capture, features, maps, skips
+from unetinspect import ConfigError, ForwardError, Trace, UsageError, capture, features, maps, skips
 from unetinspect.run.build import make_inputs
 from unetinspect.unets import InputSpec
 
@@ -79,7 +79,7 @@ WITHOUT_SKIPS = ("uvit", "sparse-controlnet")
 WHOLE: dict[str, Any] = {"heads": None, "steps": None}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in some(UNETS, 6) if kind != "no-cross-attention"])
+@pytest.mark.parametrize("kind", [kind for kind in some(UNETS, 12) if kind != "no-cross-attention"])
 def test_each_map_and_skip_of_each_kind_is_that_of_unfused_attention_and_of_the_record(kind: str) -> None:
     """The output is the same to the last bit, with layers that run several times, too."""
     live = Live(kind)
@@ -134,7 +134,7 @@ FOLDS: dict[str | None, Callable[..., np.ndarray]] = {
 AXES = ("step", "image", "head", "query", "token")
 
 
-@settings(max_examples=15, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes minutes
+@settings(max_examples=8, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes minutes
 @given(
     heads=st.sampled_from([None, "mean", "max", "var"]),
     queries=st.one_of(st.none(), st.just("mean"), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=3)),
@@ -228,6 +228,28 @@ def test_the_arguments_of_fused_attention_are_honored(given: dict[str, Any]) -> 
     torch.testing.assert_close(seen.maps[0].tensor[0], results[0], atol=1e-6, rtol=0)
     assert changed.maps == ()
     assert repr(seen) == "<Seen: 1 map, 0 features, 0 skips>"
+
+
+def test_a_unet_that_differs_from_its_config_is_named_by_the_path() -> None:
+    """A layer too many and a layer too few; a trace of the UNet itself is the plan then."""
+    for change, path in ((lambda unet: setattr(unet, "mid_block", nn.Identity()), "'mid_block.attentions.0"), (_with_a_layer, "'extra'")):
+        unet = small_unet("conditioned")
+        change(unet)
+        with pytest.raises(ConfigError, match=path), capture(unet, maps()):
+            pass
+
+
+def _with_a_layer(unet: Any) -> None:
+    unet.extra = type(unet.mid_block.attentions[0].transformer_blocks[0].attn1)(8)
+
+
+def test_the_maps_of_torchs_own_attention_layer_are_refused_by_name() -> None:
+    """`MultiheadAttention` computes its product where no mode sees it."""
+    with (
+        pytest.raises(UsageError, match=r"transformer_layes\.0\.attn is torch's MultiheadAttention"),
+        capture(small_unet("controlnet-union"), maps()),
+    ):
+        pass
 
 
 def test_two_folds_of_the_same_layers_are_told_apart() -> None:
