@@ -23,10 +23,9 @@ from tests.page_browser import (  # noqa: F401  (fixtures)
     title,
     visiting,
 )
-from tests.test_draw_picture import placed
+from tests.test_draw_picture import placed, texts_of
 from tests.tiny import traced
 from unetinspect.drawing.outline import Level
-from unetinspect.drawing.scene import PlacedBox, Row, Scene, Text
 from unetinspect.drawing.svg import svg
 from unetinspect.drawing.text_width import TIMES, text_width
 from unetinspect.record import Attention, Skip
@@ -432,14 +431,6 @@ def test_the_picture_grows_and_fits_again(visit: Visitor) -> None:
 FAMILIES = ("system-ui", "Helvetica", "Arial", '"DejaVu Sans"', "sans-serif")
 # Of each text: its content, its length, and where its ink is.
 MEASURE = "(b => [e.textContent, e.getComputedTextLength(), b.x, b.y, b.width, b.height])(e.getBBox())"
-
-
-def texts_of(scene: Scene) -> list[Text]:
-    """Return every text of a picture, in no order."""
-    within: list[PlacedBox | Row] = [*scene.boxes, *(row for one in scene.boxes for row in one.rows)]
-    badges = [*scene.legend_badges, *scene.given, *(badge for one in within for badge in one.badges)]
-    loose = [*(text for flow in scene.flows for text in flow.texts), *(skip.label for skip in scene.skips)]
-    return [*scene.texts, *loose, *(text for one in within for text in one.texts), *(badge.text for badge in badges)]
 
 
 @pytest.mark.parametrize(("name", "level"), [("sd15", "layer"), ("svd-xt", "stage"), ("ControlNetUnionModel", "layer")])

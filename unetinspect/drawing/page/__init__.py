@@ -8,7 +8,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
-from unetinspect.drawing.outline import Level, Outline
+from unetinspect.drawing.outline import Layout, Level, Outline
 from unetinspect.drawing.page.markup import Markup, joined, script_json, tag
 from unetinspect.drawing.page.record import page_record
 from unetinspect.drawing.page.tables import PageTable, page_tables, table_markup
@@ -27,18 +27,19 @@ _ICON = (
 )
 
 
-def page(outline: Outline, *, level: Level = "stage") -> str:
+def page(outline: Outline, *, level: Level = "stage", layout: Layout = "tall", legend: bool = True) -> str:
     """Write one self-contained HTML page: picture, details of a box or a skip, tables of stages, skips, attention layers and modules.
 
     The same outline gives the same bytes. Without JavaScript, the picture and every row of the tables are there.
     """
     scripts = Markup(_FIRST), Markup('"use strict";\n(() => {\n' + "\n".join(map(_asset, _SCRIPTS)) + "})();\n")
     tables = page_tables(outline.trace)
+    picture = svg(outline, level=level, layout=layout, legend=legend, interactive=True)
     body = tag(
         "body",
         tag("a", "Skip to the tables", href="#tables", class_="to-tables"),
         _banner(outline),
-        tag("main", _workspace(outline, Markup(svg(outline, level=level, interactive=True)), tables)),
+        tag("main", _workspace(outline, Markup(picture), tables)),
         tag("p", class_="unseen", id="said", role="status", aria_live="polite"),
         tag("script", script_json(page_record(outline)), type="application/json", id="record"),
         tag("script", scripts[1]),
@@ -57,7 +58,7 @@ def _head(outline: Outline, scripts: tuple[Markup, ...]) -> Markup:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="generator", content=f"unetinspect {outline.trace.run.versions.get('unetinspect', '')}".strip()),
-        tag("title", outline.title),
+        tag("title", outline.title or outline.name),
         tag("link", rel="icon", href=_ICON),
         tag("style", Markup(_asset("page.css"))),
         tag("script", scripts[0]),
