@@ -19,6 +19,7 @@ from unetinspect.units import format_bytes, format_count, format_si, plural
 from unetinspect.views.header import header
 
 _SCRIPTS = ("select.js", "panel.js", "tables.js", "page.js")
+_HINT = "For details, click a box or a skip, or press Tab and Enter. Esc closes them."
 # Before the tables are parsed: those in closed tabs need no layout.
 _FIRST = 'document.documentElement.classList.add("scripted")'
 _ICON = (
@@ -85,7 +86,7 @@ def _workspace(outline: Outline, picture: Markup, tables: tuple[PageTable, ...])
     return joined(
         tag(
             "section",
-            tag("div", tag("h2", "The U", id="the-u"), _zoom(), class_="bar"),
+            tag("div", tag("h2", "The U", id="the-u"), tag("p", _HINT, id="hint", hidden=True, data_script=True), _zoom(), class_="bar"),
             tag("figure", view),
             class_="picture",
             aria_labelledby="the-u",
@@ -104,7 +105,7 @@ def _workspace(outline: Outline, picture: Markup, tables: tuple[PageTable, ...])
 
 
 def _zoom() -> Markup:
-    buttons = [("out", "\N{MINUS SIGN}", "Smaller"), ("in", "+", "Larger"), ("fit", "Fit", "Fit to the width")]
+    buttons = [("out", "\N{MINUS SIGN}", "Smaller"), ("in", "+", "Larger"), ("fit", "Fit", "Fit to the window")]
     themes = [("", "System colors"), ("light", "Light"), ("dark", "Dark")]
     theme = tag("select", *(tag("option", text, value=name) for name, text in themes), id="theme", aria_label="Colors")
     inside = [tag("button", text, type="button", data_zoom=name, aria_label=label) for name, text, label in buttons]
@@ -112,12 +113,9 @@ def _zoom() -> Markup:
 
 
 def _panel() -> Markup:
-    keys = [("Tab", "next skip or box"), ("Enter", "pins it"), ("← →", "previous or next skip"), ("Esc", "clears")]
-    help_text = tag("ul", *(tag("li", tag("kbd", key), f" {what}") for key, what in keys), class_="keys")
-    start = tag("p", "Hover over a box or a skip to see its details. Click to pin it.", class_="start")
-    inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), start, help_text, id="details")
-    close = tag("button", TIMES, type="button", id="close", class_="close", aria_label="Close the details", hidden=True)
-    return tag("aside", inside, close, class_="panel", id="panel", aria_labelledby="details-title", hidden=True, data_script=True)
+    inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), id="details")
+    close = tag("button", TIMES, type="button", id="close", class_="close", aria_label="Close the details")
+    return tag("aside", inside, close, class_="panel", id="panel", aria_labelledby="details-title", hidden=True)
 
 
 def _tabs(tables: tuple[PageTable, ...]) -> Markup:
