@@ -125,7 +125,7 @@ def _leveled(
         content = measured.contents[box.name]
         row = next((place for place, row in enumerate(content.rows) if _is_end(row, link, side)), 0)
         if any(above.has_skip for above in content.rows[:row]):
-            rows = (*content.rows[:row], replace(content.rows[row], above=by), *content.rows[row + 1 :])
+            rows = (*content.rows[:row], replace(content.rows[row], above=content.rows[row].above + by), *content.rows[row + 1 :])
             content = replace(content, rows=rows)
             sizes = {**measured.sizes, box.name: (measured.sizes[box.name][0], content.height)}
             measured = replace(measured, contents={**measured.contents, box.name: content}, sizes=sizes)
