@@ -21,7 +21,7 @@ from rich.text import Text
 
 import unetinspect
 from unetinspect.catalog import load_catalog
-from unetinspect.drawing.outline import Level
+from unetinspect.drawing.outline import Layout, Level
 from unetinspect.views.render import Screen, render_table
 from unetinspect.views.skips import skips_table
 
@@ -55,8 +55,9 @@ GALLERY = {
     "aMUSEd": "amused-512",
     "unCLIP": "karlo-decoder",
 }
-# Models that are also drawn layer by layer, and models outside the gallery.
+# Models that are also drawn layer by layer or in the other layouts, and models outside the gallery.
 LAYERS = ("ddpm-cat-256",)
+LAYOUTS: dict[str, tuple[str, Level, Layout]] = {"sd15-wide": ("sd15", "stage", "wide"), "sd15-compact": ("sd15", "stage", "compact")}
 ALSO = ("bk-sdm-tiny",)
 
 # Rich links fonts from a server; without them the viewer's own fonts are used.
@@ -72,15 +73,15 @@ def table() -> str:
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
-def drawings() -> dict[str, tuple[str, Level]]:
-    """Return the model and the level of each drawing, by its name."""
-    stages: dict[str, tuple[str, Level]] = {name: (name, "stage") for name in (*GALLERY.values(), *ALSO)}
-    return {**stages, **{f"{name}-layers": (name, "layer") for name in LAYERS}}
+def drawings() -> dict[str, tuple[str, Level, Layout]]:
+    """Return the model, the level and the layout of each drawing, by its name."""
+    stages: dict[str, tuple[str, Level, Layout]] = {name: (name, "stage", "tall") for name in (*GALLERY.values(), *ALSO)}
+    return {**stages, **LAYOUTS, **{f"{name}-layers": (name, "layer", "tall") for name in LAYERS}}
 
 
-def draw(record: unetinspect.Trace, level: Level) -> str:
+def draw(record: unetinspect.Trace, level: Level, layout: Layout) -> str:
     """Return the picture of a record as SVG."""
-    return record.draw(level=level).svg()
+    return record.draw(level=level, layout=layout).svg()
 
 
 def gallery() -> str:
@@ -155,8 +156,8 @@ def main() -> None:
     (PICTURES.parent / "gallery.md").write_text(gallery(), encoding="utf-8")
     (PICTURES / f"{TABLE}.svg").write_text(table(), encoding="utf-8")
     heat_maps().save(PICTURES / HEAT, optimize=True)
-    for name, (model, level) in drawings().items():
-        (PICTURES / f"{name}.svg").write_text(draw(unetinspect.trace(model, device="meta"), level), encoding="utf-8")
+    for name, (model, level, layout) in drawings().items():
+        (PICTURES / f"{name}.svg").write_text(draw(unetinspect.trace(model, device="meta"), level, layout), encoding="utf-8")
 
 
 if __name__ == "__main__":

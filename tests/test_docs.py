@@ -194,7 +194,7 @@ def pictures() -> dict[str, Any]:
 def test_the_pictures_are_those_of_today(pictures: dict[str, Any]) -> None:
     """Each drawing is what the tool draws, and each file is one of them."""
     shown = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "pictures").glob("*.svg")}
-    drawn = {name: pictures["draw"](traced(model), level) for name, (model, level) in pictures["drawings"]().items()}
+    drawn = {name: pictures["draw"](traced(model), *how) for name, (model, *how) in pictures["drawings"]().items()}
 
     assert shown == {**drawn, pictures["TABLE"]: pictures["table"]()}
 

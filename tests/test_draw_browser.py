@@ -23,10 +23,9 @@ from tests.page_browser import (  # noqa: F401  (fixtures)
     title,
     visiting,
 )
-from tests.test_draw_picture import placed
+from tests.test_draw_picture import placed, texts_of
 from tests.tiny import traced
 from unetinspect.drawing.outline import Level
-from unetinspect.drawing.scene import PlacedBox, Row, Scene, Text
 from unetinspect.drawing.svg import svg
 from unetinspect.drawing.text_width import TIMES, text_width
 from unetinspect.record import Attention, Skip
@@ -136,17 +135,23 @@ def test_the_panel_of_a_skip_leads_to_both_its_ends_and_to_its_neighbors(visit: 
 
 
 def test_pointing_shows_a_box_and_a_pin_keeps_it(visit: Visitor) -> None:
-    """The pointer alone shows what it is over; once one is pinned, pointing at another changes nothing, until the pin is cleared."""
+    """The pointer alone says what it is over; once one is pinned, pointing at another changes nothing, until the details are closed."""
     opened = visit()
     for box in ("mid_block", "conv_in"):
         opened.hover(f'.ui-stage[data-box="{box}"] > text >> nth=0')
-        assert (title(opened), lit(opened), address(opened)) == (box, {box}, "")
+        assert (hinted(opened), lit(opened), address(opened)) == (box, {box}, "")
     click(opened, '.ui-stage[data-box="up_blocks.0"] > text')
     opened.hover('.ui-stage[data-box="mid_block"] > text >> nth=0')
     assert (title(opened), lit(opened)) == ("up_blocks.0", {"up_blocks.0"})
     click(opened, "#close")
     opened.hover('.ui-stage[data-box="mid_block"] > text >> nth=0')
-    assert title(opened) == "mid_block"
+    assert hinted(opened) == "mid_block"
+    assert opened.is_hidden("#panel")
+
+
+def hinted(opened: Any) -> str:
+    """Return the box that the line above the picture is about."""
+    return opened.text_content("#hint").partition(",")[0]
 
 
 def test_a_layer_and_the_row_of_an_attention_layer_show_their_record_and_box(visit: Visitor) -> None:
@@ -197,7 +202,7 @@ def test_everything_can_be_done_by_keyboard(visit: Visitor) -> None:
     press("Tab")
     assert opened.evaluate("document.activeElement.textContent") == "Skip to the tables"
     tab_to(opened, "document.activeElement.dataset.box === 'mid_block'")
-    assert title(opened) == "mid_block"
+    assert hinted(opened) == "mid_block"
     press("Enter")
     assert opened.evaluate("document.activeElement.id") == "details-title"
     assert address(opened) == "#stage=mid_block"
@@ -323,6 +328,23 @@ CONTRAST = """() => {
 }"""
 
 
+# The lines of each text, as they are laid out, each with whether it is the last.
+LINES = """(selector) => [...document.querySelectorAll(selector)].map((link) => {
+  const lines = [];
+  for (const node of [...link.childNodes].filter((one) => one.nodeType === Node.TEXT_NODE)) {
+    for (let at = 0; at < node.length; at++) {
+      const range = document.createRange();
+      range.setStart(node, at);
+      range.setEnd(node, at + 1);
+      const top = Math.round(range.getBoundingClientRect().top);
+      if (lines.at(-1)?.top === top) lines.at(-1).text += node.data[at];
+      else lines.push({ top, text: node.data[at] });
+    }
+  }
+  return lines.map(({ text }, at) => [text, at === lines.length - 1]);
+})"""
+
+
 def brightness(opened: Any, *selectors: str) -> list[bool]:
     """Return which of some elements are brighter than gray: by their fill, or where they have a background, by that."""
     styles = [
@@ -420,26 +442,60 @@ def test_print_has_picture_and_tables_and_no_controls(visit: Visitor) -> None:
 
 
 def test_the_picture_grows_and_fits_again(visit: Visitor) -> None:
-    """The buttons make the picture larger and smaller inside its region, and fit it to the width again."""
-    opened = visit()
+    """The buttons make the picture larger and smaller inside its region; to fit the window is to show all of it, at any size."""
+    opened = visit("conditioned", viewport={"width": 1440, "height": 900})
     width = "document.querySelector('#view svg').getBoundingClientRect().width"
     fitting = opened.evaluate(width)
-    for name, factor in (("Larger", 1.25), ("Smaller", 1), ("Smaller", 0.8), ("Fit to the width", 1)):
+    for name, factor in (("Larger", 1.25), ("Smaller", 1), ("Smaller", 0.8)):
         opened.get_by_role("button", name=name).click()
         assert opened.evaluate(width) == pytest.approx(fitting * factor, abs=2)
+    opened.get_by_role("button", name="Fit to the window").click()
+    for size in ({"width": 1440, "height": 900}, {"width": 390, "height": 844}, {"width": 1440, "height": 500}):
+        opened.set_viewport_size(size)
+        opened.locator("section.picture").evaluate("e => e.scrollIntoView()")
+        shown = opened.locator("#view svg").bounding_box()
+        assert shown["x"] >= 0
+        assert shown["x"] + shown["width"] <= size["width"]
+        assert 0 < shown["y"] < shown["y"] + shown["height"] <= size["height"]
+        # As large as that allows.
+        assert shown["width"] > size["width"] - 60 or shown["y"] + shown["height"] > size["height"] - 30
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_details_take_room_only_while_something_is_picked(visit: Visitor, width: int) -> None:
+    """A click opens them, beside the picture or below it, without hiding what was clicked; they are closed by their button and by Esc."""
+    opened = visit("conditioned", viewport={"width": width, "height": 844}, has_touch=True)
+    whole = opened.locator("#view").bounding_box()["width"]
+    assert opened.is_hidden("#panel")
+    assert whole > width - 90
+    for close in (lambda: opened.tap("#close"), lambda: opened.keyboard.press("Escape")):
+        opened.locator('.ui-stage[data-box="mid_block"] > text').first.tap()
+        panel, box = opened.locator("#panel").bounding_box(), opened.locator('.ui-stage[data-box="mid_block"] text').first.bounding_box()
+        assert panel["x"] + panel["width"] <= width
+        assert box["y"] + box["height"] <= panel["y"] or box["x"] + box["width"] <= panel["x"]
+        assert opened.locator("#panel").evaluate("e => getComputedStyle(e).overflowY") == "auto"
+        close()
+        assert opened.is_hidden("#panel")
+        assert opened.locator("#view").bounding_box()["width"] == whole
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_tables_break_names_only_after_dots(visit: Visitor, width: int) -> None:
+    """Each line of a name in the first column ends with a dot or with the name; names and captions stay in sight."""
+    opened = visit("sd15", viewport={"width": width, "height": 844})
+    for tab, table in (("tab-attention", "attention"), ("tab-stages", "stages")):
+        click(opened, f"#{tab}")
+        opened.locator(f"#{table} .scroll").evaluate("e => e.scrollLeft = 300")
+        lines = opened.evaluate(LINES, f"#{table} tbody tr:not([hidden]) th a")
+        assert all(line.endswith(".") or is_last for name in lines for line, is_last in name)
+        boxes = [opened.locator(f"#{table} {part}").first.bounding_box() for part in ("tbody th", "caption span")]
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+        assert max(map(len, lines)) > 1 or width > 390 or table == "stages"
 
 
 FAMILIES = ("system-ui", "Helvetica", "Arial", '"DejaVu Sans"', "sans-serif")
 # Of each text: its content, its length, and where its ink is.
 MEASURE = "(b => [e.textContent, e.getComputedTextLength(), b.x, b.y, b.width, b.height])(e.getBBox())"
-
-
-def texts_of(scene: Scene) -> list[Text]:
-    """Return every text of a picture, in no order."""
-    within: list[PlacedBox | Row] = [*scene.boxes, *(row for one in scene.boxes for row in one.rows)]
-    badges = [*scene.legend_badges, *scene.given, *(badge for one in within for badge in one.badges)]
-    loose = [*(text for flow in scene.flows for text in flow.texts), *(skip.label for skip in scene.skips)]
-    return [*scene.texts, *loose, *(text for one in within for text in one.texts), *(badge.text for badge in badges)]
 
 
 @pytest.mark.parametrize(("name", "level"), [("sd15", "layer"), ("svd-xt", "stage"), ("ControlNetUnionModel", "layer")])

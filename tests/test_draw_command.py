@@ -17,7 +17,15 @@ from unetinspect.drawing.drawing import FORMS, Drawing
 from unetinspect.errors import UsageError
 from unetinspect.streams import SUFFIXES
 
-BEGINS = {"svg": b"<svg", "html": b"<!doctype html>", "png": b"\x89png\r\n\x1a\n", "mmd": b"---", "dot": b"digraph", "txt": b""}
+BEGINS = {
+    "svg": b"<svg",
+    "html": b"<!doctype html>",
+    "png": b"\x89png\r\n\x1a\n",
+    "pdf": b"%pdf",
+    "mmd": b"---",
+    "dot": b"digraph",
+    "txt": b"",
+}
 
 
 @pytest.mark.parametrize(("suffix", "form"), [named for named in SUFFIXES.items() if named[1] in FORMS], ids=lambda value: value)
@@ -30,7 +38,7 @@ def test_a_file_is_in_the_form_of_its_extension(cli: Any, saved: Path, suffix: s
     again = path.with_name(f"again{suffix}")
     Drawing(traced("conditioned")).save(again)
     assert form == "txt" or path.read_bytes() == again.read_bytes()
-    if form not in ("png", "txt"):
+    if form not in ("png", "pdf", "txt"):
         assert cli("draw", str(saved), "--as", form)[1].encode() == path.read_bytes()
 
 
@@ -61,16 +69,24 @@ def test_stdout_takes_png_and_utf_8_and_text_in_ascii(saved: Path) -> None:
         (
             ["-o", "unet.jpg"],
             "unsupported file extension '.jpg': unet.jpg",
-            "hint: did you mean unet.png? use .svg, .html, .png",
+            "hint: did you mean unet.png? use .svg, .html, .png, .pdf",
         ),
         (["-o", "unet.sgv"], "unsupported file extension '.sgv': unet.sgv", "did you mean unet.svg?"),
         (["-o", "unet"], "unet has no file extension", "use .svg, .html"),
-        (["-o", "unet.csv"], "unsupported file extension '.csv': unet.csv", "hint: use .svg, .html, .png, .mmd, .dot, .txt, .json, .md\n"),
+        (
+            ["-o", "unet.csv"],
+            "unsupported file extension '.csv': unet.csv",
+            "hint: use .svg, .html, .png, .pdf, .mmd, .dot, .txt, .json, .md\n",
+        ),
         (["-o", "unet.svg", "--json"], "--json and -o unet.svg cannot be used together", "leave out --json"),
         (["-o", "unet.PNG", "--as", "svg"], "--as svg and -o unet.PNG cannot be used together", "leave out --as svg"),
         (["--as", "svg", "--json"], "--json and --as svg cannot be used together", "leave out --json"),
         (["--as", "svg", "--format", "table"], "--as svg and --format table cannot be used together", "leave out --as svg"),
         (["--format", "csv"], "draw has no csv form", "leave out --format csv"),
+        (["-o", "unet.eps"], "unsupported file extension '.eps': unet.eps", "did you mean unet.pdf?"),
+        (["--layout", "wide"], "--layout cannot be used with the txt form", "use svg, html, png, pdf: -o FILE.svg"),
+        (["--no-legend", "--as", "dot"], "--no-legend cannot be used with the dot form", "use svg"),
+        (["--title", "A", "--json"], "--title cannot be used with the json form", "use svg"),
         (["-o", "nowhere/unet.svg"], "cannot write to nowhere/unet.svg: no such file or directory", "a writable folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -112,7 +128,20 @@ def test_as_decides_where_the_extension_does_not(cli: Any, saved: Path, name: st
     assert path.read_bytes().startswith(BEGINS["svg"])
 
 
-def test_an_unknown_level_is_refused() -> None:
+def test_layout_title_and_legend_are_those_of_python(cli: Any, saved: Path) -> None:
+    """The file is what `Trace.draw` writes with the same arguments."""
+    path, again = saved.with_suffix(".svg"), saved.with_name("again.svg")
+    options = ("--layout", "wide", "--title", "Figure 1", "--no-legend", "--level", "layer")
+
+    assert cli("draw", str(saved), *options, "-o", str(path)) == (0, "", "")
+    traced("conditioned").draw(again, level="layer", layout="wide", title="Figure 1", legend=False)
+    assert path.read_text() == again.read_text() != traced("conditioned").draw(level="layer", layout="wide").svg()
+    assert cli("draw", str(saved), "--title", "Figure 1")[1].startswith("Figure 1\n")
+
+
+@pytest.mark.parametrize("word", ["level", "layout"])
+def test_an_unknown_level_or_layout_is_refused(word: str) -> None:
     """In Python as on the command line."""
-    with pytest.raises(UsageError, match="unknown level 'module'"):
-        traced("conditioned").draw(level="module")  # type: ignore[arg-type]
+    wrong: Any = {word: "module"}
+    with pytest.raises(UsageError, match=f"unknown {word} 'module'"):
+        traced("conditioned").draw(**wrong)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import combinations, pairwise
-from math import log2
+from math import dist, log2
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from tests.drawn import DRAWN, EVIL, KNOWN, LEVELS, outlined
 from tests.tiny import condition, traced, traced_once
 from unetinspect import Trace
-from unetinspect.drawing.outline import Level, outline_of
+from unetinspect.drawing.outline import Layout, Level, outline_of
 from unetinspect.drawing.place import place
 from unetinspect.drawing.place.boxes import is_scaled
 from unetinspect.drawing.png import png
@@ -30,14 +30,21 @@ NS = "{http://www.w3.org/2000/svg}"
 
 
 @cache
-def placed(name: str, level: Level) -> Scene:
+def placed(name: str, level: Level, layout: Layout = "tall") -> Scene:
     """Place the picture of a record once."""
-    return place(outlined(name), level=level)
+    return place(outlined(name), level=level, layout=layout)
 
 
 def loose(scene: Scene) -> list[Text]:
     """Return the texts outside boxes and borders."""
     return [*scene.texts, *(text for flow in scene.flows for text in flow.texts), *(skip.label for skip in scene.skips)]
+
+
+def texts_of(scene: Scene) -> list[Text]:
+    """Return every text of a picture, in no order."""
+    within: list[PlacedBox | Row] = [*scene.boxes, *(row for one in scene.boxes for row in one.rows)]
+    badges = [*scene.legend_badges, *scene.given, *(badge for one in within for badge in one.badges)]
+    return [*loose(scene), *(text for one in within for text in one.texts), *(badge.text for badge in badges)]
 
 
 def overlaps(one: Rect, other: Rect) -> bool:
@@ -93,6 +100,7 @@ def things_inside(scene: Scene) -> Iterator[str]:
     page = Rect(0, 0, scene.width, scene.height)
     rects = [*(one.rect for one in scene.boxes), *(text.rect for text in loose(scene)), *(given.rect for given in scene.given)]
     points = [point for skip in scene.skips for point in way(skip)] + [point for flow in scene.flows for point in flow.points]
+    points += [point for corners in scene.contexts for point in corners]
     yield from (f"{rect} is outside" for rect in (*rects, *(Rect(*point, 0, 0) for point in points)) if not holds(page, rect))
     badges = [badge for one in scene.boxes for badge in (*one.badges, *(badge for row in one.rows for badge in row.badges))]
     bordered = (*badges, *scene.legend_badges, *scene.given)
@@ -115,6 +123,7 @@ def curves_clear(scene: Scene) -> Iterator[str]:
     solid = [(one.box.name, one.rect) for one in scene.boxes] + [(text.content, text.rect) for text in loose(scene)]
     ways = [(f"skip {skip.skip.order}", way(skip)) for skip in scene.skips]
     ways += [(f"arrow {start}", along(start, end)) for flow in scene.flows for start, end in pairwise(flow.points)]
+    ways += [(f"context {start}", along(start, end)) for corners in scene.contexts for start, end in pairwise(corners)]
     for name, points in ways:
         xs, ys = [point[0] for point in points], [point[1] for point in points]
         bounds = Rect(min(xs), min(ys), max(xs) - min(xs) + 0.1, max(ys) - min(ys) + 0.1)
@@ -212,12 +221,26 @@ def on_edge(rect: Rect, point: Point) -> bool:
     return inside and min(abs(x - rect.x), abs(x - rect.right), abs(y - rect.y), abs(y - rect.bottom)) < 0.01
 
 
-LAWS = (things_apart, things_inside, boxes_filled, curves_clear, ends_right, sizes_follow, a_u, arrows_join)
+def conditions_join(scene: Scene) -> Iterator[str]:
+    """From `encoder_hidden_states` an arrow leads into every attention layer of the U that takes it, and nowhere else."""
+    chips = [given.rect for given in scene.given if given.text.content.startswith("encoder_hid")]
+    boxes = [one for one in scene.boxes if one.box.side != "top"]
+    marked = {one.box.name for one in boxes if chips and any(mark.kind in ("cross", "joint") for mark in one.box.marks)}
+    into = [[one.box.name for one in boxes if on_edge(one.rect, corners[-1])] for corners in scene.contexts]
+    if {name for names in into for name in names} != marked:
+        yield f"arrows lead into {into}, not {marked}"
+    trunk = [point for corners in scene.contexts[:1] for start, end in pairwise(corners) for point in along(start, end)]
+    for corners in scene.contexts:
+        if not any(on_edge(chip, corners[0]) for chip in chips) and not any(dist(corners[0], point) < 1 for point in trunk):
+            yield f"{corners} begins nowhere"
 
 
-def broken_laws(scene: Scene) -> list[tuple[str, str]]:
-    """Return what breaks a law."""
-    return [(law.__name__, found) for law in LAWS for found in law(scene)]
+LAWS = (things_apart, things_inside, boxes_filled, curves_clear, ends_right, sizes_follow, a_u, arrows_join, conditions_join)
+
+
+def broken_laws(scene: Scene, layout: Layout = "tall") -> list[tuple[str, str]]:
+    """Return what breaks a law; only in a tall picture do sizes follow from the resolution."""
+    return [(law.__name__, found) for law in LAWS if layout == "tall" or law is not sizes_follow for found in law(scene)]
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -246,6 +269,7 @@ def test_everything_has_its_place(name: str) -> None:
         (sizes_follow, Rect(0, 0, 1, 0)),
         (a_u, Rect(600, 0, 0, 0)),
         (arrows_join, Rect(0, 5, 0, 0)),
+        (conditions_join, Rect(5, 0, 0, 0)),
     ],
 )
 def test_each_law_can_be_broken(law: Callable[[Scene], Iterator[str]], move: Rect) -> None:
@@ -257,6 +281,38 @@ def test_each_law_can_be_broken(law: Callable[[Scene], Iterator[str]], move: Rec
 
     scene = placed("sd15", "stage")
     assert list(law(replace(scene, boxes=tuple(map(moved, scene.boxes)))))
+
+
+# The width of the page, in points: a slide of 13.33 inches, a column of 3.3.
+POINTS: dict[Layout, float] = {"wide": 960, "compact": 237.6}
+
+
+@pytest.mark.parametrize("layout", POINTS)
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_other_layouts_keep_the_laws_and_their_skips_are_level(name: str, layout: Layout) -> None:
+    """In both, every skip is level; the type of known U's is 6 points or more: on a slide, of those with up to four levels."""
+    scene, outline = placed(name, "stage", layout), outlined(name)
+    smallest = min(text.size for text in texts_of(scene)) * POINTS[layout] / scene.width
+    assert broken_laws(scene, layout) == []
+    assert [skip.skip.order for skip in scene.skips if abs(skip.start[1] - skip.end[1]) > 0.01] == []
+    assert layout == "compact" or scene.width / scene.height == pytest.approx(16 / 9)
+    assert smallest >= 6 or name not in KNOWN or (layout == "wide" and len(outline.on("left")) > 5)
+
+
+def test_what_a_compact_picture_leaves_out_and_what_is_asked_for() -> None:
+    """It has no batch, costs, legend and caption; a title replaces that of any picture, and an empty one leaves no room."""
+    outline = outlined("sd15")
+    written = [text.content for text in texts_of(placed("sd15", "stage", "compact"))]
+    shapes = {shape for box in outline.chain for shape in (box.in_shape, box.out_shape) if shape is not None}
+    assert all(str(shape[1:]) in " ".join(written) and str(shape) not in " ".join(written) for shape in shapes)
+    assert not [text for text in written if re.search("params|MACs|batch|Block2D|hidden states", text)]
+    assert {"attentions.0", "1280 + 640 → 1280", f"3 cross 256{TIMES}77", "encoder_hidden_states (77, 768)"} <= {*written}
+
+    named, bare = (place(outline_of(outline.trace, title=title), level="stage", legend=False) for title in ("Figure 1", ""))
+    whole = placed("sd15", "stage")
+    assert [text.content for text in named.texts if text.style == "title"] == ["Figure 1"]
+    assert bare.height < named.height < whole.height
+    assert [len(scene.legend) for scene in (bare, named, whole)] == [0, 0, 3]
 
 
 def test_many_layers_that_are_alike_share_a_row_and_blocks_that_do_not_vary_a_size() -> None:

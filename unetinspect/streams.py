@@ -22,10 +22,10 @@ from unetinspect.units import visible
 
 INTERRUPTED = 130
 # The extensions of files, each with the form that it stands for.
-SUFFIXES = {f".{form}": form for form in ("txt", "json", "md", "csv", "tsv", "yaml", "py", "svg", "html", "png", "mmd", "dot")}
+SUFFIXES = {f".{form}": form for form in ("txt", "json", "md", "csv", "tsv", "yaml", "py", "svg", "html", "png", "pdf", "mmd", "dot")}
 SUFFIXES |= {".yml": "yaml", ".htm": "html", ".mermaid": "mmd", ".gv": "dot"}
 # What people type instead of the extension of a form.
-_INSTEAD = {".pdf": "svg", ".eps": "svg", ".jpg": "png", ".jpeg": "png", ".webp": "png"}
+_INSTEAD = {".eps": "pdf", ".ps": "pdf", ".jpg": "png", ".jpeg": "png", ".webp": "png"}
 _Form = TypeVar("_Form", bound=str)
 # The signal that ended the program, once there was one.
 _ended_by: list[int] = []

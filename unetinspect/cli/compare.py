@@ -12,8 +12,8 @@ from msgspec import structs
 from unetinspect.cli.options import DiffOptions, TraceOptions, catalog_names, takes
 from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, read_first, read_named
-from unetinspect.drawing.drawing import FORMS, Form
-from unetinspect.drawing.outline import Level
+from unetinspect.drawing.drawing import FORMS, PICTURES, Form
+from unetinspect.drawing.outline import Layout, Level
 from unetinspect.errors import UsageError
 from unetinspect.record import Envelope, Trace
 from unetinspect.streams import form_of
@@ -90,26 +90,38 @@ def draw(
     ] = "stage",
     form: Annotated[
         Form | None,
-        typer.Option("--as", metavar="FORM", help="svg, html, png, mmd, dot or txt [default: from FILE's extension, else txt]"),
+        typer.Option("--as", metavar="FORM", help="svg, html, png, pdf, mmd, dot or txt [default: from FILE's extension, else txt]"),
     ] = None,
+    layout: Annotated[
+        Layout | None,
+        typer.Option("--layout", metavar="LAYOUT", help="tall, wide (a 16:9 slide) or compact (a column of a paper) [default: tall]"),
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option("--title", metavar="TEXT", help="Title of the drawing, '' for none [default: model, class, params]")
+    ] = None,
+    no_legend: Annotated[bool, typer.Option("--no-legend", help="Leave out the legend of the picture")] = False,
 ) -> None:
     """unetinspect draw sd15
     unetinspect draw sdxl --level layer -o sdxl.html
-    unetinspect draw sd15 --as mmd
+    unetinspect draw sd15 --layout wide -o sd15.pdf
     """
     from unetinspect.drawing.drawing import Drawing
 
     output = Output(options, *FORMS, "json", "md", what="draw", drawn=form)
     if output.path is not None and not output.decided_by:
         form_of(output.path, FORMS)  # raises: nothing decides the form
-    if output.form == "png" and output.path is None and sys.stdout is not None and sys.stdout.isatty():
-        raise UsageError("cannot print a PNG to a terminal", hint="write it to a file: -o FILE.png")
+    if output.form in ("png", "pdf") and output.path is None and sys.stdout is not None and sys.stdout.isatty():
+        raise UsageError(f"cannot print a {output.form.upper()} to a terminal", hint=f"write it to a file: -o FILE.{output.form}")
+    of_pictures = {"--layout": layout is not None, "--no-legend": no_legend, "--title": title is not None and output.form == "json"}
+    for option, is_given in of_pictures.items():
+        if is_given and output.form not in PICTURES:
+            raise UsageError(f"{option} cannot be used with the {output.form} form", hint=f"use {', '.join(PICTURES)}: -o FILE.svg")
     passes = Passes(options, output)
     record = passes.trace(read_named(options, output, options.model))
     if output.form == "json":
         output.write_json(Envelope.of(record, stages=record.stages, skips=record.skips, attentions=record.attentions))
         return
-    drawing = Drawing(record, level=level)
+    drawing = Drawing(record, level=level, layout=layout or "tall", title=title, legend=not no_legend)
     if output.form == "txt":
         screen = output.screen
         output.write(drawing.text(width=screen.width, unicode=screen.unicode, color=screen.color))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from typing import Literal, get_args
 
-from unetinspect.drawing.outline import Level, outline_of
+from unetinspect.drawing.outline import Layout, Level, outline_of
 from unetinspect.errors import UsageError
 from unetinspect.record import Trace
 from unetinspect.streams import form_of, save_file
 from unetinspect.units import format_count, format_shape, plural
 
-Form = Literal["svg", "html", "png", "mmd", "dot", "txt"]
+Form = Literal["svg", "html", "png", "pdf", "mmd", "dot", "txt"]
 FORMS: tuple[Form, ...] = get_args(Form)
+# Those that a layout and a legend are of.
+PICTURES: tuple[Form, ...] = ("svg", "html", "png", "pdf")
 
 
 class Drawing:
@@ -21,20 +23,32 @@ class Drawing:
     Attributes:
         trace: The record.
         level: "stage": one box per stage; "layer": one row per resnet, transformer and sampler in them too.
+        layout: Of a picture (SVG, HTML, PNG, PDF). "tall"; "wide": 16:9, for a slide; "compact": for a 3.3-inch column.
+        legend: Whether a picture has a legend; a compact one has none.
     """
 
-    def __init__(self, trace: Trace, *, level: Level = "stage") -> None:
-        if level not in get_args(Level):
-            raise UsageError(f"unknown level {level!r}", hint=" or ".join(f"level={name!r}" for name in get_args(Level)))
+    def __init__(
+        self, trace: Trace, *, level: Level = "stage", layout: Layout = "tall", title: str | None = None, legend: bool = True
+    ) -> None:
+        """Draw a trace; `title` is what to write above instead of model, class and parameters, "" for nothing.
+
+        Raises:
+            UsageError: The level or the layout is unknown.
+        """
+        for word, given, known in (("level", level, get_args(Level)), ("layout", layout, get_args(Layout))):
+            if given not in known:
+                raise UsageError(f"unknown {word} {given!r}", hint=" or ".join(f"{word}={name!r}" for name in known))
         self.trace = trace
         self.level = level
-        self._outline = outline_of(trace)
+        self.layout = layout
+        self.legend = legend
+        self._outline = outline_of(trace, title=title)
 
     def svg(self) -> str:
         """Return the picture as one self-contained SVG document."""
         from unetinspect.drawing.svg import svg
 
-        return svg(self._outline, level=self.level)
+        return svg(self._outline, level=self.level, layout=self.layout, legend=self.legend)
 
     def png(self, *, scale: float = 2) -> bytes:
         """Return the picture as PNG, `scale` pixels for each unit of the SVG."""
@@ -42,11 +56,18 @@ class Drawing:
 
         return png(self.svg(), scale=scale)
 
+    def pdf(self) -> bytes:
+        """Return the picture as one page of PDF, in vectors and with its text as text; wide is 13.33 x 7.5 inches, compact 3.3 wide."""
+        from unetinspect.drawing.pdf import pdf
+        from unetinspect.drawing.place.layouts import PLANS
+
+        return pdf(self.svg(), points=PLANS[self.layout].points)
+
     def html(self) -> str:
         """Return one self-contained, interactive HTML page."""
         from unetinspect.drawing.page import page
 
-        return page(self._outline, level=self.level)
+        return page(self._outline, level=self.level, layout=self.layout, legend=self.legend)
 
     def mermaid(self) -> str:
         """Return a Mermaid flowchart."""
@@ -67,9 +88,9 @@ class Drawing:
         return text(self._outline, level=self.level, width=width, unicode=unicode, color=color)
 
     def render(self, form: Form) -> str | bytes:
-        """Return the drawing in one form; PNG is bytes, the others are text."""
-        if form == "png":
-            return self.png()
+        """Return the drawing in one form; PNG and PDF are bytes, the others are text."""
+        if form in ("png", "pdf"):
+            return self.png() if form == "png" else self.pdf()
         return {"svg": self.svg, "html": self.html, "mmd": self.mermaid, "dot": self.dot, "txt": self.text}[form]()
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -20,6 +20,7 @@ from unetinspect.units import format_count, map_texts, visible
 from unetinspect.views.words import skip_sum
 
 Level = Literal["stage", "layer"]
+Layout = Literal["tall", "wide", "compact"]
 Side = Literal["top", "left", "bottom", "right"]
 _SIDES: dict[str, Side] = {"embed": "top", "in": "left", "down": "left", "mid": "bottom", "up": "right", "out": "right"}
 
@@ -141,17 +142,24 @@ class Outline(Struct, frozen=True):
     Attributes:
         boxes: In execution order.
         links: In the order in which their skips are first consumed.
+        own_title: A title instead of the model's; None: there is none.
     """
 
     trace: Trace
     boxes: tuple[Box, ...]
     links: tuple[Link, ...]
+    own_title: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Model and class."""
+        return f"{self.trace.model.name}: {self.trace.model.class_name}"
 
     @property
     def title(self) -> str:
-        """One line: model, class, parameters."""
-        model = self.trace.model
-        return f"{model.name}: {model.class_name}, {format_count(self.trace.totals.params)} params"
+        """One line: the own title, or model, class, parameters."""
+        own = self.own_title
+        return f"{self.name}, {format_count(self.trace.totals.params)} params" if own is None else own
 
     @property
     def chain(self) -> tuple[Box, ...]:
@@ -185,9 +193,10 @@ class Outline(Struct, frozen=True):
         return layers, Ends(tuple(produced), tuple(consumed))
 
 
-def outline_of(trace: Trace, *, ascii_only: bool = False) -> Outline:
+def outline_of(trace: Trace, *, title: str | None = None, ascii_only: bool = False) -> Outline:
     """Return what a drawing of a trace shows; characters in its texts that cannot be printed are escaped."""
     trace = _printable(trace, ascii_only=ascii_only)
+    title = None if title is None else _escaped(title, ascii_only=ascii_only)
     boxes: list[Box] = []
     for stages in _alike(trace):
         boxes.append(_box(trace, stages, boxes))
@@ -199,7 +208,21 @@ def outline_of(trace: Trace, *, ascii_only: bool = False) -> Outline:
         Link(number, skips[0], box_of[skips[0].source_stage], box_of[skips[0].target_stage], len(skips))
         for number, skips in enumerate(alike.values())
     )
-    return Outline(trace, tuple(boxes), tuple(links))
+    return Outline(trace, tuple(boxes), tuple(links), title)
+
+
+def uncrossed(left: Sequence[int], right: Sequence[int]) -> frozenset[int]:
+    """Return the most links that can be drawn as level lines: in the same order from top to bottom on both sides."""
+    height = {number: place for place, number in enumerate(right)}
+    best: list[list[int]] = []
+    for number in left:
+        if number in height:
+            best.append([*_longest([chain for chain in best if height[chain[-1]] < height[number]]), number])
+    return frozenset(_longest(best))
+
+
+def _longest(chains: list[list[int]]) -> list[int]:
+    return max(chains, key=len, default=[])
 
 
 def mark_text(mark: Mark, *, times: str = "x", of_one: bool = False) -> str:
@@ -223,11 +246,11 @@ def _printable(trace: Trace, *, ascii_only: bool) -> Trace:
     written = str(plain)  # Python escapes what cannot be printed
     if "\\" not in written and (written.isascii() or not ascii_only):
         return trace
+    return msgspec.convert(map_texts(plain, lambda text: _escaped(text, ascii_only=ascii_only)), Trace)
 
-    def escaped(text: str) -> str:
-        return visible(text).encode("ascii", "backslashreplace").decode() if ascii_only else visible(text)
 
-    return msgspec.convert(map_texts(plain, escaped), Trace)
+def _escaped(text: str, *, ascii_only: bool) -> str:
+    return visible(text).encode("ascii", "backslashreplace").decode() if ascii_only else visible(text)
 
 
 def _alike(trace: Trace) -> Iterator[tuple[Stage, ...]]:

@@ -67,7 +67,10 @@ class Text(Struct, frozen=True):
 
 
 class Badge(Struct, frozen=True):
-    """A text with a border: attention layers of a kind, "2 self 4096x4096"; or an argument of the forward pass, whose kind is ""."""
+    """A text with a border: attention layers of a kind, "2 self 4096x4096"; or an argument of the forward pass.
+
+    The kind of an argument is "context" for `encoder_hidden_states`, "" for the others.
+    """
 
     rect: Rect
     text: Text
@@ -139,8 +142,9 @@ class Scene(Struct, frozen=True):
         given: The arguments of the forward pass, without the first, which enters the first box.
         flows: In execution order.
         skips: In the order in which they are consumed.
+        contexts: The corners of the arrows from `encoder_hidden_states` to attention layers.
         texts: Title, headings, legend and caption.
-        legend: Sample arrows of the legend, each with its kind: "flow", "skip".
+        legend: Sample arrows of the legend, each with its kind: "flow", "skip", "context".
         legend_badges: Sample attention layers of the legend.
     """
 
@@ -150,6 +154,7 @@ class Scene(Struct, frozen=True):
     given: tuple[Badge, ...]
     flows: tuple[Flow, ...]
     skips: tuple[PlacedSkip, ...]
+    contexts: tuple[tuple[Point, ...], ...]
     texts: tuple[Text, ...]
     legend: tuple[tuple[str, Point, Point], ...]
     legend_badges: tuple[Badge, ...]

@@ -7,7 +7,7 @@ from hashlib import sha256
 from xml.sax.saxutils import escape, quoteattr
 
 from unetinspect.drawing.labels import box_description, layer_description, picture_description, skip_description, typeset
-from unetinspect.drawing.outline import Level, Outline
+from unetinspect.drawing.outline import Layout, Level, Outline
 from unetinspect.drawing.place import place
 from unetinspect.drawing.place.boxes import is_scaled
 from unetinspect.drawing.scene import Badge, PlacedBox, PlacedSkip, Point, Rect, Row, Scene, Text
@@ -36,6 +36,8 @@ COLORS: tuple[tuple[str, str, str, str], ...] = (
     (".ui-flow-head", "fill", "#33414f", "#c9d3dc"),
     (".ui-skip-line", "stroke", "#4f7fb5", "#6fa5dd"),
     (".ui-skip-head", "fill", "#4f7fb5", "#6fa5dd"),
+    (".ui-context-line", "stroke", "#7a62b3", "#927ecb"),
+    (".ui-context-head", "fill", "#7a62b3", "#927ecb"),
     (".ui-badge", "fill", "#ffffff", "#12171d"),
     (".ui-badge", "stroke", "#33414f", "#c9d3dc"),
     (".ui-badge-self .ui-badge", "fill", "#33414f", "#c9d3dc"),
@@ -55,6 +57,7 @@ font-variant-numeric: tabular-nums; text-rendering: geometricPrecision }
 .ui-svg .ui-row { fill-opacity: 0.75 }
 .ui-svg .ui-flow-line { fill: none; stroke-width: 2.2; stroke-linejoin: round }
 .ui-svg .ui-skip-line { fill: none; stroke-width: 1.2 }
+.ui-svg .ui-context-line { fill: none; stroke-width: 1.2; stroke-dasharray: 4 3; stroke-linejoin: round }
 .ui-svg .ui-badge { stroke-width: 1 }
 .ui-svg .ui-badge-temporal .ui-badge { stroke-dasharray: 4 2 }
 .ui-svg .ui-badge-joint .ui-badge { stroke-width: 2 }
@@ -64,23 +67,25 @@ _INTERACTIVE = """\
 .ui-svg [tabindex] { cursor: pointer }"""
 
 
-def svg(outline: Outline, *, level: Level = "stage", interactive: bool = False) -> str:
+def svg(outline: Outline, *, level: Level = "stage", layout: Layout = "tall", legend: bool = True, interactive: bool = False) -> str:
     """Draw the U.
 
     Args:
         outline: What is shown.
         level: "stage": blocks; "layer": the layers in them too.
+        layout: "tall": as high as it needs; "wide": for a slide; "compact": for a column of a paper.
+        legend: Whether it explains its arrows and sizes.
         interactive: Whether it is for a page that reacts to boxes, layers and skips: each can be focused and has a name for a
             screen reader; else each has a tooltip. The page's `color-scheme` is the picture's.
     """
-    scene = place(outline, level=level)
+    scene = place(outline, level=level, layout=layout, legend=legend)
     body = "\n".join(_body(scene, interactive=interactive))
     key = sha256(f"{level}{interactive}{body}".encode()).hexdigest()[:10]
     width, height = _number(scene.width), _number(scene.height)
     named = f'role="{"group" if interactive else "img"}" aria-labelledby="ui-title-{key} ui-desc-{key}"'
     return f"""\
 <svg xmlns="http://www.w3.org/2000/svg" class="ui-svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" {named}>
-<title id="ui-title-{key}">{escape(typeset(outline.title))}</title>
+<title id="ui-title-{key}">{escape(typeset(outline.title or outline.name))}</title>
 <desc id="ui-desc-{key}">{escape(picture_description(outline))}</desc>
 <style>
 {style_sheet(interactive=interactive)}
@@ -108,6 +113,7 @@ def _body(scene: Scene, *, interactive: bool) -> Iterator[str]:
     yield from map(_text, scene.texts)
     yield from (_arrow(kind, (start, end)) for kind, start, end in scene.legend)
     yield from map(_badge, scene.legend_badges)
+    yield from (f'<g class="ui-context">{_arrow("context", points)}</g>' for points in scene.contexts)
     for given in scene.given:
         yield f'<g class="ui-given"><rect class="ui-given-frame" {_place(given.rect)} rx="11"/>{_text(given.text)}</g>'
     for flow in scene.flows:

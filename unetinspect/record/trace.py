@@ -67,18 +67,27 @@ class Trace(Struct, frozen=True, kw_only=True):
 
         save_file(path, f"{self.to_json()}\n".encode())
 
-    def draw(self, path: str | os.PathLike[str] | None = None, *, level: Literal["stage", "layer"] = "stage") -> Drawing:
+    def draw(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        level: Literal["stage", "layer"] = "stage",
+        layout: Literal["tall", "wide", "compact"] = "tall",
+        title: str | None = None,
+        legend: bool = True,
+    ) -> Drawing:
         """Draw the U: a picture in a notebook, text as `str()`, and a file where `path` is given.
 
-        `level` is "stage", or "layer" for each resnet, transformer and sampler. The file extension of `path` selects the form:
-        .svg, .html, .png, .mmd (Mermaid), .dot (Graphviz), .txt.
+        `level` is "stage", or "layer" for each resnet, transformer and sampler. `layout` is that of a picture: "tall", "wide" for a
+        slide, "compact" for a column of a paper; `title` replaces its title ("": none), and `legend` is whether it has a legend.
+        The file extension of `path` selects the form: .svg, .html, .png, .pdf, .mmd (Mermaid), .dot (Graphviz), .txt.
 
         Raises:
-            UsageError: The path has no such extension or cannot be written; the level is unknown.
+            UsageError: The path has no such extension or cannot be written; the level or the layout is unknown.
         """
         from unetinspect.drawing.drawing import Drawing
 
-        drawing = Drawing(self, level=level)
+        drawing = Drawing(self, level=level, layout=layout, title=title, legend=legend)
         if path is not None:
             drawing.save(path)
         return drawing

@@ -8,7 +8,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
-from unetinspect.drawing.outline import Level, Outline
+from unetinspect.drawing.outline import Layout, Level, Outline
 from unetinspect.drawing.page.markup import Markup, joined, script_json, tag
 from unetinspect.drawing.page.record import page_record
 from unetinspect.drawing.page.tables import PageTable, page_tables, table_markup
@@ -19,6 +19,7 @@ from unetinspect.units import format_bytes, format_count, format_si, plural
 from unetinspect.views.header import header
 
 _SCRIPTS = ("select.js", "panel.js", "tables.js", "page.js")
+_HINT = "For details, click a box or a skip, or press Tab and Enter. Esc closes them."
 # Before the tables are parsed: those in closed tabs need no layout.
 _FIRST = 'document.documentElement.classList.add("scripted")'
 _ICON = (
@@ -27,18 +28,19 @@ _ICON = (
 )
 
 
-def page(outline: Outline, *, level: Level = "stage") -> str:
+def page(outline: Outline, *, level: Level = "stage", layout: Layout = "tall", legend: bool = True) -> str:
     """Write one self-contained HTML page: picture, details of a box or a skip, tables of stages, skips, attention layers and modules.
 
     The same outline gives the same bytes. Without JavaScript, the picture and every row of the tables are there.
     """
     scripts = Markup(_FIRST), Markup('"use strict";\n(() => {\n' + "\n".join(map(_asset, _SCRIPTS)) + "})();\n")
     tables = page_tables(outline.trace)
+    picture = svg(outline, level=level, layout=layout, legend=legend, interactive=True)
     body = tag(
         "body",
         tag("a", "Skip to the tables", href="#tables", class_="to-tables"),
         _banner(outline),
-        tag("main", _workspace(outline, Markup(svg(outline, level=level, interactive=True)), tables)),
+        tag("main", _workspace(outline, Markup(picture), tables)),
         tag("p", class_="unseen", id="said", role="status", aria_live="polite"),
         tag("script", script_json(page_record(outline)), type="application/json", id="record"),
         tag("script", scripts[1]),
@@ -57,7 +59,7 @@ def _head(outline: Outline, scripts: tuple[Markup, ...]) -> Markup:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="generator", content=f"unetinspect {outline.trace.run.versions.get('unetinspect', '')}".strip()),
-        tag("title", outline.title),
+        tag("title", outline.title or outline.name),
         tag("link", rel="icon", href=_ICON),
         tag("style", Markup(_asset("page.css"))),
         tag("script", scripts[0]),
@@ -84,7 +86,7 @@ def _workspace(outline: Outline, picture: Markup, tables: tuple[PageTable, ...])
     return joined(
         tag(
             "section",
-            tag("div", tag("h2", "The U", id="the-u"), _zoom(), class_="bar"),
+            tag("div", tag("h2", "The U", id="the-u"), tag("p", _HINT, id="hint", hidden=True, data_script=True), _zoom(), class_="bar"),
             tag("figure", view),
             class_="picture",
             aria_labelledby="the-u",
@@ -103,7 +105,7 @@ def _workspace(outline: Outline, picture: Markup, tables: tuple[PageTable, ...])
 
 
 def _zoom() -> Markup:
-    buttons = [("out", "\N{MINUS SIGN}", "Smaller"), ("in", "+", "Larger"), ("fit", "Fit", "Fit to the width")]
+    buttons = [("out", "\N{MINUS SIGN}", "Smaller"), ("in", "+", "Larger"), ("fit", "Fit", "Fit to the window")]
     themes = [("", "System colors"), ("light", "Light"), ("dark", "Dark")]
     theme = tag("select", *(tag("option", text, value=name) for name, text in themes), id="theme", aria_label="Colors")
     inside = [tag("button", text, type="button", data_zoom=name, aria_label=label) for name, text, label in buttons]
@@ -111,12 +113,9 @@ def _zoom() -> Markup:
 
 
 def _panel() -> Markup:
-    keys = [("Tab", "next skip or box"), ("Enter", "pins it"), ("← →", "previous or next skip"), ("Esc", "clears")]
-    help_text = tag("ul", *(tag("li", tag("kbd", key), f" {what}") for key, what in keys), class_="keys")
-    start = tag("p", "Hover over a box or a skip to see its details. Click to pin it.", class_="start")
-    inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), start, help_text, id="details")
-    close = tag("button", TIMES, type="button", id="close", class_="close", aria_label="Close the details", hidden=True)
-    return tag("aside", inside, close, class_="panel", id="panel", aria_labelledby="details-title", hidden=True, data_script=True)
+    inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), id="details")
+    close = tag("button", TIMES, type="button", id="close", class_="close", aria_label="Close the details")
+    return tag("aside", inside, close, class_="panel", id="panel", aria_labelledby="details-title", hidden=True)
 
 
 def _tabs(tables: tuple[PageTable, ...]) -> Markup:

@@ -1,8 +1,9 @@
 // What the pointer, the keys and the address do.
 
 const drawing = view.querySelector("svg");
-const naturalWidth = drawing?.viewBox.baseVal.width || 1000;
-let zoom = null;
+const { width: naturalWidth = 1000, height: naturalHeight = 1000 } = drawing?.viewBox.baseVal ?? {};
+// What the picture fits, "width" or "window"; null: it has been made larger or smaller.
+let fit = "width";
 
 function pickOf(target) {
   const drawn = target.closest?.(".ui-skip, .ui-layer, .ui-stage");
@@ -29,7 +30,10 @@ function listenPicture() {
   view.addEventListener("click", (event) => {
     const pick = pickOf(event.target);
     if (pick === null ? pinned !== null : same(pick, pinned)) clear();
-    else if (pick !== null) pin(pick);
+    else if (pick !== null) {
+      pin(pick);
+      drawnOf(pick)?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
   });
   view.addEventListener("keydown", (event) => {
     const pick = pickOfFocus(event.target);
@@ -61,9 +65,8 @@ function listenPanel() {
 // Return the focus from the panel to the pinned thing in the picture.
 function release() {
   const inPanel = panel.contains(document.activeElement);
-  const drawn = pinned && inPanel ? drawnOf(pinned) : null;
+  if (pinned && inPanel) drawnOf(pinned)?.focus({ preventScroll: true });
   clear();
-  drawn?.focus({ preventScroll: true });
 }
 
 function listenKeys() {
@@ -78,23 +81,32 @@ function listenKeys() {
   });
 }
 
-// null fits the width; where the words would become too small to read, the picture scrolls instead.
-function setZoom(wanted) {
-  const fits = view.clientWidth / naturalWidth;
-  zoom = wanted === null ? null : Math.min(4, Math.max(0.25, wanted));
-  const factor = zoom ?? Math.min(1.25, Math.max(fits, 0.72));
+function setZoom(factor) {
   drawing.style.width = `${Math.floor(naturalWidth * factor)}px`;
-  view.classList.toggle("zoomed", zoom !== null);
+  view.classList.toggle("zoomed", fit === null);
   view.dataset.factor = factor.toFixed(3);
+}
+
+// To fit the width never makes the words too small to read: the picture scrolls instead. To fit the window shows all of it.
+function refit() {
+  if (!drawing || fit === null) return;
+  const width = view.clientWidth / naturalWidth;
+  const height = (innerHeight - view.closest("section").firstElementChild.offsetHeight - 16) / naturalHeight;
+  setZoom(fit === "window" ? Math.min(1.25, width, height) : Math.min(1.25, Math.max(width, 0.72)));
 }
 
 function listenZoom() {
   if (!drawing) return;
-  setZoom(null);
-  addEventListener("resize", () => zoom === null && setZoom(null));
+  refit();
+  addEventListener("resize", refit);
   for (const button of document.querySelectorAll("[data-zoom]")) {
     const by = { in: 1.25, out: 0.8 }[button.dataset.zoom];
-    button.addEventListener("click", () => setZoom(by ? Number(view.dataset.factor) * by : null));
+    button.addEventListener("click", () => {
+      fit = by ? null : "window";
+      if (by) setZoom(Math.min(4, Math.max(0.25, Number(view.dataset.factor) * by)));
+      refit();
+      if (!by) view.closest("section").scrollIntoView();
+    });
   }
 }
 

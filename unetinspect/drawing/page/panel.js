@@ -20,8 +20,7 @@ function describe(pick) {
   const build = { stage: describeBox, skip: describeSkip }[pick.kind] ?? ((at, heading) => describeRow(pick, heading));
   const title = element("h2", { id: "details-title", tabindex: "-1" });
   details.replaceChildren(title, ...build(pick.at, title).filter(Boolean));
-  byId("close").hidden = pinned === null;
-  panel.classList.add("full");
+  panel.hidden = false;
   panel.scrollTop = 0;
 }
 

@@ -7,6 +7,7 @@ const view = byId("view");
 const panel = byId("panel");
 const details = byId("details");
 const start = [...details.children];
+const hint = byId("hint").textContent;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 function element(name, attributes = {}, ...inside) {
@@ -18,8 +19,8 @@ function element(name, attributes = {}, ...inside) {
   return made;
 }
 
-// A path may be broken after its dots and underscores, before it is broken anywhere.
-const breakable = (text) => text.split(/(?<=[._])/).flatMap((part, at) => (at ? [element("wbr"), part] : [part]));
+// A path may be broken after its dots, in the panel after its underscores too, before it is broken anywhere.
+const breakable = (text, places = /(?<=[._])/) => text.split(places).flatMap((part, at) => (at ? [element("wbr"), part] : [part]));
 
 // The rows of each table, by what picking one of them picks; a row's place here is its place in the record.
 const tables = new Map();
@@ -135,6 +136,7 @@ function pin(pick) {
   pinned = pick;
   peeked = null;
   describe(pick);
+  refit();
   lightUp(pick);
   markRow(pick);
   writeHash(pick);
@@ -144,15 +146,16 @@ function pin(pick) {
 function peek(pick) {
   if (pinned !== null || same(pick, peeked)) return;
   peeked = pick;
-  if (pick !== null) describe(pick);
+  byId("hint").textContent = (pick && drawnOf(pick)?.getAttribute("aria-label")) ?? hint;
   lightUp(pick);
 }
 
 function clear() {
   pinned = peeked = null;
   details.replaceChildren(...start);
-  panel.classList.remove("full");
-  byId("close").hidden = true;
+  panel.hidden = true;
+  byId("hint").textContent = hint;
+  refit();
   lightUp(null);
   markRow(null);
   writeHash(null);

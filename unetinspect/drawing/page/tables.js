@@ -34,7 +34,7 @@ function linkRows(kind) {
   rows.forEach((row, at) => {
     const pick = kind === "stage" ? { kind, at: boxOfStage.get(names[at]) } : { kind, at };
     const href = kind === "stage" ? `#stage=${encodeURIComponent(names[at])}` : hashOf(pick);
-    row.cells[0].replaceChildren(element("a", { href, tabindex: at ? "-1" : "0" }, names[at]));
+    row.cells[0].replaceChildren(element("a", { href, tabindex: at ? "-1" : "0" }, ...breakable(names[at], /(?<=\.)/)));
   });
   if (pinned !== null) markRow(pinned);
 }

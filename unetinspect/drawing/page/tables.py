@@ -94,7 +94,7 @@ def table_markup(page: PageTable) -> Markup:
         cells = (tag("th", name.show(row), scope="row"), *(_cell(column, row) for column in rest))
         rows.append(joined(tag("tr", *cells, data_kind=row.kind if page.kinds else None), Markup("\n")))
     body = tag("tbody", *rows) if rows else tag("tbody", tag("tr", tag("td", "none", colspan=len(heads)), class_="empty"))
-    caption = tag("caption", page.caption)
+    caption = tag("caption", tag("span", page.caption))
     return tag("table", caption, tag("thead", tag("tr", *heads)), body, data_pick=page.pick, data_noun=page.noun)
 
 

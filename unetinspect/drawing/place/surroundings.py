@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 
 from msgspec import Struct
@@ -10,11 +10,10 @@ from msgspec import Struct
 from unetinspect.drawing.labels import caption, typeset
 from unetinspect.drawing.outline import Level, Outline
 from unetinspect.drawing.place.boxes import BADGE_PAD, BADGE_SIZE, NOTE_SIZE, PAD_X, Part, badge, content_of, fill, is_scaled
-from unetinspect.drawing.place.columns import MARGIN
+from unetinspect.drawing.place.layouts import Plan
 from unetinspect.drawing.scene import Badge, PlacedBox, Point, Rect, Text
 from unetinspect.drawing.text_width import TIMES, shortened, text_width, wrapped
 from unetinspect.record import InputInfo
-from unetinspect.units import format_shape
 from unetinspect.views.words import place_text, skip_label
 
 _TITLE_SIZE, _HEADING, _CHIP_GAP, _CHIP_HEIGHT, _LEGEND_GAP, _SAMPLE = 17.0, 84.0, 8.0, 22.0, 22.0, 30.0
@@ -33,6 +32,7 @@ class Surroundings(Struct):
         badges: Sample attention layers of the legend.
     """
 
+    plan: Plan
     y: float
     title_y: float = 0
     texts: list[Text] = []
@@ -43,8 +43,14 @@ class Surroundings(Struct):
 
     def heading(self, text: str, height: float) -> float:
         """Write the heading of a line; return where what it heads begins."""
-        self.texts.append(Text(MARGIN, self.y + height / 2 + 3.6, text, "note", NOTE_SIZE))
-        return MARGIN + _HEADING
+        if not self.plan.brief:
+            self.texts.append(Text(self.plan.margin, self.y + height / 2 + 3.6, text, "note", NOTE_SIZE))
+        return self.indent
+
+    @property
+    def indent(self) -> float:
+        """Where a line begins that has a heading."""
+        return self.plan.margin + (0 if self.plan.brief else _HEADING)
 
     def note(self, x: float, text: str) -> float:
         """Write a note; return its right end."""
@@ -52,51 +58,66 @@ class Surroundings(Struct):
         return x + text_width(text, NOTE_SIZE)
 
 
-def above(outline: Outline, level: Level, width: float, edge: float) -> Surroundings:
+def above(outline: Outline, level: Level, plan: Plan, width: float, edge: float) -> Surroundings:
     """Place the title; left of `edge`, the inputs without the first, which enters the U, and the embeddings."""
-    placed = Surroundings(MARGIN + 16)
-    title = shortened(typeset(outline.title), width - 2 * MARGIN, _TITLE_SIZE, bold=True)
-    placed.texts.append(Text(MARGIN, placed.y, title, "title", _TITLE_SIZE, bold=True))
-    placed.y += 20
+    placed = Surroundings(plan, plan.margin)
+    text = outline.name if plan.brief and outline.own_title is None else outline.title
+    if text:
+        placed.y += 16
+        title = shortened(typeset(text), width - 2 * plan.margin, _TITLE_SIZE, bold=True)
+        placed.texts.append(Text(plan.margin, placed.y, title, "title", _TITLE_SIZE, bold=True))
+        placed.y += 20
     placed.title_y = placed.y
+    if plan.beside:
+        _caption(placed, outline, edge - plan.margin)
+        placed.y += 6
     _inputs(placed, outline, edge)
     _embeddings(placed, outline, level, edge)
     return placed
 
 
-def below(outline: Outline, width: float, y: float, *, entered: bool) -> Surroundings:
-    """Place the legend and the caption, from `y` down."""
-    placed = Surroundings(y + 30)
-    _legend(placed, outline, width, entered=entered)
-    placed.y += 10
-    for line in caption(outline.trace):
-        for part in wrapped(typeset(line), width - 2 * MARGIN, 12):
-            placed.texts.append(Text(MARGIN, placed.y + 12, part, "text", 12))
-            placed.y += 18
-    placed.y += MARGIN - 8
+def below(outline: Outline, plan: Plan, width: float, y: float, kinds: Collection[str]) -> Surroundings:
+    """Place the legend, which explains these kinds of arrows, and the caption, from `y` down; a brief picture ends with the U."""
+    placed = Surroundings(plan, y + 30)
+    if plan.brief:
+        return placed
+    if kinds:
+        _legend(placed, outline, width, kinds)
+        placed.y += 10
+    if not plan.beside:
+        _caption(placed, outline, width - 2 * plan.margin)
+    placed.y += plan.margin - 8
     return placed
+
+
+def _caption(placed: Surroundings, outline: Outline, room: float) -> None:
+    for line in caption(outline.trace):
+        for part in wrapped(typeset(line), room, 12):
+            placed.texts.append(Text(placed.plan.margin, placed.y + 12, part, "text", 12))
+            placed.y += 18
 
 
 def _inputs(placed: Surroundings, outline: Outline, edge: float) -> None:
     """Place the inputs in lines, in the order of `forward`."""
     inputs = outline.trace.run.inputs
     first = next((given for given in inputs if given.shape is not None), None)
-    shown = list(_input_texts([given for given in inputs if given is not first]))
+    shown = list(_input_texts([given for given in inputs if given is not first], placed.plan))
     if not shown:
         return
     x = placed.heading("inputs", _CHIP_HEIGHT)
     for said in shown:
-        text = shortened(said, edge - MARGIN - _HEADING - 2 * PAD_X, NOTE_SIZE)
+        text = shortened(said, edge - placed.indent - 2 * PAD_X, NOTE_SIZE)
         room = text_width(text, NOTE_SIZE) + 2 * PAD_X
         if x + room > edge:
-            x, placed.y = MARGIN + _HEADING, placed.y + _CHIP_HEIGHT + _CHIP_GAP
+            x, placed.y = placed.indent, placed.y + _CHIP_HEIGHT + _CHIP_GAP
         rect = Rect(x, placed.y, room, _CHIP_HEIGHT)
-        placed.given.append(Badge(rect, Text(rect.middle[0], placed.y + 14.6, text, "text", NOTE_SIZE, anchor="middle")))
+        kind = "context" if said.startswith("encoder_hidden_states") else ""
+        placed.given.append(Badge(rect, Text(rect.middle[0], placed.y + 14.6, text, "text", NOTE_SIZE, anchor="middle"), kind))
         x += room + _CHIP_GAP
     placed.y += _CHIP_HEIGHT + _CHIP_GAP + 2
 
 
-def _input_texts(inputs: Sequence[InputInfo]) -> Iterator[str]:
+def _input_texts(inputs: Sequence[InputInfo], plan: Plan) -> Iterator[str]:
     """Write the arguments with their shapes or values; a long list as one: "residuals.0-11: 12 tensors"."""
 
     def list_of(given: InputInfo) -> str:
@@ -108,60 +129,66 @@ def _input_texts(inputs: Sequence[InputInfo]) -> Iterator[str]:
         if listed and len(given) > 3:
             yield f"{given[0].name}-{given[-1].name.rpartition('.')[2]}: {len(given)} tensors"
         else:
-            yield from (f"{one.name} {format_shape(one.shape)}" if one.shape is not None else f"{one.name} = {one.value}" for one in given)
+            names = [one.name.removeprefix("added_cond_kwargs.") if plan.brief else one.name for one in given]
+            values = [f" = {one.value}" if one.shape is None else f" {plan.shape(one.shape)}" for one in given]
+            yield from (name + value for name, value in zip(names, values, strict=True))
 
 
 def _embeddings(placed: Surroundings, outline: Outline, level: Level, edge: float) -> None:
     """Place the embeddings in lines, in execution order."""
-    x, tallest = MARGIN, 0.0
+    x, tallest = placed.plan.margin, 0.0
     for box in outline.on("top"):
-        content = content_of(box, level, outline.trace.run, shapes=True)
+        content = content_of(box, level, outline.trace.run, placed.plan, shapes=True)
         if not placed.boxes:
             x = placed.heading("embeddings", _CHIP_HEIGHT + 6)
         if x + content.width > edge and tallest:
-            x, placed.y, tallest = MARGIN + _HEADING, placed.y + tallest + _CHIP_GAP, 0.0
+            x, placed.y, tallest = placed.indent, placed.y + tallest + _CHIP_GAP, 0.0
         placed.boxes.append(fill(box, content, Rect(x, placed.y, content.width, content.height)))
         x, tallest = placed.boxes[-1].rect.right + _CHIP_GAP, max(tallest, content.height)
     placed.y += tallest + 8
 
 
-def _legend(placed: Surroundings, outline: Outline, width: float, *, entered: bool) -> None:
+def _legend(placed: Surroundings, outline: Outline, width: float, kinds: Collection[str]) -> None:
     """Place samples with what they mean, and what the sizes of boxes mean."""
-    items = [("flow", "hidden states and their shape")] if entered else []
-    if outline.trace.skips:
-        changed = any("(" in skip_label(skip) for skip in outline.trace.skips)
-        channels = "its channels and what changed it" if changed else "its channels"
-        items.append(("skip", f"a skip, {channels}; hidden + skip → out where it is concatenated"))
-    x = MARGIN
-    for kind, meaning in items:
+    changed = any("(" in skip_label(skip) for skip in outline.trace.skips)
+    channels = "its channels and what changed it" if changed else "its channels"
+    meanings = {
+        "flow": "hidden states and their shape",
+        "skip": f"a skip, {channels}; hidden + skip → out where it is concatenated",
+        "context": "encoder_hidden_states",
+    }
+    x = placed.plan.margin
+    for kind, meaning in ((kind, meaning) for kind, meaning in meanings.items() if kind in kinds):
         x = _from(placed, x, _SAMPLE + 8 + text_width(meaning, NOTE_SIZE), width)
         placed.samples.append((kind, (x, placed.y + 6), (x + _SAMPLE, placed.y + 6)))
         x = placed.note(x + _SAMPLE + 8, meaning) + _LEGEND_GAP
-    kinds = {mark.kind for box in outline.boxes for mark in box.marks}
-    if kinds:
+    marks = {mark.kind for box in outline.boxes for mark in box.marks}
+    if marks:
         meaning = f"attention: layers, kind, queries {TIMES} keys"
-        parts = [Part(kind, f"badge-{kind}", BADGE_SIZE, badge=kind) for kind in _KINDS if kind in kinds]
+        parts = [Part(kind, f"badge-{kind}", BADGE_SIZE, badge=kind) for kind in _KINDS if kind in marks]
         x = _from(placed, x, sum(part.width + BADGE_PAD for part in parts) + 2 + text_width(meaning, NOTE_SIZE), width)
         for part in parts:
             placed.badges.append(badge(x, placed.y + 6, part))
             x += part.width + BADGE_PAD
-        placed.note(x + 2, meaning)
-    placed.y += 22
-    meaning = _size_meaning(outline)
-    for line in wrapped(meaning, width - 2 * MARGIN, NOTE_SIZE) if meaning else []:
-        placed.note(MARGIN, line)
+        x = placed.note(x + 2, meaning) + _LEGEND_GAP
+    meaning, margin = _size_meaning(outline, placed.plan), placed.plan.margin
+    if not meaning or x + text_width(meaning, NOTE_SIZE) > width - margin:
+        x, placed.y = margin, placed.y + 22
+    for line in wrapped(meaning, width - margin - x, NOTE_SIZE) if meaning else []:
+        placed.note(x, line)
         placed.y += 16
 
 
 def _from(placed: Surroundings, x: float, room: float, width: float) -> float:
     """Return where an item of a width begins: at `x`, or at the start of the next line."""
-    if x > MARGIN and x + room > width - MARGIN:
+    margin = placed.plan.margin
+    if x > margin and x + room > width - margin:
         placed.y += 22
-        return MARGIN
+        return margin
     return x
 
 
-def _size_meaning(outline: Outline) -> str:
+def _size_meaning(outline: Outline, plan: Plan) -> str:
     """Explain the sizes of the blocks, with the smallest and the largest numbers."""
     boxes = [box for box in outline.boxes if is_scaled(box)]
     if not boxes:
@@ -171,4 +198,6 @@ def _size_meaning(outline: Outline) -> str:
     resolution = f"all {ends[0]}" if by_cells[0].cells == by_cells[-1].cells else " to ".join(ends).replace(" to length ", " to ")
     few, many = by_channels[0].channels, by_channels[-1].channels
     channels = f"all {few}" if few == many else f"{few} to {many}"
+    if plan.level:
+        return f"Box width grows with channels ({channels}), on a logarithmic scale."
     return f"Box height grows with resolution ({resolution}), box width with channels ({channels}), both on a logarithmic scale."

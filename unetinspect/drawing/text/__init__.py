@@ -28,7 +28,7 @@ def text(outline: Outline, *, level: Level = "stage", width: int | None, unicode
         unicode: Whether more than ASCII can be shown.
         color: Whether to color, with ANSI sequences.
     """
-    outline = outline if unicode else outline_of(outline.trace, ascii_only=True)
+    outline = outline if unicode else outline_of(outline.trace, title=outline.own_title, ascii_only=True)
     most = max(_MOST if width is None else width, _LEAST)
     heads = fold(outline.title, most)
     glyphs = BOXES if unicode else ASCII

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.drawing.labels import below, channels_text
-from unetinspect.drawing.outline import Box, Ends, Layer, Level, Link, Mark, Outline, Side, mark_text
+from unetinspect.drawing.outline import Box, Ends, Layer, Level, Link, Mark, Outline, Side, mark_text, uncrossed
 from unetinspect.terminal import cells
 from unetinspect.units import format_shape, in_lines
 from unetinspect.views.words import place_text, skip_label, step_text
@@ -75,7 +75,7 @@ class Cards:
         self._outline, self._level, self._arrow = outline, level, arrow
         self._classes, self._stacked = classes, stacked
         self.drawn: frozenset[int] = frozenset()
-        self.drawn = _uncrossed(_ends(self.on("left"), "source"), _ends(self.on("right")[::-1], "target"))
+        self.drawn = uncrossed(_ends(self.on("left"), "source"), _ends(self.on("right")[::-1], "target"))
 
     def on(self, side: Side) -> list[Card]:
         """Return the cards of one side, in execution order; small boxes that follow each other share one."""
@@ -211,17 +211,3 @@ def _ends(cards: Sequence[Card], end: Literal["source", "target"]) -> list[int]:
     boxes = {box for card in cards for box in card.boxes}
     links = [row.link for card in cards for row in card.rows if row.link is not None]
     return [link.number for link in links if (link.source if end == "source" else link.target) in boxes]
-
-
-def _uncrossed(left: Sequence[int], right: Sequence[int]) -> frozenset[int]:
-    """Return the most links that can be drawn as level lines: in the same order from top to bottom on both sides."""
-    height = {number: place for place, number in enumerate(right)}
-    best: list[list[int]] = []
-    for number in left:
-        if number in height:
-            best.append([*_longest([chain for chain in best if height[chain[-1]] < height[number]]), number])
-    return frozenset(_longest(best))
-
-
-def _longest(chains: list[list[int]]) -> list[int]:
-    return max(chains, key=len, default=[])
