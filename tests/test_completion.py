@@ -25,7 +25,7 @@ MODELS = list(load_catalog())
         ("attn --k", ["--kind"]),
         ("attn --kind ", ["self", "cross", "joint", "temporal", "pooling"]),
         ("trace --res 64 --res 64 sd15 --dtype ", list(DTYPES)),
-        ("skips --format ", ["table", "json", "md", "csv", "tsv"]),
+        ("skips --format ", ["table", "json", "md", "csv", "tsv", "names"]),
         ("trace sd15 ", MODELS),
         ("diff sd15 sdxl", [name for name in MODELS if name.startswith("sdxl")]),
         ("ports sd15 --with cont", [name for name in MODELS if name.startswith("controlnet")]),
