@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "unetinspect"
 # Raising these is a decision: is there no mechanism that could go instead?
-MOST_LINES, MOST_FILES = 27_700, 165
+MOST_LINES, MOST_FILES = 31_800, 182
 
 
 def main() -> int:
