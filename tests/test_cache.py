@@ -59,6 +59,9 @@ OTHER_REQUESTS: dict[str, Any] = {
     "dtype": "float16",
     "vae_scale": 4,
     "freeu": (1.0, 1.0, 1.0, 1.0),
+    "training": True,
+    "optimizer": "sgd",
+    "gradient_checkpointing": True,
 }
 
 
@@ -386,7 +389,8 @@ def kept_commands(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name, config in {"unet": CONDITION, "plain": PLAIN}.items():
         Path(f"{name}.json").write_text(json.dumps(config))
     monkeypatch.setenv("UNETINSPECT_CACHE", str(tmp_path / "records"))
-    monkeypatch.setattr("unetinspect.cli.run.open_cache", lambda *, wanted: RecordCache() if wanted else None)
+    for module in ("run", "lookup"):
+        monkeypatch.setattr(f"unetinspect.cli.{module}.open_cache", lambda *, wanted=True: RecordCache() if wanted else None)
     return cli
 
 

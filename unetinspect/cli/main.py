@@ -60,6 +60,10 @@ _MEANT = {
 }
 
 
+# The sections of a command's help that come last, in this order.
+_LAST = ("Training", "Device and cache", "Model source", "Output")
+
+
 def _write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -> None:
     """Write titled lists of names and texts, all texts in one column."""
     width = max(len(name) for rows in sections.values() for name, _ in rows)
@@ -79,7 +83,7 @@ def _option_sections(command: Any, context: Any) -> dict[str, list[tuple[str, st
         elif parameter.name == "help" and sections:
             title = list(sections)[-1]
         sections.setdefault(title, []).append((name, text.rstrip(".").replace("x>=", "at least ")))
-    return sections
+    return dict(sorted(sections.items(), key=lambda section: _LAST.index(section[0]) if section[0] in _LAST else -1))
 
 
 class _Command(TyperCommand):

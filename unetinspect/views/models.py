@@ -33,7 +33,7 @@ class ModelSummary(Excerpt, frozen=True, kw_only=True):
     params: int
     attention_layers: int
     vae_scale_factor: int | float | None
-    default_size: PipelineSize | None
+    default_size: PipelineSize | None = None
     hub: tuple[HubLocation, ...]
     read_from: str
     confidence: Confidence
