@@ -226,6 +226,14 @@ def test_the_arguments_of_fused_attention_are_honored(given: dict[str, Any]) -> 
     changed, _ = live.run(maps(stage="mid_block", kind="cross", change=lambda probs, at: probs * 2, keep=False))
 
     torch.testing.assert_close(seen.maps[0].tensor[0], results[0], atol=1e-6, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, _ = live.run(maps(stage="mid_block", kind="cross", **WHOLE))
+    query, key = query.bfloat16().double(), key.bfloat16().double()
+    results.clear()
+    given = {name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value for name, value in given.items()}
+    exact = functional.scaled_dot_product_attention(query, key, torch.eye(6).double().expand(*key.shape[:2], 6, 6), **given)
+
+    torch.testing.assert_close(cast.maps[0].tensor[0].double(), exact, atol=1e-5, rtol=0)
     assert changed.maps == ()
     assert repr(seen) == "<Seen: 1 map, 0 features, 0 skips>"
 

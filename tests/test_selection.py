@@ -199,3 +199,15 @@ def test_a_tree_is_cut_to_the_height_of_the_screen(fold: bool) -> None:
         assert rooms[0] < height or depth == 1
         assert rooms[1] >= height - 2 or depth == deepest
         assert (f"{depth} of {deepest} levels shown: --depth {deepest} shows all" in table.below) == (depth < deepest)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--tokens-at 256", "; 256 is the side of a 256x256 grid here, not a number of tokens"),
+        ("--tokens-at 16x16 --stage mid_block --kind cross", "this UNet has cross attention with 64 query tokens in mid_block"),
+    ],
+)
+def test_where_no_layer_matches_the_answer_is_about_what_was_asked(cli: Any, options: str, said: str) -> None:
+    """A number of tokens is taken for a side; a stage has its own sizes."""
+    assert said in " ".join(cli("attn", "sd15", *options.split())[1].split())

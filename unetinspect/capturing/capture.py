@@ -147,7 +147,7 @@ class Run:
                 ran = [layer for layer in self._plan.record.attentions if layer.path in self._queries and tap.selection.takes(layer)]
                 sized = [replace(layer, query_shape=(1, 1, self._queries[layer.path], 1)) for layer in ran]
                 grids = dict.fromkeys(format_size(self._grids_of[layer.path]) for layer in ran if layer.path in self._grids_of)
-                raise UsageError(no_match(sized), hint=f"the grids of this pass are {', '.join(grids)}" if grids else None)
+                raise UsageError(no_match(sized, tap.selection), hint=f"the grids of this pass are {', '.join(grids)}" if grids else None)
 
     def _hook_maps(self, hook: Callable[..., None], taps: Sequence[MapTap]) -> None:
         layers: dict[str, Attention] = {}

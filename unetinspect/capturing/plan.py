@@ -97,7 +97,7 @@ class Plan:
         tap.selection.check(self.record)
         layers = {layer.path: layer for layer in self.record.attentions if tap.selection.takes(layer)}
         if not layers:
-            raise UsageError(no_match(self.record.attentions), hint="`unetinspect attn` lists the layers")
+            raise UsageError(no_match(self.record.attentions, tap.selection), hint="`unetinspect attn` lists the layers")
         closed = next((path for path in layers if isinstance(self.modules[path], nn.MultiheadAttention)), None)
         if closed is not None:
             raise UsageError(

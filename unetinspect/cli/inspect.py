@@ -107,12 +107,13 @@ def attn(
     record = _traced(options, output)
     picked = selection.pick(record)
     if not code:
-        output.show(attention_table(record, picked, fold=not (no_fold or options.columns)), Envelope.of(record, attentions=picked))
+        table = attention_table(record, picked, fold=not (no_fold or options.columns), selection=selection)
+        output.show(table, Envelope.of(record, attentions=picked))
     elif picked:
         size = (tokens_at,) if tokens_at is not None else ()
         output.write(capture_code(record, "maps", {"kind": selection.kinds, "stage": selection.stages, "tokens_at": size}))
     else:
-        raise UsageError(no_match(record.attentions), hint="`unetinspect attn` lists them")
+        raise UsageError(no_match(record.attentions, selection), hint="`unetinspect attn` lists them")
 
 
 @takes(TraceOptions)

@@ -123,20 +123,29 @@ def pick_modules(record: Trace, *, stages: Sequence[str] = (), path: str | None 
     return [module for module in record.modules if in_stages(module.path, stages) and in_stages(module.path, picked)]
 
 
+EVERY_LAYER = Selection()
+
+
 def in_stages(path: str, stages: Sequence[str]) -> bool:
     """Return whether a module is one of the stages, or in one; empty matches all."""
     return not stages or any(path == stage or path.startswith(f"{stage}.") for stage in stages)
 
 
-def no_match(layers: Sequence[Attention]) -> str:
-    """Say that no layer matches a selection, and what a UNet with these layers has."""
+def no_match(layers: Sequence[Attention], selection: Selection = EVERY_LAYER) -> str:
+    """Say that no layer matches a selection, and what a UNet with these layers has of the kinds and in the stages that were selected."""
     if not layers:
         return "no layer matches; this UNet has no attention layers"
+    layers = [layer for layer in layers if selection.takes(layer)] or layers
     kinds = dict.fromkeys(layer.kind for layer in layers)
     stages = dict.fromkeys(layer.stage for layer in layers)
     tokens = sorted({layer.query_shape[2] for layer in layers})
     has = f"{', '.join(kinds)} attention with {', '.join(map(str, tokens))} query tokens in {', '.join(stages)}"
-    return f"no layer matches; this UNet has {has}"
+    height, width = selection.tokens_at or (0, 0)
+    # Who types a number of tokens gets a square with that side.
+    as_side = (
+        f"; {height} is the side of a {height}x{width} grid here, not a number of tokens" if height == width and height in tokens else ""
+    )
+    return f"no layer matches; this UNet has {has}{as_side}"
 
 
 def no_skip_matches(skips: Sequence[Skip]) -> str:

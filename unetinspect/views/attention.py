@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from unetinspect.record import Attention, AttentionCounts, Role, Stage, Trace
-from unetinspect.record.selection import no_match
+from unetinspect.record.selection import EVERY_LAYER, Selection, no_match
 from unetinspect.units import format_bytes, format_shape, format_si, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table, fields_of
@@ -33,8 +33,8 @@ class _Row(Attention, frozen=True, kw_only=True):
     indices: tuple[int | None, ...]
 
 
-def attention_table(trace: Trace, attentions: Sequence[Attention], *, fold: bool = False) -> Table:
-    """Show attention layers, all or a selection, in execution order; `fold` shows those of equal transformer blocks in one row."""
+def attention_table(trace: Trace, attentions: Sequence[Attention], *, fold: bool = False, selection: Selection = EVERY_LAYER) -> Table:
+    """Show attention layers, all or those of a selection, in execution order; `fold` shows those of equal blocks in one row."""
     rows = _fold(attentions) if fold else [_row(layer) for layer in attentions]
     folded = len(rows) < len(attentions)
     return Table(
@@ -59,7 +59,7 @@ def attention_table(trace: Trace, attentions: Sequence[Attention], *, fold: bool
         ),
         rows=rows,
         above=header(trace.model, trace.run),
-        below=[*_lines(trace, attentions), *(_FOLDED if folded else ())],
+        below=[*_lines(trace, attentions, selection), *(_FOLDED if folded else ())],
         group=lambda layer: layer.stage,
         records=attentions,
         fields=fields_of(Attention),
@@ -104,11 +104,11 @@ def _indices(indices: Sequence[int | None]) -> str:
     return f"{first}, {rest[0]} .. {rest[-1]}" if len(rest) > 1 else ", ".join([first, *rest])
 
 
-def _lines(trace: Trace, attentions: Sequence[Attention]) -> Iterator[str]:
+def _lines(trace: Trace, attentions: Sequence[Attention], selection: Selection) -> Iterator[str]:
     if len(attentions) < len(trace.attentions):
         yield f"{len(attentions)} of {len(trace.attentions)} shown"
     if trace.attentions and not attentions:
-        yield no_match(trace.attentions)
+        yield no_match(trace.attentions, selection)
     yield from attention_lines(trace)
     if attentions:
         yield "map: (batch * heads, query_tokens, key_tokens)"
