@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest import mock
@@ -150,14 +151,14 @@ class Found:
     """What was measured of one way.
 
     Attributes:
-        times: Wall and CPU seconds of a step, one a round.
         held: The bytes of the tensors held after one step and after two.
-        peak: The most bytes of tensors that were allocated at once while these two steps ran.
+        peak: The most bytes that were allocated at once while these two steps ran.
+        times: Wall and CPU seconds of a step, one a round.
     """
 
-    times: Times = field(default_factory=list)
     held: tuple[int, int] = (0, 0)
     peak: int = 0
+    times: Times = field(default_factory=list)
 
 
 def measure(case: Case, device: torch.device, rounds: int) -> dict[str, Found]:
@@ -165,7 +166,7 @@ def measure(case: Case, device: torch.device, rounds: int) -> dict[str, Found]:
     plan = trace(case.model, device="meta", cache=False, **case.request)
     unet = build(plan, device)
     inputs = inputs_of(plan, device)
-    found = {name: Found() for name in case.ways}
+    found = dict.fromkeys(case.ways, Found())
 
     def step() -> None:
         with torch.no_grad():
@@ -176,17 +177,13 @@ def measure(case: Case, device: torch.device, rounds: int) -> dict[str, Found]:
     step()  # what torch keeps from its first pass is no cost of a way
     for number in range(-1, rounds):
         for name in reversed(case.ways) if number % 2 else case.ways:
-            one = found[name]
             print(f"  {case.request['res']} px: {name}", file=sys.stderr, flush=True)
-            if number >= 0:
-                with WAYS[name](unet, plan):
-                    timed(step, one.times)
+            way = WAYS[name](unet, plan)
+            if number < 0:
+                found[name] = count_bytes(way, step, device)
                 continue
-            with peak_of(device, one), WAYS[name](unet, plan) as kept:
-                step()
-                first = bytes_of(kept())
-                step()
-                one.held = first, bytes_of(kept())
+            with way:
+                timed(step, found[name].times)
     return found
 
 
@@ -211,22 +208,23 @@ def bytes_of(kept: Any) -> int:
     return sum(storages.values())
 
 
-@contextmanager
-def peak_of(device: torch.device, found: Found) -> Iterator[None]:
-    """Note the most bytes that torch's allocator gave out at once in the block."""
+def count_bytes(way: AbstractContextManager[Callable[[], Any]], step: Callable[[], None], device: torch.device) -> Found:
+    """Run two steps and note what is held after each, and the most bytes that torch's allocator gave out at once."""
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        else:
+            profiler = stack.enter_context(profile(activities=[ProfilerActivity.CPU], profile_memory=True))
+        kept = stack.enter_context(way)
+        step()
+        first = bytes_of(kept())
+        step()
+        held = first, bytes_of(kept())
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield
-        found.peak = torch.cuda.max_memory_allocated() - before
-        return
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        yield
-    now = 0
-    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            found.peak = max(found.peak, now)
+        return Found(held, torch.cuda.max_memory_allocated() - before)
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    return Found(held, max(accumulate(event.nbytes() for event in events if event.name() == "[memory]")))
 
 
 def rows(case: Case, found: Mapping[str, Found], device: torch.device) -> Iterator[list[str]]:
@@ -261,13 +259,16 @@ def main(arguments: Sequence[str] | None = None, cases: Mapping[str, Sequence[Ca
     """Measure, print the table, and write it to a page if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the UNet runs (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each way that are timed (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="steps of each way that are timed (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads: CPU time is work only with one (default: %(default)s)")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the table of a CUDA device to this page, between its marks")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    found = [row for case in cases[options.device] for row in rows(case, measure(case, device, options.rounds), device)]
+    found: list[list[str]] = []
+    for case in cases[options.device]:
+        rounds = options.rounds if case.goals else 1  # no goal for its time
+        found += rows(case, measure(case, device, rounds), device)
     headers = ["what", "step", "wall ratio", "CPU ratio", "held", "extra peak", "goal", "met"]
     text = f"{table(headers, found)}\n\nThe UNet ran on {plural(options.threads, 'CPU thread')}."
     if options.device == "cuda":

@@ -262,6 +262,6 @@ SECTIONS: dict[str, Callable[[Setting], str]] = {
     "several": lambda setting: fresh(several_rows(setting), 1 + setting.rounds // 4, warm_up=False),
     "pass": measure_passes,
     "growth": measure_growth,
-    "capture": lambda setting: run_once(setting.script("capture.py", "--rounds", str(setting.rounds))).output.strip(),
+    "capture": lambda setting: run_once(setting.script("capture.py", "--rounds", str(setting.few_rounds))).output.strip(),
     "field": measure_field,
 }
