@@ -94,13 +94,16 @@ def stable_diffusion() -> Any:
     return pipeline(scheduler=TwoSteps(clip_sample=False, steps_offset=1), **parts)
 
 
-def sdxl(kind: str = "StableDiffusionXLPipeline") -> Any:
+def sdxl(kind: str = "StableDiffusionXLPipeline", *, with_controlnet: bool = False, **parts: Any) -> Any:
     """Build a pipeline of Stable Diffusion XL: two text encoders, and a UNet that is conditioned on sizes."""
     both = 2 * WIDTH
     own = unet("text-time", cross_attention_dim=both, projection_class_embeddings_input_dim=6 * 8 + WIDTH)
     encoders = {"text_encoder": text_encoder(), "text_encoder_2": text_encoder(CLIPTextModelWithProjection)}
     tokenizers = {"tokenizer": tokenizer(), "tokenizer_2": tokenizer()}
-    return quiet(getattr(diffusers, kind)(vae=vae(), unet=own, scheduler=ddim(), add_watermarker=False, **encoders, **tokenizers))
+    if with_controlnet:
+        parts["controlnet"] = random(diffusers.ControlNetModel.from_unet(own, conditioning_embedding_out_channels=(4, 8)), seed=1)
+    parts |= {"vae": vae(), "unet": own, "scheduler": ddim(), **encoders, **tokenizers}
+    return quiet(getattr(diffusers, kind)(add_watermarker=False, **parts))
 
 
 def with_controlnet() -> Any:
@@ -148,6 +151,13 @@ PIPELINES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "lora": (with_lora, {}),
     "pag": (lambda: pipeline("StableDiffusionPAGPipeline", pag_applied_layers="mid"), {}),
     "pix2pix": (lambda: pipeline(PIX2PIX, unet=unet(in_channels=8)), {"image": IMAGE}),
+}
+# More of which the order of the rows is known.
+OF_XL: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "sdxl-img2img": (lambda: sdxl("StableDiffusionXLImg2ImgPipeline"), {"image": IMAGE, "strength": 1.0}),
+    "sdxl-inpaint": (lambda: sdxl("StableDiffusionXLInpaintPipeline"), {"image": IMAGE, "mask_image": MASK, "strength": 1.0}),
+    "sdxl-controlnet": (lambda: sdxl("StableDiffusionXLControlNetPipeline", with_controlnet=True), {"image": IMAGE}),
+    "sdxl-pag": (lambda: sdxl("StableDiffusionXLPAGPipeline", pag_applied_layers="mid"), {}),
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from tests.attention_reference import Reference, daam, word_swap
-from tests.pipelines import NEGATIVE, PIPELINES, PROMPT, pipeline, sampled, sdxl, tokenizer
+from tests.pipelines import NEGATIVE, OF_XL, PIPELINES, PROMPT, pipeline, sampled, sdxl, tokenizer
 from unetinspect import UsageError, capture, maps
 
 WHOLE: dict[str, Any] = {"heads": None, "steps": None}
@@ -57,8 +57,8 @@ def test_maps_of_a_pipeline_are_those_of_unfused_attention_and_the_image_is_the_
 
 # The conditional and unconditional rows of two images, and the embedding of each row: of the prompts 0 and 1, or of the negative prompt.
 ROWS = {
-    **dict.fromkeys(("sd", "img2img", "inpaint", "controlnet", "sdxl"), ([2, 3], [0, 1], ["-", "-", 0, 1])),
-    "pag": ([2, 3], [0, 1], ["-", "-", 0, 1, 0, 1]),
+    **dict.fromkeys(("sd", "img2img", "inpaint", "controlnet", "sdxl", *OF_XL), ([2, 3], [0, 1], ["-", "-", 0, 1])),
+    **dict.fromkeys(("pag", "sdxl-pag"), ([2, 3], [0, 1], ["-", "-", 0, 1, 0, 1])),
     "pix2pix": ([0, 1], [4, 5], [0, 1, "-", "-", "-", "-"]),
 }
 
@@ -66,7 +66,7 @@ ROWS = {
 @pytest.mark.parametrize("name", ROWS)
 def test_the_rows_of_a_pipeline_are_proved_by_the_embeddings_they_carry(name: str) -> None:
     """The prompts' in the conditional rows, that of the negative prompt in the unconditional ones."""
-    make, given = PIPELINES[name]
+    make, given = {**PIPELINES, **OF_XL}[name]
     pipe = make()
     calls = given_to(pipe)
     prompts = {"prompt": [PROMPT, "a dog"], "negative_prompt": [NEGATIVE] * 2}
@@ -74,7 +74,7 @@ def test_the_rows_of_a_pipeline_are_proved_by_the_embeddings_they_carry(name: st
     tap = maps(kind="cross", tokens_at="16x16", **WHOLE)
     with capture(pipe, tap) as whole, capture(pipe, tap, rows="cond") as cond, capture(pipe, tap, rows="uncond") as uncond:
         sampled(pipe, **given)
-    text_encoders = sdxl() if name == "sdxl" else pipeline()
+    text_encoders = sdxl() if "sdxl" in name else pipeline()
     embeddings = text_encoders.encode_prompt(**prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)
     carried = {0: embeddings[0][0], 1: embeddings[0][1], "-": embeddings[1][0]}
     conditional, unconditional, carries = ROWS[name]

@@ -66,14 +66,18 @@ class Seen(Captures):
     def finish(self) -> None:
         """Join the calls for good."""
         for kind in (MapTap, FeatureTap, SkipTap):
-            self._finished[kind] = self._captured(kind)
+            self._finished[kind] = self._captured(kind, last=True)
         self._entries.clear()
 
-    def _captured(self, kind: type[Tap]) -> tuple[Captured, ...]:
+    def _captured(self, kind: type[Tap], *, last: bool = False) -> tuple[Captured, ...]:
         if kind in self._finished:
             return self._finished[kind]
-        entries = [entry for entry in self._entries.values() if isinstance(entry.tap, kind)]
-        return tuple(entry.captured() for entry in sorted(entries, key=self._place))
+        found = []
+        for entry in sorted((entry for entry in self._entries.values() if isinstance(entry.tap, kind)), key=self._place):
+            found.append(entry.captured())
+            if last:  # one by one: what was joined and what it becomes are never all there at once
+                entry.tensors.clear()
+        return tuple(found)
 
     def _place(self, entry: _Entry) -> tuple[int, int]:
         about, tap = entry.about, entry.tap
