@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -319,6 +320,7 @@ def test_exit_codes(cli: Any) -> None:
     found = cli("check", "plain.json", "--device", "meta", "--latent", "16,18")
     typo = cli("check", "unet.json", "--device", "meta", "--expect", "atention=6")
     no_pair = cli("check", "unet.json", "--device", "meta", "--expect", "skips")
+    between = cli("check", "unet.json", "--device", "meta", "--expect", f"params={params}..{params}")
 
     assert clean == (0, f"OK: unet.json runs at sample 16x16; skips {skips}; params {params} < 1M\n", "")
     assert found[0] == 1
@@ -330,6 +332,9 @@ def test_exit_codes(cli: Any) -> None:
         2,
         "error: --expect skips is not KEY=VALUE\nhint: --expect attention.cross=16, or --expect 'params<=900M'\n",
     )
+    error, hint = between[2].splitlines()
+    assert error == f"error: --expect params={params}..{params}: a range is two expectations, with >= and <="
+    assert cli("check", "unet.json", "--device", "meta", *shlex.split(hint.removeprefix("hint: ")))[0] == 0
 
 
 @pytest.mark.usefixtures("folder")
