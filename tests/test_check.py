@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,6 +15,7 @@ import torch
 from diffusers import UNet1DModel, UNet2DModel, UVit2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from msgspec import UNSET
 
 from tests.kinds_other import UVIT
@@ -406,6 +408,21 @@ def test_verdicts_are_green_and_red(cli: Any, monkeypatch: pytest.MonkeyPatch, c
     assert "\x1b" not in plainly
     assert uncolored(colored) == plainly == cli(*words)[1]
     assert [f"\x1b[{code}m{lead}" in colored for lead, code in painted.items()] == [True] * len(painted)
+
+
+@pytest.mark.usefixtures("folder")
+def test_markdown_is_a_bold_verdict_and_a_list(cli: Any) -> None:
+    """Each line of the table: a problem as an item, its advice as one in it; verdicts are paragraphs of their own."""
+    names = ("plain.json", "unet.json", "unet.json")
+    table, marked = (cli("check", *names, "--device", "meta", "--latent", "18,16", "--format", form)[1] for form in ("table", "md"))
+    html = MarkdownIt().render(marked)
+    text = re.sub(r"<[^>]+>", "", html)
+
+    assert unescape(text).split() == table.replace("-> ", "").split()
+    assert html.count("<p><strong>") == len(names)
+    assert html.count("<li>") == sum(line.startswith("  ") for line in table.splitlines())
+    assert "<ul>\n<li><strong>fails</strong>: sample 18 fails in " in html
+    assert html.count("<li>nearest sizes") == table.count("-> nearest sizes") > 0
 
 
 @pytest.fixture
