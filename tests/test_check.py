@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,6 +15,7 @@ import torch
 from diffusers import UNet1DModel, UNet2DModel, UVit2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from msgspec import UNSET
 
 from tests.kinds_other import UVIT
@@ -319,6 +322,7 @@ def test_exit_codes(cli: Any) -> None:
     found = cli("check", "plain.json", "--device", "meta", "--latent", "16,18")
     typo = cli("check", "unet.json", "--device", "meta", "--expect", "atention=6")
     no_pair = cli("check", "unet.json", "--device", "meta", "--expect", "skips")
+    between = cli("check", "unet.json", "--device", "meta", "--expect", f"params={params}..{params}")
 
     assert clean == (0, f"OK: unet.json runs at sample 16x16; skips {skips}; params {params} < 1M\n", "")
     assert found[0] == 1
@@ -330,6 +334,9 @@ def test_exit_codes(cli: Any) -> None:
         2,
         "error: --expect skips is not KEY=VALUE\nhint: --expect attention.cross=16, or --expect 'params<=900M'\n",
     )
+    error, hint = between[2].splitlines()
+    assert error == f"error: --expect params={params}..{params}: a range is two expectations, with >= and <="
+    assert cli("check", "unet.json", "--device", "meta", *shlex.split(hint.removeprefix("hint: ")))[0] == 0
 
 
 @pytest.mark.usefixtures("folder")
@@ -403,6 +410,21 @@ def test_verdicts_are_green_and_red(cli: Any, monkeypatch: pytest.MonkeyPatch, c
     assert [f"\x1b[{code}m{lead}" in colored for lead, code in painted.items()] == [True] * len(painted)
 
 
+@pytest.mark.usefixtures("folder")
+def test_markdown_is_a_bold_verdict_and_a_list(cli: Any) -> None:
+    """Each line of the table: a problem as an item, its advice as one in it; verdicts are paragraphs of their own."""
+    names = ("plain.json", "unet.json", "unet.json")
+    table, marked = (cli("check", *names, "--device", "meta", "--latent", "18,16", "--format", form)[1] for form in ("table", "md"))
+    html = MarkdownIt().render(marked)
+    text = re.sub(r"<[^>]+>", "", html)
+
+    assert unescape(text).split() == table.replace("-> ", "").split()
+    assert html.count("<p><strong>") == len(names)
+    assert html.count("<li>") == sum(line.startswith("  ") for line in table.splitlines())
+    assert "<ul>\n<li><strong>fails</strong>: sample 18 fails in " in html
+    assert html.count("<li>nearest sizes") == table.count("-> nearest sizes") > 0
+
+
 @pytest.fixture
 def configs(folder: Path) -> Path:
     """Two configs with a problem each, beside a good one, a broken one, another model's and a note."""
@@ -421,7 +443,7 @@ def configs(folder: Path) -> Path:
 
 @pytest.mark.usefixtures("configs")
 def test_a_glob_and_a_folder_are_all_their_configs(cli: Any) -> None:
-    """One verdict each, of those that can be read, and the worst exit code; a typed name that cannot be read stops the others."""
+    """One verdict each, of those that can be read, and the worst exit code, also where a typed name cannot be read."""
     code, out, err = cli("check", "configs", "--device", "meta")
     globbed = cli("check", "configs/*.json", "--device", "meta")
     verdicts = [line for line in out.splitlines() if not line.startswith(" ") and line]
@@ -433,7 +455,7 @@ def test_a_glob_and_a_folder_are_all_their_configs(cli: Any) -> None:
         "1 problem: heads,50%.json runs at sample 16x16",
     ]
     assert (globbed[0], globbed[1]) == (1, out.partition("\n\n")[2])
-    assert cli("check", "configs/*.json", "configs/lost.json")[:2] == (3, "")
+    assert cli("check", "configs/*.json", "configs/lost.json", "--device", "meta")[:2] == (3, globbed[1])
     assert cli("check", "configs/*.toml")[2].startswith("error: there is no file or folder 'configs/*.toml'")
 
 

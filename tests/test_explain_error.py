@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.tiny import some
 from unetinspect.catalog import load_catalog
+from unetinspect.cli import lookup
 from unetinspect.errors import UsageError
 from unetinspect.explain import explain_error
 from unetinspect.record import ErrorExplanation, ErrorExplanations, to_json
@@ -139,6 +142,21 @@ def test_a_model_that_the_text_names_is_in_the_commands_to_type() -> None:
         "unetinspect sweep sdxl " in change for change in only(f"loading StabilityAI/stable-diffusion-xl-base-1.0\n{memory}").changes
     )
     assert any("unetinspect sweep MODEL " in change for change in only(memory).changes)
+
+
+def test_a_file_or_stdin_is_read_as_the_text(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With bytes that are not UTF-8, and up to the same limit; one sentence for a file without permission."""
+    log = tmp_path / "train.log"
+    log.write_bytes(b"epoch 1 \xff\n" + f"RuntimeError: {CROSS}\n".encode())
+    alone = cli("explain-error", CROSS)
+    with log.open(encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert cli("explain-error") == cli("explain-error", str(log)) == (0, alone[1], "")
+
+    monkeypatch.setattr(lookup, "_MAX_TEXT", 20)
+    assert cli("explain-error", str(log))[0] == 2
+    monkeypatch.setattr(Path, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    assert cli("explain-error", str(log)) == (3, "", f"error: {log} cannot be read: permission denied\nhint: check that you may read it\n")
 
 
 def test_nothing_here_imports_torch() -> None:

@@ -226,7 +226,7 @@ def test_a_key_that_the_class_does_not_know_is_a_likely_cause() -> None:
 
     beside = refused(condition(act_fn="silo", tails=4))
     assert beside.problems[1] == "tails is not a key of UNet2DConditionModel"
-    assert beside.message.startswith("cannot build UNet2DConditionModel: 1 config error\n")
+    assert beside.message.startswith("cannot build UNet2DConditionModel: 2 config errors\n")
     elsewhere = refused(condition(act_fn="silo", num_frames=4, **{"3": 3}))
     assert elsewhere.problems[1] == "num_frames is not a key of UNet2DConditionModel: a key of UNetSpatioTemporalConditionModel"
 

@@ -108,11 +108,24 @@ def test_the_others_go_on_after_one_fails(cli: Any) -> None:
     assert failed[2].startswith("error: lost.json: NoSuchUNet is not a UNet class that can be traced\nhint: ")
 
 
-def test_names_are_read_before_the_first_takes_its_time(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A typing error ends each command at once, with the error that it gets alone; standard input is read once."""
-    for command in ("trace", "sweep", "check"):
-        alone = [cli(command, name)[2] for name in ("sdlx", os.devnull)]
-        assert cli(command, "sdlx", "plain.json", os.devnull, *ON_META) == (3, "", "".join(alone))
+@pytest.mark.parametrize("command", ["trace", "sweep", "check", "check --output-format github"])
+def test_what_cannot_be_read_does_not_hide_the_others(cli: Any, command: str) -> None:
+    """Its error, as it is alone, comes first, and the others are answered as they are alone, into a file too."""
+    lost, good = ("sdlx", os.devnull), ("plain.json", "unet.json")
+    words = (*command.split(), *ON_META)
+    alone = [cli(*words, name) for name in lost]
+    answered = cli(*words, *good)
+    code, *printed = cli(*words, lost[0], good[0], lost[1], good[1])
+
+    assert (code, answered[0]) == (3, 0)
+    assert printed == ["".join(one[stream] for one in (*alone, answered)) for stream in (1, 2)]
+    if "github" not in command:  # its errors are printed, as they are on stdout
+        assert cli(*words, lost[0], *good, "-o", "out") == (3, "", alone[0][2] + answered[2])
+        assert Path("out").read_text() == answered[1]
+
+
+def test_standard_input_is_read_once(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice is one error; once, it is one of several models."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(PLAIN)))
     assert cli("trace", "-", "plain.json", "-") == (
         2,

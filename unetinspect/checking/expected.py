@@ -26,6 +26,7 @@ _COMPARISONS: dict[Comparison, Callable[[Any, Any], bool]] = {
 }
 _COMPARED = re.compile(r"\s*(<=|>=|!=|==?|<|>)(?![<>=])(.*)", re.DOTALL)
 _KEY = re.compile(r"\s*([^<>=!]*[^<>=!\s])")
+_RANGE = re.compile(r"(\d\S*?)\.{2,3}(\d\S*)")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT])(i?)B?")
 # The number that is compared where a section is expected to be a number: `skips=12`.
 _COUNTED_BY = {"skips": "consumed", "attention": "total"}
@@ -44,12 +45,17 @@ def parse_expected(text: str) -> Expected:
     """Read what is expected as it is typed: "skips=12", "params<=900M".
 
     Raises:
-        UsageError: It has no key or no comparison, or its value cannot be read.
+        UsageError: It has no key or no comparison, its value cannot be read, or is a range.
     """
     key = _KEY.match(text)
     if key is None or not _COMPARED.fullmatch(text, key.end()):
         raise UsageError(f"--expect {text[:80]} is not KEY=VALUE", hint="--expect attention.cross=16, or --expect 'params<=900M'")
-    return read_expected(key[1], text[key.end() :])
+    expected = read_expected(key[1], text[key.end() :])
+    between = _RANGE.fullmatch(expected.value) if isinstance(expected.value, str) else None
+    if between is not None:
+        hint = f"--expect '{key[1]}>={between[1]}' --expect '{key[1]}<={between[2]}'"
+        raise UsageError(f"--expect {text[:80]}: a range is two expectations, with >= and <=", hint=hint)
+    return expected
 
 
 def read_expected(key: str, value: Any) -> Expected:

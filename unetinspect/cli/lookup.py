@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Any, Literal
 
 import typer
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from unetinspect.cli.options import Kinds, ModelOptions, OutputOptions, SourceOptions, Stages, TokensAt, catalog_names, takes
 from unetinspect.cli.output import OF_NAMED, OF_TABLES, Output
 from unetinspect.cli.run import parse_overrides, read_named, unknown_keys
-from unetinspect.errors import ConfigError, UnetInspectError, UsageError, nearest_names
+from unetinspect.errors import ConfigError, SourceError, UnetInspectError, UsageError, nearest_names
 from unetinspect.record import SCHEMA, Envelope, Trace
 from unetinspect.run.cache import RecordCache, Recorder, open_cache
 from unetinspect.streams import reason, save_file
@@ -67,13 +68,14 @@ def identify(
 @takes(OutputOptions)
 def explain_error(
     options: OutputOptions,
-    text: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Error message or traceback [default: stdin]")] = None,
+    text: Annotated[list[str] | None, typer.Argument(metavar="TEXT|FILE", help="Error message, or a file with it [default: stdin]")] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", rich_help_panel="Output", help="Show all numbers, models and other causes")
     ] = False,
 ) -> None:
     """unetinspect explain-error 'mat1 and mat2 shapes cannot be multiplied (154x2048 and 768x320)'
     python train.py 2>&1 | unetinspect explain-error
+    unetinspect explain-error train.log
     """
     from unetinspect.explain import explain_error as explain
     from unetinspect.views.checks import explanations_table
@@ -83,10 +85,21 @@ def explain_error(
     if message in ("", "-"):
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("no error message given", hint="give its text, or pipe it: python train.py 2>&1 | unetinspect explain-error")
-        raw = getattr(sys.stdin, "buffer", None)
-        message = sys.stdin.read(_MAX_TEXT) if raw is None else raw.read(_MAX_TEXT).decode("utf-8", "replace")
+        message = _read_text(sys.stdin)
+    elif os.path.isfile(message):  # noqa: PTH113  Path.is_file raises for a text that is too long to be a name
+        try:
+            with Path(message).open("rb") as file:
+                message = _read_text(file)
+        except OSError as error:
+            raise SourceError(f"{message} cannot be read: {reason(error)}", hint="check that you may read it") from None
     explanations = explain(message)
     output.show(explanations_table(explanations, verbose=verbose), explanations)
+
+
+def _read_text(stream: IO[Any]) -> str:
+    """Read what can be an error message from a stream of bytes, or of text over them."""
+    text = getattr(stream, "buffer", stream).read(_MAX_TEXT)
+    return text if isinstance(text, str) else text.decode("utf-8", "replace")
 
 
 @takes(ModelOptions)

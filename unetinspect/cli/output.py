@@ -127,7 +127,7 @@ class Output:
         """Write the whole answer; if it cannot be written to a file, that file is unchanged."""
         if self._parts is not None:
             answer = str(answer)
-            is_apart = self.form in ("txt", "md") and any("\n" in part.strip() for part in (*self._parts[-1:], answer))
+            is_apart = self.form == "md" or (self.form == "txt" and any("\n" in part.strip() for part in (*self._parts[-1:], answer)))
             self._parts.append("\n" * (is_apart and bool(self._parts)) + answer)
             if self.path is None:
                 print_answer(self._parts[-1])

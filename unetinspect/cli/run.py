@@ -70,7 +70,7 @@ def answer_models(
     *,
     failed: Callable[[str, UnetInspectError], None] = lambda name, error: None,
 ) -> None:
-    """Answer for one model, or for each of several; all are read before the first is run. If one of several fails, the others go on.
+    """Answer for one model, or for each of several; all are read before the first is run. If one fails, the others go on.
 
     `answer` prints, and returns an exit code. `failed` is told which model could not be read or answered for; the error is printed.
 
@@ -80,8 +80,8 @@ def answer_models(
     """
     if names.count("-") > 1:
         raise UsageError("- (standard input) can be given only once", hint="save it to a file")
-    found = [(name, place) for name in names for place in ([name] if options.subfolder else models_at(name, output.note))]
-    several = len(found) > 1
+    places = [place for name in names for place in ([name] if options.subfolder else models_at(name, output.note))]
+    several = len(places) > 1
     models, codes = list[tuple[str, LoadedModel]](), [0]
 
     def report(error: UnetInspectError, place: str, label: str = "") -> None:
@@ -89,14 +89,11 @@ def answer_models(
         failed(place, error)
         codes.append(error.exit_code)
 
-    for _, place in found:
+    for place in places:
         try:
             models.append((place, _read(options, place)))
         except UnetInspectError as error:
             report(error, place)
-    read = {place for place, _ in models}
-    if any(place == name and place not in read for name, place in found):
-        models.clear()  # a typing error; of a folder or a glob, the others go on
     own = [model.name for _, model in models]
     labels = own if len(set(own)) == len(own) else [place for place, _ in models]  # two runs with the same name
     with output.several() if several and models else nullcontext():

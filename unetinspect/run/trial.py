@@ -125,7 +125,7 @@ class Trial:
         problems += [each.sentence(class_name) for each in unknown if each.key not in named]
         of = class_name if name == class_name else f"{class_name} from {name}"
         raised = first_line(failure.error)
-        what = plural(len(found.problems), "config error") if found.problems else raised
+        what = plural(len(problems), "config error") if found.problems else raised
         options = " ".join(problem.options for problem in found.problems)
         return ConfigError(
             f"cannot {'build' if failure.stage == 'build' else 'run'} {of}: {what}",

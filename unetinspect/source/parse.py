@@ -173,10 +173,11 @@ def _load_json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{what} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}",
-            hint="fix it there; JSON allows no comments and no trailing commas: delete them",
-        ) from None
+        hint = "fix it there; JSON allows no comments and no trailing commas: delete them"
+        if error.msg.startswith("Expecting ',' delimiter"):  # it is reported where the next token starts
+            line = text[: error.pos].rstrip().count("\n") + 1
+            hint = f"a comma may be missing at the end of line {line}"
+        raise ConfigError(f"{what} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}", hint=hint) from None
     except ValueError as error:  # an integer of thousands of digits
         raise ConfigError(f"{what} contains a number that cannot be read: {_first_clause(error)}", hint=_A_CONFIG) from None
 
@@ -190,8 +191,8 @@ def _load_yaml(text: str, what: str) -> Any:
         value = loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{what} is not valid YAML: {error.problem or error.context}{where}", hint=_A_CONFIG) from None
+        where, hint = (f" at line {mark.line + 1}, column {mark.column + 1}", "fix it there") if mark else ("", _A_CONFIG)
+        raise ConfigError(f"{what} is not valid YAML: {error.problem or error.context}{where}", hint=hint) from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{what} is not valid YAML: {_first_clause(error)}", hint=_A_CONFIG) from None
     _refuse_bomb(value, what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from unetinspect.terminal import cells, paint, wrap_words
 from unetinspect.units import visible
 from unetinspect.views.layout import GAP, Layout, fit, widths, wrap_lines
 from unetinspect.views.table import Line, Table, flat_fields
+
+_NUMBERED = re.compile(r"\d+\. ")
 
 
 class Screen(Struct, frozen=True, kw_only=True):
@@ -55,9 +58,20 @@ def render_markdown(table: Table) -> str:
     lines = [headers, ["---:" if column.right else "---" for column in table.columns]]
     lines += [[visible(column.show(row).strip()) for column in table.columns] for row in table.rows]
     body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines if table.rows)
-    above, below = ("  \n".join(map(visible, part)) for part in (table.above, table.below))
+    above, below = ("  \n".join(map(_markdown_line, part)) for part in (table.above, table.below))
     title = f"### {table.title}" if table.title else ""
     return "\n\n".join(block for block in (title, above, body, below) if block) + "\n"
+
+
+def _markdown_line(line: str) -> str:
+    """Write styled words in bold, and an indented line as an item of a list; "  1. ..." is one already."""
+    lead = line.lead if isinstance(line, Line) else 0
+    styled, rest = (visible(part).replace("*", "\\*") for part in (line[:lead].strip(), line[lead:] if lead else line.strip()))
+    text = f"**{styled}**{rest}" if styled else rest
+    if not line.startswith("  ") or _NUMBERED.match(text):
+        return text
+    depth = len(line) - len(line.lstrip()) - 2
+    return f"{' ' * depth}- {text.removeprefix('-> ')}"
 
 
 def render_csv(table: Table, *, delimiter: str) -> str:
