@@ -45,12 +45,13 @@ def identify(
         output.note(*found.notes)
         output.show(checkpoint_table(found.checkpoint), found.checkpoint)
         return
-    read, failed = [], list[tuple[bool, UnetInspectError]]()
+    read, failed, unread_names = [], list[tuple[bool, UnetInspectError]](), dict[str, str]()
     for name in dict.fromkeys(name for file in files for name in checkpoints_at(file, output.note)):
         try:
             found = read_weights(name, **options.where)
         except UnetInspectError as error:
             failed.append((name in files, error))
+            unread_names[name] = error.message.removeprefix(f"{name} ").removeprefix("is ")
         else:
             with output.labeled(name):
                 output.note(*found.notes)
@@ -59,7 +60,7 @@ def identify(
     final = next((unread for was_named, unread in failed if was_named or not read), None)
     output.note(*(unread.message for _, unread in failed if unread is not final))
     if read:
-        output.show(checkpoints_table(read), read)
+        output.show(checkpoints_table(read, unread_names), read)
     if final is not None:
         raise final
 
