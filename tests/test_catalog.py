@@ -140,7 +140,8 @@ def test_the_catalog_is_what_the_yaml_files_say(request: pytest.FixtureRequest) 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["SDXL"], lambda entry: "sdxl" in f"{entry['name']} {entry.get('aliases')}".lower()),
+        (["SDXL"], lambda entry: "sdxl" in f"{entry['name']} {entry.get('aliases')} {entry['title']}".lower()),
+        (["--family", "SDXL"], lambda entry: entry["family"] == "Stable Diffusion XL"),
         (["kandinsky 2"], lambda entry: entry["family"] == "Kandinsky 2"),
         (["--class", "unet2dmodel"], lambda entry: entry["config"]["_class_name"] == "UNet2DModel"),
         (
@@ -157,7 +158,19 @@ def test_models_are_selected_by_name_family_and_class(cli: Any, words: list[str]
     code, out, err = cli("models", *words, "--json")
     assert (code, {model["name"] for model in json.loads(out)["models"]}, err) == (0, wanted, "")
     hint = "hint: did you mean Kandinsky 2? `unetinspect models` lists them all\n"
-    assert cli("models", "--family", "kadninsky 2") == (2, "", f"error: no bundled model matches 'kadninsky 2'\n{hint}")
+    assert cli("models", "kadninsky 2") == (2, "", f"error: no bundled model matches 'kadninsky 2'\n{hint}")
+
+
+def test_families_are_listed_for_one_that_there_is_not_and_a_hint_is_not_what_was_typed(cli: Any) -> None:
+    """All of them, the nearest first; a family that has no model of a class is not one that was misspelled."""
+    code, out, err = cli("models", "--family", "kadninsky 2")
+    error, hint = err.splitlines()
+    families = hint.removeprefix("hint: families: ").split(", ")
+
+    assert (code, out, error) == (2, "", "error: no bundled model is of a family 'kadninsky 2'")
+    assert (families[0], sorted(families)) == ("Kandinsky 2", sorted({entry.family for entry in load_catalog().values()}))
+    _, _, err = cli("models", "--family", "DDPM", "--class", "UVit2DModel")
+    assert err == "error: no bundled model matches 'DDPM', 'UVit2DModel'\nhint: `unetinspect models` lists them all\n"
 
 
 def test_the_classes_are_those_of_the_installed_diffusers(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -320,7 +320,7 @@ def files_at(folder: Path) -> None:
 
 
 def test_a_folder_a_glob_and_several_files_have_a_row_each(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index is one file, what cannot be read is a note, and the JSON is a list, also of one."""
+    """An index is one file, what cannot be read is a note and a row without a record, pickles are counted, the JSON is a list."""
     files_at(tmp_path)
     monkeypatch.chdir(tmp_path)
     everything = ["more/diffusion.safetensors.index.json", "more/nf4.safetensors", "sd15.safetensors"]
@@ -338,8 +338,11 @@ def test_a_folder_a_glob_and_several_files_have_a_row_each(cli: Any, tmp_path: P
         assert ("damaged.safetensors is not a safetensors file" in err) == ("." in words or "*.safetensors" in words)
 
     table = cli("identify", ".")[1].splitlines()
-    assert [re.split(r" {2,}", line)[0] for line in table[2:]] == everything
-    assert [re.split(r" {2,}", line)[4] for line in table[2:]] == ["F16", "NF4 (bitsandbytes)", "F16"]
+    assert [re.split(r" {2,}", line)[0] for line in table[2:]] == [*everything, "damaged.safetensors"]
+    assert [re.split(r" {2,}", line)[4] for line in table[2:]] == ["F16", "NF4 (bitsandbytes)", "F16", "-"]
+    assert "unreadable: not a safetensors file" in table[-1]
+    assert "1 pickle file in . was not opened" in cli("identify", ".")[2]
+    assert len(cli("identify", ".", "--format", "csv")[1].splitlines()) == 1 + len(everything)
 
 
 def test_a_named_file_that_cannot_be_read_is_an_error_after_the_others(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

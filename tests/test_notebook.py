@@ -74,6 +74,9 @@ def test_an_unknown_section_and_a_missing_pandas_are_errors(monkeypatch: pytest.
     with pytest.raises(UsageError, match="a trace has no section 'attention' of many records") as error:
         traced("plain").to_dataframe("attention")
     assert error.value.hint == "did you mean 'attentions'? it has stages, skips, attentions, modules, ports, outputs, inputs"
+    with pytest.raises(UsageError, match=r"to_dataframe\(\) needs a section") as error:
+        traced("plain").to_dataframe()
+    assert error.value.hint == "it has stages, skips, attentions, modules, ports, outputs, inputs"
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UsageError, match="a DataFrame needs pandas, which is not installed") as error:
         traced("plain").to_dataframe("skips")

@@ -357,6 +357,8 @@ def test_a_controlnet_and_its_unet_in_one_file_are_kept_apart() -> None:
         assert (report.findings, report.check.matched) == ((), len(shapes_of(config)))
     alone = {name.removeprefix("control_model."): shape for name, shape in controlnet.items()}
     assert against(CONTROLNET, alone).findings == ()
+    note = verify_weights(*built(CONTROLNET), header_of(alone), identify(header_of(alone)))
+    assert note == f"all {len(alone)} tensors of some.safetensors match the ControlNetModel of its config in name and shape"
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd21-unclip", "sdxl"])

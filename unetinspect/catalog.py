@@ -96,8 +96,8 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return str(self.config["_class_name"])
 
     def matches(self, name: str, family: str, class_name: str | None) -> bool:
-        """Whether a text is part of its name or family, another of its family, and a class its own; in any case."""
-        is_named = any(name.lower() in text.lower() for text in (self.name, *self.aliases, self.family))
+        """Whether a text is part of its name, family or title, another of its family, and a class its own; in any case."""
+        is_named = any(name.lower() in text.lower() for text in (self.name, *self.aliases, self.family, self.title))
         return is_named and family.lower() in self.family.lower() and (class_name or self.class_name).lower() == self.class_name.lower()
 
 

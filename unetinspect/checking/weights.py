@@ -98,22 +98,24 @@ def compare_weights(unet: nn.Module, config: Mapping[str, Any], header: Header, 
 
 
 def verify_weights(unet: nn.Module, config: Mapping[str, Any], header: Header, checkpoint: Checkpoint) -> str:
-    """Return a note that the file's tensors match those of the UNet in name and shape.
+    """Return a note that the file's tensors match those of the UNet, or of what attaches to one, in name and shape.
 
     Raises:
         ConfigError: They do not; its problems are what differs.
     """
     check, findings = compare_weights(unet, config, header, checkpoint)
+    class_name = type(unet).__name__
     if findings:
         differ = check.missing + check.unexpected + check.mismatched
         fits = f"it fits {', '.join(check.fits)} of the catalog" if check.fits else "`unetinspect identify FILE` shows what its header says"
         raise ConfigError(
-            f"{checkpoint.name} does not fit the {type(unet).__name__} of its config: {plural(differ, 'tensor')} "
+            f"{checkpoint.name} does not fit the {class_name} of its config: {plural(differ, 'tensor')} "
             f"{'differs' if differ == 1 else 'differ'}",
             problems=[finding.what for finding in findings],
             hint=fits,
         )
-    return f"all {plural(check.matched, 'tensor')} of {checkpoint.name} match this UNet in name and shape"
+    compared = f"the {class_name} of its config" if class_name in plug_classes() else "this UNet"
+    return f"all {plural(check.matched, 'tensor')} of {checkpoint.name} match {compared} in name and shape"
 
 
 def tensor_shapes(unet: nn.Module) -> dict[str, Shape]:

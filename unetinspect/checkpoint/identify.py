@@ -14,7 +14,7 @@ from unetinspect.checkpoint.affixes import PREDICTION_MARKERS
 from unetinspect.checkpoint.catalog_tensors import find_tensor, tensors_of
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts, shard_of
 from unetinspect.checkpoint.infer import Inferred, count_params, infer_config, infer_t2i_adapter, known_first
-from unetinspect.checkpoint.lora import find_lora
+from unetinspect.checkpoint.lora import find_lora, transformer_family
 from unetinspect.checkpoint.original_layout import diffusers_tensors, is_original
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
 from unetinspect.record import Checkpoint, CheckpointPart
@@ -201,6 +201,9 @@ def _other_fields(main: Part) -> dict[str, Any]:
     if content not in CONTENT_WORDS:
         content = "vae" if main.name == "vae" else "text_encoder"
     family = _TRANSFORMERS.get(class_name or "") if content == "transformer" else None
+    if content == "transformer" and family is None:
+        inputs_of = {name.removesuffix(".weight"): tensor.shape[-1] for name, tensor in main.tensors.items() if tensor.shape}
+        family, _ = transformer_family(inputs_of) or (None, "")
     whose, details = f" of {family}" if family else "", f" ({class_name})" if class_name else ""
     if content in _PLUGINS:
         family, words = plug_details(content, main.tensors)

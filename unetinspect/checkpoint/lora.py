@@ -342,6 +342,15 @@ def _fitting(inside: Sequence[Layer]) -> tuple[tuple[str, ...], dict[str, Place]
     return tuple(entry.name for entry, _ in best if places and entry.class_name == first.class_name), places
 
 
+def transformer_family(inputs_of: Mapping[str, int | None]) -> tuple[str, str] | None:
+    """Return the family of a diffusion transformer and the layer that shows it, by the layers' names and their inputs; None: unknown."""
+    for pattern, inputs, family in _FAMILIES_OF_TRANSFORMERS:
+        for name, found in inputs_of.items():
+            if inputs in (None, found) and re.search(pattern, name):
+                return family, name
+    return None
+
+
 def _trained_for(layers: Sequence[Layer], models: Sequence[str], header: Header) -> tuple[str | None, list[str]]:
     """Return the family of a LoRA and what shows it: the width of the text embeddings, names, or all models that it fits."""
     inputs_of = {layer.name: next((axes[1] for axes in layer.made.weights if len(axes) > 1), None) for layer in layers}
@@ -350,10 +359,9 @@ def _trained_for(layers: Sequence[Layer], models: Sequence[str], header: Header)
         if layer.part == "unet" and re.search(r"attn2_to_[kv]$", layer.flat) and inputs in FAMILIES:
             return FAMILIES[inputs], [f"{_quoted(layer, header)}: cross-attends to {inputs}-dim text embeddings"]
     outside = [layer.name for layer in layers if layer.part == "transformer"]
-    for pattern, inputs, family in _FAMILIES_OF_TRANSFORMERS:
-        shown = next((name for name in outside if inputs in (None, inputs_of[name]) and re.search(pattern, name)), None)
-        if shown is not None:
-            return family, [f"{shown!r} is a {family} name"]
+    if (shown := transformer_family({name: inputs_of[name] for name in outside})) is not None:
+        family, name = shown
+        return family, [f"{name!r} is a {family} name"]
     families = {load_catalog()[model].family for model in models}
     if len(families) == 1:
         return families.pop(), []

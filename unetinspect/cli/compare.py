@@ -14,7 +14,7 @@ from unetinspect.cli.output import Output
 from unetinspect.cli.run import Passes, read_first, read_named
 from unetinspect.drawing.drawing import FORMS, PICTURES, Form
 from unetinspect.drawing.outline import Layout, Level
-from unetinspect.errors import UsageError
+from unetinspect.errors import SourceError, UnetInspectError, UsageError
 from unetinspect.record import Envelope, Trace
 from unetinspect.streams import form_of
 from unetinspect.unets.request import parse_counts
@@ -148,6 +148,18 @@ def names(
 
     output = Output(options)
     passes = Passes(options, output)
-    record = passes.trace(read_first(options, output, name, command="names"))
-    found = names_of(record) if name is None else find_names(record, name)
+    try:
+        record = passes.trace(read_first(options, output, name, command="names"))
+    except SourceError as error:
+        if name is not None or "/" in options.model:
+            raise
+        default, name = TraceOptions().model, options.model
+        try:
+            record = passes.trace(read_named(options, output, default))
+            found = find_names(record, name)
+        except UnetInspectError:
+            raise error from None
+        output.note(f"no model is called {name!r}: showing that name in {default}, the default MODEL")
+    else:
+        found = names_of(record) if name is None else find_names(record, name)
     output.show(names_table(record, found, asked=name), Envelope.of(record, names=found))

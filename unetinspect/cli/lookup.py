@@ -14,7 +14,7 @@ import typer
 from msgspec.structs import replace
 
 from unetinspect.cli.options import Kinds, ModelOptions, OutputOptions, SourceOptions, Stages, TokensAt, catalog_names, takes
-from unetinspect.cli.output import OF_NAMED, OF_TABLES, Output
+from unetinspect.cli.output import OF_NAMED, OF_TABLES, Output, is_folder
 from unetinspect.cli.run import parse_overrides, read_named, unknown_keys
 from unetinspect.errors import ConfigError, SourceError, UnetInspectError, UsageError, nearest_names
 from unetinspect.record import SCHEMA, Envelope, Trace
@@ -46,12 +46,13 @@ def identify(
         output.note(*found.notes)
         output.show(checkpoint_table(found.checkpoint), found.checkpoint)
         return
-    read, failed = [], list[tuple[bool, UnetInspectError]]()
+    read, failed, unread_names = [], list[tuple[bool, UnetInspectError]](), dict[str, str]()
     for name in dict.fromkeys(name for file in files for name in checkpoints_at(file, output.note)):
         try:
             found = read_weights(name, **options.where)
         except UnetInspectError as error:
             failed.append((name in files, error))
+            unread_names[name] = error.message.removeprefix(f"{name} ").removeprefix("is ")
         else:
             with output.labeled(name):
                 output.note(*found.notes)
@@ -60,7 +61,7 @@ def identify(
     final = next((unread for was_named, unread in failed if was_named or not read), None)
     output.note(*(unread.message for _, unread in failed if unread is not final))
     if read:
-        output.show(checkpoints_table(read), read)
+        output.show(checkpoints_table(read, unread_names), read)
     if final is not None:
         raise final
 
@@ -147,9 +148,9 @@ def models(
     options: OutputOptions,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Only models with this in their name or family [default: all]", autocompletion=catalog_names),
+        typer.Argument(metavar="NAME", help="Only models with this in name, family or title [default: all]", autocompletion=catalog_names),
     ] = None,
-    family: Annotated[str | None, typer.Option("--family", metavar="NAME", help="Only models with this in their family")] = None,
+    family: Annotated[str | None, typer.Option("--family", metavar="NAME", help="Only this family, or that of this model")] = None,
     class_name: Annotated[str | None, typer.Option("--class", metavar="CLASS", help="Only models of this diffusers class")] = None,
     classes: Annotated[bool, typer.Option("--classes", help="List the supported classes instead")] = False,
     places: Annotated[
@@ -164,7 +165,7 @@ def models(
     unetinspect models --from runs
     unetinspect models --classes
     """
-    from unetinspect.catalog import load_catalog
+    from unetinspect.catalog import find_entry, load_catalog
     from unetinspect.unets import builder_for, installed_classes
     from unetinspect.views import models as view
 
@@ -184,11 +185,17 @@ def models(
         builders = [builder_for(name) for name in installed_classes()]
         output.show(view.classes_table(builders, entries), view.list_classes(builders, entries))
         return
-    selected = tuple(entry for entry in entries if entry.matches(name or "", family or "", class_name))
+    called = find_entry(family or "")
+    in_family = family or "" if called is None else called.family
+    selected = tuple(entry for entry in entries if entry.matches(name or "", in_family, class_name))
     if not selected:
         wanted = [text for text in (name, family, class_name) if text is not None]
-        known = [known for entry in entries for known in (entry.name, *entry.aliases, entry.family, entry.class_name)]
-        close = [meant for text in wanted for meant in nearest_names(text, known, count=1)]
+        families = list(dict.fromkeys(entry.family for entry in entries))
+        if not any(entry.matches("", in_family, None) for entry in entries):
+            nearest = dict.fromkeys((*nearest_names(in_family, families), *families))
+            raise UsageError(f"no bundled model is of a family {family!r}", hint=f"families: {', '.join(nearest)}")
+        known = [*families, *(known for entry in entries for known in (entry.name, *entry.aliases, entry.class_name))]
+        close = [meant for text in wanted for meant in nearest_names(text, known, count=1) if meant.lower() != text.lower()]
         meant = f"did you mean {close[0]}? " if close else ""
         raise UsageError(f"no bundled model matches {', '.join(map(repr, wanted))}", hint=f"{meant}`unetinspect models` lists them all")
     output.show(view.models_table(selected), view.list_models(selected))
@@ -248,7 +255,7 @@ def maps(
     from unetinspect.capturing.captured import read_capture
     from unetinspect.views.captured import captures_tables
 
-    folder = options.output if options.output is not None and (options.output.endswith("/") or Path(options.output).is_dir()) else None
+    folder = options.output if options.output is not None and is_folder(options.output) else None
     output = Output(options if folder is None else replace(options, output=None), *OF_TABLES, "png", "svg", what="maps")
     if folder is not None and output.decided_by:
         raise UsageError(f"{output.decided_by} and -o {folder} cannot be used together", hint="a folder is for pictures; leave out one")

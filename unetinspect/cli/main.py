@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from unetinspect.errors import UnetInspectError, UsageError, nearest_names
-from unetinspect.streams import INTERRUPTED, ReaderGoneError, interrupted, print_error
+from unetinspect.streams import INTERRUPTED, SUFFIXES, ReaderGoneError, interrupted, print_error
 from unetinspect.version import __version__
 
 # The base of Typer's own errors; Typer has its own copy of Click, so the class is reached through a public one.
@@ -34,7 +34,7 @@ _GROUPS = {
     },
     "Compare and draw": {
         "diff": ("compare", "Compare two UNets; exits 1 if they differ"),
-        "draw": ("compare", "Draw the U as text, SVG, HTML, PNG, Mermaid or DOT"),
+        "draw": ("compare", "Draw the U as text, SVG, PDF, PNG, HTML, Mermaid or DOT"),
         "names": ("compare", "Translate names between diffusers, LDM, ComfyUI and LoRA"),
     },
     "Check": {
@@ -102,7 +102,7 @@ class _Command(TyperCommand):
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        return [piece.strip("{}").replace("...}...", "...") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_sections(formatter, _option_sections(self, ctx))
@@ -198,11 +198,17 @@ def _usage_hint(error: Any, given: list[str]) -> str:
     if option and command and given[0].startswith("-"):
         return f"put options after the command: unetinspect {command} {option}"
     wrong, _, choices = error.message.replace("'", "").rstrip(".").partition(" is not one of ")
-    close = nearest_names(wrong.removeprefix("Value error, "), filter(None, choices.split(", ")), count=1)
+    wrong = wrong.removeprefix("Value error, ")
+    close = nearest_names(wrong, filter(None, choices.split(", ")), count=1)
     if option.startswith("--") and error.ctx is not None:  # without: the option exists, and its value is missing
         known = [name[2:] for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts if name.startswith("--")]
         alike = [name for name in known if option[2:].startswith(name) or f"--{name}" == _MEANT.get(option)]
         close = [f"--{name}" for name in alike or nearest_names(option[2:], known, count=1)]
+    elif given[0] == "draw":
+        from unetinspect.drawing.drawing import FORMS
+
+        form = SUFFIXES.get(f".{wrong.lower()}")
+        close = [f"--as {form} (or -o FILE.{form})"] if form in FORMS else close
     elif not option and given[0] not in COMMANDS:
         from unetinspect.catalog import find_entry
 

@@ -53,6 +53,9 @@ class Output:
         if self.path is not None and (is_weights(self.path) or unread_weights(self.path, hint="")) and os.path.lexists(self.path):
             raise UsageError(f"-o {self.path} would overwrite a weights file", hint="choose another file")
         forms = forms or OF_TABLES
+        if self.path is not None and is_folder(self.path):
+            example = f"{self.path.rstrip('/')}/FILE.{next(form for form in ('svg', 'json', 'txt') if form in forms)}"
+            raise UsageError(f"-o {self.path} names a folder, not a file", hint=f"name a file in it: -o {example}")
         wanted = {
             "--json": "json" if options.json else None,
             f"--as {drawn}": drawn,
@@ -184,6 +187,11 @@ class Output:
             if not self._quiet and line not in self._printed:  # two compared models may bring the same note
                 self._printed.add(line)
                 print_labeled(word, visible(line))
+
+
+def is_folder(path: str) -> bool:
+    """Whether the FILE of `-o` is a folder: an existing one, or by the slash at its end."""
+    return path.endswith("/") or os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a text that is too long to be a name
 
 
 def _width() -> int | None:

@@ -92,13 +92,13 @@ class Trace(Struct, frozen=True, kw_only=True):
             drawing.save(path)
         return drawing
 
-    def to_dataframe(self, section: str) -> pd.DataFrame:
+    def to_dataframe(self, section: str | None = None) -> pd.DataFrame:
         """Return one section as a pandas DataFrame: "stages", "skips", "attentions", "modules", "ports", "outputs" or "inputs".
 
         A row is a record, a column one of its fields, a nested one under a dotted name ("attention.self"). Shapes are tuples.
 
         Raises:
-            UsageError: There is no such section, or no pandas.
+            UsageError: There is no such section or none is named (the hint lists them), or there is no pandas.
         """
         from unetinspect.views.table import to_dataframe
 

@@ -19,7 +19,7 @@ from unetinspect.source.hub_id import clean_folder
 from unetinspect.source.loaded import LoadedModel, LoadedWeights
 from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file
 from unetinspect.source.pipeline import find_model, pipeline_classes, weights_in
-from unetinspect.source.place import GLOB, INDEX_SUFFIX, Folder, is_weights, unread_weights
+from unetinspect.source.place import GLOB, INDEX_SUFFIX, PICKLES, Folder, is_weights, unread_weights
 from unetinspect.source.sections import find_unet
 from unetinspect.streams import reason
 from unetinspect.unets import class_like, supported_classes
@@ -27,6 +27,8 @@ from unetinspect.units import plural
 
 _CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
 _CHECKPOINT = re.compile(r".*\.(?:safetensors(?:\.index\.json)?|gguf)", re.IGNORECASE)
+_PICKLE = re.compile(rf".*(?:{'|'.join(map(re.escape, PICKLES))})", re.IGNORECASE)
+_WEIGHTS = re.compile(f"{_CHECKPOINT.pattern}|{_PICKLE.pattern}", re.IGNORECASE)
 _CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
 # What `find_unet` finds a UNet by that has no `_class_name`: the class, keys of diffusers, the targets and flags of other code.
 _WORDS_OF_UNETS = (b"block_out_channels", b"_block_types", b"openaimodel", b"video_model", b"num_res_blocks")
@@ -199,10 +201,15 @@ def find_configs(place: str, note: Callable[[str], None]) -> Iterator[tuple[Path
 def find_checkpoints(place: str, note: Callable[[str], None]) -> list[str]:
     """Return every .safetensors and .gguf file under a folder, or that a glob matches, sorted; the files of an index are one, the index.
 
+    `note` receives how many pickles there are, too.
+
     Raises:
         SourceError: There is no such folder, or no such file in it.
     """
-    paths = [path for path in _search(place, _CHECKPOINT, note) if _CHECKPOINT.fullmatch(path.name)]  # a glob matches any file
+    weights = _search(place, _WEIGHTS, note)
+    if pickles := sum(_PICKLE.fullmatch(path.name) is not None for path in weights):
+        note(f"{plural(pickles, 'pickle file')} in {place} {'was' if pickles == 1 else 'were'} not opened: a pickle can execute code")
+    paths = [path for path in weights if _CHECKPOINT.fullmatch(path.name)]  # a glob matches any file
     indexes = {str(path).lower() for path in paths}
     found = [path for path in map(str, paths) if not SHARD.search(path) or SHARD.sub(INDEX_SUFFIX, path).lower() not in indexes]
     if not found:

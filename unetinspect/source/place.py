@@ -19,7 +19,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 GLOB = re.compile(r"[*?\[]")
 
 # What torch writes, in a zip or not. Reading one runs the code in it.
-_PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle")
+PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle")
 _OTHER_WEIGHTS = (".onnx", ".msgpack", ".h5")
 _TEXTS = (".json", ".yaml", ".yml", ".txt", ".md", ".py")
 _SPECIAL_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
@@ -36,12 +36,12 @@ def is_weights(path: str) -> bool:
 
 def is_file_name(path: str) -> bool:
     """Return whether a path ends as that of a config, of weights in any format, or of another text."""
-    return is_weights(path) or path.lower().endswith((*_PICKLES, *_OTHER_WEIGHTS, *_TEXTS))
+    return is_weights(path) or path.lower().endswith((*PICKLES, *_OTHER_WEIGHTS, *_TEXTS))
 
 
 def unread_weights(path: str, *, what: str = "", hint: str) -> SourceError | None:
     """Return why weights with such a path are not opened; None: they can be, or the path is not that of weights."""
-    if path.lower().endswith(_PICKLES):
+    if path.lower().endswith(PICKLES):
         return SourceError(f"{what or path} is a pickle; pickles can execute code, so they are never opened", hint=hint)
     if path.lower().endswith(_OTHER_WEIGHTS):
         return SourceError(f"{what or path} is not a supported weights file: only .safetensors and .gguf are read", hint=hint)

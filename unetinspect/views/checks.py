@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
+from typing import Any, cast
 
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS
 from unetinspect.checkpoint.lora import group_words
@@ -178,19 +179,23 @@ def _counts(types: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in types.items())
 
 
-def checkpoints_table(checkpoints: Sequence[Checkpoint]) -> Table:
-    """Show one row for each of several files."""
+def checkpoints_table(checkpoints: Sequence[Checkpoint], unread: Mapping[str, str]) -> Table:
+    """Show one row for each of several files; those that could not be read, with the reason, come last and only in the table."""
+    nothing: dict[str, Any] = dict.fromkeys(("layout", "class_name", "family"))
+    nothing |= dict.fromkeys(("files", "bytes", "tensors", "params"), 0) | dict.fromkeys(("models", "parts", "evidence"), ())
+    rows = [Checkpoint(name=name, content=cast(Any, f"unreadable: {why}"), summary=why, **nothing) for name, why in unread.items()]
     return Table(
         columns=(
             Column("file", lambda one: one.name, wrap=20),
-            Column("contains", lambda one: _CONTENTS.get(one.content, one.content)),
+            Column("contains", lambda one: _CONTENTS.get(one.content, one.content), wrap=22),
             Column("family", lambda one: one.family or "-"),
             Column("layout", lambda one: one.layout or (one.lora and one.lora.format) or "-", drop=2),
             Column("dtype", _stored_as, drop=1, wrap=8),
             Column("rank", lambda one: str(one.lora.rank or "-") if one.lora else "-", right=True, drop=3),
-            Column("size", lambda one: format_bytes(one.bytes), right=True),
+            Column("size", lambda one: format_bytes(one.bytes) if one.bytes else "-", right=True),
         ),
-        rows=checkpoints,
+        rows=(*checkpoints, *rows),
+        records=checkpoints,
         fields=Checkpoint.__struct_fields__,
     )
 

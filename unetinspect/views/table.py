@@ -174,16 +174,17 @@ def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return flat
 
 
-def to_dataframe(trace: Trace, section: str) -> pd.DataFrame:
+def to_dataframe(trace: Trace, section: str | None) -> pd.DataFrame:
     """Return one section of a record as a DataFrame of pandas, a row for each of its records.
 
     Raises:
-        UsageError: There is no such section, or no pandas.
+        UsageError: There is no such section or none is named, or there is no pandas.
     """
     if section not in SECTIONS:
         close = nearest_names(str(section), list(SECTIONS), count=1)
         meant = f"did you mean {close[0]!r}? " if close else ""
-        raise UsageError(f"a trace has no section {section!r} of many records", hint=f"{meant}it has {', '.join(SECTIONS)}")
+        wrong = "to_dataframe() needs a section" if section is None else f"a trace has no section {section!r} of many records"
+        raise UsageError(wrong, hint=f"{meant}it has {', '.join(SECTIONS)}")
     try:
         import pandas as pd
     except ModuleNotFoundError as error:
