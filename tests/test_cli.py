@@ -291,3 +291,11 @@ def test_an_option_is_named_where_typer_would_name_it_after_its_metavar(name: st
         for info in getattr(parameter.annotation, "__metadata__", ()):
             has_name = any(str(word).startswith("--") for word in (info.default, *(info.param_decls or ())))
             assert has_name or (info.metavar or "").lower() != parameter.name or isinstance(info, ArgumentInfo), parameter
+
+
+def test_names_of_one_argument_that_is_no_model_is_of_the_default_model(cli: Any) -> None:
+    """It is answered as with sd15 before it, and a note says so."""
+    code, out, err = cli("names", "IN04", "--json")
+
+    assert (code, out) == cli("names", "sd15", "IN04", "--json")[:2]
+    assert err == "note: no model is called 'IN04': showing that name in sd15, the default MODEL\n"

@@ -283,3 +283,18 @@ def test_no_damaged_unet_is_too_odd_to_be_answered(data: st.DataObject) -> None:
 
     assert found.content in ("unet", "unknown")
     assert found.content == "unknown" or found.config is not None or found.untold
+
+
+@pytest.mark.parametrize(
+    ("shapes", "family"),
+    [
+        ({"double_blocks.0.img_attn.qkv.weight": (9216, 3072), "single_blocks.0.linear1.weight": (21504, 3072)}, "FLUX.1"),
+        ({"joint_blocks.0.x_block.attn.qkv.weight": (4608, 1536)}, "Stable Diffusion 3"),
+        ({"double_blocks.0.img_attn_qkv.weight": (12, 12)}, None),
+    ],
+)
+def test_a_part_of_a_transformer_has_its_family_if_its_layers_show_it(shapes: Shapes, family: str | None) -> None:
+    """Names alone are of several families; with the number of inputs they are of one."""
+    found = identify(header_of(shapes))
+
+    assert (found.content, found.family) == ("transformer", family)
