@@ -203,7 +203,7 @@ def test_where_nothing_can_be_written_there_is_a_sentence(where: str, saved: Pat
     code, out, err = cli("skips", str(saved), "-o", str(path))
 
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: cannot write to {path}: ")
+    assert err.startswith(f"error: cannot write to {path}: " if where else f"error: -o {path} names a folder, not a file\n")
     assert {entry.name for entry in saved.parent.iterdir()} == {"saved.json", "loop"}
 
 
