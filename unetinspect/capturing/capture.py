@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from math import prod
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from unetinspect.capturing.taps import At, FeatureTap, MapTap, SkipTap, Tap
 from unetinspect.errors import ForwardError, UsageError
 from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import Attention, Skip, Trace
-from unetinspect.record.selection import no_match
+from unetinspect.record.selection import grid_of, no_match
 from unetinspect.record.stages import paths_above
 from unetinspect.units import format_size, plural
 
@@ -87,6 +86,9 @@ class Run:
         self._budget = budget
         self._map_taps: dict[str, list[MapTap]] = defaultdict(list)
         self._taps = taps
+        self._arguments = [*inspect.signature(type(plan.root).forward).parameters][1:]
+        # Taps that need each block to run once: backward under gradient checkpointing runs it again, after the call, without them.
+        self._runs_once = any(tap.change or getattr(tap, "grad", False) or getattr(tap, "scale", None) is not None for tap in taps)
         self._calls = 0
         # Of the call of the UNet that is running:
         self._is_open = False
@@ -182,18 +184,18 @@ class Run:
         self._close()
         self._is_open = True
         self._calls += 1
-        names = list(inspect.signature(type(root).forward).parameters)[1:]
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        given = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
         self._timestep = next((value for name, value in given.items() if name.startswith("timestep") and value is not None), None)
         self._batch = tensors_in([*args, *kwargs.values()])[0].shape[0]
         self._grids.clear()
         self._executions.clear()
-        if torch.is_grad_enabled() and any(getattr(module, "gradient_checkpointing", False) for module in root.modules()):
-            # Backward runs the blocks again, after the call: without the changes, and without what is captured for a loss.
-            refused = [tap for tap in self._taps if tap.change or getattr(tap, "grad", False) or getattr(tap, "scale", None) is not None]
-            if refused:
-                what = "changes and grad=True need a UNet without gradient checkpointing"
-                raise UsageError(what, hint="unet.disable_gradient_checkpointing()")
+        if (
+            self._runs_once
+            and torch.is_grad_enabled()
+            and any(getattr(module, "gradient_checkpointing", False) for module in root.modules())
+        ):
+            what = "changes and grad=True need a UNet without gradient checkpointing"
+            raise UsageError(what, hint="unet.disable_gradient_checkpointing()")
 
     def _end(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._is_open = False
@@ -247,9 +249,7 @@ class Run:
         self, layer: Attention, taps: Sequence[MapTap], product: Product, number: int, execution: int
     ) -> Callable[[Tensor], Tensor] | None:
         batch, heads, query_tokens, _ = product.shape
-        around = (self._grids.get(path) for path in (layer.path, *paths_above(layer.path)))
-        grid = next((size for size in around if size is not None and prod(size) == query_tokens), None)
-        grid = None if layer.kind in ("temporal", "pooling") else grid
+        grid = grid_of(layer, query_tokens, self._grids)
         self._queries[layer.path] = query_tokens
         if grid is not None:
             self._grids_of[layer.path] = grid
@@ -279,9 +279,9 @@ class Run:
 
     def _rows_in(self, batch: int, what: str) -> range:
         """Return the rows to keep of a tensor, whose batch may be that of the pass times the frames, or the pixels, of a video."""
-        rows = rows_of(self._rows, self._pipeline, self._batch)
         if self._rows == "all":
             return range(batch)
+        rows = rows_of(self._rows, self._pipeline, self._batch)
         if batch % self._batch == 0:
             each = batch // self._batch
             return range(rows.start * each, rows.stop * each)

@@ -41,13 +41,13 @@ def check_rows(rows: Any, pipeline: Any) -> str | slice:
 
 
 def rows_of(rows: str | slice, pipeline: Any, batch: int) -> range:
-    """Return the rows of a pass with a batch of that many that are captured.
+    """Return which rows of a pass with a batch of that many are a slice of them, or "cond" or "uncond".
 
     Raises:
         UsageError: There is no such row: without guidance, no row is "uncond".
     """
-    if rows == "all" or isinstance(rows, slice):
-        found = range(batch) if isinstance(rows, str) else range(*rows.indices(batch))
+    if isinstance(rows, slice):
+        found = range(*rows.indices(batch))
     else:
         parts = _ORDERS[type(pipeline).__name__] if pipeline.do_classifier_free_guidance else ("cond",)
         # Perturbed-attention guidance adds a second conditional part at the end.

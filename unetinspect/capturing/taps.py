@@ -59,6 +59,15 @@ class Tap:
     change: Change | None
     keep: bool
 
+    def __post_init__(self) -> None:
+        """Check what all taps have.
+
+        Raises:
+            UsageError: `steps` or `calls` is invalid.
+        """
+        _one_of(self.steps, "steps", ("mean", "sum", "last"))
+        object.__setattr__(self, "calls", _counted(self.calls))
+
     def takes_call(self, call: int) -> bool:
         """Return whether a call of the UNet is captured."""
         if isinstance(self.calls, slice):
@@ -133,8 +142,8 @@ def maps(
     if isinstance(queries, str) and queries != "mean":
         raise UsageError(f"unknown queries {queries!r}", hint='queries="mean", or a list of (y, x)')
     return MapTap(
-        steps=_one_of(steps, "steps", ("mean", "sum", "last")),
-        calls=_counted(calls),
+        steps=steps,
+        calls=calls,
         change=change,
         keep=keep,
         selection=Selection.of(kind=kind, stage=stage, tokens_at=tokens_at, paths=paths),
@@ -165,8 +174,8 @@ def features(
     if not paths:
         raise UsageError("features() needs the path of a module", hint='features("mid_block"); `unetinspect tree` lists them')
     return FeatureTap(
-        steps=_one_of(steps, "steps", ("mean", "sum", "last")),
-        calls=_counted(calls),
+        steps=steps,
+        calls=calls,
         change=change,
         keep=keep,
         paths=paths,
@@ -198,8 +207,8 @@ def skips(
     if scale is not None and change is not None:
         raise UsageError("scale and change cannot be used together", hint="multiply in change")
     return SkipTap(
-        steps=_one_of(steps, "steps", ("mean", "sum", "last")),
-        calls=_counted(calls),
+        steps=steps,
+        calls=calls,
         change=change,
         keep=keep,
         source=_tuple(source),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, get_args
 
 from msgspec import Struct
 
 from unetinspect.errors import UsageError, nearest_names
+from unetinspect.record.run import Shape
 from unetinspect.record.sections import Attention, AttentionKind, Module, Skip
 from unetinspect.record.stages import paths_above
 from unetinspect.record.trace import Trace
@@ -80,14 +81,12 @@ class Selection(Struct, frozen=True, kw_only=True):
             UsageError: The record does not have one of the stages or paths.
         """
         self.check(record)
-        shapes = {module.path: module.in_shape for module in record.modules}
-
-        def grid(layer: Attention) -> tuple[int, int] | None:
-            around = (shapes.get(path) for path in paths_above(layer.path))
-            sizes = [(shape[2], shape[3]) for shape in around if shape is not None and len(shape) == 4]
-            return next((size for size in sizes if prod(size) == layer.query_shape[2]), None)
-
-        return tuple(layer for layer in record.attentions if self.takes(layer) and self.takes_size(layer.query_shape[2], grid(layer)))
+        sizes = {module.path: module.in_shape[2:] for module in record.modules if module.in_shape is not None and len(module.in_shape) == 4}
+        return tuple(
+            layer
+            for layer in record.attentions
+            if self.takes(layer) and self.takes_size(layer.query_shape[2], grid_of(layer, layer.query_shape[2], sizes))
+        )
 
 
 def pick_skips(record: Trace, *, stages: Sequence[str] = (), sources: Sequence[str] = (), targets: Sequence[str] = ()) -> tuple[Skip, ...]:
@@ -124,6 +123,17 @@ def pick_modules(record: Trace, *, stages: Sequence[str] = (), path: str | None 
 
 
 EVERY_LAYER = Selection()
+
+
+def grid_of(layer: Attention, queries: int, sizes: Mapping[str, Shape]) -> tuple[int, int] | None:
+    """Return the grid that the queries of a layer are: the (height, width) of the innermost module around it with as many places.
+
+    `sizes` are those of the images that modules were given, by path. Frames and a single query are no grid.
+    """
+    if layer.kind in ("temporal", "pooling"):
+        return None
+    around = (sizes[path] for path in (layer.path, *paths_above(layer.path)) if path in sizes)
+    return next(((height, width) for height, width in around if height * width == queries), None)
 
 
 def in_stages(path: str, stages: Sequence[str]) -> bool:
