@@ -13,10 +13,8 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from unetinspect.observe import meta_kernels
-from unetinspect.observe.tensors import tensors_in
+from unetinspect.observe.meta_kernels import Operations
 from unetinspect.run.build import collector_paused, construct, make_inputs, named_tensors, quiet_diffusers
 from unetinspect.run.resolve import ResolvedConfig, plan_pass
 from unetinspect.source.loaded import LoadedModel
@@ -154,7 +152,7 @@ def _comparable(value: Any, depth: int) -> Any:
     return tuple(_comparable(part, depth - 1) for part in parts)
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations(Operations):  # type: ignore[no-untyped-call]
     """Records every operation of a pass: its name, its scalars, and the tensors that it takes and returns.
 
     Attributes:
@@ -162,15 +160,14 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, named: list[tuple[str, Tensor]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seen: list[Any] = []
         self._names: dict[int, Any] = {id(tensor): name for name, tensor in named}
         self._kept = [tensor for _, tensor in named]  # an id belongs to one tensor only while that lives
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        arguments = self._named([args, kwargs])
-        result = meta_kernels.run(func, args, kwargs, tensors_in([*args, *kwargs.values()]))
+        arguments = self._named([args, kwargs or {}])
+        result = super().__torch_dispatch__(func, types, args, kwargs)
         self.seen.append((str(func), arguments, self._named(result)))
         return result
 

@@ -14,10 +14,9 @@ from weakref import ref
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from unetinspect.observe import meta_kernels
 from unetinspect.observe.calls import CallStack, ModuleCall
+from unetinspect.observe.meta_kernels import Operations
 from unetinspect.observe.tensors import tensors_in
 
 _LOGSUMEXP_BYTES = 4  # for one query, in the accumulation dtype: float32 or wider
@@ -126,11 +125,11 @@ class MemoryWatch:
         return self._scratch[key]
 
 
-class PeakWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class PeakWatch(Operations):  # type: ignore[no-untyped-call]
     """Measures the peak of operations beyond what they are given."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.peak = 0
         self._live = LiveBytes()
 
@@ -140,10 +139,8 @@ class PeakWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._live.now
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        inputs = tensors_in([args, kwargs])
-        # A subclass of torch.Tensor has its own results.
-        output = func(*args, **(kwargs or {})) if types else meta_kernels.run(func, args, kwargs or {}, inputs)
-        self._live.add(inputs, tensors_in(output))
+        output = super().__torch_dispatch__(func, types, args, kwargs)
+        self._live.add(tensors_in([args, kwargs]), tensors_in(output))
         self.peak = max(self.peak, self._live.now)
         return output
 

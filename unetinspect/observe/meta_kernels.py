@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unetinspect.observe.tensors import tensors_in
 
@@ -38,6 +39,24 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Sequen
         return _recall(func, args, kwargs) if inputs else func(*args, **kwargs)
     except Exception as error:
         raise _error_on_cpu(func, args, kwargs, inputs) or error from None
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs each operation by `run`, and counts them.
+
+    Attributes:
+        count: How many there were.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        self.count += 1
+        kwargs = kwargs or {}
+        # A subclass of torch.Tensor has its own results.
+        return func(*args, **kwargs) if types else run(func, args, kwargs, tensors_in([*args, *kwargs.values()]))
 
 
 def _error_on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Sequence[Tensor]) -> Exception | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unetinspect.errors import ForwardError
 from unetinspect.observe import ForwardRaisedError
+from unetinspect.observe.meta_kernels import Operations
 from unetinspect.record import NearSize, SizeCheck
 from unetinspect.run.build import first_line, is_overflow, make_inputs, named_tensors, quiet_diffusers
 from unetinspect.run.resolve import PlannedPass, ResolvedConfig
@@ -186,7 +187,7 @@ def _returned(planned: PlannedPass, runner: Runner, plan: Plan) -> Size | BaseEx
     """Run the UNet by another plan; returns the size of the output, None where it has no such size, or what was raised."""
     try:
         inputs = make_inputs(planned.builder.inputs(runner.config.values, plan), device=runner.device, dtype=runner.dtype)
-        with torch.no_grad(), quiet_diffusers():
+        with torch.no_grad(), quiet_diffusers(), Operations():
             returned = runner.call(inputs)
     except Exception as error:  # whatever it raises, it does not run
         return error
