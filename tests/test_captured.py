@@ -26,6 +26,7 @@ from tests.test_imports import imported_after
 from unetinspect.capturing.captured import Captured, Captures, load_capture
 from unetinspect.capturing.heat import COLORS, colored
 from unetinspect.capturing.words import Prompt, read_prompts
+from unetinspect.drawing.map_sheet import MapRow, map_sheet
 from unetinspect.errors import SourceError, UsageError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -291,6 +292,21 @@ def test_a_sheet_has_a_picture_for_each_layer_and_word_and_the_number_below_is_i
     ]
     assert numbers == [f"{value:.3g}" for value in shown]
     assert sheet.count(b"<image ") == 12
+
+
+def test_a_sheet_of_few_words_has_its_layers_beside_each_other() -> None:
+    """One word of 20 layers: a grid about as wide and high as a page, in execution order down each strip, each strip with its label."""
+    seen = captures().maps
+    rows = [MapRow(replace(seen[0], execution=place), {"zebra": np.ones((8, 8), np.float32)}) for place in range(20)]
+    root = ET.fromstring(map_sheet(rows, form="svg"))
+    width, height = (float(root.attrib[name]) for name in ("width", "height"))
+    places = [(float(one.attrib["x"]), float(one.attrib["y"])) for one in root.iter("{http://www.w3.org/2000/svg}image")]
+    labels = [float(one.attrib["x"]) - 44 for one in root.iter("{http://www.w3.org/2000/svg}text") if one.text == "zebra"]
+    assert 0.6 < width / height < 0.95
+    assert len(set(places)) == 20
+    assert places == sorted(places)
+    assert labels == sorted({x for x, _ in places})
+    assert max(labels) + 88 < width
 
 
 def test_a_folder_gets_a_picture_of_each_layer(cli: Any, saved: str) -> None:

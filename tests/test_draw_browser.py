@@ -54,8 +54,8 @@ def test_a_click_on_a_box_shows_exactly_the_record_of_its_stage(visit: Visitor) 
         tree = opened.locator("#details .tree > li > :is(.leaf, details > summary) > a, #details .tree > li > details > summary > a")
         assert tree.all_text_contents() == [module.path.removeprefix(f"{stage.name}.") for module in modules]
         assert all(layer.path.removeprefix(f"{stage.name}.") in text for layer in trace.attentions if layer.stage == stage.name)
-        consumed = [skip.order for skip in trace.skips if skip.target_stage == stage.name]
-        produced = {skip.order for skip in trace.skips if skip.source_stage == stage.name}
+        consumed = [skip.index for skip in trace.skips if skip.target_stage == stage.name]
+        produced = {skip.index for skip in trace.skips if skip.source_stage == stage.name}
         assert [int(place) for place in re.findall(r"skip (\d+) from", text)] == consumed
         assert {int(place) for place in re.findall(r"skip (\d+) to", text)} == produced
         assert lit(opened) == {stage.name}
@@ -99,33 +99,34 @@ def test_a_click_on_a_skip_shows_where_it_comes_from_and_where_it_goes(visit: Vi
         if skip.order % 2:
             opened.locator("#skips tbody tr").nth(skip.order).locator("td").first.click()
         else:
-            opened.locator(f'.ui-skip[data-skip="{skip.order}"] text').click()
+            opened.locator(f'.ui-skip[data-skip="{skip.index}"] text').click()
         ends = {outline.box_of(skip.source_stage).name, outline.box_of(skip.target_stage).name}
         faint = sum(all_of(opened, ".ui-stage, .ui-skip", "getComputedStyle(e).opacity < 0.5"))
         way = opened.locator("#details .way li").all_text_contents()
 
-        assert title(opened).startswith(f"Skip {skip.order} ")
+        assert title(opened) == f"Skip {skip.index}, numbered in production order from 0"
         assert lit(opened) == lit(opened, "lit") == ends
         assert faint == len(outline.boxes) - len(ends) + len(trace.skips) - 1
         assert [skip.source in way[0], format_shape(skip.shape) in way[1], skip.target in way[-1]] == [True, True, True]
         assert opened.text_content("#details .sum") == sum_of(skip)
         assert details(opened)[f"1{TIMES}1 shortcut"] == (skip.shortcut or "none: the channels do not change")
         assert opened.locator("#skips tr.picked th").all_text_contents() == [skip.target]
-        assert address(opened) == f"#skip={skip.order}"
+        assert address(opened) == f"#skip={skip.index}"
 
 
 def test_the_panel_of_a_skip_leads_to_both_its_ends_and_to_its_neighbors(visit: Visitor) -> None:
     """Links pin the boxes; the buttons and the arrow keys go round through all skips; Escape clears."""
     trace = traced("conditioned")
-    opened = visit("conditioned", "#skip=0")
-    for key, at in (("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowLeft", len(trace.skips) - 1)):
+    first = f"#skip={trace.skips[0].index}"
+    opened = visit("conditioned", first)
+    for key, at in (("ArrowRight", 1), ("ArrowLeft", 0), ("ArrowLeft", -1)):
         opened.keyboard.press(key)
-        assert address(opened) == f"#skip={at}"
+        assert address(opened) == f"#skip={trace.skips[at].index}"
     opened.get_by_role("button", name="next skip").click()
-    assert address(opened) == "#skip=0"
+    assert address(opened) == first
 
     for stage in (trace.skips[0].source_stage, trace.skips[0].target_stage):
-        opened.goto(opened.url.partition("#")[0] + "#skip=0")
+        opened.goto(opened.url.partition("#")[0] + first)
         opened.locator("#details dd").get_by_role("link", name=stage, exact=True).click()
         assert title(opened) == stage
         assert opened.locator(f'.ui-stage[data-box="{stage}"]').get_attribute("aria-pressed") == "true"
@@ -185,7 +186,7 @@ def test_an_address_opens_what_it_names(visit: Visitor) -> None:
     assert (title(opened), lit(opened)) == ("Details", set())
     for place, expected, tab in (
         ("#stage=mid_block", "mid_block", "stages"),
-        ("#skip=1", "Skip 1 of 4, counted from 0", "skips"),
+        ("#skip=1", "Skip 1, numbered in production order from 0", "skips"),
         (f"#attn={layer}", layer, "attention"),
         ("#module=conv_out", "conv_out", "modules"),
     ):
@@ -542,7 +543,7 @@ def test_a_file_is_a_picture_by_itself(visitor: Visitor, tmp_path: Path, interac
     skip = placed("conditioned", "layer").skips[0]
     x, y = ((one + other) / 2 for one, other in zip(skip.bend_start, skip.bend_end, strict=True))
     found = view.evaluate("([x, y]) => document.elementFromPoint(x, y + 4)?.closest('.ui-skip')?.dataset.skip ?? null", [x, y])
-    assert found == (str(skip.skip.order) if interactive else None)
+    assert found == (skip.name if interactive else None)
     visitor.leave()
 
 

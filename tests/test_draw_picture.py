@@ -413,8 +413,14 @@ def test_every_number_of_the_record_is_written(name: str, level: Level) -> None:
     ran = {(outline.box_of(one.stage).name, one.kind, *one.map_shape[1:], one.path) for one in trace.attentions}
     assert marks == Counter(layer[:4] for layer in ran)
     curves = [(one.get("data-skip"), one.get("data-source"), one.get("data-target"), texts(one)[0]) for one in groups(root, "ui-skip")]
-    assert curves == [(str(skip.order), skip.source, skip.target, str(skip.shape[1])) for skip in trace.skips]
+    assert curves == [(name, skip.source, skip.target, str(skip.shape[1])) for name, skip in zip(numbered(trace), trace.skips, strict=True)]
     assert str(trace.output.shape) in everything or len(trace.outputs) > 1
+
+
+def numbered(trace: Trace) -> list[str]:
+    """Return the number of each skip, its `index`, and which use of it this is from the second on."""
+    uses = [[one.index for one in trace.skips[:place]].count(skip.index) for place, skip in enumerate(trace.skips)]
+    return [f"{skip.index} (use {use + 1})" if use else str(skip.index) for skip, use in zip(trace.skips, uses, strict=True)]
 
 
 def test_title_caption_inputs_and_labels_are_written() -> None:
@@ -433,7 +439,7 @@ def test_title_caption_inputs_and_labels_are_written() -> None:
     assert (root.get("role"), root.findtext(f"{NS}title")) == ("img", outline.title)
     assert f"{len(outline.trace.skips)} skips" in root.findtext(f"{NS}desc", "")
     assert all(labels)
-    assert any(f"skip 0: {skip.source} {skip.shape} → {skip.target}" in one for one in labels)
+    assert any(f"skip {skip.index}: {skip.source} {skip.shape} → {skip.target}" in one for one in labels)
     assert not [one for one in root.iter() if one.get("tabindex")]
 
 

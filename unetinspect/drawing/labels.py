@@ -115,9 +115,19 @@ def layer_description(layers: Sequence[Layer]) -> str:
     return "; ".join([f"{module.path}, {module.class_name}", arrow_text(module), *marks, *costs_of(module), *others])
 
 
-def skip_description(skip: Skip) -> str:
+def skip_names(skips: Sequence[Skip]) -> list[str]:
+    """Return the number of each skip, its `index`, as `skips(index=)` takes it; later uses of one differ: "2", "2 (use 2)"."""
+    uses: Counter[int] = Counter()
+    names = []
+    for skip in skips:
+        uses[skip.index] += 1
+        names.append(f"{skip.index} (use {uses[skip.index]})" if uses[skip.index] > 1 else f"{skip.index}")
+    return names
+
+
+def skip_description(skip: Skip, name: str) -> str:
     """Describe a skip: its two ends, the sum of channels, and its changes on the way."""
-    way = f"skip {skip.order}: {skip.source} {format_shape(skip.shape)} → {skip.target}"
+    way = f"skip {name}: {skip.source} {format_shape(skip.shape)} → {skip.target}"
     changes = [f"changed by: {change.kind} {format_shape(change.shape)}" for change in skip.changes]
     return "; ".join([way, f"hidden + skip → out: {sum_text(skip, arrow='→')}", *changes])
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Tokens that are drawn unless others are asked for.
 _MOST_TOKENS = 16
 _CELL, _GAP, _LINE, _SIZE = 88, 8, 14, 11
+# Width / height of a page.
+_PAGE = 0.75
 # Above this, a PNG has less than two pixels to a unit.
 _MOST_PIXELS = 60e6
 _NOTE = "dark is 0, light the maximum of the picture (below it); kept steps and heads are averaged"
@@ -73,35 +75,49 @@ def _words(prompts: Sequence[Prompt]) -> Mapping[str, Sequence[int]]:
 
 
 def map_sheet(rows: Sequence[MapRow], *, form: str) -> bytes:
-    """Draw maps as "png" or "svg"; rows with the same columns are together, under one line of labels."""
+    """Draw maps as "png" or "svg"; rows with the same columns are together, in strips, each under a line of labels."""
     titles = {row.seen: _titles(row.seen) for row in rows}
     left = max(text_width(line, _SIZE, bold=not place) for lines in titles.values() for place, line in enumerate(lines)) + 3 * _GAP
-    width = max(left + max(len(row.pictures) for row in rows) * (_CELL + _GAP), text_width(_NOTE, _SIZE) + _GAP) + _GAP
-    columns = dict.fromkeys(tuple(row.pictures) for row in rows)
-    body, y = list[str](), float(_GAP)
-    for labels in columns:
-        y += _LINE
-        for place, label in enumerate(labels):
-            short = shortened(visible(label), _CELL, _SIZE, bold=True)
-            body.append(_text(left + place * (_CELL + _GAP) + _CELL / 2, y, short, bold=True, middle=True))
-        y += _GAP
-        for row in (row for row in rows if tuple(row.pictures) == labels):
-            body += [_text(_GAP, y + (place + 1) * _LINE, line, bold=place == 0) for place, line in enumerate(titles[row.seen])]
-            for place, array in enumerate(row.pictures.values()):
-                body += _cell(left + place * (_CELL + _GAP), y, array)
-            height, across = next(iter(row.pictures.values())).shape
-            y += max(_CELL * height / max(height, across), 2 * _LINE) + 2 * _LINE
-    y += _LINE
-    body.append(_text(_GAP, y - _GAP, _NOTE))
+    strip = left + max(len(row.pictures) for row in rows) * (_CELL + _GAP) + _GAP
+    groups: dict[tuple[str, ...], list[MapRow]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.pictures), []).append(row)
+    # So many strips beside each other that the sheet is about as wide and high as a page.
+    strips = min(max(map(len, groups.values())), max(1, round((_PAGE * sum(map(_height, rows)) / strip) ** 0.5)))
+    width = max(strips * strip, text_width(_NOTE, _SIZE) + 2 * _GAP)
+    body, top = list[str](), float(_GAP)
+    for labels, group in groups.items():
+        each, lowest = -(-len(group) // strips), top
+        for number, start in enumerate(range(0, len(group), each)):
+            x, y = number * strip, top + _LINE
+            for place, label in enumerate(labels):
+                short = shortened(visible(label), _CELL, _SIZE, bold=True)
+                body.append(_text(x + left + place * (_CELL + _GAP) + _CELL / 2, y, short, bold=True, middle=True))
+            y += _GAP
+            for row in group[start : start + each]:
+                body += [_text(x + _GAP, y + (place + 1) * _LINE, line, bold=place == 0) for place, line in enumerate(titles[row.seen])]
+                for place, array in enumerate(row.pictures.values()):
+                    body += _cell(x + left + place * (_CELL + _GAP), y, array)
+                y += _height(row)
+            lowest = max(lowest, y)
+        top = lowest
+    height = top + _LINE
+    body.append(_text(_GAP, height - _GAP, _NOTE))
     svg = f"""\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {y:.0f}" width="{width:.0f}" height="{y:.0f}" \
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" \
 font-family={quoteattr(FONTS)} font-size="{_SIZE}" fill="#1b2530">
 <title>{plural(len(rows), "attention map")}</title>
 <rect width="100%" height="100%" fill="#ffffff"/>
 {chr(10).join(body)}
 </svg>
 """
-    return svg.encode() if form == "svg" else png(svg, scale=min(2, (_MOST_PIXELS / (width * y)) ** 0.5))
+    return svg.encode() if form == "svg" else png(svg, scale=min(2, (_MOST_PIXELS / (width * height)) ** 0.5))
+
+
+def _height(row: MapRow) -> float:
+    """Return the height of a row, with the maxima below its pictures."""
+    height, across = next(iter(row.pictures.values())).shape
+    return max(_CELL * height / max(height, across), 2 * _LINE) + 2 * _LINE
 
 
 def _titles(seen: Captured) -> list[str]:

@@ -111,9 +111,13 @@ class PlacedSkip(Struct, frozen=True):
     """A skip in its place: straight out of its source, bent between `bend_start` and `bend_end`, straight into its target.
 
     It starts and ends on the edge of a box; its arrowhead is at its end.
+
+    Attributes:
+        name: Its number: "2", and "2 (use 2)" where it is consumed again.
     """
 
     skip: Skip
+    name: str
     start: Point
     bend_start: Point
     bend_end: Point

@@ -150,11 +150,11 @@ def _row(row: Row, *, interactive: bool) -> Iterator[str]:
 
 def _skip(placed: PlacedSkip, *, interactive: bool) -> str:
     skip, (first, second) = placed.skip, placed.controls
-    data = f'data-skip="{skip.order}" data-source={quoteattr(skip.source)} data-target={quoteattr(skip.target)}'
+    data = f'data-skip="{placed.name}" data-source={quoteattr(skip.source)} data-target={quoteattr(skip.target)}'
     into = 1 if placed.end[0] >= placed.bend_end[0] else -1
     bend = f"H{_number(placed.bend_start[0])}C{_at(first)} {_at(second)} {_at(placed.bend_end)}"
     way = f"M{_at(placed.start)}{bend}H{_number(placed.end[0] - 3 * into)}"
-    group = _group("ui-skip", data, skip_description(skip), interactive=interactive)
+    group = _group("ui-skip", data, skip_description(skip, placed.name), interactive=interactive)
     hit = f'<path class="ui-hit" d="{way}"/>' if interactive else ""
     head = _head("ui-skip-head", placed.end, (into, 0), 7)
     return f'{group}{hit}<path class="ui-skip-line" d="{way}"/>{head}{_text(placed.label)}</g>'

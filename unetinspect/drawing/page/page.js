@@ -8,7 +8,7 @@ let fit = "width";
 function pickOf(target) {
   const drawn = target.closest?.(".ui-skip, .ui-layer, .ui-stage");
   if (!drawn || !view.contains(drawn)) return null;
-  if (drawn.classList.contains("ui-skip")) return { kind: "skip", at: Number(drawn.dataset.skip) };
+  if (drawn.classList.contains("ui-skip")) return { kind: "skip", at: placeOfSkip.get(drawn.dataset.skip) };
   const module = drawn.classList.contains("ui-layer") ? tables.get("module").names.indexOf(drawn.dataset.path) : -1;
   if (module >= 0) return { kind: "module", at: module };
   const at = placeOfBox.get(drawn.closest(".ui-stage")?.dataset.box);

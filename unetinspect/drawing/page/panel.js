@@ -83,12 +83,12 @@ function attentionLine(row) {
 const shortSum = (skip) => (skip.adds_up ? `${skip.hidden} + ${skip.skip} → ${skip.out ?? "?"}` : skip.sum);
 
 function skipLine(place, end, what) {
-  return [linkTo({ kind: "skip", at: place }, `skip ${place}`), element("small", {}, ` ${end} ${record.skips[place][end]}: ${what}`)];
+  return [linkTo({ kind: "skip", at: place }, `skip ${record.skips[place].name}`), element("small", {}, ` ${end} ${record.skips[place][end]}: ${what}`)];
 }
 
 function describeSkip(at, title) {
   const skip = record.skips[at];
-  title.append(`Skip ${at}`, element("small", {}, ` of ${record.skips.length}, counted from 0`));
+  title.append(`Skip ${skip.name}`, element("small", {}, ", numbered in production order from 0"));
   return [
     element("p", { class: "class" }, `${skip.from} → ${skip.to}`),
     stepButtons(),
@@ -107,10 +107,9 @@ function describeSkip(at, title) {
 function skipWay(skip) {
   const step = (title, ...inside) => element("li", { class: title === "tensor" ? title : null }, element("b", {}, title), ...inside);
   const sources = skip.sources.flatMap((path, at) => (at ? [" + ", linkToPath(path)] : [linkToPath(path)]));
-  const produced = [skip.source_class, `number ${skip.index} in production order`].filter(Boolean).join(", ");
   const consumed = skip.target_class + (skip.call ? `, call ${skip.call}` : "");
   return [
-    step("produced by", ...sources, element("small", {}, produced)),
+    step("produced by", ...sources, element("small", {}, skip.source_class)),
     step("tensor", skip.shape),
     ...(skip.way ? [step("changes", skip.way)] : []),
     step("consumed by", linkToPath(skip.target), element("small", {}, consumed)),

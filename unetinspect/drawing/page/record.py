@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unetinspect.drawing.labels import typeset
+from unetinspect.drawing.labels import skip_names, typeset
 from unetinspect.drawing.outline import Box, Outline, mark_text
 from unetinspect.drawing.text_width import TIMES
 from unetinspect.record import Skip
@@ -16,7 +16,7 @@ def page_record(outline: Outline) -> dict[str, Any]:
     """Return what goes into the page as JSON.
 
     boxes    in execution order: names, shapes, costs; skips by their place in `skips`, attention layers by their row
-    skips    in the order in which they are consumed: both ends, channels, changes
+    skips    in the order in which they are consumed: their numbers, both ends, channels, changes
     tensors  texts, and of each module the number of its text: the shapes of its own parameters and buffers
     """
     trace = outline.trace
@@ -27,7 +27,9 @@ def page_record(outline: Outline) -> dict[str, Any]:
     numbers = {text: number for number, text in enumerate(texts)}
     return {
         "boxes": [_box(outline, box) for box in outline.boxes],
-        "skips": [_skip(outline, skip, classes) for skip in trace.skips],
+        "skips": [
+            {"name": name, **_skip(outline, skip, classes)} for skip, name in zip(trace.skips, skip_names(trace.skips), strict=True)
+        ],
         "tensors": {"texts": texts, "of": [numbers[text] for text in tensors]},
     }
 
@@ -66,7 +68,6 @@ def _skip(outline: Outline, skip: Skip, classes: dict[str, str]) -> dict[str, An
         "sources": list(skip.sources),
         "target": skip.target,
         "call": skip.call,
-        "index": skip.index,
         "from": outline.box_of(skip.source_stage).name,
         "to": outline.box_of(skip.target_stage).name,
         "shape": format_shape(skip.shape),

@@ -34,7 +34,8 @@ const cellOf = (kind, at, head) => tables.get(kind).rows[at].cells[tables.get(ki
 const placeOfBox = new Map(record.boxes.map((box, at) => [box.name, at]));
 const boxOfStage = new Map(record.boxes.flatMap((box, at) => box.stages.map((stage) => [stage, at])));
 const boxElements = new Map([...view.querySelectorAll(".ui-stage")].map((drawn) => [drawn.dataset.box, drawn]));
-const skipElements = new Map([...view.querySelectorAll(".ui-skip")].map((drawn) => [Number(drawn.dataset.skip), drawn]));
+const placeOfSkip = new Map(record.skips.map((skip, at) => [skip.name, at]));
+const skipElements = new Map([...view.querySelectorAll(".ui-skip")].map((drawn) => [placeOfSkip.get(drawn.dataset.skip), drawn]));
 const layerElements = [...view.querySelectorAll(".ui-layer")];
 
 function boxOfPath(path) {
@@ -100,8 +101,7 @@ function markRow(pick) {
 }
 
 function nameOf({ kind, at }) {
-  if (kind === "skip") return String(at);
-  return kind === "stage" ? record.boxes[at].name : tables.get(kind).names[at];
+  return { stage: record.boxes, skip: record.skips }[kind]?.[at].name ?? tables.get(kind).names[at];
 }
 
 const hashOf = (pick) => `#${pick.kind}=${encodeURIComponent(nameOf(pick))}`;
@@ -115,9 +115,9 @@ function pickOfHash(hash) {
   } catch {
     return null;
   }
-  if (kind === "skip") return /^\d+$/.test(name) && Number(name) < record.skips.length ? { kind, at: Number(name) } : null;
-  const at = kind === "stage" ? (placeOfBox.get(name) ?? boxOfStage.get(name) ?? -1) : tables.get(kind).names.indexOf(name);
-  return at < 0 ? null : { kind, at };
+  const places = { stage: [placeOfBox, boxOfStage], skip: [placeOfSkip] }[kind];
+  const at = places ? places.map((place) => place.get(name)).find((place) => place !== undefined) : tables.get(kind).names.indexOf(name);
+  return at === undefined || at < 0 ? null : { kind, at };
 }
 
 function writeHash(pick) {

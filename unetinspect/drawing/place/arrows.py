@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from unetinspect.drawing.labels import skip_names
 from unetinspect.drawing.outline import Box, Outline
 from unetinspect.drawing.place.boxes import TEXT_SIZE
 from unetinspect.drawing.place.columns import AFTER, BEFORE, HEAD, LABEL_SIZE, Measures
@@ -174,17 +175,18 @@ def place_skips(outline: Outline, measured: Measures, boxes: dict[str, PlacedBox
     They do not cross: a level S between two upright lines keeps the order of its ends, and skips are a stack.
     """
     seen: set[int] = set()
-    for skip in outline.trace.skips:
+    skips = outline.trace.skips
+    for skip, name in zip(skips, skip_names(skips), strict=True):
         source, target = (boxes[outline.box_of(stage).name] for stage in (skip.source_stage, skip.target_stage))
         if source.box.side == "top" or target.box.side == "top":
             continue
         start = (source.rect.x if source.box.side == "right" else source.rect.right), source.produced[skip.index]
         end = (target.rect.right if target.box.side == "left" else target.rect.x), target.consumed[skip.order]
-        yield _curve(skip, start, end, measured.inner, again=skip.index in seen)
+        yield _curve(skip, name, start, end, measured.inner, again=skip.index in seen)
         seen.add(skip.index)
 
 
-def _curve(skip: Skip, start: Point, end: Point, inner: tuple[float, float], *, again: bool) -> PlacedSkip:
+def _curve(skip: Skip, name: str, start: Point, end: Point, inner: tuple[float, float], *, again: bool) -> PlacedSkip:
     """Return the curve of a skip; if it leaves a second time, its label is at its other end."""
     room = text_width(skip_label(skip), LABEL_SIZE) + BEFORE + AFTER
     out = 1 if start[0] < sum(inner) / 2 else -1
@@ -195,4 +197,4 @@ def _curve(skip: Skip, start: Point, end: Point, inner: tuple[float, float], *, 
     bend_end = last + into * (room if again or into == out else HEAD), end[1]
     x, y, away = (last + into * HEAD, end[1], into) if again else (near + out * BEFORE, start[1], out)
     label = Text(x, y - _ABOVE, skip_label(skip), "channels", LABEL_SIZE, anchor="start" if away == 1 else "end")
-    return PlacedSkip(skip, start, bend_start, bend_end, end, label)
+    return PlacedSkip(skip, name, start, bend_start, bend_end, end, label)
