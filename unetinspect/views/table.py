@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,7 @@ class Table(Struct, frozen=True):
         fields: The header of CSV and TSV if there are no records.
         name: The field of a record that `--format names` prints; "": none.
         wanted: The fields that are shown, in this order; none: all.
+        computed: Further fields of a record that may be wanted, by name. Of a field that records have, its words in a table.
         title: Its heading, where several tables make up an answer.
     """
 
@@ -107,6 +108,7 @@ class Table(Struct, frozen=True):
     fields: Sequence[str] = ()
     name: str = ""
     wanted: Sequence[str] = ()
+    computed: Mapping[str, Callable[[Any], str | None]] = {}
     title: str = ""
 
 
@@ -123,11 +125,14 @@ def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
     for name in [name for row in rows for name in row] or table.fields:
         groups.setdefault(name.partition(".")[0], {})[name] = None
     names = [name for field, group in groups.items() for name in group if len(group) == 1 or name != field]
+    known = [*dict.fromkeys([*names, *table.computed])] if names else []
     for name in table.wanted:
-        if name not in names and names:
-            close = nearest_names(name, names, count=1)
-            raise UsageError(f"no column '{name}'", hint=f"{f'did you mean {close[0]}? ' if close else ''}columns: {', '.join(names)}")
-    names = [*table.wanted] or names
+        if known and name not in known:
+            close = nearest_names(name, known, count=1)
+            raise UsageError(f"no column '{name}'", hint=f"{f'did you mean {close[0]}? ' if close else ''}columns: {', '.join(known)}")
+    if table.wanted:
+        names = [*table.wanted]
+        rows = [{name: write(record) for name, write in table.computed.items()} | row for record, row in zip(records, rows, strict=True)]
     return names, [[row.get(name) for name in names] for row in rows]
 
 
