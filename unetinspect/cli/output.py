@@ -24,7 +24,7 @@ from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, pr
 from unetinspect.terminal import columns_of, columns_wanted, wants_color, wrap_words
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
-from unetinspect.views.table import Table, flat_fields, only_columns
+from unetinspect.views.table import Table, data_text, flat_fields, only_columns
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 OF_TABLES = ("txt", "json", "md", "csv", "tsv")
@@ -108,8 +108,8 @@ class Output:
             self.write_json(document)
         elif self.form == "names":
             _, rows = flat_fields(replace(table, wanted=self._columns or (table.name,)))
-            names = (visible(str(name)) for (name,) in rows if name not in (None, ""))
-            self.write("".join(f"{name}\n" for name in dict.fromkeys(names)))
+            names = (visible(str(data_text(name))) for (name,) in rows)
+            self.write("".join(f"{name}\n" for name in dict.fromkeys(names) if name))
         elif self.form == "md":
             self.write("\n".join(map(render_markdown, (table, *more))))
         elif self.form in ("csv", "tsv"):

@@ -13,7 +13,7 @@ from msgspec import Struct
 from unetinspect.terminal import cells, paint, wrap_words
 from unetinspect.units import visible
 from unetinspect.views.layout import GAP, Layout, fit, widths, wrap_lines
-from unetinspect.views.table import Line, Table, flat_fields
+from unetinspect.views.table import Line, Table, data_text, flat_fields
 
 _NUMBERED = re.compile(r"\d+\. ")
 
@@ -85,7 +85,8 @@ def render_csv(table: Table, *, delimiter: str) -> str:
 
 
 def _cell(value: Any) -> Any:
-    return "" if value is None else visible(value, keep_lines=True) if isinstance(value, str) else value
+    text = data_text(value)
+    return visible(text, keep_lines=True) if isinstance(text, str) else text
 
 
 def _wrapped(line: str, screen: Screen) -> list[str]:

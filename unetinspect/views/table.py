@@ -144,12 +144,19 @@ def only_columns(table: Table, wanted: Sequence[str]) -> Table:
     """
     table = replace(table, wanted=wanted, records=table.rows if table.records is None else table.records, group=None)
     names, rows = flat_fields(table)
+    for place, name in enumerate(names):
+        if name in table.computed:
+            for row, record in zip(rows, table.records or (), strict=True):
+                row[place] = table.computed[name](record)
     columns = [Column(name, partial(_cell, name, place), right=_is_number(rows, place)) for place, name in enumerate(names)]
     return replace(table, columns=columns, rows=rows)
 
 
 def _cell(name: str, place: int, row: Sequence[Any]) -> str:
     value = row[place]
+    if value and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    value = value if value is None else data_text(value)
     if value is None or isinstance(value, list | tuple):
         return format_shape(value)
     write = next((_UNITS[word] for word in re.split(r"[._]", name) if word in _UNITS), None)
@@ -165,15 +172,20 @@ def fields_of(record: type[Struct]) -> list[str]:
     return [field.encode_name for field in msgspec.structs.fields(record)]
 
 
-def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    import json  # here: only spreadsheets need it
+def data_text(value: Any) -> Any:
+    """Return a value as CSV has it: lists of words and of records, and empty ones, as JSON; an absent value as ""."""
+    if isinstance(value, list | tuple) and (not value or any(isinstance(item, dict | str) for item in value)):
+        import json  # here: few tables have such a field
 
+        return json.dumps(value)
+    return "" if value is None else value
+
+
+def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for name, value in fields.items():
         if isinstance(value, dict):
             flat += _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple) and (not value or any(isinstance(item, dict | str) for item in value)):
-            flat.append((prefix + name, json.dumps(value)))
         else:
             flat.append((prefix + name, value))
     return flat
