@@ -186,9 +186,9 @@ def checkpoints_table(checkpoints: Sequence[Checkpoint], unread: Mapping[str, st
     rows = [Checkpoint(name=name, content=cast(Any, f"unreadable: {why}"), summary=why, **nothing) for name, why in unread.items()]
     return Table(
         columns=(
-            Column("file", lambda one: one.name, wrap=20),
-            Column("contains", lambda one: _CONTENTS.get(one.content, one.content), wrap=22),
-            Column("family", lambda one: one.family or "-"),
+            Column("file", lambda one: one.name, wrap=30, file=True),
+            Column("contains", lambda one: _CONTENTS.get(one.content, one.content), wrap=18),
+            Column("family", lambda one: one.family or "-", wrap=12),
             Column("layout", lambda one: one.layout or (one.lora and one.lora.format) or "-", drop=2),
             Column("dtype", _stored_as, drop=1, wrap=8),
             Column("rank", lambda one: str(one.lora.rank or "-") if one.lora else "-", right=True, drop=3),

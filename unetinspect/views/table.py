@@ -41,6 +41,7 @@ class Column(Struct, frozen=True):
         drop: When it is dropped on a narrow screen: higher numbers first, 0 never.
         wrap: The least width to which its texts may be wrapped; 0: they are not wrapped.
         path: Whether its values are module paths, which are shortened on the left as a last resort.
+        file: Whether its values are names of files, which wrap after any mark.
         in_heading: Whether group headings contain it: it is dropped when rows are grouped.
         value: The number by which the HTML page sorts; None: it sorts as text.
         page: The text in the HTML page, if it differs.
@@ -52,6 +53,7 @@ class Column(Struct, frozen=True):
     drop: int = 0
     wrap: int = 0
     path: bool = False
+    file: bool = False
     in_heading: bool = False
     value: Callable[[Row], int | None] | None = None
     page: Callable[[Row], str] | None = None
