@@ -48,7 +48,9 @@ def check_table(model: ModelInfo, check: Check, *, name: str = "", explain: bool
         lines += _finding(finding) if explain or not finding.follows else ()
     follow = [finding.count or 0 for finding in check.findings if finding.follows]
     if follow and not explain:
-        lines.append(f"  {plural(sum(follow), 'layer')} differ for the same reason (--explain lists them)")
+        lines.append(
+            f"  {plural(sum(follow), 'more layer')} {'differs' if sum(follow) == 1 else 'differ'} because of this (--explain lists them)"
+        )
     if explain:
         lines += ["", *header(model)]
         if check.meanings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -58,9 +58,16 @@ def render_markdown(table: Table) -> str:
     lines = [headers, ["---:" if column.right else "---" for column in table.columns]]
     lines += [[visible(column.show(row).strip()) for column in table.columns] for row in table.rows]
     body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines if table.rows)
-    above, below = ("  \n".join(map(_markdown_line, part)) for part in (table.above, table.below))
+    above, below = ("  \n".join(_markdown_lines(part)) for part in (table.above, table.below))
     title = f"### {table.title}" if table.title else ""
     return "\n\n".join(block for block in (title, above, body, below) if block) + "\n"
+
+
+def _markdown_lines(lines: Sequence[str]) -> Iterator[str]:
+    """Yield the lines; one that stands alone under its heading is prose, not a list of one item."""
+    for before, line, after in zip(["", *lines], lines, [*lines[1:], ""], strict=False):
+        is_alone = not before.startswith("  ") and not after.startswith("  ") and not isinstance(line, Line)
+        yield _markdown_line(line.strip() if is_alone and not _NUMBERED.match(line.strip()) else line)
 
 
 def _markdown_line(line: str) -> str:
