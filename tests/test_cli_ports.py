@@ -57,11 +57,11 @@ def test_ports_are_listed_with_their_shapes(run: Any) -> None:
 
 
 def test_a_controlnet_that_fits_gets_that_verdict(run: Any) -> None:
-    """Every tensor side by side, and the verdict below; the record of the UNet is that without it."""
+    """The verdict, and every tensor side by side; the record of the UNet is that without it."""
     out = run("ports", "unet.json", "--with", "controlnet.json")
     document = json.loads(run("ports", "unet.json", "--with", "controlnet.json", "--json"))
 
-    assert out.splitlines()[-1] == "controlnet.json (ControlNetModel) fits unet.json: all 6 shapes match"
+    assert out.splitlines()[0] == "controlnet.json (ControlNetModel) fits unet.json: all 6 shapes match"
     assert document["fit"]["fits"]
     assert [row["given"] for row in document["fit"]["rows"]][:4] == [list(shape) for shape in RESIDUALS]
     assert document["run"]["plugged"] is None
@@ -106,7 +106,7 @@ def test_an_ip_adapter_that_fits_has_the_widths_of_every_layer(run: Any) -> None
     out = run("ports", "unet.json", "--with", "ip.safetensors")
     fit = json.loads(run("ports", "unet.json", "--with", "ip.safetensors", "--json"))["fit"]
 
-    assert out.splitlines()[-1] == f"ip.safetensors (IP-Adapter Plus) fits unet.json: all {len(weights) + 1} shapes match"
+    assert out.splitlines()[0] == f"ip.safetensors (IP-Adapter Plus) fits unet.json: all {len(weights) + 1} shapes match"
     assert (fit["fits"], fit["class_name"]) == (True, "IP-Adapter Plus")
     assert {row["name"]: tuple(row["given"]) for row in fit["rows"]} == {**weights, "image_tokens": (2, 16, 24)}
 

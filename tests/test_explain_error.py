@@ -79,7 +79,7 @@ def test_what_people_paste(name: str) -> None:
         assert [part for part in parts if " ".join(part.split()) not in shown] == []
         assert all(part in shown for model in one.models for part in (model.name, *model.where))
     assert len(render_csv(table, delimiter=",").splitlines()) == 1 + len(found)
-    assert "What it means" in render_markdown(table)
+    assert f"**What it means**  \n{found[0].meaning}".replace("*", "") in render_markdown(table).replace("*", "").replace("\\", "")
 
 
 @pytest.mark.parametrize("row", FOREIGN, ids=lambda row: str(row["from"]))

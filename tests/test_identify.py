@@ -10,13 +10,14 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from tests.checkpoints import ORIGINALS, Shapes, built_shapes, elements, header_of, original_unet, write_checkpoint
 from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.safetensors_header import PREFIX_BYTES, Header, TensorSpec, header_length, parse_header
 from unetinspect.record import Checkpoint
-from unetinspect.views.checks import checkpoint_table
+from unetinspect.views.checks import checkpoint_table, checkpoints_table
 from unetinspect.views.render import Screen, render_table
 
 _KINDS = yaml.safe_load(Path(__file__).with_name("checkpoint_kinds.yaml").read_text(encoding="utf-8"))
@@ -236,6 +237,19 @@ def test_the_view_starts_with_the_summary_and_fits_80_columns() -> None:
     assert max(map(len, lines)) <= 80
     assert "catalog: sd15, sd14, sd-image-variations" in lines
     assert text.index("text encoder  ") < text.index("evidence:") < text.index("not in the header (assumed):")
+
+
+@pytest.mark.parametrize("stem", ["aNameWithoutAnyMark" * 6, "checkpoints/non-ema_model.fp16-" * 4, "short"])
+def test_the_rows_of_a_folder_fit_80_columns(stem: str) -> None:
+    """Whatever the files are called, and with the longest contents and families: no letter is lost."""
+    found = structs.replace(identify(whole()), name=f"{stem}.safetensors", content="control_lora", family="Stable Video Diffusion")
+    text = render_table(
+        checkpoints_table([found, found], {stem: "not a safetensors file: its header would have 18446744073709551615 bytes"}),
+        Screen(width=80),
+    )[0]
+
+    assert max(map(len, text.splitlines())) <= 80
+    assert f"{stem}.safetensors" in "".join(line.partition("  ")[0] for line in text.splitlines())
 
 
 def test_control_characters_of_a_file_are_shown_and_not_obeyed() -> None:

@@ -349,7 +349,7 @@ def test_a_lora_of_another_family_is_given_away_by_the_width_of_the_text() -> No
         f"1 problem: {check.name} fits sdxl (Stable Diffusion XL), not sd15; sd15 runs at 512x512 (sample 64x64)"
     )
     assert check_table(info, whole).above[-1] == (
-        f"  {check.unexpected + check.mismatched - (first.count or 0)} layers differ for the same reason (--explain lists them)"
+        f"  {check.unexpected + check.mismatched - (first.count or 0)} more layers differ because of this (--explain lists them)"
     )
     assert any("transformer_blocks" in where for finding in findings if finding.kind == "unexpected" for where in finding.where)
 

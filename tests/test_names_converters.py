@@ -12,6 +12,7 @@ import torch
 from diffusers.loaders import lora_conversion_utils
 from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint, convert_ldm_unet_checkpoint
+from msgspec.structs import replace
 
 from tests import checkpoints
 from tests.test_weights import built, catalog, shapes_of
@@ -21,6 +22,8 @@ from unetinspect.naming import names_of
 from unetinspect.naming.all_names import _PEFT_CLASSES, _WITHOUT_PROCESSORS
 from unetinspect.record import Trace
 from unetinspect.record.checkpoint import Name
+from unetinspect.views.attention import attention_table
+from unetinspect.views.table import flat_fields
 
 # One model for each structure; the generator of `checkpoints` knows them all.
 ORIGINALS = ["sd15", "sd21-unclip", "sd-x4-upscaler", "sdxl-refiner"]
@@ -129,6 +132,8 @@ def test_processors_and_ip_adapter_numbers_are_those_of_diffusers(model: str) ->
     names = names_of(traced(model))
 
     assert {name.processor for name in names if name.processor} == set(keys)
+    _, rows = flat_fields(replace(attention_table(traced(model), traced(model).attentions), wanted=("index", "processor_key")))
+    assert [key for _, key in sorted(row for row in rows if row[1])] == keys
     if model in ("sd15", "sdxl"):
         assert {name.processor: name.ip_adapter for name in names if name.ip_adapter is not None} == {
             key: place for place, key in enumerate(keys) if not key.endswith("attn1.processor")

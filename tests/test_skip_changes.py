@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
+import diffusers
 import pytest
 import torch
+from diffusers.utils.torch_utils import apply_freeu
 from torch import Tensor, nn
 
-from tests.tiny import traced
+from tests.tiny import KINDS, traced
 from unetinspect.observe import watch_forward
 from unetinspect.observe.assemble import make_skips
 from unetinspect.record import Skip
 from unetinspect.record.stages import stage_finder
+from unetinspect.views.words import skip_way
 
 Way = Callable[[Tensor, Tensor], Tensor]
 
@@ -109,3 +114,27 @@ def test_a_k_block_reads_the_last_of_the_skips_that_it_is_given() -> None:
         ["0", "resnets", "1"],
     ]
     assert [skip.index for skip in record.skips] == [5, 3, 1]
+
+
+def test_the_factors_of_a_filtered_skip_are_those_that_diffusers_applies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spy on the running UNet divides what comes out by what went in: s is that of the skip's mean, b that of the first channel."""
+    factors = (1.2, 1.4, 0.9, 0.2)
+    applied: list[list[float]] = []
+
+    def spy(block: int, hidden: Tensor, skip: Tensor, **given: float) -> tuple[Tensor, Tensor]:
+        before = hidden[0, 0].clone(), skip.mean()
+        hidden, skip = apply_freeu(block, hidden, skip, **given)
+        ratios = skip.mean() / before[1], (hidden[0, 0] / before[0]).mean()
+        applied.append([round(ratio.item(), 3) for ratio in ratios])
+        return hidden, skip
+
+    record = traced("conditioned", freeu=factors)
+    monkeypatch.setattr("diffusers.models.unets.unet_2d_blocks.apply_freeu", spy)
+    config = {key: value for key, value in KINDS["conditioned"].items() if key != "_class_name"}
+    unet: Any = diffusers.UNet2DConditionModel(**config)
+    unet.enable_freeu(s1=factors[2], s2=factors[3], b1=factors[0], b2=factors[1])
+    unet(torch.randn(1, 4, 64, 64), 1, torch.randn(1, 7, config["cross_attention_dim"]))
+    written = [[float(number) for number in re.findall(r"[sb]\d ([\d.]+)", skip_way(skip, record.run))] for skip in record.skips]
+
+    assert [numbers or [1, 1] for numbers in written] == applied
+    assert len({*map(tuple, applied)}) == min(3, len(config["up_block_types"]))

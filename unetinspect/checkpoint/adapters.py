@@ -126,9 +126,13 @@ def plug_details(content: Content, tensors: Mapping[str, TensorSpec]) -> tuple[s
 
 
 class IpAdapter(NamedTuple):
-    """What an IP-Adapter's file has for a UNet: its kind, the tokens that it makes of an image and their width, and weights by port."""
+    """What an IP-Adapter's file has for a UNet: its kind, the tokens that it makes of an image and their width, and weights by port.
+
+    The family is what it was trained for, None where widths do not show it.
+    """
 
     kind: str
+    family: str | None
     tokens: int | None
     width: int | None
     weights: dict[str, Shape]
@@ -152,7 +156,9 @@ def read_ip_adapter(tensors: Mapping[str, TensorSpec]) -> IpAdapter | None:
     if last == "latents":  # (1, tokens, width)
         tokens = values[1] if len(values) == 3 else None
     kind = "of InstantID" if kind == "Plus" and image.get("proj_in.weight", ())[1:] == (_OF_A_FACE,) else kind
-    return IpAdapter(f"IP-Adapter {kind}".strip(), tokens, width, weights)
+    of_flux = _OF_FLUX in weights.values()
+    family = "FLUX.1" if of_flux else _family_of({shape[1] for shape in weights.values() if len(shape) == 2})
+    return IpAdapter(f"IP-Adapter {kind}".strip(), family, tokens, width, weights)
 
 
 def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
@@ -164,17 +170,18 @@ def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     if found.width:
         name, tensor = next((name, tensor) for name, tensor in tensors.items() if _IP_KEY.fullmatch(name))
         evidence = f"{quoted(name, tensor)}: {found.width}-dim image tokens for {plural(layers, 'cross-attention layer')}"
-    of_flux = _OF_FLUX in found.weights.values()
-    family = "FLUX.1" if of_flux else _family_of({shape[1] for shape in found.weights.values() if len(shape) == 2})
     has = [f"{found.tokens} image tokens"] if found.tokens else []
     has += [plural(layers, "cross-attention layer")] if layers else []
     has += ["a LoRA"] if any("_lora." in name for name in tensors) else []
     details = f" ({', '.join(has)})" if has else ""
     return Adapter(
         content="ip_adapter",
-        summary=f"an {found.kind}{details}{f' for {family}' if family else ''}",
-        family=family,
-        parts={name: "image_proj" if _IMAGE_PROJECTION.fullmatch(name) else "transformer" if of_flux else "unet" for name in tensors},
+        summary=f"an {found.kind}{details}{f' for {found.family}' if found.family else ''}",
+        family=found.family,
+        parts={
+            name: "image_proj" if _IMAGE_PROJECTION.fullmatch(name) else "transformer" if found.family == "FLUX.1" else "unet"
+            for name in tensors
+        },
         evidence=(evidence,),
     )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from unetinspect.cli.options import OutputOptions
 from unetinspect.errors import UsageError
@@ -23,12 +24,12 @@ from unetinspect.streams import SUFFIXES, form_of, print_answer, print_aside, pr
 from unetinspect.terminal import columns_of, columns_wanted, wants_color, wrap_words
 from unetinspect.units import visible
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
-from unetinspect.views.table import Table, only_columns
+from unetinspect.views.table import Table, data_text, flat_fields, only_columns
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 OF_TABLES = ("txt", "json", "md", "csv", "tsv")
 OF_NAMED = (*OF_TABLES, "names")  # of tables whose records have names
-_WITH_COLUMNS = ("txt", "md", "csv", "tsv")
+_WITH_COLUMNS = ("txt", "md", "csv", "tsv", "names")
 _CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -77,6 +78,8 @@ class Output:
         if self._columns and ("csv" not in forms or self.form not in _WITH_COLUMNS):
             wrong = f"--columns and {self.decided_by} cannot be used together" if "csv" in forms else f"{what} has no columns"
             raise UsageError(wrong, hint="leave out --columns")
+        if self.form == "names" and len(self._columns) > 1:
+            raise UsageError(f"--format names prints one column, not {len(self._columns)}", hint=f"use --columns {self._columns[0]}")
         self._quiet = options.quiet
         self._printed: set[str] = set()
         self.label: str | None = None
@@ -99,13 +102,14 @@ class Output:
             self._rows += [{"model": self.label, **msgspec.to_builtins(record)} for record in records]
             self._fields = ("model", *table.fields)
             return
-        if self._columns:
+        if self._columns and self.form != "names":
             table, more = only_columns(table, self._columns), ()
         if self.form == "json":
             self.write_json(document)
         elif self.form == "names":
-            names = (getattr(record, table.name) for record in (table.rows if table.records is None else table.records))
-            self.write("".join(f"{visible(name)}\n" for name in dict.fromkeys(names) if name))
+            _, rows = flat_fields(replace(table, wanted=self._columns or (table.name,)))
+            names = (visible(str(data_text(name))) for (name,) in rows)
+            self.write("".join(f"{name}\n" for name in dict.fromkeys(names) if name))
         elif self.form == "md":
             self.write("\n".join(map(render_markdown, (table, *more))))
         elif self.form in ("csv", "tsv"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +20,7 @@ from unetinspect.checkpoint.catalog_tensors import having
 from unetinspect.errors import nearest_names
 from unetinspect.explain.recogniser import Recogniser, Scene, message
 from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning
+from unetinspect.unets.unknown_keys import explain_key
 
 _SHOWN_CHARACTERS = 300
 UNDECIDED = " Nothing in the {} says which model this is."
@@ -83,7 +87,7 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             changes=(
                 *((PASTE,) if undecided and not scene.frames else ()),
                 *_meant_blocks(values),
-                *(fill(change, values) for change in self.changes),
+                *(_meant_keys(values) or (fill(change, values) for change in self.changes)),
             ),
         )
 
@@ -113,6 +117,24 @@ def _meant_blocks(values: Mapping[str, Any]) -> list[str]:
     blocks = {str(block) for config in configs for way in ("down", "up") for block in config.get(f"{way}_block_types") or ()}
     near = nearest_names(str(values["block"]), sorted(blocks)) if "block" in values else []
     return [f"did you mean {' or '.join(near)}?"] if near else []
+
+
+def _meant_keys(values: Mapping[str, Any]) -> list[str]:
+    """Say what the keys that a class ignores were meant for, if that is known of all: then the class is the right one."""
+    with warnings.catch_warnings(action="ignore"):  # of a backslash in the text
+        try:
+            given = ast.literal_eval(str(values.get("keys", "")))
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # no Python, or cut
+            return []
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        return []
+    entries = [entry for entry in load_catalog().values() if entry.class_name.lower() == str(values.get("class")).lower()]
+    own = {key: value for entry in entries for key, value in entry.config.items()}
+    explained = [explain_key(key, own, given=given) for key in given]
+    if not explained or not all(one.change for one in explained):
+        return []
+    meant = [f"{', '.join(f'{key}: {json.dumps(value)}' for key, value in one.change.items())} (for {one.key})" for one in explained]
+    return [f"in the config, set {'; '.join(meant)}", "`unetinspect check CONFIG` shows which keys matter"]
 
 
 class Dialect(Struct, frozen=True):

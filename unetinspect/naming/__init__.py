@@ -5,7 +5,7 @@ Works on a record alone. What a tool calls a module follows from the module tree
 
 from __future__ import annotations
 
-from unetinspect.naming.all_names import absent, by_rule, items_of, names_of
+from unetinspect.naming.all_names import absent, by_rule, items_of, names_of, processor_layers
 from unetinspect.naming.lookup import NameIndex, find_names
 
-__all__ = ["NameIndex", "absent", "by_rule", "find_names", "items_of", "names_of"]
+__all__ = ["NameIndex", "absent", "by_rule", "find_names", "items_of", "names_of", "processor_layers"]

@@ -39,7 +39,7 @@ def names_of(trace: Trace) -> tuple[Name, ...]:
 
 def _names(trace: Trace) -> Iterator[Name]:
     class_name = trace.model.class_name
-    originals, processors, ip_adapter = _original_names(trace), _processor_layers(trace), _ip_adapter_layers(trace)
+    originals, processors, ip_adapter = _original_names(trace), processor_layers(trace), _ip_adapter_layers(trace)
     prefix = _ORIGINAL_PREFIXES.get(class_name, "")
     merges = class_name == "UNet2DConditionModel"
     for module in trace.modules:
@@ -135,7 +135,7 @@ def is_sdxl(trace: Trace) -> bool:
     return trace.model.config.get("addition_embed_type") == "text_time"
 
 
-def _processor_layers(trace: Trace) -> set[str]:
+def processor_layers(trace: Trace) -> set[str]:
     """Return the attention layers that have a key in `unet.attn_processors`, of those that ran."""
     if trace.model.class_name in _WITHOUT_PROCESSORS:
         return set()
@@ -183,7 +183,7 @@ def absent(trace: Trace) -> dict[str, str]:
         found["kohya"] = "no kohya-ss LoRA key: kohya-ss trains Stable Diffusion's UNets only"
     if class_name not in _PEFT_CLASSES:
         found["peft"] = f"no PEFT LoRA key: diffusers' pipelines load LoRAs into {' and '.join(_PEFT_CLASSES)} only"
-    if not _processor_layers(trace):
+    if not processor_layers(trace):
         has_none = class_name in _WITHOUT_PROCESSORS
         found["processor"] = f"no processor key: {class_name} has {'no attn_processors' if has_none else 'no attention here'}"
     if not _ip_adapter_layers(trace):

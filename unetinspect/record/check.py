@@ -201,12 +201,14 @@ class Fit(Struct, frozen=True, kw_only=True):
     Attributes:
         name: The ControlNet or T2I-Adapter.
         class_name: Its class.
+        family: What an IP-Adapter was trained for, by its widths; None: not known.
         fits: Whether every tensor fits.
         rows: Each tensor that one gives or the other takes.
     """
 
     name: str
     class_name: str
+    family: str | None = None
     fits: bool
     rows: tuple[PortFit, ...]
 

@@ -146,7 +146,9 @@ def fit_of_ip_adapter(unet: Trace, name: str, adapter: IpAdapter) -> Fit:
     if tokens and adapter.width:  # of any number
         given = (tokens[0], adapter.tokens or tokens[1], adapter.width)
         rows.append(_row("image_tokens", (*tokens[:1], given[1], *tokens[2:]), given, name))
-    return Fit(name=name, class_name=adapter.kind, fits=bool(takes) and all(row.fits for row in rows), rows=tuple(rows))
+    return Fit(
+        name=name, class_name=adapter.kind, family=adapter.family, fits=bool(takes) and all(row.fits for row in rows), rows=tuple(rows)
+    )
 
 
 def residual_specs(attached: Trace) -> tuple[InputSpec, ...]:

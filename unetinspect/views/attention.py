@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import structs
 
+from unetinspect.naming import processor_layers
 from unetinspect.record import Attention, AttentionCounts, Role, Stage, Trace
 from unetinspect.record.selection import EVERY_LAYER, Selection, no_match
 from unetinspect.units import format_bytes, format_shape, format_si, format_size, plural
@@ -37,6 +38,7 @@ def attention_table(trace: Trace, attentions: Sequence[Attention], *, fold: bool
     """Show attention layers, all or those of a selection, in execution order; `fold` shows those of equal blocks in one row."""
     rows = _fold(attentions) if fold else [_row(layer) for layer in attentions]
     folded = len(rows) < len(attentions)
+    with_key = processor_layers(trace)
     return Table(
         columns=(
             Column("attention layer", lambda layer: with_call(layer.path, layer.call), path=True),
@@ -64,6 +66,7 @@ def attention_table(trace: Trace, attentions: Sequence[Attention], *, fold: bool
         records=attentions,
         fields=fields_of(Attention),
         name="path",
+        computed={"processor_key": lambda layer: f"{layer.path}.processor" if layer.path in with_key else None},
     )
 
 

@@ -48,7 +48,9 @@ def check_table(model: ModelInfo, check: Check, *, name: str = "", explain: bool
         lines += _finding(finding) if explain or not finding.follows else ()
     follow = [finding.count or 0 for finding in check.findings if finding.follows]
     if follow and not explain:
-        lines.append(f"  {plural(sum(follow), 'layer')} differ for the same reason (--explain lists them)")
+        lines.append(
+            f"  {plural(sum(follow), 'more layer')} {'differs' if sum(follow) == 1 else 'differ'} because of this (--explain lists them)"
+        )
     if explain:
         lines += ["", *header(model)]
         if check.meanings:
@@ -186,9 +188,9 @@ def checkpoints_table(checkpoints: Sequence[Checkpoint], unread: Mapping[str, st
     rows = [Checkpoint(name=name, content=cast(Any, f"unreadable: {why}"), summary=why, **nothing) for name, why in unread.items()]
     return Table(
         columns=(
-            Column("file", lambda one: one.name, wrap=20),
-            Column("contains", lambda one: _CONTENTS.get(one.content, one.content), wrap=22),
-            Column("family", lambda one: one.family or "-"),
+            Column("file", lambda one: one.name, wrap=30, file=True),
+            Column("contains", lambda one: _CONTENTS.get(one.content, one.content), wrap=18),
+            Column("family", lambda one: one.family or "-", wrap=12),
             Column("layout", lambda one: one.layout or (one.lora and one.lora.format) or "-", drop=2),
             Column("dtype", _stored_as, drop=1, wrap=8),
             Column("rank", lambda one: str(one.lora.rank or "-") if one.lora else "-", right=True, drop=3),

@@ -16,6 +16,8 @@ from unetinspect.views.table import Column, Table
 GAP = 2
 _SHORT_MARK = ".."
 _WORD = re.compile(r"[^\s_]*_|\S+|\s+")
+# Of a file name, whose words may be of any length.
+_FILE_WORD = re.compile(r"[^/_.\s-]{0,23}[/_.\s-]|[^/_.\s-]{1,24}")
 
 
 class Layout(Struct, frozen=True):
@@ -81,7 +83,10 @@ def wrap_lines(layout: Layout, width: int | None) -> Layout:
     for number, row in enumerate(layout.rows):
         if number in layout.headings:
             headings[len(rows)] = layout.headings[number]
-        parts = [wrap_cell(text, rooms[place] + spare) if place in wrapping else [text] for place, text in enumerate(row)]
+        parts = [
+            wrap_cell(text, rooms[place] + spare, file=layout.columns[place].file) if place in wrapping else [text]
+            for place, text in enumerate(row)
+        ]
         for line in zip_longest(*parts, fillvalue=""):
             styles[len(rows)] = layout.styles.get(number, "")
             rows.append(line)
@@ -95,7 +100,7 @@ def widths(layout: Layout, *, wrapped: bool = False) -> list[int]:
         texts = [row[place] for row in layout.rows]
         longest = max(map(cells, (column.header, *texts)))
         if wrapped and column.wrap:
-            words = [word for text in texts for word in _WORD.findall(text)]
+            words = [word for text in texts for word in _words(text, file=column.file)]
             longest = min(longest, max(column.wrap, *map(cells, (column.header, *words))))
         found.append(longest)
     return found
@@ -146,11 +151,15 @@ def _with_gaps(columns: Sequence[int]) -> int:
     return sum(columns) + GAP * (len(columns) - 1)
 
 
-def wrap_cell(text: str, width: int) -> list[str]:
-    """Break a text into lines of at most `width`, between words or after an underscore.
+def _words(text: str, *, file: bool) -> list[str]:
+    return (_FILE_WORD if file else _WORD).findall(text)
+
+
+def wrap_cell(text: str, width: int, *, file: bool = False) -> list[str]:
+    """Break a text into lines of at most `width`, between words or after an underscore; with `file`, after any mark or 24 letters.
 
     >>> wrap_cell("projection_class_embeddings_input_dim", 30)
     ['projection_class_embeddings_', 'input_dim']
     """
-    lines = in_lines(_WORD.findall(text), lambda words: cells("".join(words).strip()) <= width)
+    lines = in_lines(_words(text, file=file), lambda words: cells("".join(words).strip()) <= width)
     return ["".join(line).strip() for line in lines] or [""]

@@ -121,7 +121,7 @@ def found_table(found: Sequence[FoundModel]) -> Table:
     """Show each UNet that was found, and one pass at its own size."""
     return Table(
         columns=(
-            Column("config", lambda model: model.path),
+            Column("config", lambda model: model.path, wrap=24, file=True),
             Column("class", lambda model: model.class_name, in_heading=True),
             Column("params", lambda model: format_count(model.params), right=True),
             Column("attn", lambda model: str(model.attention_layers), right=True),

@@ -31,7 +31,7 @@ def ports_table(trace: Trace) -> Table:
 
 
 def fit_table(trace: Trace, fit: Fit) -> Table:
-    """Show the shape that the UNet expects of each tensor, and the shape that it would get."""
+    """Show whether it fits, then the shape that the UNet expects of each tensor, and the shape that it would get."""
     return Table(
         columns=(
             Column("port or shared input", lambda row: row.name, path=True),
@@ -40,15 +40,14 @@ def fit_table(trace: Trace, fit: Fit) -> Table:
             Column("fits", lambda row: "yes" if row.fits else "NO"),
         ),
         rows=fit.rows,
-        above=[*header(trace.model, trace.run), f"given:  by {fit.name} ({fit.class_name})"],
-        below=fit_lines(trace, fit),
+        above=[*fit_lines(trace, fit), "", *header(trace.model, trace.run), f"given:  by {fit.name} ({fit.class_name})"],
         group=None if fit.class_name.startswith("IP-Adapter") else lambda row: row.name.rpartition(".")[0],
     )
 
 
 def fit_lines(trace: Trace, fit: Fit) -> list[str]:
     """Write whether something fits, and each reason why not."""
-    subject = f"{fit.name} ({fit.class_name})"
+    subject = f"{fit.name} ({fit.class_name}{f' for {fit.family}' if fit.family else ''})"
     if fit.fits:
         return [f"{subject} fits {trace.model.name}: all {plural(len(fit.rows), 'shape')} match"]
     if not any(row.takes for row in fit.rows):

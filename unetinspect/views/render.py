@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -13,7 +13,7 @@ from msgspec import Struct
 from unetinspect.terminal import cells, paint, wrap_words
 from unetinspect.units import visible
 from unetinspect.views.layout import GAP, Layout, fit, widths, wrap_lines
-from unetinspect.views.table import Line, Table, flat_fields
+from unetinspect.views.table import Line, Table, data_text, flat_fields
 
 _NUMBERED = re.compile(r"\d+\. ")
 
@@ -58,9 +58,16 @@ def render_markdown(table: Table) -> str:
     lines = [headers, ["---:" if column.right else "---" for column in table.columns]]
     lines += [[visible(column.show(row).strip()) for column in table.columns] for row in table.rows]
     body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines if table.rows)
-    above, below = ("  \n".join(map(_markdown_line, part)) for part in (table.above, table.below))
+    above, below = ("  \n".join(_markdown_lines(part)) for part in (table.above, table.below))
     title = f"### {table.title}" if table.title else ""
     return "\n\n".join(block for block in (title, above, body, below) if block) + "\n"
+
+
+def _markdown_lines(lines: Sequence[str]) -> Iterator[str]:
+    """Yield the lines; one that stands alone under its heading is prose, not a list of one item."""
+    for before, line, after in zip(["", *lines], lines, [*lines[1:], ""], strict=False):
+        is_alone = not before.startswith("  ") and not after.startswith("  ") and not isinstance(line, Line)
+        yield _markdown_line(line.strip() if is_alone and not _NUMBERED.match(line.strip()) else line)
 
 
 def _markdown_line(line: str) -> str:
@@ -85,7 +92,8 @@ def render_csv(table: Table, *, delimiter: str) -> str:
 
 
 def _cell(value: Any) -> Any:
-    return "" if value is None else visible(value, keep_lines=True) if isinstance(value, str) else value
+    text = data_text(value)
+    return visible(text, keep_lines=True) if isinstance(text, str) else text
 
 
 def _wrapped(line: str, screen: Screen) -> list[str]:

@@ -16,13 +16,16 @@ from unetinspect.units import format_shape, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.stages import skip_counts
 from unetinspect.views.table import Column, Table, fields_of
-from unetinspect.views.words import CHANGES, inside, skip_changes, skip_sum, skip_way, with_call
+from unetinspect.views.words import CHANGES, freeu_factors, inside, skip_changes, skip_sum, skip_way, with_call
 
 
 def skips_table(trace: Trace, skips: Sequence[Skip] | None = None) -> Table:
     """Show skips, all or a selection, in the order in which they are consumed, with their changes on the way where there are any."""
     skips = trace.skips if skips is None else skips
-    changed = [Column("changes", lambda skip: skip_way(skip) or "-", wrap=24, drop=7)] if any(map(skip_way, skips)) else []
+    written = {"changes": lambda skip: skip_way(skip, trace.run) or "-"}
+    changed = (
+        [Column("changes", written["changes"], wrap=24, drop=7)] if any(text for skip in skips for _, text in skip_changes(skip)) else []
+    )
     selected = [f"{len(skips)} of {len(trace.skips)} shown"] if len(skips) < len(trace.skips) else []
     if selected and not skips:
         selected.append(no_skip_matches(trace.skips))
@@ -41,6 +44,7 @@ def skips_table(trace: Trace, skips: Sequence[Skip] | None = None) -> Table:
         group=lambda skip: skip.target_stage,
         fields=fields_of(Skip),
         name="target",
+        computed=written,
     )
 
 
@@ -82,7 +86,7 @@ def _way_lines(trace: Trace) -> Iterator[str]:
     for skip in trace.skips:
         for change, text in skip_changes(skip):
             what = re.sub(r"\.\d+$", "", text) if change.kind == "sum" else CHANGES.get(change.kind, text)
-            stages.setdefault(what, []).append(skip.target_stage)
+            stages.setdefault(what + freeu_factors(skip, change, trace.run), []).append(skip.target_stage)
     for what, found in stages.items():
         yield f"changed on the way, {len(found)} of {len(trace.skips)}: {what} ({', '.join(dict.fromkeys(found))})"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Column(Struct, frozen=True):
         drop: When it is dropped on a narrow screen: higher numbers first, 0 never.
         wrap: The least width to which its texts may be wrapped; 0: they are not wrapped.
         path: Whether its values are module paths, which are shortened on the left as a last resort.
+        file: Whether its values are names of files, which wrap after any mark.
         in_heading: Whether group headings contain it: it is dropped when rows are grouped.
         value: The number by which the HTML page sorts; None: it sorts as text.
         page: The text in the HTML page, if it differs.
@@ -52,6 +53,7 @@ class Column(Struct, frozen=True):
     drop: int = 0
     wrap: int = 0
     path: bool = False
+    file: bool = False
     in_heading: bool = False
     value: Callable[[Row], int | None] | None = None
     page: Callable[[Row], str] | None = None
@@ -94,6 +96,7 @@ class Table(Struct, frozen=True):
         fields: The header of CSV and TSV if there are no records.
         name: The field of a record that `--format names` prints; "": none.
         wanted: The fields that are shown, in this order; none: all.
+        computed: Further fields of a record that may be wanted, by name. Of a field that records have, its words in a table.
         title: Its heading, where several tables make up an answer.
     """
 
@@ -107,6 +110,7 @@ class Table(Struct, frozen=True):
     fields: Sequence[str] = ()
     name: str = ""
     wanted: Sequence[str] = ()
+    computed: Mapping[str, Callable[[Any], str | None]] = {}
     title: str = ""
 
 
@@ -123,11 +127,14 @@ def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
     for name in [name for row in rows for name in row] or table.fields:
         groups.setdefault(name.partition(".")[0], {})[name] = None
     names = [name for field, group in groups.items() for name in group if len(group) == 1 or name != field]
+    known = [*dict.fromkeys([*names, *table.computed])] if names else []
     for name in table.wanted:
-        if name not in names and names:
-            close = nearest_names(name, names, count=1)
-            raise UsageError(f"no column '{name}'", hint=f"{f'did you mean {close[0]}? ' if close else ''}columns: {', '.join(names)}")
-    names = [*table.wanted] or names
+        if known and name not in known:
+            close = nearest_names(name, known, count=1)
+            raise UsageError(f"no column '{name}'", hint=f"{f'did you mean {close[0]}? ' if close else ''}columns: {', '.join(known)}")
+    if table.wanted:
+        names = [*table.wanted]
+        rows = [{name: write(record) for name, write in table.computed.items()} | row for record, row in zip(records, rows, strict=True)]
     return names, [[row.get(name) for name in names] for row in rows]
 
 
@@ -139,12 +146,19 @@ def only_columns(table: Table, wanted: Sequence[str]) -> Table:
     """
     table = replace(table, wanted=wanted, records=table.rows if table.records is None else table.records, group=None)
     names, rows = flat_fields(table)
+    for place, name in enumerate(names):
+        if name in table.computed:
+            for row, record in zip(rows, table.records or (), strict=True):
+                row[place] = table.computed[name](record)
     columns = [Column(name, partial(_cell, name, place), right=_is_number(rows, place)) for place, name in enumerate(names)]
     return replace(table, columns=columns, rows=rows)
 
 
 def _cell(name: str, place: int, row: Sequence[Any]) -> str:
     value = row[place]
+    if value and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    value = value if value is None else data_text(value)
     if value is None or isinstance(value, list | tuple):
         return format_shape(value)
     write = next((_UNITS[word] for word in re.split(r"[._]", name) if word in _UNITS), None)
@@ -160,15 +174,20 @@ def fields_of(record: type[Struct]) -> list[str]:
     return [field.encode_name for field in msgspec.structs.fields(record)]
 
 
-def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    import json  # here: only spreadsheets need it
+def data_text(value: Any) -> Any:
+    """Return a value as CSV has it: lists of words and of records, and empty ones, as JSON; an absent value as ""."""
+    if isinstance(value, list | tuple) and (not value or any(isinstance(item, dict | str) for item in value)):
+        import json  # here: few tables have such a field
 
+        return json.dumps(value)
+    return "" if value is None else value
+
+
+def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for name, value in fields.items():
         if isinstance(value, dict):
             flat += _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple) and (not value or any(isinstance(item, dict | str) for item in value)):
-            flat.append((prefix + name, json.dumps(value)))
         else:
             flat.append((prefix + name, value))
     return flat

@@ -25,9 +25,19 @@ def skip_label(skip: Skip) -> str:
     return f"{skip.skip_channels} ({kinds})" if kinds else str(skip.skip_channels)
 
 
-def skip_way(skip: Skip) -> str:
+def skip_way(skip: Skip, run: Run) -> str:
     """Write the changes of a skip between its source and the concatenation: "+ NAME; filtered in the Fourier domain"."""
-    return "; ".join(text for _, text in skip_changes(skip))
+    return "; ".join(f"{text}{freeu_factors(skip, change, run)}" for change, text in skip_changes(skip))
+
+
+def freeu_factors(skip: Skip, change: SkipChange, run: Run) -> str:
+    """Write the factors that FreeU has in the up block of a skip that it filters: ", s1 0.9, b1 1.2"; "" of other changes."""
+    block = skip.target_stage.rpartition(".")[2]
+    if run.freeu is None or change.kind != "filter" or block not in ("0", "1"):
+        return ""
+    place = int(block)  # diffusers has factors for the first two up blocks
+    b, s = run.freeu[place], run.freeu[place + 2]
+    return f", s{place + 1} {s:g}, b{place + 1} {b:g}"
 
 
 def skip_changes(skip: Skip) -> Iterator[tuple[SkipChange, str]]:

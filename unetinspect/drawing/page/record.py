@@ -71,7 +71,7 @@ def _skip(outline: Outline, skip: Skip, classes: dict[str, str]) -> dict[str, An
         "from": outline.box_of(skip.source_stage).name,
         "to": outline.box_of(skip.target_stage).name,
         "shape": format_shape(skip.shape),
-        "way": skip_way(skip),
+        "way": skip_way(skip, outline.trace.run),
         "hidden": skip.hidden_channels,
         "skip": skip.skip_channels,
         "out": skip.out_channels,
