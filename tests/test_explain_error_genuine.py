@@ -15,7 +15,7 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
-from tests.atlas.provoke import Provoked, provoke
+from tests.atlas.provoke import ONE_BASE_IN, ONE_IN, Provoked, provoke
 from tests.test_explain_error import only
 from tests.tiny import condition
 from unetinspect.errors import UsageError
@@ -43,8 +43,8 @@ def raised_by(call: Callable[[], Any]) -> tuple[str, str]:
 
 @cache
 def provoked() -> list[Provoked]:
-    """Provoke one in so many of the errors."""
-    return list(provoke(primes=False, one_in=12, one_base_in=4))
+    """Provoke one in so many of the errors, or all."""
+    return list(provoke(primes=False, one_in=ONE_IN, one_base_in=ONE_BASE_IN))
 
 
 def kinds_of(error: Provoked) -> set[str]:
@@ -67,7 +67,7 @@ def test_the_true_cause_is_the_first_or_one_of_those_that_are_named() -> None:
         counts["right"] += first
         counts["named"] += first or bool(kinds_of(error) & {other.kind for other in found.others})
 
-    assert len(provoked()) > 100
+    assert len(provoked()) > 70
     assert counts["right"] >= RIGHT * len(provoked())
     assert counts["named"] >= NAMED * len(provoked())
     assert counts["refused"] <= REFUSED * len(provoked())
@@ -85,7 +85,7 @@ def test_a_message_alone_is_decided_only_where_it_says_so_itself() -> None:
         claimed += found.decided_by != "nothing"
         wrong += found.decided_by != "nothing" and not kinds_of(error) & {found.kind, *(other.kind for other in found.others)}
 
-    assert claimed > 20
+    assert claimed > 8
     assert wrong <= 0.15 * claimed  # a config that the message itself takes for another mistake
 
 

@@ -11,13 +11,12 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from fnmatch import translate
 from functools import cache
-from itertools import count, takewhile
 from pathlib import Path
 
 import msgspec
 
 from unetinspect.catalog import load_catalog
-from unetinspect.checkpoint.original_layout import Block, is_original, label_module, original_modules
+from unetinspect.checkpoint.original_layout import is_original, original_modules
 from unetinspect.record import Shape
 
 CATALOG_TENSORS = Path(__file__).parent.with_name("catalog_tensors.jsonl")
@@ -106,11 +105,7 @@ def flat_names(tensors: Collection[str]) -> dict[str, tuple[str, str]]:
     >>> flat_names(tensors_of("sd15"))["input_blocks_0_0_weight"]
     ('conv_in.weight', 'input_blocks.0.0.weight')
     """
-    paths = {name[: dot.start()] for name in tensors for dot in re.finditer(r"\.", name)}
-    kind = "add_embedding" if "add_embedding" in paths else "class_embedding"
-    label = label_module(kind, is_table=f"{kind}.weight" in tensors)
-    is_video = any(path.endswith(".temporal_transformer_blocks") for path in paths)
-    modules = original_modules(_blocks(paths, "down"), _blocks(paths, "up"), label, is_video=is_video)
+    modules = original_modules(tensors)
     found: dict[str, tuple[str, str]] = {}
     for name in tensors:
         path = name
@@ -119,12 +114,6 @@ def flat_names(tensors: Collection[str]) -> dict[str, tuple[str, str]]:
         both = (name, modules.get(path, "") + name[len(path) :])
         found |= {spelling.replace(".", "_"): both for spelling in both}
     return found
-
-
-def _blocks(paths: Collection[str], way: str) -> Iterator[Block]:
-    for block in takewhile(paths.__contains__, (f"{way}_blocks.{level}" for level in count())):
-        layers = takewhile(lambda layer: f"{block}.resnets.{layer}" in paths, count())  # noqa: B023 - used before the next block
-        yield Block([f"{block}.attentions.{layer}" in paths for layer in layers], sampler=f"{block}.{way}samplers.0" in paths)
 
 
 def _expanded(line: int, prefix: str) -> Iterator[tuple[str, Shape]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from math import gcd, isqrt
+from math import gcd, isqrt, prod
 from typing import Any
 
 from msgspec import Struct
@@ -17,6 +17,7 @@ from unetinspect.checkpoint.config_from_shapes import INFERRED, Config, config_f
 from unetinspect.checkpoint.original_layout import FileTensor, diffusers_tensors
 from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.checkpoint.structure import Structure, TensorTree, UnclearError, read_structure
+from unetinspect.record import Shape
 from unetinspect.record.checkpoint import Layout
 
 # Written also where they have diffusers' default value: what a reader looks for in a config.
@@ -26,12 +27,6 @@ _ALWAYS = (
 )
 # The models that a structure is known by: of several with the same one they come first, the others in the catalog's order.
 _KNOWN_FIRST = ("sd15", "sd14", "sdxl", "sd21", "sd21-base", "sd15-inpaint", "instruct-pix2pix", "ddpm-cat-256", "audioldm-s-full-v2")
-# Keys of a structure that are compared as they are.
-_COMPARED = (
-    *("in_channels", "out_channels", "block_out_channels", "mid_block_type", "resnet_time_scale_shift", "time_embedding_type"),
-    *("time_cond_proj_dim", "conv_in_kernel", "conv_out_kernel", "encoder_hid_dim", "addition_embed_type", "num_class_embeds"),
-    *("projection_class_embeddings_input_dim", "attention_type", "class_embeddings_concat", "num_train_timesteps", "add_attention"),
-)
 _CONTROLNETS = ("ControlNetModel", "ControlNetUnionModel")
 # What a ControlNet has of a UNet.
 _ENCODER = ("conv_in.", "time_embedding.", "add_embedding.", "class_embedding.", "down_blocks.", "mid_block.")
@@ -66,32 +61,40 @@ class Inferred(Struct, frozen=True, kw_only=True):
     untold: tuple[str, ...] = ()
 
 
-def infer_config(
-    tensors: Mapping[str, TensorSpec],
-    layout: Layout | None,
-    class_name: str | None = None,
-    entries: Collection[Entry] | None = None,
-) -> Inferred:
+def infer_config(tensors: Mapping[str, TensorSpec], layout: Layout | None, class_name: str | None = None) -> Inferred:
     """Return the config of a UNet whose tensors have these names, any prefix taken off.
 
     `class_name` is the diffusers class, if names have shown it; None: it is either of the two whose configs are inferred.
-    `entries` are the models to compare with, None: those of the catalog.
     """
-    known = load_catalog().values() if entries is None else entries
-    params = count_params(tensors)
-    if class_name not in (None, *INFERRED):
-        same = _by_size(_models_of_class(known, class_name, params), class_name)
-        return same if same.config or class_name not in _CONTROLNETS else _by_encoder(diffusers_tensors(tensors, layout), same)
+    params, classes = count_params(tensors), INFERRED if class_name is None else (class_name,)
+    same = known_first(entry for entry in load_catalog().values() if entry.class_name in classes and entry.params == params)
+    named = diffusers_tensors(tensors, layout)
+    if class_name in (None, *INFERRED):
+        shapes = {name: tensor.shape for name, tensor in named.items()}
+        matches = [entry for entry in same if _has_all(shapes, tensors_of(entry.name))]
+        return _like(matches) if matches else infer_from_shapes(shapes, class_name)
+    if same:
+        assumed = f"config: assumed, as in {same[0].name} of the catalog (same class and number of parameters)"
+        return _matched(same, dict(same[0].config), assumed)
+    found = _by_encoder(named, class_name) if class_name in _CONTROLNETS else None
+    return found or Inferred(class_name=class_name, config=None, untold=(f"cannot infer the config of {class_name}: use its config.json",))
+
+
+def infer_from_shapes(shapes: Mapping[str, Shape], class_name: str | None = None) -> Inferred:
+    """Return the config of a UNet that is not in the catalog, from names and shapes in diffusers' layout."""
     try:
-        tree = TensorTree({name: tensor.shape for name, tensor in diffusers_tensors(tensors, layout).items()})
+        tree = TensorTree(shapes)
         unet = read_structure(tree)
         found = class_name or _class_of(unet, tree)
         config: Config = {"_class_name": found, **config_from_shapes(tree, unet, found)}
     except UnclearError as error:
         return Inferred(class_name=class_name, config=None, untold=(f"cannot infer the config: {error}",))
-    structure = structure_of(config)
-    matches = [entry for entry in _models_of_class(known, found, params) if structure_of(entry.config) == structure]
-    return _like(matches, found) if matches else _by_convention(config, unet)
+    return _by_convention(config, unet)
+
+
+def _has_all(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> bool:
+    """Say whether a file has all tensors of a model; of a packed one only the number of values may be known."""
+    return all(shapes.get(name) in (shape, (prod(shape),)) for name, shape in expected.items())
 
 
 def infer_t2i_adapter(tensors: Mapping[str, TensorSpec]) -> Inferred:
@@ -151,35 +154,6 @@ def count_params(tensors: Mapping[str, TensorSpec]) -> int:
     return sum(tensor.elements for name, tensor in tensors.items() if not name.endswith(NOT_PARAMETERS))
 
 
-def structure_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a config says of names and shapes, with diffusers' defaults filled in, and nothing else."""
-    full = {**defaults_of(config["_class_name"]), **config}
-    levels = len(full["block_out_channels"])
-    down, up = ([_block_kind(block) for block in full[key]] for key in ("down_block_types", "up_block_types"))
-    crossing = ["CrossAttn" in one + other for one, other in zip(down, reversed(up), strict=False)]
-    crossing[-1:] = [crossing[-1] or "CrossAttn" in str(full["mid_block_type"])] if crossing else []
-    structure = {key: full.get(key) for key in _COMPARED}
-    structure |= {"blocks": [_without_last(down), _without_last(up)], "layers": _per_level(full["layers_per_block"], levels)}
-    if any(crossing):
-        widths = _per_level(full["cross_attention_dim"], levels)
-        structure["widths"] = [width if crosses else None for width, crosses in zip(widths, crossing, strict=False)]
-        structure["linear"] = full["use_linear_projection"]
-    return structure
-
-
-def _block_kind(block_type: Any) -> str:
-    return str(block_type).removeprefix("UNetRes").replace("Downsample", "Down").replace("Upsample", "Up")
-
-
-def _without_last(blocks: list[str]) -> list[str]:
-    """Leave out the type of a last block without attention: only its sampler would show it, and it has none."""
-    return [*blocks[:-1], *(block if "Attn" in block else "last" for block in blocks[-1:])]
-
-
-def _per_level(value: Any, levels: int) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value] * levels
-
-
 def _class_of(unet: Structure, tree: TensorTree) -> str:
     """Tell the classes apart by what only UNet2DConditionModel has: text, guidance, layers by block, a mid block of one resnet."""
     by_block = len({block.layers for block in unet.down}) > 1
@@ -189,26 +163,13 @@ def _class_of(unet: Structure, tree: TensorTree) -> str:
     return "UNet2DConditionModel" if is_conditioned else "UNet2DModel"
 
 
-def _models_of_class(entries: Iterable[Entry], class_name: str | None, params: int) -> list[Entry]:
-    return known_first(entry for entry in entries if entry.class_name == class_name and entry.params == params)
-
-
 def known_first(entries: Iterable[Entry]) -> list[Entry]:
     """Return models with those first that a structure is known by, the others in their order."""
     rank = {name: index for index, name in enumerate(_KNOWN_FIRST)}
     return sorted(entries, key=lambda entry: rank.get(entry.name, len(rank)))
 
 
-def _by_size(matches: list[Entry], class_name: str | None) -> Inferred:
-    """Return the config of a model of the same class and size, for classes whose configs names and shapes do not show."""
-    if not matches:
-        return Inferred(class_name=class_name, config=None, untold=(f"cannot infer the config of {class_name}: use its config.json",))
-    first = matches[0]
-    assumed = f"config: assumed, as in {first.name} of the catalog (same class and number of parameters)"
-    return _matched(matches, dict(first.config), assumed)
-
-
-def _by_encoder(tensors: Mapping[str, FileTensor], unknown: Inferred) -> Inferred:
+def _by_encoder(tensors: Mapping[str, FileTensor], class_name: str) -> Inferred | None:
     """Return the config of a ControlNet whose encoder is that of a UNet in the catalog: the values of the keys that both have."""
     encoder = {name: tensor.shape for name, tensor in tensors.items() if name.startswith(_ENCODER)}
     models = load_catalog()
@@ -219,21 +180,20 @@ def _by_encoder(tensors: Mapping[str, FileTensor], unknown: Inferred) -> Inferre
             hint = (f"controlnet_cond_embedding.{name}.weight" for name in ("conv_in", "blocks.1", "blocks.3", "blocks.5"))
             sizes = [size for name in hint if name in tensors for size in tensors[name].shape[:1]]
             config = {key: value for key, value in entry.config.items() if key in keys and not key.startswith("_")}
-            config = {"_class_name": unknown.class_name, **config, "conditioning_embedding_out_channels": sizes}
-            if unknown.class_name == "ControlNetUnionModel":
+            config = {"_class_name": class_name, **config, "conditioning_embedding_out_channels": sizes}
+            if class_name == "ControlNetUnionModel":
                 shapes = {name: tensors[name].shape for _, name, _ in _UNION if name in tensors}
                 config |= {key: shapes[name][axis] for key, name, axis in _UNION if len(shapes.get(name, ())) > axis}
                 config["num_trans_layer"] = sum(name.endswith(".attn.in_proj_weight") for name in tensors)
             told = f"what no tensor shows, such as attention_head_dim: assumed, as in {entry.name} of the catalog (same encoder)"
-            return Inferred(class_name=unknown.class_name, config=config, family=entry.family, untold=(told,))
-    return unknown
+            return Inferred(class_name=class_name, config=config, family=entry.family, untold=(told,))
+    return None
 
 
-def _like(matches: list[Entry], class_name: str) -> Inferred:
-    first, defaults = matches[0], defaults_of(class_name)
-    filled = {**defaults, **first.config}
-    assumed = ", ".join(f"{key} {filled[key]!r}" for key in ("attention_head_dim", "sample_size", "norm_num_groups", "act_fn"))
-    return _matched(matches, _ordered(first.config, class_name), f"{assumed}: assumed, as in {first.name} of the catalog")
+def _like(matches: list[Entry]) -> Inferred:
+    first = matches[0]
+    assumed = ", ".join(f"{key} {_value(first, key)!r}" for key in ("attention_head_dim", "sample_size", "norm_num_groups", "act_fn"))
+    return _matched(matches, _ordered(first.config, first.class_name), f"{assumed}: assumed, as in {first.name} of the catalog")
 
 
 def _matched(matches: list[Entry], config: Config, assumed: str) -> Inferred:

@@ -9,7 +9,8 @@ Source: https://github.com/CompVis/stable-diffusion/blob/main/ldm/modules/diffus
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import count, takewhile
 from typing import NamedTuple
 
 from unetinspect.checkpoint.safetensors_header import TensorSpec
@@ -116,12 +117,29 @@ def diffusers_name(name: str) -> str:
     return next(iter(diffusers_tensors({name: TensorSpec((), "")}, layout, expected=("add_embedding.linear_1.weight",))))
 
 
-def original_modules(down: Iterable[Block], up: Iterable[Block], label: Mapping[str, str], *, is_video: bool = False) -> dict[str, str]:
-    """Return the original name of each module of a UNet or ControlNet with these blocks, by diffusers' name.
+def original_modules(tensors: Collection[str]) -> dict[str, str]:
+    """Return the original name of each module of a UNet or ControlNet with these tensors, by diffusers' name.
 
-    Parts of a transformer have the same names on both sides, so they are left out. `label` is what `label_module` returns. A video
-    UNet is that of Stable Video Diffusion.
+    Parts of a transformer have the same names on both sides, so they are left out. What the original code calls `label_emb` is one
+    of two embeddings, which only diffusers has side by side.
     """
+    paths = {name[: dot.start()] for name in tensors for dot in re.finditer(r"\.", name)}
+
+    def blocks(way: str) -> Iterator[Block]:
+        for block in takewhile(paths.__contains__, (f"{way}_blocks.{level}" for level in count())):
+            layers = takewhile(lambda layer: f"{block}.resnets.{layer}" in paths, count())  # noqa: B023 - used before the next block
+            yield Block([f"{block}.attentions.{layer}" in paths for layer in layers], sampler=f"{block}.{way}samplers.0" in paths)
+
+    label: dict[str, str] = {}
+    embeddings = [name for name in ("add_embedding", "class_embedding") if name in paths]
+    for name in embeddings if len(embeddings) == 1 else ():
+        if (is_table := f"{name}.weight" in tensors) or f"{name}.linear_1.weight" in tensors:
+            label = _label_module(name, is_table=is_table)
+    is_video = any(path.endswith(".temporal_transformer_blocks") for path in paths)
+    return _modules(blocks("down"), blocks("up"), label, is_video=is_video)
+
+
+def _modules(down: Iterable[Block], up: Iterable[Block], label: Mapping[str, str], *, is_video: bool) -> dict[str, str]:
     resnet, transformer_parts = (_VIDEO_RESNET, _VIDEO_TRANSFORMER) if is_video else (_RESNET, {})
 
     def layer_of(block: str, layer: int, old: str, old_resnet: str, *, has_transformer: bool) -> dict[str, str]:
@@ -158,7 +176,7 @@ def original_modules(down: Iterable[Block], up: Iterable[Block], label: Mapping[
     return names
 
 
-def label_module(name: str, *, is_table: bool) -> dict[str, str]:
+def _label_module(name: str, *, is_table: bool) -> dict[str, str]:
     """Return what `label_emb` is: the embedding of this name in diffusers, which is a table of classes or two linear layers."""
     if is_table:
         return {name: "label_emb"}
@@ -201,7 +219,7 @@ def _modernized(name: str) -> str:
 def _original_renamer(tensors: Mapping[str, TensorSpec], expected: Collection[str]) -> Callable[[str], str]:
     is_video = any(".time_stack." in name for name in tensors)
     label = _label(tensors, expected, is_video=is_video)
-    modules = original_modules(_blocks(tensors, "input_blocks"), _blocks(tensors, "output_blocks"), label, is_video=is_video)
+    modules = _modules(_blocks(tensors, "input_blocks"), _blocks(tensors, "output_blocks"), label, is_video=is_video)
     # What is in a container and is not known here keeps its name.
     containers = {name[: dot.start()] for name in modules for dot in re.finditer(r"\.", name)}
     names = {old: new for new, old in modules.items() if new not in containers}
@@ -210,8 +228,8 @@ def _original_renamer(tensors: Mapping[str, TensorSpec], expected: Collection[st
         for old, new in _CASCADE.items():
             name = name.replace(old, new)
         parts = name.split(".", 7)
-        for count in range(min(len(parts), 7), 0, -1):
-            module = ".".join(parts[:count])
+        for length in range(min(len(parts), 7), 0, -1):
+            module = ".".join(parts[:length])
             if module in names:
                 return names[module] + name[len(module) :]
         return name
@@ -241,8 +259,8 @@ def _blocks(names: Iterable[str], way: str) -> list[Block]:
 def _label(tensors: Mapping[str, TensorSpec], expected: Collection[str], *, is_video: bool) -> dict[str, str]:
     """Return what `label_emb` is: SDXL and videos add what unCLIP has as a class, in two layers that are alike."""
     if "label_emb.weight" in tensors:
-        return label_module("class_embedding", is_table=True)
+        return _label_module("class_embedding", is_table=True)
     known = [name for name in ("add_embedding", "class_embedding") if f"{name}.linear_1.weight" in expected]
     widths = [shape[-1] for name, (shape, _) in tensors.items() if name.endswith(".attn2.to_k.weight") and shape]
     is_sdxl = bool(widths) and min(widths) > _TEXT_OF_SD2
-    return label_module((known or ["add_embedding" if is_sdxl or is_video else "class_embedding"])[0], is_table=False)
+    return _label_module((known or ["add_embedding" if is_sdxl or is_video else "class_embedding"])[0], is_table=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from unetinspect.checkpoint.original_layout import HINT_BLOCKS, Block, block_of, label_module, original_modules
+from unetinspect.checkpoint.original_layout import HINT_BLOCKS, block_of, original_modules
 from unetinspect.record import Module, Trace
 from unetinspect.record.checkpoint import Name
 
@@ -77,7 +77,7 @@ def _original_names(trace: Trace) -> dict[str, str]:
     if _why_not_original(trace) is not None:
         return {}
     classes = {module.path: module.class_name for module in trace.modules}
-    names = original_modules(_blocks(classes, "down"), _blocks(classes, "up"), _label(classes))
+    names = original_modules({f"{module.path}.{own}" for module in trace.modules for own in module.tensors})
     hint = "controlnet_cond_embedding"
     if sum(path.startswith(f"{hint}.blocks.") for path in classes) != HINT_BLOCKS:
         names = {path: name for path, name in names.items() if not path.startswith(hint)}
@@ -91,26 +91,6 @@ def _original_names(trace: Trace) -> dict[str, str]:
         if name and module.params:
             found[module.path] = name
     return found
-
-
-def _blocks(classes: Mapping[str, str], way: str) -> list[Block]:
-    blocks: list[Block] = []
-    while (path := f"{way}_blocks.{len(blocks)}") in classes:
-        transformers: list[bool] = []
-        while f"{path}.resnets.{len(transformers)}" in classes:
-            transformers.append(f"{path}.attentions.{len(transformers)}" in classes)
-        blocks.append(Block(transformers, sampler=f"{path}.{way}samplers.0" in classes))
-    return blocks
-
-
-def _label(classes: Mapping[str, str]) -> dict[str, str]:
-    """Return what the original code calls `label_emb`: one of two embeddings, which only diffusers has side by side."""
-    added, of_class = classes.get("add_embedding"), classes.get("class_embedding")
-    if added == "TimestepEmbedding" and of_class is None:
-        return label_module("add_embedding", is_table=False)
-    if added is None and of_class in ("TimestepEmbedding", "Embedding"):
-        return label_module("class_embedding", is_table=of_class == "Embedding")
-    return {}
 
 
 def _why_not_original(trace: Trace) -> str | None:
