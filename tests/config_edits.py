@@ -95,7 +95,7 @@ def _runs(unet: torch.nn.Module, config: Config, length: int | None) -> bool:
         resolved = resolve_config(config)
         request = Request(latent=None if length is None else (length, length))
         planned = plan_pass(_model(config), resolved.class_name, resolved.values, request)
-        inputs = make_inputs(planned.specs, device=torch.device("meta"), dtype=torch.float32)
+        inputs = make_inputs(planned.run.inputs, device=torch.device("meta"), dtype=torch.float32)
         with quiet_diffusers(), torch.no_grad():
             unet(**inputs)
     except Exception:  # whatever it raises, it does not run

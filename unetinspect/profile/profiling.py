@@ -32,7 +32,6 @@ from unetinspect.run.build import build_unet, first_line, make_inputs, named_ten
 from unetinspect.run.resolve import diffusers_class, resolve_config
 from unetinspect.run.tracer import Tracer
 from unetinspect.source.loaded import LoadedModel
-from unetinspect.unets import InputSpec
 from unetinspect.unets.request import Request
 from unetinspect.units import format_size
 
@@ -107,7 +106,7 @@ def _profile(model: LoadedModel, record: Trace, overrides: Mapping[str, Any], ho
     dtype: torch.dtype = getattr(torch, record.run.dtype)
     rate = matrix_tflops(clock, dtype)  # before the UNet takes its memory
     unet = build_unet(resolve_config(model.config, overrides), device=clock.device, dtype=dtype, name=model.name, force=how.force)
-    inputs = make_inputs([InputSpec.of(given) for given in record.run.inputs], device=clock.device, dtype=dtype)
+    inputs = make_inputs(record.run.inputs, device=clock.device, dtype=dtype)
     fill_with_numbers(unet, inputs, clock.device)
     if how.channels_last:
         put_channels_last(unet, record, inputs)
