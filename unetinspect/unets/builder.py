@@ -41,15 +41,27 @@ class Plan(Struct, frozen=True, kw_only=True):
     frames: int | None = None
 
 
-class Arg(NamedTuple):
-    """A row of a builder's table, made by `arg`."""
+class Arg:
+    """An argument of `forward`, declared by its axes, written as einops writes them: "batch in_channels height width".
 
-    name: str
-    axes: str | None
-    asks: str | None
-    dtype: Literal["float", "int64"]
-    value: Constant
-    lengths: Mapping[str, Any]
+    An axis is a size of the pass (batch, height, width, length, frames, tokens), a config key, or a name in `lengths`, which
+    override the config; in parentheses, a sum, product or quotient of these and of numbers: "(8 * height)".
+    `tokens` in `lengths` is the default number of tokens. An argument without axes (None) is not a tensor: `value` is passed as
+    it is. `asks` names the config keys that require the argument.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        axes: str | None,
+        asks: str | None = None,
+        *,
+        dtype: Literal["float", "int64"] = "float",
+        value: Constant = None,
+        **lengths: Any,
+    ) -> None:
+        self.name, self.axes, self.asks = name, axes, asks
+        self.dtype, self.value, self.lengths = dtype, value, lengths
 
     def shaped(self, lengths: Mapping[str, Any]) -> InputInfo:
         """Return the argument with its shape; `lengths` has a length for each name in its axes."""
@@ -58,25 +70,6 @@ class Arg(NamedTuple):
         axes = tuple(axis.strip("()") for axis in re.findall(r"\(.*?\)|\S+", self.axes))
         shape = tuple(_length(axis, lengths) for axis in axes)
         return InputInfo(name=self.name, shape=shape, dtype=self.dtype, axes=axes, config_key=self.asks)
-
-
-def arg(
-    name: str,
-    axes: str | None,
-    asks: str | None = None,
-    *,
-    dtype: Literal["float", "int64"] = "float",
-    value: Constant = None,
-    **lengths: Any,
-) -> Arg:
-    """Declare an argument of `forward` by its axes, written as einops writes them: "batch in_channels height width".
-
-    An axis is a size of the pass (batch, height, width, length, frames, tokens), a config key, or a name in `lengths`, which
-    override the config; in parentheses, a sum, product or quotient of these and of numbers: "(8 * height)".
-    `tokens` in `lengths` is the default number of tokens. An argument without axes (None) is not a tensor: `value` is passed as
-    it is. `asks` names the config keys that require the argument.
-    """
-    return Arg(name, axes, asks, dtype, value, lengths)
 
 
 def _length(axis: str, lengths: Mapping[str, Any]) -> int:
@@ -108,7 +101,7 @@ def nest(named: Mapping[str, Any]) -> Any:
     return list(nested.values()) if nested and all(key.isdigit() for key in nested) else nested
 
 
-TIMESTEP = arg("timestep", "", dtype="int64")
+TIMESTEP = Arg("timestep", "", dtype="int64")
 
 
 class Adapted(NamedTuple):
