@@ -29,8 +29,8 @@ from unetinspect.record import AttentionMode, Profile, StageProfile, Trace
 from unetinspect.record.stages import paths_above
 from unetinspect.run.attach import freeu
 from unetinspect.run.build import build_unet, first_line, make_inputs, named_tensors, quiet_diffusers
+from unetinspect.run.cache import Recorder
 from unetinspect.run.resolve import diffusers_class, resolve_config
-from unetinspect.run.tracer import Tracer
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 from unetinspect.units import format_size
@@ -82,7 +82,7 @@ def profile_model(
         ForwardError: The pass failed, or did not fit the device's memory.
     """
     clock = clock or Clock(cuda_device(request.device))
-    record = Tracer(model, overrides, force=how.force).trace(replace(request, device="meta"), attached)
+    record = Recorder(None, model, overrides, force=how.force).record(replace(request, device="meta"), attached)
     # The reported pass is the one on the device; the rest of the trace does not depend on the device.
     record = replace(record, run=replace(record.run, device=str(clock.device)))
     class_name = record.model.class_name

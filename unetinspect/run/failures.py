@@ -12,9 +12,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unetinspect.errors import ForwardError
-from unetinspect.observe import ForwardRaisedError
+from unetinspect.observe import ForwardRaisedError, meta_kernels
+from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import NearSize, SizeCheck
 from unetinspect.run.build import first_line, is_overflow, make_inputs, named_tensors, quiet_diffusers
 from unetinspect.run.resolve import PlannedPass, ResolvedConfig
@@ -48,6 +50,17 @@ class SizeError(ForwardError):
     def __init__(self, message: str, *, size: SizeCheck, hint: str) -> None:
         super().__init__(message, hint=hint)
         self.size = size
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations of a pass on meta, and runs them faster than torch does."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        self.count += 1
+        kwargs = kwargs or {}
+        return func(*args, **kwargs) if types else meta_kernels.run(func, args, kwargs, tensors_in([*args, *kwargs.values()]))
 
 
 def explain_failure(failure: ForwardRaisedError, planned: PlannedPass, runner: Runner) -> SizeError:
@@ -186,7 +199,7 @@ def _returned(planned: PlannedPass, runner: Runner, plan: Plan) -> Size | BaseEx
     """Run the UNet by another plan; returns the size of the output, None where it has no such size, or what was raised."""
     try:
         inputs = make_inputs(planned.builder.inputs(runner.config.values, plan), device=runner.device, dtype=runner.dtype)
-        with torch.no_grad(), quiet_diffusers():
+        with torch.no_grad(), quiet_diffusers(), Operations():  # type: ignore[no-untyped-call]
             returned = runner.call(inputs)
     except Exception as error:  # whatever it raises, it does not run
         return error

@@ -75,8 +75,10 @@ class Tracer:
         self._runners: dict[tuple[torch.device, torch.dtype], Runner] = {}
         self._say = say
 
-    def trace(self, request: Request, attached: LoadedModel | None = None) -> Trace:
-        """Trace one forward pass.
+    @collector_paused()
+    @torch.inference_mode(mode=False)  # the caller's: in it, torch shows a mode whole layers, which have no formula
+    def observe(self, request: Request, attached: LoadedModel | None = None) -> Trace:
+        """Trace one forward pass, with the notes of the pass alone: `described` adds the model's own.
 
         `attached`, a ControlNet or T2I-Adapter, is traced first, and the UNet receives its outputs.
 
@@ -85,12 +87,6 @@ class Tracer:
             UsageError: The request does not fit the UNet, or `attached` does not.
             ForwardError: The pass failed.
         """
-        return described(self.observe(request, attached), self._model, self._config, request, attached)
-
-    @collector_paused()
-    @torch.inference_mode(mode=False)  # the caller's: in it, torch shows a mode whole layers, which have no formula
-    def observe(self, request: Request, attached: LoadedModel | None = None) -> Trace:
-        """Trace one forward pass as `trace` does, with the notes of the pass alone: `described` adds the rest."""
         planned, runner = self._ready(request)
         self._say(f"running {self._model.name} at sample {format_size(planned.run.sample_size)} on {runner.device}")
         try:
@@ -168,7 +164,7 @@ class Tracer:
 
 
 def trace_module(module: nn.Module, request: Request, attached: LoadedModel | None = None) -> Trace:
-    """Trace one forward pass of a live module, and leave it exactly as it was. `attached` is as in `Tracer.trace`.
+    """Trace one forward pass of a live module, and leave it exactly as it was. `attached` is as in `Tracer.observe`.
 
     Raises:
         ConfigError: It is not a UNet that can be traced.
@@ -204,7 +200,7 @@ def _trace_first(planned: PlannedPass, runner: Runner, attached: LoadedModel | N
 def _attach(planned: PlannedPass, record: Trace, attached: LoadedModel) -> PlannedPass:
     """Trace what is attached; returns the pass with its outputs, which must fit the ports in the record of the UNet alone."""
     to_fit = request_to_fit(record.run, planned.request, resolve_config(attached.config))
-    given = Tracer(attached).trace(to_fit)
+    given = Tracer(attached).observe(to_fit)
     fit = find_fit(record, given)
     if not fit.fits:
         reason = next(row.reason for row in fit.rows if not row.fits)

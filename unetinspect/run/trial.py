@@ -14,13 +14,10 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from unetinspect.errors import ConfigError, Problem, UnetInspectError
-from unetinspect.observe import meta_kernels
-from unetinspect.observe.tensors import tensors_in
 from unetinspect.run.build import MAX_MODULES, ModuleCount, construct, first_line, make_inputs, quiet_diffusers
-from unetinspect.run.failures import passes_to_try, places_in, reason_of
+from unetinspect.run.failures import Operations, passes_to_try, places_in, reason_of
 from unetinspect.run.resolve import SEE_CONFIG, config_class, plan_pass, resolve_config
 from unetinspect.run.suspects import (
     Suspect,
@@ -237,21 +234,10 @@ def _changes(mistakes: Iterable[Suspect]) -> dict[str, Any]:
 
 
 def _run(unet: nn.Module, inputs: Mapping[str, Any], steps: int) -> Failure | None:
-    operations = _Operations()  # type: ignore[no-untyped-call]
+    operations = Operations()  # type: ignore[no-untyped-call]
     try:
         with quiet_diffusers(), torch.no_grad(), operations:
             unet(**inputs)
     except Exception as error:  # whatever is raised, it does not run
         return Failure("forward", steps + operations.count, error)
     return None
-
-
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations of a pass on meta, and runs them faster than torch does."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        self.count += 1
-        kwargs = kwargs or {}
-        return func(*args, **kwargs) if types else meta_kernels.run(func, args, kwargs, tensors_in([*args, *kwargs.values()]))
