@@ -76,7 +76,7 @@ class Pass:
             return timed(lambda: watch_forward(*arguments), times["observed pass"])
 
         with mock.patch("unetinspect.run.tracer.watch_forward", watched):
-            record = timed(lambda: self.tracer.trace(_ON_META), times["observed pass and record"])
+            record = timed(lambda: self.tracer.observe(_ON_META), times["observed pass and record"])
         arguments = arguments_of(record)
         with torch.no_grad():
             timed(lambda: self.unet(**arguments), times["bare pass"])
@@ -91,7 +91,7 @@ class Growth:
 
     def measure(self, times: dict[str, Times]) -> int:
         """Trace the config and run it; returns the number of modules."""
-        record = timed(lambda: Tracer(_load(self.config, {})).trace(_ON_META), times["trace"])
+        record = timed(lambda: Tracer(_load(self.config, {})).observe(_ON_META), times["trace"])
         arguments = arguments_of(record)
         with torch.no_grad():
             timed(lambda: build(self.config)(**arguments), times["bare"])

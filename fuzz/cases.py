@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fuzz import mutate
-from tests import kinds_other, kinds_plugs, kinds_video, tiny
+from tests import tiny
 from unetinspect import trace
 from unetinspect.catalog import load_catalog
 
@@ -41,7 +41,7 @@ class Case(NamedTuple):
 @cache
 def small_configs() -> list[dict[str, Any]]:
     """Return small configs of every class: what the tests trace."""
-    return [*tiny.KINDS.values(), *kinds_other.KINDS.values(), *kinds_plugs.KINDS.values(), *kinds_video.KINDS.values()]
+    return list(tiny.ALL.values())
 
 
 def configs(random: Random) -> Case:
@@ -251,7 +251,7 @@ def _header_kinds() -> list[dict[str, Any]]:
     from unetinspect.run.resolve import resolve_config
 
     found = []
-    for config in (tiny.CONDITION, tiny.PLAIN, kinds_plugs.CONTROLNET):
+    for config in (tiny.CONDITION, tiny.PLAIN, tiny.config_of("controlnet")):
         unet = build_unet(resolve_config(config), device=torch.device("meta"), dtype=torch.float16, name="small")
         found.append(_entries({name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}))
     found.append(_entries({f"model.diffusion_model.{name}": tuple(entry["shape"]) for name, entry in found[0].items()}))

@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from tests import kinds_other, kinds_plugs, kinds_video, tiny
+from tests.tiny import ALL, Config
 from unetinspect import ConfigError, UnetInspectError, trace
 from unetinspect.record import Source
 from unetinspect.run.build import make_inputs, quiet_diffusers
@@ -23,10 +23,7 @@ from unetinspect.run.resolve import diffusers_class, plan_pass, resolve_config
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 
-Config = dict[str, Any]
-
-KINDS: dict[str, Config] = {**tiny.KINDS, **kinds_other.KINDS, **kinds_plugs.KINDS, **kinds_video.KINDS}
-EDITED = tuple(kind for kind, config in KINDS.items() if config["_class_name"] != "MotionAdapter")  # it runs inside a UNet
+EDITED = tuple(kind for kind, config in ALL.items() if config["_class_name"] != "MotionAdapter")  # it runs inside a UNet
 # One of each class, and the smallest of them.
 SMALL = (
     *("conditioned", "plain", "unet1d-temporal", "kandinsky3-one-level", "cascade-prior", "uvit", "dreamlite", "audioldm2", "unet3d"),
@@ -45,7 +42,7 @@ class Edit(NamedTuple):
     @property
     def config(self) -> Config:
         """The edited config."""
-        return {**KINDS[self.kind], self.key: self.value}
+        return {**ALL[self.kind], self.key: self.value}
 
 
 def random_edits(count: int, seed: int, kinds: Sequence[str]) -> Iterator[Edit]:
@@ -53,7 +50,7 @@ def random_edits(count: int, seed: int, kinds: Sequence[str]) -> Iterator[Edit]:
     random = Random(seed)
     for _ in range(count):
         kind = random.choice(kinds)
-        values = resolve_config(KINDS[kind]).values
+        values = resolve_config(ALL[kind]).values
         key = random.choice(list(values))
         yield Edit(kind, key, _other_value(values[key], random))
 
@@ -79,15 +76,15 @@ def bare_runs(kind: str, config: Config) -> bool:
         return False
     # A size that the config asks for is part of the question.
     size = config.get("sample_size")
-    is_asked = size != KINDS[kind].get("sample_size") and _is_size(size)
-    return any(_runs(unet, inputs, _length(kind)) for inputs in ([config] if is_asked else [KINDS[kind], config]))
+    is_asked = size != ALL[kind].get("sample_size") and _is_size(size)
+    return any(_runs(unet, inputs, _length(kind)) for inputs in ([config] if is_asked else [ALL[kind], config]))
 
 
 @cache
 def _length(kind: str) -> int | None:
     """Return the length at which a signal of a kind runs: the config's own often does not. None: it is not a signal."""
-    is_signal = KINDS[kind]["_class_name"] == "UNet1DModel"
-    return trace(KINDS[kind], device="meta", cache=False).run.sample_size[0] if is_signal else None
+    is_signal = ALL[kind]["_class_name"] == "UNet1DModel"
+    return trace(ALL[kind], device="meta", cache=False).run.sample_size[0] if is_signal else None
 
 
 def _runs(unet: torch.nn.Module, config: Config, length: int | None) -> bool:
@@ -95,7 +92,7 @@ def _runs(unet: torch.nn.Module, config: Config, length: int | None) -> bool:
         resolved = resolve_config(config)
         request = Request(latent=None if length is None else (length, length))
         planned = plan_pass(_model(config), resolved.class_name, resolved.values, request)
-        inputs = make_inputs(planned.specs, device=torch.device("meta"), dtype=torch.float32)
+        inputs = make_inputs(planned.run.inputs, device=torch.device("meta"), dtype=torch.float32)
         with quiet_diffusers(), torch.no_grad():
             unet(**inputs)
     except Exception:  # whatever it raises, it does not run

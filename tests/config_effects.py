@@ -10,9 +10,10 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from unetinspect.record import InputInfo
 from unetinspect.run.build import make_inputs, named_tensors, quiet_diffusers
 from unetinspect.run.resolve import ResolvedConfig, diffusers_class, resolve_config
-from unetinspect.unets import Builder, InputSpec, Plan, builder_for
+from unetinspect.unets import Builder, Plan, builder_for
 
 Seen = tuple[Any, ...]
 
@@ -69,7 +70,7 @@ def differs(config: Mapping[str, Any], base: tuple[Seen, Seen]) -> bool:
         return True
 
 
-def _specs(resolved: ResolvedConfig) -> list[InputSpec]:
+def _specs(resolved: ResolvedConfig) -> list[InputInfo]:
     builder = builder_for(resolved.class_name)
     return builder.inputs(resolved.values, _plan(builder, resolved.values))
 
@@ -88,7 +89,7 @@ def _noise(name: str, tensor: Tensor) -> Tensor:
     return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(crc32(name.encode())))
 
 
-def _inputs(specs: list[InputSpec]) -> dict[str, Any]:
+def _inputs(specs: list[InputInfo]) -> dict[str, Any]:
     arguments = make_inputs(specs, device=torch.device("cpu"), dtype=torch.float32)
     for name, tensor in named_tensors(arguments):
         tensor.copy_(_noise(name, tensor))

@@ -11,9 +11,8 @@ import torch
 from diffusers import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from tests.kinds_plugs import controlnet
 from tests.test_ports import ip_adapter
-from tests.tiny import ALL, Config, condition, traced_once
+from tests.tiny import ALL, Config, condition, config_of, traced_once
 
 PROMPT, NEGATIVE = "a cat and a zebra", "blurry"
 WIDTH = 24  # of the text, `cross_attention_dim`
@@ -108,7 +107,7 @@ def sdxl(kind: str = "StableDiffusionXLPipeline", *, with_controlnet: bool = Fal
 
 def with_controlnet() -> Any:
     """Build a pipeline with a ControlNet."""
-    own = random(diffusers.ControlNetModel.from_config(controlnet(conditioning_embedding_out_channels=[4, 8])), seed=1)
+    own = random(diffusers.ControlNetModel.from_config(config_of("controlnet", conditioning_embedding_out_channels=[4, 8])), seed=1)
     return pipeline("StableDiffusionControlNetPipeline", controlnet=own)
 
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests import kinds_other, kinds_video
-from tests.tiny import ALL, KINDS, OF_EACH_CLASS, Config, some, traced, traced_once
+from tests.tiny import ALL, KINDS, OF_EACH_CLASS, OTHER, VIDEO, Config, some, traced, traced_once
 from tests.witness import LiveBytes, Witness, by_hand
 from unetinspect import Trace, trace
 from unetinspect.errors import ForwardError
@@ -45,14 +44,14 @@ def options_of(kind: str) -> dict[str, Any]:
     """Return the options of a pass that a CPU runs at once."""
     if kind in KINDS or kind.startswith("unet1d"):
         return {}
-    if kind in kinds_video.KINDS:
+    if kind in VIDEO:
         return {"latent": 4}
-    return {"latent": 8 if kind in kinds_other.KINDS else 48 if kind.startswith("t2i") else 16}
+    return {"latent": 8 if kind in OTHER else 48 if kind.startswith("t2i") else 16}
 
 
 def options_on_devices(kind: str) -> dict[str, Any]:
     """Return the options of the pass that is compared between devices."""
-    if kind in kinds_video.KINDS:
+    if kind in VIDEO:
         return {"latent": "5x7", "frames": 2, "tokens": 3}  # no level halves it evenly
     return {} if kind in KINDS or kind.startswith("unet1d") else {"latent": 8}
 
@@ -77,7 +76,7 @@ def test_every_kind_agrees_with_a_pass_by_hand(kind: str) -> None:
     assert [(layer.query_shape, layer.key_shape, layer.value_shape) for layer in fused] == witness.operands
     if kind in KINDS:
         assert [(skip.hidden_channels, skip.skip_channels) for skip in record.skips] == witness.concats
-    if kind in kinds_other.KINDS:
+    if kind in OTHER:
         assert [(layer.path, layer.kind) for layer in record.attentions if layer.processor] == witness.kinds
     assert {skip.source: skip.shape for skip in record.skips} == {skip.source: witness.shapes[skip.source][0] for skip in record.skips}
     flops = {str(operation): count for operation, count in witness.flops.get_flop_counts()["Global"].items()}

@@ -18,11 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests import kinds_plugs
 from tests.checkpoints import built_shapes, header_of, write_checkpoint
-from tests.kinds_other import AUDIO
 from tests.test_imports import imported_after
-from tests.tiny import CONDITION, PLAIN, traced
+from tests.tiny import CONDITION, PLAIN, config_of, traced
 from unetinspect import Trace
 from unetinspect.catalog import PipelineSize
 from unetinspect.errors import ConfigError
@@ -35,6 +33,7 @@ from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request, make_request
 
 ON_META = Request(device="meta")
+AUDIO, CONTROLNET = config_of("unet1d-audio"), config_of("controlnet")
 # Every field of a model with another value than above: those that decide a pass, and those that say which model it was run for.
 DECIDES: dict[str, Any] = {
     "config": {**CONDITION, "layers_per_block": 2},
@@ -344,11 +343,11 @@ def test_overrides_and_saved_traces_hit_it_too(kept: RecordCache) -> None:
 
 def test_an_attached_controlnet_is_reduced_likewise(kept: RecordCache) -> None:
     """A ControlNet of one config is one whatever its name is; of another config, it is another."""
-    canny, depth = (model_of(kinds_plugs.CONTROLNET, name) for name in ("canny", "depth"))
+    canny, depth = (model_of(CONTROLNET, name) for name in ("canny", "depth"))
     Recorder(kept, model_of(CONDITION)).record(ON_META, canny)
     record = assert_cached_is_fresh(kept, model_of(CONDITION, "mine"), attached=depth)
     records = kept.info().records
-    wider = model_of(kinds_plugs.controlnet(conditioning_embedding_out_channels=[8, 32]), "canny")
+    wider = model_of(config_of("controlnet", conditioning_embedding_out_channels=[8, 32]), "canny")
     Recorder(kept, model_of(CONDITION)).record(ON_META, wider)
 
     assert record.run.plugged == "depth"
@@ -374,7 +373,7 @@ def test_a_checkpoint_is_compared_with_the_unet_whatever_is_cached(kept: RecordC
             Recorder(kept, bad).record(ON_META)
 
 
-@pytest.mark.parametrize("config", [CONDITION, AUDIO, kinds_plugs.CONTROLNET], ids=lambda config: config["_class_name"])
+@pytest.mark.parametrize("config", [CONDITION, AUDIO, CONTROLNET], ids=lambda config: config["_class_name"])
 def test_a_config_is_resolved_from_cached_keys_as_from_the_class(config: dict[str, Any], kept: RecordCache) -> None:
     """The keys and defaults of a class come back from JSON as they were, in their order."""
     first, again = (Recorder(kept, model_of(config)).config for _ in range(2))
@@ -396,7 +395,7 @@ def kept_commands(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_repeated_commands_take_no_torch_and_say_the_same(kept_commands: Any) -> None:
     """`config`, `check` with what it finds, `trace` and `sweep` of several models, `ports --with`: from files alone."""
-    Path("net.json").write_text(json.dumps(kinds_plugs.CONTROLNET))
+    Path("net.json").write_text(json.dumps(CONTROLNET))
     commands = [
         ["config", "unet.json", "--set", "norm_eps=1"],
         ["check", "unet.json", "plain.json", "--latent", "15,16", "--expect", "skips=3", "--device", "meta", "--json"],

@@ -25,7 +25,6 @@ from tests.tiny import ALL, OF_EACH_CLASS, some, traced_once
 from tests.witness import LiveBytes
 from unetinspect import ConfigError, ForwardError, Trace, UsageError, capture, features, maps, skips
 from unetinspect.run.build import make_inputs
-from unetinspect.unets import InputSpec
 
 # Of a class whose small models are large at their own size.
 LATENT = {"Kandinsky3UNet": (32, 32)}
@@ -50,7 +49,7 @@ class Live:
     def drawn(self, seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
         """Draw inputs; the timestep is 7."""
         generator = torch.Generator().manual_seed(seed)
-        zeros = make_inputs([InputSpec.of(given) for given in self.record.run.inputs], device=torch.device("cpu"), dtype=dtype)
+        zeros = make_inputs(self.record.run.inputs, device=torch.device("cpu"), dtype=dtype)
         drawn = partial(torch.randn, generator=generator)
         inputs = tree_map_only(Tensor, lambda x: drawn(x.shape).to(x.dtype) if x.is_floating_point() and x.ndim > 1 else x, zeros)
         return {**inputs, "timestep": torch.tensor(7)} if "timestep" in inputs else inputs

@@ -98,7 +98,7 @@ def test_a_size_in_pixels_is_the_sample_that_the_pipeline_runs(name: str, option
     config = resolve_config(load_catalog()[name].config)
     planned = plan_pass(read_model(name), config.class_name, config.values, make_request(**options))
 
-    assert (planned.specs[0].shape or ())[1:] == sample
+    assert (planned.run.inputs[0].shape or ())[1:] == sample
 
 
 def test_a_default_size_is_the_pipelines_and_gives_way_to_what_is_asked_for() -> None:
@@ -121,8 +121,8 @@ def test_a_default_size_is_the_pipelines_and_gives_way_to_what_is_asked_for() ->
             ({"vae_scale": 10}, {}, (own, own), "config"),
             ({}, {"sample_size": 40}, (40, 40), "config"),
         ):
-            sizes = plan_pass(model, config.class_name, {**config.values, **changes}, make_request(**options)).sizes
-            assert (sizes.sample_size, sizes.sample_size_from) == (sample, said_by)
+            run = plan_pass(model, config.class_name, {**config.values, **changes}, make_request(**options)).run
+            assert (run.sample_size, run.sample_size_from) == (sample, said_by)
 
 
 def test_the_catalog_is_what_the_yaml_files_say(request: pytest.FixtureRequest) -> None:

@@ -18,10 +18,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from msgspec import UNSET
 
-from tests.kinds_other import UVIT
-from tests.kinds_plugs import adapter
 from tests.schema import assert_fits_the_schema
-from tests.tiny import CONDITION, PLAIN, condition, plain, traced
+from tests.tiny import CONDITION, PLAIN, condition, config_of, plain, traced
 from unetinspect.catalog import load_catalog
 from unetinspect.checking.expected import find_expected as find
 from unetinspect.checking.expected import parse_expected, read_expected
@@ -68,7 +66,7 @@ def test_every_size_is_checked() -> None:
     assert [(size.runs, size.output_size) for size in found.sizes] == [(True, (16, 16)), (False, None), (True, (8, 8))]
     assert [finding.kind for finding in found.findings] == ["fails"]
     assert checked(PLAIN, (16, 16)).check.clean
-    assert checked(adapter(), (64, 64)).check.clean  # without blocks whose layers could be counted
+    assert checked(config_of("t2i-adapter"), (64, 64)).check.clean  # without blocks whose layers could be counted
 
 
 def test_a_size_that_fails_is_found_with_place_shapes_and_neighbors() -> None:
@@ -143,7 +141,7 @@ def test_a_config_that_runs_at_no_size_is_to_blame() -> None:
 
 def test_a_size_that_returns_another_is_found() -> None:
     """aMUSEd's UNet returns an odd size rounded, and raises nothing: the CPU does the same."""
-    config = {**UVIT, "downsample": True, "upsample": True}
+    config = config_of("uvit", downsample=True, upsample=True)
     found = checked(config, (7, 9)).check
     (size,) = found.sizes
     unet = UVit2DModel.from_config(config)

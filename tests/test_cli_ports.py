@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import header_of, write_checkpoint
-from tests.kinds_plugs import CONTROLNET
 from tests.schema import assert_fits_the_schema
-from tests.tiny import CONDITION, PLAIN, traced
+from tests.tiny import CONDITION, PLAIN, config_of, traced
 from unetinspect import Trace
 from unetinspect.views.header import header
 
@@ -27,9 +26,9 @@ def run(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     files = {
         "unet": CONDITION,
-        "controlnet": CONTROLNET,
-        "other": {**CONTROLNET, "block_out_channels": [32, 96], "cross_attention_dim": 40},
-        "short": {**CONTROLNET, "block_out_channels": [32], "down_block_types": ["CrossAttnDownBlock2D"]},
+        "controlnet": config_of("controlnet"),
+        "other": config_of("controlnet", block_out_channels=[32, 96], cross_attention_dim=40),
+        "short": config_of("controlnet", block_out_channels=[32], down_block_types=["CrossAttnDownBlock2D"]),
         "plain": PLAIN,
     }
     for name, config in files.items():

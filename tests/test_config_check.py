@@ -13,9 +13,8 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.config_edits import KINDS as EDITED_KINDS
 from tests.config_effects import Seen, differs, seen
-from tests.tiny import condition, plain, some, traced_once
+from tests.tiny import ALL, condition, plain, some, traced_once
 from unetinspect.catalog import Entry, load_catalog
 from unetinspect.checking.config import ConfigReport, find_in_config
 from unetinspect.checking.effects import Probes
@@ -32,7 +31,7 @@ Config = dict[str, Any]
 
 SD15 = load_catalog()["sd15"].config
 KINDS: dict[str, Config] = {
-    **EDITED_KINDS,
+    **ALL,
     "unknown-classes": condition(class_embed_type="unknown", num_class_embeds=5),
 }
 

@@ -12,7 +12,6 @@ import yaml
 from diffusers import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.convert_from_ckpt import create_unet_diffusers_config
 
-from tests.config_edits import KINDS
 from tests.tiny import ALL, CONDITION, OF_EACH_CLASS, condition
 from unetinspect import trace
 from unetinspect.catalog import load_catalog
@@ -349,7 +348,7 @@ def test_a_written_config_has_what_was_overridden_and_the_record_stays_under_jso
 @pytest.mark.parametrize("kind", ["conditioned", "controlnet"])
 def test_the_config_is_that_of_the_built_unet(tmp_path: Path, cli: Any, kind: str) -> None:
     """`encoder_hid_dim` without a type is text_proj to diffusers; a config that cannot be built is shown as it is given."""
-    config = {**KINDS[kind], "encoder_hid_dim": 12}
+    config = {**ALL[kind], "encoder_hid_dim": 12}
     path = str(tmp_path / "c.json")
     write(tmp_path, "c.json", json.dumps(config))
     built = diffusers_class(config["_class_name"]).from_config(config).config

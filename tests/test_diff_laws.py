@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kinds_other import KINDS as OTHER
-from tests.tiny import ALL, traced_once
+from tests.tiny import ALL, OTHER, traced_once
 from unetinspect.compare import compare
 from unetinspect.compare.align import Place, align, level, merged
 from unetinspect.record import Trace

@@ -10,19 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests import kinds_video
-from tests.config_edits import KINDS, SMALL, Edit, bare_runs, compare
-from tests.kinds_other import DREAMLITE
-from tests.kinds_plugs import adapter, controlnet, xs
-from tests.tiny import CONDITION, PLAIN, condition, some
+from tests.config_edits import SMALL, Edit, bare_runs, compare
+from tests.tiny import ALL, CONDITION, PLAIN, condition, config_of, some
 from unetinspect import ConfigError, ForwardError, UsageError, trace
 from unetinspect.cli.run import parse_pairs
 from unetinspect.errors import Problem
 from unetinspect.run.resolve import resolve_config
 from unetinspect.source.local import find_models
 from unetinspect.unets import builder_for
-
-SPARSE = kinds_video.KINDS["sparse-controlnet"]
 
 Config = dict[str, Any]
 
@@ -142,16 +137,16 @@ RUNS: list[tuple[Config, Config]] = [
     (CONDITION, {"time_cond_proj_dim": True}),
     (CONDITION, {"down_block_types": ["UNetResCrossAttnDownBlock2D", "DownBlock2D"]}),
     (CONDITION, {"time_embedding_dim": 0}),
-    (KINDS["unet3d"], {"sample_size": [64, 64, 64]}),
-    (KINDS["svd"], {"out_channels": 0}),
-    (KINDS["cross-attention-on-the-way-up-alone"], {"flip_sin_to_cos": False}),
-    (KINDS["cascade-prior"], {"num_attention_heads": [2, 4, None], "dropout": [0, 1, 7]}),
-    (KINDS["sparse-controlnet"], {"cross_attention_dim": [24, 24], "motion_num_attention_heads": [2, 4]}),
-    (xs(), {"block_out_channels": [32, 32, 32], "num_attention_heads": [4, 4, 4]}),
-    (xs(), {"up_block_types": ["CrossAttnUpBlock2D"], "block_out_channels": [32, 32]}),
-    (xs(), {"down_block_types": ["Plain", "SomeCrossAttn"], "transformer_layers_per_block": [1, 1, 1]}),
-    (controlnet(), {"attention_head_dim": [4, None], "mid_block_type": "UNetMidBlock2D"}),
-    (adapter(), {"adapter_type": "full_adapter_xl", "channels": [8, 16, 32, 64], "num_res_blocks": 0}),
+    (ALL["unet3d"], {"sample_size": [64, 64, 64]}),
+    (ALL["svd"], {"out_channels": 0}),
+    (ALL["cross-attention-on-the-way-up-alone"], {"flip_sin_to_cos": False}),
+    (ALL["cascade-prior"], {"num_attention_heads": [2, 4, None], "dropout": [0, 1, 7]}),
+    (ALL["sparse-controlnet"], {"cross_attention_dim": [24, 24], "motion_num_attention_heads": [2, 4]}),
+    (ALL["controlnet-xs"], {"block_out_channels": [32, 32, 32], "num_attention_heads": [4, 4, 4]}),
+    (ALL["controlnet-xs"], {"up_block_types": ["CrossAttnUpBlock2D"], "block_out_channels": [32, 32]}),
+    (ALL["controlnet-xs"], {"down_block_types": ["Plain", "SomeCrossAttn"], "transformer_layers_per_block": [1, 1, 1]}),
+    (ALL["controlnet"], {"attention_head_dim": [4, None], "mid_block_type": "UNetMidBlock2D"}),
+    (ALL["t2i-adapter"], {"adapter_type": "full_adapter_xl", "channels": [8, 16, 32, 64], "num_res_blocks": 0}),
 ]
 
 # Class names in others' configs, and the hint.
@@ -195,7 +190,7 @@ def refused(config: Config, *, kind: str = "conditioned", overrides: Config | No
 @pytest.mark.parametrize(("kind", "edit"), some(MISTAKES, 3), ids=_ids(some(MISTAKES, 3)))
 def test_a_mistake_is_blamed_and_what_is_suggested_runs(kind: str, edit: Config) -> None:
     """A key that was edited is to blame, alone; with the suggested value the UNet runs."""
-    error = refused({**KINDS[kind], **edit}, kind=kind)
+    error = refused({**ALL[kind], **edit}, kind=kind)
 
     (mistake,) = error.mistakes
     assert {*mistake.keys} & {*edit} or {*mistake.change} & {*edit}
@@ -205,7 +200,7 @@ def test_a_mistake_is_blamed_and_what_is_suggested_runs(kind: str, edit: Config)
 @pytest.mark.parametrize(("kind", "edit"), some(SEVERAL, 2), ids=_ids(some(SEVERAL, 2)))
 def test_all_mistakes_are_named_at_once(kind: str, edit: Config) -> None:
     """Nobody fixes a config one message at a time."""
-    error = refused({**KINDS[kind], **edit}, kind=kind)
+    error = refused({**ALL[kind], **edit}, kind=kind)
 
     assert {key for mistake in error.mistakes for key in mistake.change} == {*edit}
     assert f"{len(edit)} config errors" in error.message
@@ -214,7 +209,7 @@ def test_all_mistakes_are_named_at_once(kind: str, edit: Config) -> None:
 @pytest.mark.parametrize(("kind", "edit", "sentence"), SENTENCES, ids=_ids(SENTENCES))
 def test_frequent_mistakes_are_said_in_words(kind: str, edit: Config, sentence: str) -> None:
     """What is wrong, and what works."""
-    assert refused({**KINDS[kind], **edit}, kind=kind).problems == (sentence,)
+    assert refused({**ALL[kind], **edit}, kind=kind).problems == (sentence,)
 
 
 def test_a_key_that_the_class_does_not_know_is_a_likely_cause() -> None:
@@ -236,7 +231,7 @@ def test_the_class_is_to_blame_where_the_blocks_are_those_of_another() -> None:
     (mistake,) = refused({**CONDITION, "_class_name": "UNet3DConditionModel"}).mistakes
     assert mistake.change == {"_class_name": "UNet2DConditionModel"}
 
-    (mistake,) = refused({**KINDS["unet3d"], "num_attention_heads": 8}, kind="unet3d").mistakes
+    (mistake,) = refused({**ALL["unet3d"], "num_attention_heads": 8}, kind="unet3d").mistakes
     assert mistake.change == {"num_attention_heads": None}
 
 
@@ -348,7 +343,7 @@ def test_a_build_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("unetinspect.run.build._BUILD_SECONDS", 1.0)
 
     with pytest.raises(ConfigError, match="UNetControlNetXSModel has no end: building was stopped after 1 seconds"):
-        trace(xs(ctrl_max_norm_num_groups=-4), device="meta")
+        trace(config_of("controlnet-xs", ctrl_max_norm_num_groups=-4), device="meta")
 
 
 def test_force_lifts_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,29 +373,29 @@ def test_inputs_beyond_what_torch_can_write_down() -> None:
 @pytest.mark.parametrize("key", ["motion", "sparse-controlnet"])
 def test_more_frames_than_the_motion_modules_have_positions_for(key: str) -> None:
     """The most that there are positions for is what a pass has by default, and is found by running where more are asked for."""
-    most = KINDS[key]["motion_max_seq_length"]
-    record = trace(KINDS[key], device="meta", latent=4)
+    most = ALL[key]["motion_max_seq_length"]
+    record = trace(ALL[key], device="meta", latent=4)
 
     assert (record.run.frames, record.run.frames_from, record.run.medium) == (most, "motion_max_seq_length", "video")
     assert most in (record.run.inputs[0].shape or ())
     with pytest.raises(UsageError, match=f"--frames {most + 3} does not run") as raised:
-        trace(KINDS[key], device="meta", latent=4, frames=most + 3)
+        trace(ALL[key], device="meta", latent=4, frames=most + 3)
     assert raised.value.hint == f"--frames {most} is the most that runs"
 
 
 @pytest.mark.parametrize(
     ("config", "frames", "origin"),
     [
-        (kinds_video.KINDS["unet3d"], 16, "assumed: TextToVideoSDPipeline makes 16"),
-        (kinds_video.KINDS["i2vgen"], 16, "assumed: I2VGenXLPipeline makes 16"),
-        ({**kinds_video.KINDS["motion"], "motion_max_seq_length": 24}, 16, "assumed: AnimateDiffPipeline makes 16"),
+        (ALL["unet3d"], 16, "assumed: TextToVideoSDPipeline makes 16"),
+        (ALL["i2vgen"], 16, "assumed: I2VGenXLPipeline makes 16"),
+        ({**ALL["motion"], "motion_max_seq_length": 24}, 16, "assumed: AnimateDiffPipeline makes 16"),
         (
-            kinds_video.KINDS["sparse-controlnet"] | {"motion_max_seq_length": 1},
+            ALL["sparse-controlnet"] | {"motion_max_seq_length": 1},
             16,
             "assumed: AnimateDiffSparseControlNetPipeline makes 16",
         ),
-        (kinds_video.KINDS["svd"], 3, "config"),
-        ({**kinds_video.KINDS["svd"], "num_frames": None}, 25, "assumed: the config has no num_frames"),
+        (ALL["svd"], 3, "config"),
+        ({**ALL["svd"], "num_frames": None}, 25, "assumed: the config has no num_frames"),
     ],
     ids=lambda value: value["_class_name"] if isinstance(value, dict) else "",
 )
@@ -455,4 +450,4 @@ def test_a_class_that_this_diffusers_lacks_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(builder_for("DreamLiteUNetModel"), "module", "diffusers.utils")
 
     with pytest.raises(ConfigError, match="has no DreamLiteUNetModel"):
-        trace(DREAMLITE, device="meta")
+        trace(ALL["dreamlite"], device="meta")

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.kinds_other import AUDIO, AUDIOLDM2, DECODER, DREAMLITE, KANDINSKY, KINDS, PRIOR, TEMPORAL, VALUE_FUNCTION
-from tests.kinds_video import MOTION
-from tests.tiny import CONDITION, PLAIN, Config, some, traced, traced_once
+from tests.tiny import CONDITION, OTHER, PLAIN, Config, config_of, some, traced, traced_once
 from unetinspect import Trace, trace
 from unetinspect.errors import ForwardError
 from unetinspect.run.resolve import diffusers_class, resolve_config
@@ -19,11 +17,11 @@ TEXT_TIME = {"addition_embed_type": "text_time", "projection_class_embeddings_in
 
 
 def small(kind: str, **options: Any) -> Trace:
-    """Trace one of `KINDS`, at the size of the passes by hand."""
-    return traced_once(KINDS[kind], **options if options or kind.startswith("unet1d") else {"latent": 8})
+    """Trace one of `OTHER`, at the size of the passes by hand."""
+    return traced_once(OTHER[kind], **options if options or kind.startswith("unet1d") else {"latent": 8})
 
 
-@pytest.mark.parametrize("kind", some((kind for kind in KINDS if kind.startswith("unet1d")), 3))
+@pytest.mark.parametrize("kind", some((kind for kind in OTHER if kind.startswith("unet1d")), 3))
 def test_attention_without_a_processor_is_listed_and_counted_separately(kind: str) -> None:
     """UNet1DModel's SelfAttention1d computes attention itself: each is found, with as many queries as the sample has places there."""
     record = small(kind)
@@ -99,18 +97,18 @@ def test_dance_diffusion_has_the_parameters_that_it_was_trained_with() -> None:
 @pytest.mark.parametrize(
     ("config", "size", "said_by"),
     [
-        (KANDINSKY, (128, 128), "assumed: the config has no sample_size"),
-        (PRIOR, (24, 24), "assumed: Stable Cascade's size for 1024 px"),
-        ({**DECODER, "patch_size": 100}, (400, 400), "assumed: Stable Cascade's size for 1024 px"),
-        (DECODER, (256, 256), "assumed: Stable Cascade's size for 1024 px"),
-        (DREAMLITE, (8, 16), "config, twice as wide: the pipelines put two images side by side"),
-        (AUDIOLDM2, (16, 16), "config, 16 wide: the 64 mel bins that the pipeline runs it on"),
-        ({**AUDIOLDM2, "sample_size": [12, 20]}, (12, 20), "config"),
-        (TEMPORAL, (32,), "config"),
-        ({**TEMPORAL, "sample_size": None}, (65536,), "assumed: the config has no sample_size"),
-        ({**TEMPORAL, "sample_size": "32"}, (65536,), "assumed: sample_size is '32'"),
-        ({**DREAMLITE, "sample_size": True}, (128, 256), "assumed: sample_size is True"),
-        ({**DREAMLITE, "sample_size": [8, 9, 10]}, (8, 20), "config, twice as wide: the pipelines put two images side by side"),
+        (config_of("kandinsky3"), (128, 128), "assumed: the config has no sample_size"),
+        (config_of("cascade-prior"), (24, 24), "assumed: Stable Cascade's size for 1024 px"),
+        (config_of("cascade-decoder", patch_size=100), (400, 400), "assumed: Stable Cascade's size for 1024 px"),
+        (config_of("cascade-decoder"), (256, 256), "assumed: Stable Cascade's size for 1024 px"),
+        (config_of("dreamlite"), (8, 16), "config, twice as wide: the pipelines put two images side by side"),
+        (config_of("audioldm2"), (16, 16), "config, 16 wide: the 64 mel bins that the pipeline runs it on"),
+        (config_of("audioldm2", sample_size=[12, 20]), (12, 20), "config"),
+        (config_of("unet1d-temporal"), (32,), "config"),
+        (config_of("unet1d-temporal", sample_size=None), (65536,), "assumed: the config has no sample_size"),
+        (config_of("unet1d-temporal", sample_size="32"), (65536,), "assumed: sample_size is '32'"),
+        (config_of("dreamlite", sample_size=True), (128, 256), "assumed: sample_size is True"),
+        (config_of("dreamlite", sample_size=[8, 9, 10]), (8, 20), "config, twice as wide: the pipelines put two images side by side"),
     ],
     ids=lambda value: value["_class_name"] if isinstance(value, dict) else "",
 )
@@ -124,9 +122,9 @@ def test_the_size_where_nobody_says(config: Config, size: tuple[int, ...], said_
 @pytest.mark.parametrize(
     ("config", "length", "said_by", "fail"),
     [
-        (TEMPORAL, 32, "config", ()),
-        (VALUE_FUNCTION, 16, "the longest that runs; the config's sample_size, 65536, does not", (17, 32, 65536)),
-        ({**AUDIO, "sample_size": 7}, 24, "the shortest that runs; the config's sample_size, 7, does not", (7, 8, 16)),
+        (config_of("unet1d-temporal"), 32, "config", ()),
+        (config_of("unet1d-value-function"), 16, "the longest that runs; the config's sample_size, 65536, does not", (17, 32, 65536)),
+        (config_of("unet1d-audio", sample_size=7), 24, "the shortest that runs; the config's sample_size, 7, does not", (7, 8, 16)),
     ],
 )
 def test_a_signal_has_the_nearest_length_that_runs(config: Config, length: int, said_by: str, fail: tuple[int, ...]) -> None:
@@ -142,9 +140,9 @@ def test_a_signal_has_the_nearest_length_that_runs(config: Config, length: int, 
 @pytest.mark.parametrize(
     ("config", "latent", "nearest"),
     [
-        (DECODER, (9, 16), "--latent 8x16 or --latent 10x16"),
-        (DECODER, 6, "--latent 8"),
-        (AUDIO, 62, "--latent 56 or --latent 64"),
+        (config_of("cascade-decoder"), (9, 16), "--latent 8x16 or --latent 10x16"),
+        (config_of("cascade-decoder"), 6, "--latent 8"),
+        (config_of("unet1d-audio"), 62, "--latent 56 or --latent 64"),
     ],
 )
 def test_a_size_that_cannot_run_is_refused_with_the_nearest(config: Config, latent: Any, nearest: str) -> None:
@@ -164,7 +162,7 @@ def test_a_size_that_cannot_run_is_refused_with_the_nearest(config: Config, late
         (CONDITION, {**TEXT_TIME, "addition_time_embed_dim": 100}, "added_cond_kwargs.time_ids", (2, 0)),
         (PLAIN, {"class_embed_type": 8}, "class_labels", None),
         (PLAIN, {"num_class_embeds": 0}, "class_labels", (2,)),
-        (MOTION, {"addition_embed_type": "nonsense", "motion_max_seq_length": True}, "encoder_hidden_states", (32, 77, 24)),
+        (config_of("motion"), {"addition_embed_type": "nonsense", "motion_max_seq_length": True}, "encoder_hidden_states", (32, 77, 24)),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) and "_class_name" not in value else "",
 )

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.kinds_plugs import KINDS, adapter
-from tests.tiny import Config, traced
+from tests.tiny import PLUGS, Config, config_of, traced
 from unetinspect import Trace, trace
 from unetinspect.errors import ForwardError
 
@@ -17,7 +16,7 @@ SDXL_ADAPTER: Config = {"_class_name": "T2IAdapter", "adapter_type": "full_adapt
 
 
 def small(kind: str, **options: Any) -> Trace:
-    """Trace one of `KINDS` on meta, at a size that all of them can take."""
+    """Trace one of `PLUGS` on meta, at a size that all of them can take."""
     return traced(kind, **{"latent": 48 if kind.startswith("t2i") else 16, **options})
 
 
@@ -70,7 +69,7 @@ def test_each_feature_has_the_shape_of_the_port_of_its_number(config: Config, un
 def test_the_sizes_that_are_assumed() -> None:
     """No config of these classes has a size: that of the UNet that they are made for is assumed."""
     sizes = {name: traced(name).run for name in ("controlnet-sd15-canny", "controlnet-canny-sdxl")}
-    adapters = [trace(config, device="meta").run for config in (SD15_ADAPTER, SDXL_ADAPTER, adapter(downscale_factor=3))]
+    adapters = [trace(config, device="meta").run for config in (SD15_ADAPTER, SDXL_ADAPTER, config_of("t2i-adapter", downscale_factor=3))]
 
     assert {name: run.sample_size for name, run in sizes.items()} == {
         "controlnet-sd15-canny": (64, 64),
@@ -107,11 +106,11 @@ def test_union_is_given_one_image_of_the_first_kind() -> None:
     assert (given["control_type_idx"].shape, given["control_type_idx"].value) == (None, (0,))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("controlnet-xs")])
+@pytest.mark.parametrize("kind", [kind for kind in PLUGS if kind.startswith("controlnet-xs")])
 def test_the_skips_of_a_unet_with_a_controlnet_are_those_of_the_unet(kind: str) -> None:
     """Three in each up block; the concatenation that gives the control stream the UNet's data is not a skip."""
     record = small(kind)
-    blocks = len(KINDS[kind]["up_block_types"])
+    blocks = len(PLUGS[kind]["up_block_types"])
 
     assert Counter(skip.target_stage for skip in record.skips) == {f"up_blocks.{block}": 3 for block in range(blocks)}
     assert record.totals.skips.produced == record.totals.skips.consumed == 3 * blocks

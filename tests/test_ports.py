@@ -11,10 +11,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from tests.kinds_plugs import CONTROLNET, adapter, controlnet
-from tests.kinds_video import KINDS as VIDEO
-from tests.kinds_video import MOTION
-from tests.tiny import CONDITION, condition, traced
+from tests.tiny import CONDITION, VIDEO, condition, config_of, traced
 from unetinspect import Trace, trace
 from unetinspect.errors import UsageError
 from unetinspect.record import Port, Shape, Totals
@@ -186,7 +183,7 @@ def test_an_error_names_the_first_tensor_that_does_not_fit() -> None:
         f"controlnet-canny-sdxl does not fit sd15: controlnet-canny-sdxl returns no {DOWN}.9; the UNet expects (2, 1280, 2, 2)"
     )
     with pytest.raises(UsageError, match=rf"{FEATURES}.0 is \(2, 8, 32, 32\); the UNet expects \(2, 32, 16, 16\)"):
-        trace(CONDITION, device="meta", plug_in=adapter())
+        trace(CONDITION, device="meta", plug_in=config_of("t2i-adapter"))
 
 
 def fits(unet: dict[str, Any], attached: dict[str, Any]) -> dict[str, bool]:
@@ -202,8 +199,8 @@ def test_pooled_residuals_are_spread_out_over_the_picture() -> None:
     pooled = {name: (*shape[:2], 1, 1) for name, shape in shapes_of("controlnet").items()}
 
     assert not torch.equal(with_residuals(pooled), alone())
-    assert all(fits(CONDITION, controlnet(global_pool_conditions=True)).values())
-    wider = fits(CONDITION, controlnet(global_pool_conditions=True, block_out_channels=[32, 96]))
+    assert all(fits(CONDITION, config_of("controlnet", global_pool_conditions=True)).values())
+    wider = fits(CONDITION, config_of("controlnet", global_pool_conditions=True, block_out_channels=[32, 96]))
     assert [name for name, fit in wider.items() if not fit] == [f"{DOWN}.3", MID]
 
 
@@ -211,10 +208,10 @@ def test_text_fits_before_the_controlnets_own_projection_and_after_it() -> None:
     """Kolors: UNet and ControlNet receive one text of 12, and each projects it to the 24 that its blocks read."""
     projecting = condition(encoder_hid_dim=12)
 
-    assert fits(projecting, controlnet(encoder_hid_dim=12, encoder_hid_dim_type="text_proj"))["encoder_hidden_states"]
-    assert not fits(projecting, CONTROLNET)["encoder_hidden_states"]
-    assert fits(CONDITION, CONTROLNET)["encoder_hidden_states"]
-    assert not fits(CONDITION, controlnet(cross_attention_dim=12))["encoder_hidden_states"]
+    assert fits(projecting, config_of("controlnet", encoder_hid_dim=12, encoder_hid_dim_type="text_proj"))["encoder_hidden_states"]
+    assert not fits(projecting, config_of("controlnet"))["encoder_hidden_states"]
+    assert fits(CONDITION, config_of("controlnet"))["encoder_hidden_states"]
+    assert not fits(CONDITION, config_of("controlnet", cross_attention_dim=12))["encoder_hidden_states"]
 
 
 def _but_for_sums(record: Trace) -> Totals:
@@ -226,7 +223,7 @@ def _but_for_sums(record: Trace) -> Totals:
 @pytest.mark.parametrize(("kind", "frames"), [("sparse-controlnet", 2), ("sparse-controlnet-pooled", 2), ("sparse-controlnet", 1)])
 def test_a_sparse_controlnet_adds_a_residual_for_every_frame(kind: str, frames: int) -> None:
     """The UNet of a video takes (batch * frames) of them, and its frames are followed through the sums."""
-    before, record = (trace(MOTION, device="meta", frames=frames, plug_in=attached) for attached in (None, VIDEO[kind]))
+    before, record = (trace(VIDEO["motion"], device="meta", frames=frames, plug_in=attached) for attached in (None, VIDEO[kind]))
 
     assert [skip.changes[0].with_ for skip in record.skips] == [(f"{DOWN}.{skip.index}",) for skip in before.skips]
     assert _but_for_sums(record) == _but_for_sums(before)
@@ -234,10 +231,10 @@ def test_a_sparse_controlnet_adds_a_residual_for_every_frame(kind: str, frames: 
 
 def test_python_attaches_whatever_is_a_model() -> None:
     """A config, a module, a record: the same pass each time, and the same for a live UNet."""
-    module = diffusers.ControlNetModel.from_config(CONTROLNET)
-    given: list[Any] = [CONTROLNET, module, trace(CONTROLNET, device="meta")]
+    module = diffusers.ControlNetModel.from_config(config_of("controlnet"))
+    given: list[Any] = [config_of("controlnet"), module, trace(config_of("controlnet"), device="meta")]
     records = [trace(CONDITION, device="meta", plug_in=attached) for attached in given]
-    live = trace(tiny(), device="meta", plug_in=CONTROLNET)
+    live = trace(tiny(), device="meta", plug_in=config_of("controlnet"))
 
     assert records[0] == records[1] == records[2]
     assert live.skips == records[0].skips

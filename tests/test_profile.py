@@ -12,9 +12,8 @@ from host_clock import HostClock
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.kinds_plugs import CONTROLNET
 from tests.test_timing import has_hooks
-from tests.tiny import ALL, condition, plain, traced_once
+from tests.tiny import ALL, condition, config_of, plain, traced_once
 from unetinspect import ForwardError, Trace, UsageError
 from unetinspect.api import _load
 from unetinspect.profile.profiling import ProfileOptions, called_in_stages, make_profile, profile_model
@@ -278,7 +277,7 @@ def test_what_is_added_to_the_pass_is_measured_with_it(built: list[nn.Module]) -
     """A ControlNet's residuals are among the inputs, and FreeU is on."""
     with CpuCalls() as log:
         record, profile = on_host(
-            condition(), ProfileOptions(repeats=1, warmup=0), attached=CONTROLNET, latent=8, freeu=(1.2, 1.4, 0.9, 0.2)
+            condition(), ProfileOptions(repeats=1, warmup=0), attached=config_of("controlnet"), latent=8, freeu=(1.2, 1.4, 0.9, 0.2)
         )
     sizes = {"float32": 4, "int64": 8}
     inputs = {

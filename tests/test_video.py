@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.kinds_video import KINDS
-from tests.tiny import some, traced
+from tests.tiny import VIDEO, some, traced
 from unetinspect import Trace
 
 # Modules of diffusers that attend along the frames, with both of their attentions.
@@ -29,7 +28,7 @@ def named_kind(path: str, config: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("kind", "frames", "latent", "batch"),
     [
-        *((kind, None, None, 1) for kind in some(KINDS, 3)),
+        *((kind, None, None, 1) for kind in some(VIDEO, 3)),
         # As many frames as pixels, or as the batch, or a single pixel: shapes alone are ambiguous.
         *(("unet3d", 4, "2x2", 4), ("motion", 2, "1x2", 1), ("svd", 6, "3x2", 1), ("unet3d", 2, "1x1", 2), ("motion", 7, "5x7", 1)),
         # One frame, and one video without guidance: every axis but the channels and the pixels has length 1.
@@ -49,7 +48,7 @@ def test_attention_along_the_frames_is_distinguished_from_attention_in_space(
     assert {layer.kind for layer in record.attentions} >= {"self", "temporal"} or "only-cross" in kind
 
 
-@pytest.mark.parametrize("kind", some((kind for kind in KINDS if not kind.startswith("sparse")), 3))
+@pytest.mark.parametrize("kind", some((kind for kind in VIDEO if not kind.startswith("sparse")), 3))
 def test_every_skip_holds_the_frames_of_all_videos_as_one_batch(kind: str) -> None:
     """(batch * frames) comes first, and the output has the sample's frames and size again."""
     record = traced(kind)

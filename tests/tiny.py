@@ -1,4 +1,4 @@
-"""Small configs, of image UNets here and of others in `kinds_*.py`, and records that are traced once."""
+"""The small configs of `kinds.yaml`, and records that are traced once."""
 
 from __future__ import annotations
 
@@ -37,9 +37,17 @@ def kinds(group: str) -> dict[str, Config]:
 _GROUPS: dict[str, dict[str, Config]] = yaml.safe_load(Path(__file__).with_name("kinds.yaml").read_text(encoding="utf-8"))
 KINDS = kinds("image")
 CONDITION, PLAIN = KINDS["conditioned"], KINDS["plain"]
-ALL = {**KINDS, **kinds("other"), **kinds("plugs"), **kinds("video")}
+# One-dimensional UNets and those made for one pipeline; ControlNets, T2I-Adapters and the UNet that contains a ControlNet; video UNets.
+# A `MotionAdapter` is in none: it runs only in a UNet of published size (tests/test_motion_adapter.py).
+OTHER, PLUGS, VIDEO = map(kinds, ("other", "plugs", "video"))
+ALL = {**KINDS, **OTHER, **PLUGS, **VIDEO}
 # The first kind of each class.
 OF_EACH_CLASS = {config["_class_name"]: kind for kind, config in reversed(ALL.items())}
+
+
+def config_of(kind: str, **keys: Any) -> Config:
+    """Return a small config with some keys replaced."""
+    return {**ALL[kind], **keys}
 
 
 def condition(**keys: Any) -> Config:

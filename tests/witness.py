@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from unetinspect import Trace
 from unetinspect.run.build import make_inputs, named_tensors
 from unetinspect.run.resolve import diffusers_class
-from unetinspect.unets import InputSpec
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -29,8 +28,7 @@ Shapes = tuple[tuple[int, ...], ...]
 def by_hand(record: Trace) -> tuple[nn.Module, Callable[..., Any]]:
     """Build the model of a record as diffusers does; return it, and how to run it with the inputs that the record lists."""
     model = diffusers_class(record.model.class_name).from_config(record.model.given_config).eval()
-    specs = [InputSpec.of(given) for given in record.run.inputs]
-    inputs = make_inputs(specs, device=torch.device("cpu"), dtype=torch.float32)
+    inputs = make_inputs(record.run.inputs, device=torch.device("cpu"), dtype=torch.float32)
 
     def run(*, grad: bool = False) -> Any:
         with torch.set_grad_enabled(grad):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.atlas.bases import Base
 from tests.atlas.mutations import Inputs, Mutation, batch_of, nearest, resized, right_inputs, run
 from tests.tiny import Config
-from unetinspect.unets import InputSpec
+from unetinspect.record import InputInfo
 
 _CONTROL, _MID, _INTRABLOCK = "down_block_additional_residuals", "mid_block_additional_residual", "down_intrablock_additional_residuals"
 _CLIP = 103  # width of an image encoder's embedding
@@ -27,12 +27,14 @@ def with_residuals(base: Base, model: Any) -> Iterator[Base]:
         return
     shapes, mid = _residual_shapes(base, model)
     axes = ("batch" if base.name == "conditioned" else "batch * frames", "channels", "height", "width")
-    control = [InputSpec(f"{_CONTROL}.{place}", shape, axes) for place, shape in enumerate(shapes)]
-    yield base._replace(name=f"{base.name}+control", specs=(*base.specs, *control, InputSpec(_MID, mid, axes)))
+    control = [InputInfo(name=f"{_CONTROL}.{place}", shape=shape, dtype="float", axes=axes) for place, shape in enumerate(shapes)]
+    yield base._replace(
+        name=f"{base.name}+control", specs=(*base.specs, *control, InputInfo(name=_MID, shape=mid, dtype="float", axes=axes))
+    )
     if _INTRABLOCK in inspect.signature(model.forward).parameters:
         layers = base.config["layers_per_block"]
         features = [shapes[1 + place * (layers + 1)] for place in range(len(model.down_blocks))]
-        specs = (InputSpec(f"{_INTRABLOCK}.{place}", shape, axes) for place, shape in enumerate(features))
+        specs = (InputInfo(name=f"{_INTRABLOCK}.{place}", shape=shape, dtype="float", axes=axes) for place, shape in enumerate(features))
         yield base._replace(name=f"{base.name}+adapter", specs=(*base.specs, *specs))
 
 
@@ -125,7 +127,9 @@ def image_adapter(base: Base, model: Any) -> tuple[Base, dict[str, dict[str, Ten
             for name in ("to_k_ip", "to_v_ip")
         },
     }
-    spec = InputSpec("added_cond_kwargs.image_embeds.0", (batch_of(base), 1, _CLIP), ("batch", "images", "clip_dim"))
+    spec = InputInfo(
+        name="added_cond_kwargs.image_embeds.0", shape=(batch_of(base), 1, _CLIP), dtype="float", axes=("batch", "images", "clip_dim")
+    )
     return base._replace(name=f"{base.name}+ip-adapter", specs=(*base.specs, spec)), weights
 
 

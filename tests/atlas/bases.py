@@ -10,8 +10,9 @@ import yaml
 from msgspec.structs import replace
 
 from tests.tiny import Config, kinds
+from unetinspect.record import InputInfo
 from unetinspect.run.resolve import resolve_config
-from unetinspect.unets import InputSpec, Plan, builder_for
+from unetinspect.unets import Plan, builder_for
 from unetinspect.unets.builder import is_list
 
 TABLES: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("tables.yaml").read_text(encoding="utf-8"))
@@ -35,7 +36,7 @@ class Base(NamedTuple):
     name: str
     class_name: str
     config: Config
-    specs: tuple[InputSpec, ...]
+    specs: tuple[InputInfo, ...]
     halvings: int
 
 

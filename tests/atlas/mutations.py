@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.atlas.bases import TABLES, Base
 from tests.tiny import Config
-from unetinspect.unets import InputSpec
+from unetinspect.record import InputInfo
 from unetinspect.unets.builder import is_list, nest
 
 Inputs = dict[str, Any]
@@ -129,7 +129,7 @@ def _cause(name: str, otherwise: str) -> str:
     return "residual" if "residual" in name else "mask" if "attention_mask" in name else otherwise
 
 
-def _lengths(base: Base, spec: InputSpec, used: set[int]) -> Iterator[Mutation]:
+def _lengths(base: Base, spec: InputInfo, used: set[int]) -> Iterator[Mutation]:
     assert spec.shape is not None
     for place, (axis, length) in enumerate(zip(spec.axes, spec.shape, strict=True)):
         name = axis_name(axis)
@@ -170,7 +170,7 @@ def nearest(length: int, used: set[int], *, up: bool) -> int:
             return other
 
 
-def _axes(spec: InputSpec) -> Iterator[Mutation]:
+def _axes(spec: InputInfo) -> Iterator[Mutation]:
     """Yield an axis too few, one too many, and orders of axes."""
     about, names = about_of(spec.name), [axis_name(axis) for axis in spec.axes]
     for place, name in enumerate(names):
@@ -186,7 +186,7 @@ def _axes(spec: InputSpec) -> Iterator[Mutation]:
             yield Mutation("order", about, f"{names[one]}<->{names[other]}", _changed(spec.name, torch.transpose, one, other))
 
 
-def _dtypes(spec: InputSpec) -> Iterator[Mutation]:
+def _dtypes(spec: InputInfo) -> Iterator[Mutation]:
     about = about_of(spec.name)
     for dtype in (torch.float16, torch.float64) if spec.dtype == "float" else (torch.float32,):
         yield Mutation("dtype", about, str(dtype).removeprefix("torch."), _changed(spec.name, Tensor.to, dtype))
@@ -197,7 +197,7 @@ def _dtypes(spec: InputSpec) -> Iterator[Mutation]:
         yield Mutation("dtype", about, "list", _changed(spec.name, Tensor.tolist))
 
 
-def _missing(base: Base, spec: InputSpec) -> Iterator[Mutation]:
+def _missing(base: Base, spec: InputInfo) -> Iterator[Mutation]:
     about = about_of(spec.name)
     yield Mutation("missing", about, "None", _without(spec.name, **{spec.name: None}))
     yield Mutation("missing", about, "left out", _without(spec.name))

@@ -143,7 +143,7 @@ class Plan:
 def _record_of(name: str, config: bytes) -> Trace:
     """Trace a config, once for all captures of UNets that have it."""
     model = LoadedModel(name=name, config=msgspec.json.decode(config), source=Source(kind="dict", location=name))
-    return Tracer(model).trace(make_request(device="meta"))
+    return Tracer(model).observe(make_request(device="meta"))
 
 
 def check_taps(taps: tuple[Any, ...]) -> None:

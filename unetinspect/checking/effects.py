@@ -68,12 +68,12 @@ class Probes:
 
     def _passed(self, unet: nn.Module, values: Mapping[str, Any]) -> list[Any]:
         """Run a UNet; returns its inputs and every operation."""
-        specs = plan_pass(self._model, self._config.class_name, values, self._request).specs
-        inputs = make_inputs(specs, device=torch.device("meta"), dtype=torch.float32)
+        planned = plan_pass(self._model, self._config.class_name, values, self._request)
+        inputs = make_inputs(planned.run.inputs, device=torch.device("meta"), dtype=torch.float32)
         operations = _Operations([*unet.named_parameters(), *unet.named_buffers(), *named_tensors(inputs)])
         with torch.no_grad(), quiet_diffusers(), operations:
             unet(**inputs)
-        return [[(spec.name, spec.shape, spec.dtype, spec.value) for spec in specs], operations.seen]
+        return [[(spec.name, spec.shape, spec.dtype, spec.value) for spec in planned.run.inputs], operations.seen]
 
 
 class _DiffersError(Exception):

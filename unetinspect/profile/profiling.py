@@ -29,10 +29,9 @@ from unetinspect.record import AttentionMode, Profile, StageProfile, Trace
 from unetinspect.record.stages import paths_above
 from unetinspect.run.attach import freeu
 from unetinspect.run.build import build_unet, first_line, make_inputs, named_tensors, quiet_diffusers
+from unetinspect.run.cache import Recorder
 from unetinspect.run.resolve import diffusers_class, resolve_config
-from unetinspect.run.tracer import Tracer
 from unetinspect.source.loaded import LoadedModel
-from unetinspect.unets import InputSpec
 from unetinspect.unets.request import Request
 from unetinspect.units import format_size
 
@@ -83,7 +82,7 @@ def profile_model(
         ForwardError: The pass failed, or did not fit the device's memory.
     """
     clock = clock or Clock(cuda_device(request.device))
-    record = Tracer(model, overrides, force=how.force).trace(replace(request, device="meta"), attached)
+    record = Recorder(None, model, overrides, force=how.force).record(replace(request, device="meta"), attached)
     # The reported pass is the one on the device; the rest of the trace does not depend on the device.
     record = replace(record, run=replace(record.run, device=str(clock.device)))
     class_name = record.model.class_name
@@ -107,7 +106,7 @@ def _profile(model: LoadedModel, record: Trace, overrides: Mapping[str, Any], ho
     dtype: torch.dtype = getattr(torch, record.run.dtype)
     rate = matrix_tflops(clock, dtype)  # before the UNet takes its memory
     unet = build_unet(resolve_config(model.config, overrides), device=clock.device, dtype=dtype, name=model.name, force=how.force)
-    inputs = make_inputs([InputSpec.of(given) for given in record.run.inputs], device=clock.device, dtype=dtype)
+    inputs = make_inputs(record.run.inputs, device=clock.device, dtype=dtype)
     fill_with_numbers(unet, inputs, clock.device)
     if how.channels_last:
         put_channels_last(unet, record, inputs)

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from unetinspect.checkpoint.adapters import IpAdapter
 from unetinspect.errors import UsageError
-from unetinspect.record import Attention, Fit, Port, PortFit, PortKind, Run, Shape, Trace
+from unetinspect.record import Attention, Fit, InputInfo, Port, PortFit, PortKind, Run, Shape, Trace
 from unetinspect.run.resolve import ResolvedConfig
-from unetinspect.unets import InputSpec, builder_for, plug_classes
+from unetinspect.unets import builder_for, plug_classes
 from unetinspect.unets.request import FreeU, Request
 from unetinspect.units import format_shape
 
@@ -151,9 +151,10 @@ def fit_of_ip_adapter(unet: Trace, name: str, adapter: IpAdapter) -> Fit:
     )
 
 
-def residual_specs(attached: Trace) -> tuple[InputSpec, ...]:
+def residual_specs(attached: Trace) -> tuple[InputInfo, ...]:
     """Return the arguments that a UNet receives from a ControlNet or T2I-Adapter."""
-    return tuple(InputSpec(name, shape, (), f"--with {attached.model.name}") for name, shape in _residuals(attached))
+    option = f"--with {attached.model.name}"
+    return tuple(InputInfo(name=name, shape=shape, dtype="float", config_key=option) for name, shape in _residuals(attached))
 
 
 def _residuals(attached: Trace) -> Iterator[tuple[str, Shape]]:

@@ -1,4 +1,4 @@
-"""From a config to a module on a device, and from input specs to tensors. Imports torch and diffusers.
+"""From a config to a module on a device, and from the shapes of inputs to tensors. Imports torch and diffusers.
 
 The module is built on torch's meta device, where nothing is allocated. For "cpu" and "cuda" it is then moved there, with all
 weights zero: shapes do not depend on weights, and no checkpoint is read.
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from unetinspect.errors import ConfigError, ForwardError, UsageError
+from unetinspect.record import InputInfo
 from unetinspect.run.resolve import SEE_CONFIG, InputsError, ResolvedConfig, diffusers_class, plain
-from unetinspect.unets import InputSpec
 from unetinspect.unets.builder import nest
 from unetinspect.units import format_bytes, format_shape, plural
 
@@ -167,7 +167,7 @@ def _free_memory(device: torch.device) -> int | None:
         return None
 
 
-def make_inputs(specs: Sequence[InputSpec], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def make_inputs(specs: Sequence[InputInfo], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Make the keyword arguments of `forward`: zeros of the given shapes; dotted names become dicts and lists."""
     arguments: dict[str, Any] = nest({spec.name: _make_input(spec, device=device, dtype=dtype) for spec in specs})
     return arguments
@@ -237,7 +237,7 @@ def is_overflow(error: BaseException) -> bool:
     return "overflow" in str(error).lower()
 
 
-def _make_input(spec: InputSpec, *, device: torch.device, dtype: torch.dtype) -> Any:
+def _make_input(spec: InputInfo, *, device: torch.device, dtype: torch.dtype) -> Any:
     if spec.shape is None:
         return list(spec.value) if isinstance(spec.value, tuple) else spec.value
     try:

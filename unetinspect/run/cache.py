@@ -212,7 +212,7 @@ class Recorder:
         return self.answer("config", build).model
 
     def record(self, request: Request, attached: LoadedModel | None = None) -> Trace:
-        """Return the record of a pass; raises what `Tracer.trace` raises. Errors are not cached."""
+        """Return the record of a pass; raises what `Tracer.observe` raises. Errors are not cached."""
         added = None if attached is None else (attached, resolve_config(attached.config, class_of=self._class_of))
         key = record_key(self.model, self.config, request, added, code=self._code)
         record = self._cached(Trace, key, lambda: self._tracer.observe(request, attached))

@@ -53,8 +53,8 @@ class SizeError(ForwardError):
 
 def explain_failure(failure: ForwardRaisedError, planned: PlannedPass, runner: Runner) -> SizeError:
     """Say where the pass failed and, where other sizes run, which: then the size is the reason."""
-    name, sizes = runner.model.name, planned.sizes
-    size = f"{name} at sample {written_size(sizes.sample_size)}"
+    name, run = runner.model.name, planned.run
+    size = f"{name} at sample {written_size(run.sample_size)}"
     is_meta = runner.device.type == "meta"
     too_large = is_overflow(failure.error)
     nearest = nearest_sizes(planned, runner, failed=failure.error) if is_meta and not too_large else ()
@@ -67,14 +67,14 @@ def explain_failure(failure: ForwardRaisedError, planned: PlannedPass, runner: R
         message = f"{size} is too large: a tensor has more bytes than torch can count"
         hint = "try a smaller --res, --latent or --batch"
     elif nearest:
-        in_pixels = sizes.sample_size_from == "--res" and isinstance(sizes.vae_scale.factor, int)
+        in_pixels = run.sample_size_from == "--res" and isinstance(run.vae_scale_factor, int)
         which = "the nearest sizes that run" if len(nearest) > 1 else "the nearest size that runs"
         hint = f"{which}: {_options(nearest, in_pixels=in_pixels)}"
     elif is_meta:
         hint = "`unetinspect inputs MODEL` shows the inputs of the forward pass"
     check = SizeCheck(
-        image_size=sizes.image_size,
-        sample_size=sizes.sample_size,
+        image_size=run.image_size,
+        sample_size=run.sample_size,
         runs=False,
         failed_in=failure.path or None,
         shapes=tuple(operand.shape for operand in failure.operands),
@@ -123,7 +123,7 @@ def nearest_sizes(planned: PlannedPass, runner: Runner, *, failed: BaseException
     tried: dict[Size, Size | BaseException | None] = {}
     values = runner.config.values
     try:
-        halvings, own = planned.builder.halvings(values), planned.sizes.sample_size
+        halvings, own = planned.builder.halvings(values), planned.run.sample_size
     except Exception:  # the config makes no sense
         return ()
 
@@ -146,7 +146,7 @@ def nearest_sizes(planned: PlannedPass, runner: Runner, *, failed: BaseException
     found = _nearest(lambda size: returned(size) in (None, size), halvings, own)
     if not found and failed is not None and any(runs(size) for size, _ in planned.builder.sizes_to_try(values)):
         found = _nearest(runs, halvings, own)
-    return tuple(NearSize(image_size=image_of(size, planned.sizes.vae_scale.factor), sample_size=size) for size in found)
+    return tuple(NearSize(image_size=image_of(size, planned.run.vae_scale_factor), sample_size=size) for size in found)
 
 
 def _nearest(runs: Callable[[Size], bool], halvings: int, own: Size) -> list[Size]:
@@ -204,5 +204,5 @@ def passes_to_try(values: Mapping[str, Any], planned: PlannedPass) -> Iterator[P
             if time.process_time() > give_up:
                 break
             plan = replace(planned.plan, size=size)
-            sizes = replace(planned.sizes, sample_size=size, sample_size_from=said_by)
-            yield replace(planned, sizes=sizes, plan=plan, specs=tuple(planned.builder.inputs(values, plan)))
+            inputs = tuple(planned.builder.inputs(values, plan))
+            yield replace(planned, plan=plan, run=replace(planned.run, sample_size=size, sample_size_from=said_by, inputs=inputs))

@@ -26,13 +26,13 @@ from torch.func import functional_call
 
 from unetinspect.errors import ConfigError, ForwardError
 from unetinspect.observe import ForwardRaisedError
-from unetinspect.record import Source
+from unetinspect.record import InputInfo, Source
 from unetinspect.run.attach import FREEU_FACTORS
 from unetinspect.run.build import build_unet, first_line, pick_device
 from unetinspect.run.resolve import ResolvedConfig
 from unetinspect.source.hub_id import is_repo_id
 from unetinspect.source.loaded import LoadedModel
-from unetinspect.unets import InputSpec, supported_classes
+from unetinspect.unets import supported_classes
 from unetinspect.unets.request import Request
 from unetinspect.units import plural
 
@@ -87,7 +87,7 @@ class LiveModule:
         own: torch.dtype = self.module.dtype  # type: ignore[assignment]  # diffusers' own answer, aware of layerwise casting
         return own if own.is_floating_point else torch.float32
 
-    def added_specs(self, batch: int) -> Iterator[InputSpec]:
+    def added_specs(self, batch: int) -> Iterator[InputInfo]:
         """Yield the arguments of `forward` that loaded modules ask for: an image embedding for each IP-Adapter.
 
         The first linear layer of an adapter's projection reads it. Some projections read an embedding of every patch of the image.
@@ -96,11 +96,12 @@ class LiveModule:
         for place, layer in enumerate(layers):
             reads_patches = isinstance(layer, IPAdapterFullImageProjection | IPAdapterPlusImageProjection)
             width = next(module.in_features for module in layer.modules() if isinstance(module, nn.Linear))
-            yield InputSpec(
-                f"added_cond_kwargs.image_embeds.{place}",
-                (batch, 1, _IMAGE_PATCHES, width) if reads_patches else (batch, 1, width),
-                ("batch", "images", "image_tokens", "image_embed_dim") if reads_patches else ("batch", "images", "image_embed_dim"),
-                "encoder_hid_dim_type, by a loaded IP-Adapter",
+            yield InputInfo(
+                name=f"added_cond_kwargs.image_embeds.{place}",
+                shape=(batch, 1, _IMAGE_PATCHES, width) if reads_patches else (batch, 1, width),
+                dtype="float",
+                axes=("batch", "images", "image_tokens", "image_embed_dim") if reads_patches else ("batch", "images", "image_embed_dim"),
+                config_key="encoder_hid_dim_type, by a loaded IP-Adapter",
             )
 
     @contextmanager

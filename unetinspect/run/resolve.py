@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -17,12 +17,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.errors import ConfigError, UnetInspectError, UsageError
-from unetinspect.record import Medium, ModelInfo, Trace
+from unetinspect.record import InputInfo, Medium, ModelInfo, Run, Trace
 from unetinspect.source.loaded import LoadedModel
-from unetinspect.unets import Builder, InputSpec, Plan, builder_for, supported_classes
-from unetinspect.unets.builder import Adapted
+from unetinspect.unets import Builder, Plan, builder_for, supported_classes
+from unetinspect.unets.builder import Adapted, Given
 from unetinspect.unets.request import Request
-from unetinspect.unets.sizes import Sizes, VaeScale, decide_cfg, decide_sizes
+from unetinspect.unets.sizes import decide_run
 from unetinspect.unets.unknown_keys import explain_key
 from unetinspect.units import joined
 
@@ -196,22 +196,18 @@ class PlannedPass(Struct, frozen=True, kw_only=True):
     Attributes:
         builder: The builder of the class.
         request: What the user asked for.
-        sizes: The sizes, each with its reason.
-        cfg: Whether guidance doubles the batch.
-        cfg_reason: Why it does, or does not.
         plan: The sizes in the form that builders need.
-        specs: The arguments of `forward`.
-        attached: The name of an attached ControlNet or T2I-Adapter.
+        run: The record of it, so far. The dtype of an input that takes the dtype of the pass is "float".
     """
 
     builder: Builder
     request: Request
-    sizes: Sizes
-    cfg: bool
-    cfg_reason: str
     plan: Plan
-    specs: tuple[InputSpec, ...]
-    attached: str | None = None
+    run: Run
+
+    def with_inputs(self, inputs: Iterable[InputInfo], *, attached: str | None = None) -> PlannedPass:
+        """Return the pass with more arguments of `forward`: those that an `attached` ControlNet or T2I-Adapter fills, or others."""
+        return replace(self, run=replace(self.run, inputs=(*self.run.inputs, *inputs), plugged=attached))
 
 
 class InputsError(ConfigError):
@@ -226,22 +222,20 @@ def plan_pass(model: LoadedModel, class_name: str, values: Mapping[str, Any], re
         UsageError: The request does not fit the UNet.
     """
     builder = builder_for(class_name)
-    known = VaeScale(model.vae_scale_factor, model.vae_scale_from)
+    known = Given(model.vae_scale_factor, model.vae_scale_from)
     try:
-        cfg, reason = decide_cfg(request, builder.condition(values))
         # Another sample_size than the model's own is meant to be run.
         is_own = model.config.get("sample_size") == values.get("sample_size")
-        sizes = decide_sizes(request, values, builder, known, medium=model.medium, default=model.default_size if is_own else None)
-        batch = 2 * request.batch if cfg else request.batch
-        plan = Plan(batch=batch, size=sizes.sample_size, tokens=request.tokens, frames=sizes.frames.value if sizes.frames else None)
-        specs = tuple(builder.inputs(values, plan))
+        run = decide_run(request, values, builder, known, medium=model.medium, default=model.default_size if is_own else None)
+        plan = Plan(batch=run.forward_batch, size=run.sample_size, tokens=request.tokens, frames=run.frames)
+        inputs = builder.inputs(values, plan)
     except UnetInspectError:
         raise
     except Exception as error:  # builders do not check the types of a config
         raise InputsError(f"the config of {model.name} gives no input shapes: {error}", hint=SEE_CONFIG) from error
-    if request.tokens is not None and not any("tokens" in spec.axes for spec in specs):
+    if request.tokens is not None and not any("tokens" in spec.axes for spec in inputs):
         raise UsageError(f"--tokens: no input of {model.name} has tokens", hint="leave --tokens out")
-    return PlannedPass(builder=builder, request=request, sizes=sizes, cfg=cfg, cfg_reason=reason, plan=plan, specs=specs)
+    return PlannedPass(builder=builder, request=request, plan=plan, run=run).with_inputs(inputs)
 
 
 def model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | None) -> ModelInfo:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import diffusers
 import torch
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 from torch import nn
 
 from unetinspect.errors import ConfigError, ForwardError, UnetInspectError, UsageError
@@ -25,7 +25,7 @@ from unetinspect.observe.assemble import (
 )
 from unetinspect.observe.tensors import dtype_name
 from unetinspect.observe.training import watch_training
-from unetinspect.record import InputInfo, NearSize, OutputInfo, Run, TensorInfo, Trace, TrainingMemory
+from unetinspect.record import NearSize, OutputInfo, TensorInfo, Trace, TrainingMemory
 from unetinspect.run.attach import find_fit, freeu, make_ports, request_to_fit, residual_specs
 from unetinspect.run.build import (
     BuildError,
@@ -75,8 +75,10 @@ class Tracer:
         self._runners: dict[tuple[torch.device, torch.dtype], Runner] = {}
         self._say = say
 
-    def trace(self, request: Request, attached: LoadedModel | None = None) -> Trace:
-        """Trace one forward pass.
+    @collector_paused()
+    @torch.inference_mode(mode=False)  # the caller's: in it, torch shows a mode whole layers, which have no formula
+    def observe(self, request: Request, attached: LoadedModel | None = None) -> Trace:
+        """Trace one forward pass, with the notes of the pass alone: `described` adds the model's own.
 
         `attached`, a ControlNet or T2I-Adapter, is traced first, and the UNet receives its outputs.
 
@@ -85,14 +87,8 @@ class Tracer:
             UsageError: The request does not fit the UNet, or `attached` does not.
             ForwardError: The pass failed.
         """
-        return described(self.observe(request, attached), self._model, self._config, request, attached)
-
-    @collector_paused()
-    @torch.inference_mode(mode=False)  # the caller's: in it, torch shows a mode whole layers, which have no formula
-    def observe(self, request: Request, attached: LoadedModel | None = None) -> Trace:
-        """Trace one forward pass as `trace` does, with the notes of the pass alone: `described` adds the rest."""
         planned, runner = self._ready(request)
-        self._say(f"running {self._model.name} at sample {format_size(planned.sizes.sample_size)} on {runner.device}")
+        self._say(f"running {self._model.name} at sample {format_size(planned.run.sample_size)} on {runner.device}")
         try:
             record = _trace_first(planned, runner, attached)
         except InputsError as error:
@@ -168,7 +164,7 @@ class Tracer:
 
 
 def trace_module(module: nn.Module, request: Request, attached: LoadedModel | None = None) -> Trace:
-    """Trace one forward pass of a live module, and leave it exactly as it was. `attached` is as in `Tracer.trace`.
+    """Trace one forward pass of a live module, and leave it exactly as it was. `attached` is as in `Tracer.observe`.
 
     Raises:
         ConfigError: It is not a UNet that can be traced.
@@ -179,7 +175,7 @@ def trace_module(module: nn.Module, request: Request, attached: LoadedModel | No
     device, dtype = live.device(request.device), live.dtype(request.dtype)
     config = resolve_config(live.model.config, adapt=False)
     planned = plan_pass(live.model, config.class_name, config.values, request)
-    planned = replace(planned, specs=(*planned.specs, *live.added_specs(planned.plan.batch)))
+    planned = planned.with_inputs(live.added_specs(planned.plan.batch))
     with collector_paused(), torch.inference_mode(mode=False), live.ready(config, device, request) as (unet, call, trained, notes):
         runner = Runner(live.model, config, unet, call, trained, device, dtype)
         try:
@@ -204,7 +200,7 @@ def _trace_first(planned: PlannedPass, runner: Runner, attached: LoadedModel | N
 def _attach(planned: PlannedPass, record: Trace, attached: LoadedModel) -> PlannedPass:
     """Trace what is attached; returns the pass with its outputs, which must fit the ports in the record of the UNet alone."""
     to_fit = request_to_fit(record.run, planned.request, resolve_config(attached.config))
-    given = Tracer(attached).trace(to_fit)
+    given = Tracer(attached).observe(to_fit)
     fit = find_fit(record, given)
     if not fit.fits:
         reason = next(row.reason for row in fit.rows if not row.fits)
@@ -212,13 +208,13 @@ def _attach(planned: PlannedPass, record: Trace, attached: LoadedModel) -> Plann
             f"{attached.name} does not fit {record.model.name}: {reason}",
             hint=f"`unetinspect ports {record.model.name} --with {attached.name}` shows each tensor",
         )
-    return replace(planned, specs=(*planned.specs, *residual_specs(given)), attached=attached.name)
+    return planned.with_inputs(residual_specs(given), attached=attached.name)
 
 
 def _trace(planned: PlannedPass, runner: Runner) -> Trace:
     stage_of = stage_finder_of(runner.unet)
-    inputs = make_inputs(planned.specs, device=runner.device, dtype=runner.dtype)
-    frame_axes = {spec.name: spec.axes.index("frames") for spec in planned.specs if "frames" in spec.axes}
+    inputs = make_inputs(planned.run.inputs, device=runner.device, dtype=runner.dtype)
+    frame_axes = {spec.name: spec.axes.index("frames") for spec in planned.run.inputs if "frames" in spec.axes}
     with quiet_diffusers(), freeu(runner.unet, planned.request.freeu):
         seen = watch_forward(lambda: runner.call(inputs), runner.unet, dict(named_tensors(inputs)), stage_of, frame_axes)
     attentions = make_attentions(runner.unet, seen, stage_of)
@@ -228,9 +224,18 @@ def _trace(planned: PlannedPass, runner: Runner) -> Trace:
     outputs = tuple(
         OutputInfo(name=name, shape=tuple(tensor.shape), dtype=dtype_name(tensor.dtype)) for name, tensor in named_tensors(seen.returned)
     )
+    dtype = dtype_name(runner.dtype)
+    run = replace(
+        planned.run,
+        device=str(runner.device),
+        dtype=dtype,
+        inputs=tuple(replace(given, dtype=dtype) if given.dtype == "float" else given for given in planned.run.inputs),
+        versions={"unetinspect": __version__, "torch": str(torch.__version__), "diffusers": diffusers.__version__},
+        notes=(*planned.run.notes, *_unseen_attention(seen)),
+    )
     return Trace(
         model=replace(model_info(runner.model, runner.config, params=totals.params), config=built_values(runner.unet, runner.config)),
-        run=_run_info(planned, runner, seen),
+        run=run,
         output=TensorInfo(shape=outputs[0].shape, dtype=outputs[0].dtype),
         totals=totals,
         stages=make_stages(modules, seen, attentions, stage_of),
@@ -258,32 +263,6 @@ def _train(planned: PlannedPass, runner: Runner, inputs: Mapping[str, Any]) -> T
             f"the training step of {name} failed: {first_line(error)}", hint="without --training, the forward pass runs"
         ) from error
     return make_training(runner.unet, step, request.optimizer or "adamw", checkpointing=checkpointing)
-
-
-def _run_info(planned: PlannedPass, runner: Runner, seen: Observation) -> Run:
-    sizes, dtype = planned.sizes, dtype_name(runner.dtype)
-    dtypes = {"float": dtype, "int64": "int64"}
-    return Run(
-        device=str(runner.device),
-        dtype=dtype,
-        batch=planned.request.batch,
-        cfg=planned.cfg,
-        cfg_reason=planned.cfg_reason,
-        forward_batch=planned.plan.batch,
-        medium=sizes.medium,
-        image_size=sizes.image_size,
-        sample_size=sizes.sample_size,
-        sample_size_from=sizes.sample_size_from,
-        vae_scale_factor=sizes.vae_scale.factor,
-        vae_scale_from=sizes.vae_scale.said_by,
-        frames=sizes.frames.value if sizes.frames else None,
-        frames_from=sizes.frames.said_by if sizes.frames else "",
-        freeu=planned.request.freeu,
-        plugged=planned.attached,
-        inputs=tuple(InputInfo(**{**asdict(spec), "dtype": None if spec.shape is None else dtypes[spec.dtype]}) for spec in planned.specs),
-        versions={"unetinspect": __version__, "torch": str(torch.__version__), "diffusers": diffusers.__version__},
-        notes=(*sizes.notes, *_unseen_attention(seen)),
-    )
 
 
 def _unseen_attention(seen: Observation) -> list[str]:

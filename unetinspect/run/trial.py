@@ -101,7 +101,7 @@ class Trial:
         failures: list[Failure] = []
         try:
             for planned in passes_to_try(config.values, plan_pass(self._model, config.class_name, config.values, Request())):
-                inputs = make_inputs(planned.specs, device=torch.device("meta"), dtype=torch.float32)
+                inputs = make_inputs(planned.run.inputs, device=torch.device("meta"), dtype=torch.float32)
                 failure = _run(unet, inputs, count.total)
                 if failure is None:
                     return None

@@ -19,16 +19,13 @@ from unetinspect.source.hub_id import clean_folder
 from unetinspect.source.loaded import LoadedModel, LoadedWeights
 from unetinspect.source.parse import MAX_BYTES, decode, parse_mapping, read_file
 from unetinspect.source.pipeline import find_model, pipeline_classes, weights_in
-from unetinspect.source.place import GLOB, INDEX_SUFFIX, PICKLES, Folder, is_weights, unread_weights
+from unetinspect.source.place import GLOB, INDEX_SUFFIX, PICKLES, WEIGHTS, Folder, is_weights, unread_weights
 from unetinspect.source.sections import find_unet
 from unetinspect.streams import reason
 from unetinspect.unets import class_like, supported_classes
 from unetinspect.units import plural
 
-_CONFIG = re.compile(r".*\.(json|ya?ml)", re.IGNORECASE)
-_CHECKPOINT = re.compile(r".*\.(?:safetensors(?:\.index\.json)?|gguf)", re.IGNORECASE)
-_PICKLE = re.compile(rf".*(?:{'|'.join(map(re.escape, PICKLES))})", re.IGNORECASE)
-_WEIGHTS = re.compile(f"{_CHECKPOINT.pattern}|{_PICKLE.pattern}", re.IGNORECASE)
+_CONFIGS = (".json", ".yaml", ".yml")
 _CLASS_NAME = re.compile(rb"""_class_name["']?\s*:\s*["']?(\w+)""")
 # What `find_unet` finds a UNet by that has no `_class_name`: the class, keys of diffusers, the targets and flags of other code.
 _WORDS_OF_UNETS = (b"block_out_channels", b"_block_types", b"openaimodel", b"video_model", b"num_res_blocks")
@@ -182,7 +179,7 @@ def find_configs(place: str, note: Callable[[str], None]) -> Iterator[tuple[Path
     Most files are of other models, and need not be parsed.
     """
     words = (*_WORDS_OF_UNETS, *map(str.encode, supported_classes()))
-    for path in _search(place, _CONFIG, note):
+    for path in _search(place, _CONFIGS, note):
         if path.name == "model_index.json":  # the config that it names is found itself
             continue
         try:
@@ -206,10 +203,10 @@ def find_checkpoints(place: str, note: Callable[[str], None]) -> list[str]:
     Raises:
         SourceError: There is no such folder, or no such file in it.
     """
-    weights = _search(place, _WEIGHTS, note)
-    if pickles := sum(_PICKLE.fullmatch(path.name) is not None for path in weights):
+    weights = _search(place, (*WEIGHTS, *PICKLES), note)
+    if pickles := sum(path.name.lower().endswith(PICKLES) for path in weights):
         note(f"{plural(pickles, 'pickle file')} in {place} {'was' if pickles == 1 else 'were'} not opened: a pickle can execute code")
-    paths = [path for path in weights if _CHECKPOINT.fullmatch(path.name)]  # a glob matches any file
+    paths = [path for path in weights if is_weights(path.name)]  # a glob matches any file
     indexes = {str(path).lower() for path in paths}
     found = [path for path in map(str, paths) if not SHARD.search(path) or SHARD.sub(INDEX_SUFFIX, path).lower() not in indexes]
     if not found:
@@ -217,18 +214,17 @@ def find_checkpoints(place: str, note: Callable[[str], None]) -> list[str]:
     return found
 
 
-def _search(place: str, names: re.Pattern[str], note: Callable[[str], None]) -> list[Path]:
-    return sorted(set(_candidates(place, names, note)))
-
-
-def _candidates(place: str, names: re.Pattern[str], note: Callable[[str], None]) -> Iterator[Path]:
+def _search(place: str, endings: tuple[str, ...], note: Callable[[str], None]) -> list[Path]:
+    """Return every file under a folder whose name has one of the endings, or every file that a glob matches, sorted."""
     if not place:  # a variable of the shell that is not set; as a path it would be the current folder
         raise SourceError("--from needs a folder", hint="for the current folder: --from .")
+    found: set[Path] = set()
     for path in matching(place):
         if path.is_dir():
-            yield from _in_folder(path, names, note)
+            found.update(_in_folder(path, endings, note))
         elif path.is_file():
-            yield path
+            found.add(path)
+    return sorted(found)
 
 
 def matching(place: str) -> list[Path]:
@@ -249,7 +245,7 @@ def matching(place: str) -> list[Path]:
         raise SourceError(f"cannot search {place}: {error}", hint=_A_GLOB) from None
 
 
-def _in_folder(top: Path, names: re.Pattern[str], note: Callable[[str], None]) -> Iterator[Path]:
+def _in_folder(top: Path, endings: tuple[str, ...], note: Callable[[str], None]) -> Iterator[Path]:
     seen, too_deep = 0, []
     for folder, folders, files in os.walk(top, onerror=lambda error: note(f"{error.filename} cannot be read: {reason(error)}")):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -260,7 +256,7 @@ def _in_folder(top: Path, names: re.Pattern[str], note: Callable[[str], None]) -
         if seen > MAX_FILES:
             note(f"{top} has more than {MAX_FILES:,} files: the rest was not searched")
             break
-        paths = (Path(folder, name) for name in files if names.fullmatch(name))
+        paths = (Path(folder, name) for name in files if name.lower().endswith(endings))
         yield from (path for path in paths if path.is_file())  # not a pipe, which would be waited for
     if too_deep:
         where = f"in {plural(len(too_deep), 'folder')}, such as {too_deep[0]}"

@@ -16,6 +16,7 @@ from unetinspect.errors import SourceError
 from unetinspect.source.parse import parse_mapping, read_file
 
 INDEX_SUFFIX = ".safetensors.index.json"
+WEIGHTS = (".safetensors", ".gguf", INDEX_SUFFIX)
 GLOB = re.compile(r"[*?\[]")
 
 # What torch writes, in a zip or not. Reading one runs the code in it.
@@ -31,7 +32,7 @@ def is_weights(path: str) -> bool:
     >>> is_weights("unet/x.safetensors"), is_weights("x.safetensors.index.json"), is_weights("x.ckpt")
     (True, True, False)
     """
-    return path.lower().endswith((".safetensors", ".gguf", INDEX_SUFFIX))
+    return path.lower().endswith(WEIGHTS)
 
 
 def is_file_name(path: str) -> bool:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from unetinspect.errors import ConfigError
-from unetinspect.unets.builder import Builder, InputSpec, Plan
+from unetinspect.unets.builder import Builder, Plan
 
-__all__ = ["Builder", "InputSpec", "Plan", "builder_for", "class_like", "installed_classes", "plug_classes", "supported_classes"]
+__all__ = ["Builder", "Plan", "builder_for", "class_like", "installed_classes", "plug_classes", "supported_classes"]
 
 # Source: scripts/change_naming_configs_and_checkpoints.py of diffusers.
 _KEYS_OF_OLD = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from unetinspect.unets.builder import Arg, Config, arg, is_list
+from unetinspect.unets.builder import Arg, Config, is_list
 
 
 class Block(NamedTuple):
@@ -76,4 +76,4 @@ def text_width(config: Config) -> Any:
 
 def text(width: Any, key: str = "cross_attention_dim", *, name: str = "encoder_hidden_states", rows: str = "batch", **lengths: Any) -> Arg:
     """Declare a text of some width, whose config key is `key`; a width of None: it is not read."""
-    return arg(name, None if width is None else f"{rows} tokens {key}", key, **{key: width}, **lengths)
+    return Arg(name, None if width is None else f"{rows} tokens {key}", key, **{key: width}, **lengths)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeGuard, TypeV
 
 from msgspec import Struct
 
-from unetinspect.record import Constant, InputInfo, Medium, Shape
+from unetinspect.record import Constant, InputInfo, Medium
 from unetinspect.unets.request import Size
 
 Config = Mapping[str, Any]
@@ -41,61 +41,35 @@ class Plan(Struct, frozen=True, kw_only=True):
     frames: int | None = None
 
 
-class InputSpec(Struct, frozen=True):
-    """One argument of `forward`: its name, its shape with named axes, and the config keys that require it.
-
-    A dotted name is a value inside a dict or, where a number follows the dot, inside a list: "added_cond_kwargs.text_embeds",
-    "controlnet_cond.0". A shape of None: the argument is not a tensor, and `value` is passed as it is.
-    """
-
-    name: str
-    shape: Shape | None
-    axes: tuple[str, ...] = ()
-    config_key: str | None = None
-    dtype: Literal["float", "int64"] = "float"
-    value: Constant = None
-
-    @classmethod
-    def of(cls, given: InputInfo) -> InputSpec:
-        """Return an argument of a recorded pass."""
-        return cls(given.name, given.shape, given.axes, given.config_key, "int64" if given.dtype == "int64" else "float", given.value)
-
-
-class Arg(NamedTuple):
-    """A row of a builder's table, made by `arg`."""
-
-    name: str
-    axes: str | None
-    asks: str | None
-    dtype: Literal["float", "int64"]
-    value: Constant
-    lengths: Mapping[str, Any]
-
-    def spec(self, lengths: Mapping[str, Any]) -> InputSpec:
-        """Return the argument with its shape; `lengths` has a length for each name in its axes."""
-        if self.axes is None:
-            return InputSpec(self.name, None, (), self.asks, value=self.value)
-        axes = tuple(axis.strip("()") for axis in re.findall(r"\(.*?\)|\S+", self.axes))
-        return InputSpec(self.name, tuple(_length(axis, lengths) for axis in axes), axes, self.asks, self.dtype)
-
-
-def arg(
-    name: str,
-    axes: str | None,
-    asks: str | None = None,
-    *,
-    dtype: Literal["float", "int64"] = "float",
-    value: Constant = None,
-    **lengths: Any,
-) -> Arg:
-    """Declare an argument of `forward` by its axes, written as einops writes them: "batch in_channels height width".
+class Arg:
+    """An argument of `forward`, declared by its axes, written as einops writes them: "batch in_channels height width".
 
     An axis is a size of the pass (batch, height, width, length, frames, tokens), a config key, or a name in `lengths`, which
     override the config; in parentheses, a sum, product or quotient of these and of numbers: "(8 * height)".
     `tokens` in `lengths` is the default number of tokens. An argument without axes (None) is not a tensor: `value` is passed as
     it is. `asks` names the config keys that require the argument.
     """
-    return Arg(name, axes, asks, dtype, value, lengths)
+
+    def __init__(
+        self,
+        name: str,
+        axes: str | None,
+        asks: str | None = None,
+        *,
+        dtype: Literal["float", "int64"] = "float",
+        value: Constant = None,
+        **lengths: Any,
+    ) -> None:
+        self.name, self.axes, self.asks = name, axes, asks
+        self.dtype, self.value, self.lengths = dtype, value, lengths
+
+    def shaped(self, lengths: Mapping[str, Any]) -> InputInfo:
+        """Return the argument with its shape; `lengths` has a length for each name in its axes."""
+        if self.axes is None:
+            return InputInfo(name=self.name, shape=None, dtype=None, config_key=self.asks, value=self.value)
+        axes = tuple(axis.strip("()") for axis in re.findall(r"\(.*?\)|\S+", self.axes))
+        shape = tuple(_length(axis, lengths) for axis in axes)
+        return InputInfo(name=self.name, shape=shape, dtype=self.dtype, axes=axes, config_key=self.asks)
 
 
 def _length(axis: str, lengths: Mapping[str, Any]) -> int:
@@ -127,7 +101,7 @@ def nest(named: Mapping[str, Any]) -> Any:
     return list(nested.values()) if nested and all(key.isdigit() for key in nested) else nested
 
 
-TIMESTEP = arg("timestep", "", dtype="int64")
+TIMESTEP = Arg("timestep", "", dtype="int64")
 
 
 class Adapted(NamedTuple):
@@ -172,12 +146,12 @@ class Builder:
         """Declare the arguments of `forward`, in the order of its signature. `config` holds every key, defaults filled in."""
         raise NotImplementedError
 
-    def inputs(self, config: Config, plan: Plan) -> list[InputSpec]:
-        """List the arguments of `forward` with their shapes."""
+    def inputs(self, config: Config, plan: Plan) -> list[InputInfo]:
+        """List the arguments of `forward` with their shapes; "float" stands for the dtype of the pass."""
         sizes = {"batch": plan.batch, "frames": plan.frames or 1, **dict(zip(self.size_axes, plan.size, strict=True))}
         if plan.tokens is not None:
             sizes["tokens"] = plan.tokens
-        return [row.spec({"tokens": self.default_tokens, **config, **row.lengths, **sizes}) for row in self.args(config)]
+        return [row.shaped({"tokens": self.default_tokens, **config, **row.lengths, **sizes}) for row in self.args(config)]
 
     def condition(self, config: Config) -> str | None:
         """Return the argument that guidance would leave out or swap ("encoder_hidden_states"); None: unconditional."""

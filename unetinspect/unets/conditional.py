@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from unetinspect.unets.blocks import entry, list_blocks, text, text_width, width_read
-from unetinspect.unets.builder import TIMESTEP, Arg, Builder, Config, Given, arg, is_list
+from unetinspect.unets.builder import TIMESTEP, Arg, Builder, Config, Given, is_list
 from unetinspect.unets.request import Size
 
 # Text encoders that published UNets pool their `text_embeds` from: CLIP bigG, CLIP L, unCLIP, ChatGLM.
@@ -42,9 +42,9 @@ class UNet2DConditionInputs(Builder):
         sample = "batch in_channels height width"
         if config["addition_embed_type"] == "image_hint":  # forward adds 4 channels that add_embedding makes from the hint
             keys = "in_channels, addition_embed_type, sample_size"
-            yield arg("sample", sample, keys, in_channels=config["in_channels"] - 4)
+            yield Arg("sample", sample, keys, in_channels=config["in_channels"] - 4)
         else:
-            yield arg("sample", sample, "in_channels, sample_size")
+            yield Arg("sample", sample, "in_channels, sample_size")
         yield TIMESTEP
         yield _text(config)
         yield from class_labels(config, time_factor=2 if config["time_embedding_type"] == "fourier" else 4)
@@ -67,7 +67,7 @@ class DreamLiteInputs(UNet2DConditionInputs):
         yield from super().args(config)
         if config["addition_embed_type"] == "time":
             keys = f"addition_embed_type, {_PROJECTED}, addition_time_embed_dim"
-            yield arg("added_cond_kwargs.time_ids", "batch ids", keys, ids=time_ids(config))
+            yield Arg("added_cond_kwargs.time_ids", "batch ids", keys, ids=time_ids(config))
 
     def sample_size(self, config: Config) -> Given[Size]:
         """Return twice the width in the config: the pipelines put the image and the one it is made from side by side."""
@@ -97,7 +97,7 @@ class AudioLDM2Inputs(Builder):
         widths = [(row if is_list(row) else [row], channels) for row, channels in rows]
         first = width_read((width, channels) for row, channels in widths for width in row[:_FIRST_TEXT])
         second = width_read((width, channels) for row, channels in widths for width in row[_FIRST_TEXT:])
-        yield arg("sample", "batch in_channels height width", "in_channels, sample_size")
+        yield Arg("sample", "batch in_channels height width", "in_channels, sample_size")
         yield TIMESTEP
         yield text(first, tokens=_GENERATED_TOKENS)
         yield from class_labels(config)
@@ -120,20 +120,20 @@ def class_labels(config: Config, kinds: tuple[str, ...] = _CLASS_EMBEDS, *, time
     """
     kind, name = config["class_embed_type"], "class_labels"
     if kind is None and config["num_class_embeds"] is not None:
-        yield arg(name, "batch", "num_class_embeds", dtype="int64")
+        yield Arg(name, "batch", "num_class_embeds", dtype="int64")
     elif kind == "timestep":
-        yield arg(name, "batch", "class_embed_type", dtype="int64")
+        yield Arg(name, "batch", "class_embed_type", dtype="int64")
     elif kind == "identity":
         width = config.get("time_embedding_dim") or time_factor * config["block_out_channels"][0]
-        yield arg(name, "batch time_embed_dim", "class_embed_type", time_embed_dim=width)
+        yield Arg(name, "batch time_embed_dim", "class_embed_type", time_embed_dim=width)
     elif kind in kinds:
-        yield arg(name, f"batch {_PROJECTED}", f"class_embed_type, {_PROJECTED}")
+        yield Arg(name, f"batch {_PROJECTED}", f"class_embed_type, {_PROJECTED}")
 
 
 def timestep_cond(config: Config) -> Iterator[Arg]:
     """Yield timestep_cond, where the time embedding has a layer for it."""
     if config["time_cond_proj_dim"] is not None:
-        yield arg("timestep_cond", "batch time_cond_proj_dim", "time_cond_proj_dim")
+        yield Arg("timestep_cond", "batch time_cond_proj_dim", "time_cond_proj_dim")
 
 
 def text_time(config: Config) -> Iterator[Arg]:
@@ -141,8 +141,8 @@ def text_time(config: Config) -> Iterator[Arg]:
     if config["addition_embed_type"] == "text_time":
         pooled, ids = text_time_widths(config)
         keys = f"addition_embed_type, {_PROJECTED}, addition_time_embed_dim"
-        yield arg("added_cond_kwargs.text_embeds", "batch pooled_dim", keys, pooled_dim=pooled)
-        yield arg("added_cond_kwargs.time_ids", "batch ids", keys, ids=ids)
+        yield Arg("added_cond_kwargs.text_embeds", "batch pooled_dim", keys, pooled_dim=pooled)
+        yield Arg("added_cond_kwargs.time_ids", "batch ids", keys, ids=ids)
 
 
 def text_time_widths(config: Config) -> tuple[int, int]:
@@ -173,7 +173,7 @@ def _text(config: Config) -> Arg:
         width = text_width(config) if addition != "text" or is_list(config["cross_attention_dim"]) else config["cross_attention_dim"]
     key = "encoder_hid_dim" if config["encoder_hid_dim"] is not None else "cross_attention_dim"
     if width is None:
-        return arg("encoder_hidden_states", None, "encoder_hid_dim_type" if key == "encoder_hid_dim" else key)
+        return Arg("encoder_hidden_states", None, "encoder_hid_dim_type" if key == "encoder_hid_dim" else key)
     return text(width, key)
 
 
@@ -182,7 +182,7 @@ def _gligen(config: Config) -> Iterator[Arg]:
     for kind, tensors in _GLIGEN:
         for name, last in tensors.items() if config["attention_type"] == kind else ():
             lengths = {"objects": 30, "corners": 4, "cross_attention_dim": width}
-            yield arg(f"cross_attention_kwargs.gligen.{name}", f"batch objects {last}", "attention_type", **lengths)
+            yield Arg(f"cross_attention_kwargs.gligen.{name}", f"batch objects {last}", "attention_type", **lengths)
 
 
 def _added_cond(config: Config) -> Iterator[Arg]:
@@ -190,11 +190,11 @@ def _added_cond(config: Config) -> Iterator[Arg]:
     kind, projection, image = config["addition_embed_type"], config["encoder_hid_dim_type"], "added_cond_kwargs.image_embeds"
     yield from text_time(config)
     if kind == "text_image":
-        yield arg("added_cond_kwargs.text_embeds", "batch cross_attention_dim", "addition_embed_type, cross_attention_dim")
+        yield Arg("added_cond_kwargs.text_embeds", "batch cross_attention_dim", "addition_embed_type, cross_attention_dim")
     asked_by = "addition_embed_type" if kind in ("text_image", "image", "image_hint") else "encoder_hid_dim_type"
     if kind == "text_image" or projection == "text_image_proj":
-        yield arg(image, "batch cross_attention_dim", f"{asked_by}, cross_attention_dim")
+        yield Arg(image, "batch cross_attention_dim", f"{asked_by}, cross_attention_dim")
     elif kind in ("image", "image_hint") or projection == "image_proj":
-        yield arg(image, "batch encoder_hid_dim", f"{asked_by}, encoder_hid_dim")
+        yield Arg(image, "batch encoder_hid_dim", f"{asked_by}, encoder_hid_dim")
     if kind == "image_hint":  # ImageHintTimeEmbedding halves the hint three times
-        yield arg("added_cond_kwargs.hint", "batch rgb (8 * height) (8 * width)", "addition_embed_type", rgb=3)
+        yield Arg("added_cond_kwargs.hint", "batch rgb (8 * height) (8 * width)", "addition_embed_type", rgb=3)

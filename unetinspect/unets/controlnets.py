@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unetinspect.unets.blocks import list_blocks, read_widths, text, width_read
-from unetinspect.unets.builder import TIMESTEP, Arg, Builder, Config, Given, arg
+from unetinspect.unets.builder import TIMESTEP, Arg, Builder, Config, Given
 from unetinspect.unets.conditional import class_labels, text_time
 from unetinspect.unets.request import Size
 from unetinspect.unets.video import VideoBuilder, text_per_frame
@@ -29,7 +29,7 @@ class ControlNetInputs(Builder):
     plugs_into = _RESIDUALS
 
     def args(self, config: Config) -> Iterator[Arg]:
-        yield arg("sample", "batch in_channels height width", "in_channels")
+        yield Arg("sample", "batch in_channels height width", "in_channels")
         yield TIMESTEP
         yield _text(config)
         yield from self._images(config)
@@ -56,8 +56,8 @@ class ControlNetUnionInputs(ControlNetInputs):
 
     def _images(self, config: Config) -> Iterator[Arg]:
         yield _image("controlnet_cond.0", config)
-        yield arg("control_type", "batch num_control_type", "num_control_type")
-        yield arg("control_type_idx", None, value=(0,))
+        yield Arg("control_type", "batch num_control_type", "num_control_type")
+        yield Arg("control_type_idx", None, value=(0,))
 
 
 class UNetControlNetXSInputs(Builder):
@@ -71,7 +71,7 @@ class UNetControlNetXSInputs(Builder):
 
     def args(self, config: Config) -> Iterator[Arg]:
         control = {**config, "block_out_channels": config["ctrl_block_out_channels"], "up_block_types": []}
-        yield arg("sample", "batch in_channels height width", "sample_size", in_channels=_XS_CHANNELS)
+        yield Arg("sample", "batch in_channels height width", "sample_size", in_channels=_XS_CHANNELS)
         yield TIMESTEP
         yield text(width_read([*read_widths(config), *read_widths(control)]))
         yield _image("controlnet_cond", config, prefix="ctrl_")
@@ -94,12 +94,12 @@ class SparseControlNetInputs(VideoBuilder):
         if not config["use_simplified_condition_embedding"]:  # then the image is in pixels, not latents
             sides = _sides(_halved(config["conditioning_embedding_out_channels"]))
             keys = "conditioning_channels, conditioning_embedding_out_channels"
-        yield arg("sample", "batch in_channels frames height width", "in_channels")
+        yield Arg("sample", "batch in_channels frames height width", "in_channels")
         yield TIMESTEP
         yield text_per_frame(config)
-        yield arg("controlnet_cond", f"batch conditioning_channels frames {sides}", keys)
+        yield Arg("controlnet_cond", f"batch conditioning_channels frames {sides}", keys)
         if config["concat_conditioning_mask"]:
-            yield arg("conditioning_mask", f"batch mask frames {sides}", "concat_conditioning_mask", mask=1)
+            yield Arg("conditioning_mask", f"batch mask frames {sides}", "concat_conditioning_mask", mask=1)
 
 
 class T2IAdapterInputs(Builder):
@@ -112,7 +112,7 @@ class T2IAdapterInputs(Builder):
     plugs_into = {"": "down_intrablock_additional_residuals"}  # noqa: RUF012  declared as a ClassVar by Builder
 
     def args(self, config: Config) -> Iterator[Arg]:
-        yield arg("x", "batch in_channels height width", "in_channels, downscale_factor")
+        yield Arg("x", "batch in_channels height width", "in_channels, downscale_factor")
 
     def sample_size(self, config: Config) -> Given[Size]:
         """Return SDXL's size in pixels for an adapter of its type, else Stable Diffusion's, as a multiple of its downscale_factor."""
@@ -136,7 +136,7 @@ def _text(config: Config) -> Arg:
 def _image(name: str, config: Config, *, prefix: str = "") -> Arg:
     """Return the conditioning image, which its embedding downsamples to the size of the sample."""
     channels, widths = f"{prefix}conditioning_channels", f"{prefix}conditioning_embedding_out_channels"
-    return arg(name, f"batch {channels} {_sides(_halved(config[widths]))}", f"{channels}, {widths}")
+    return Arg(name, f"batch {channels} {_sides(_halved(config[widths]))}", f"{channels}, {widths}")
 
 
 def _halved(widths: list[int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil, log2
 
-from unetinspect.unets.builder import TIMESTEP, Adapted, Arg, Builder, Config, Given, arg, is_count, is_list
+from unetinspect.unets.builder import TIMESTEP, Adapted, Arg, Builder, Config, Given, is_count, is_list
 from unetinspect.unets.conditional import class_labels
 from unetinspect.unets.request import Size
 
@@ -21,7 +21,7 @@ class UNet2DInputs(Builder):
     vae_scale = 1
 
     def args(self, config: Config) -> Iterator[Arg]:
-        yield arg("sample", "batch in_channels height width", "in_channels, sample_size")
+        yield Arg("sample", "batch in_channels height width", "in_channels, sample_size")
         yield TIMESTEP
         yield from class_labels(config, ())
 
@@ -42,9 +42,9 @@ class UNet1DInputs(Builder):
             axes, keys = "batch (in_channels + extra_in_channels) length", "in_channels, extra_in_channels, sample_size"
         else:
             axes, keys = "batch in_channels length", "in_channels, sample_size"
-        yield arg("sample", axes, keys)
+        yield Arg("sample", axes, keys)
         # A value function has one time embedding per sample; blocks for sound would repeat it anyway.
-        yield arg("timestep", "batch", dtype="int64") if config["use_timestep_embedding"] else TIMESTEP
+        yield Arg("timestep", "batch", dtype="int64") if config["use_timestep_embedding"] else TIMESTEP
 
     def adapted(self, config: Config) -> Adapted:
         """Set `time_embedding_dim` for a Dance Diffusion, whose first block has room for 16 channels of it.
@@ -95,10 +95,10 @@ class Kandinsky3Inputs(Builder):
     default_size = (128, 128)
 
     def args(self, config: Config) -> Iterator[Arg]:
-        yield arg("sample", "batch in_channels height width", "in_channels")
+        yield Arg("sample", "batch in_channels height width", "in_channels")
         yield TIMESTEP
-        yield arg("encoder_hidden_states", "batch tokens encoder_hid_dim", "encoder_hid_dim")
-        yield arg("encoder_attention_mask", "batch tokens", dtype="int64")
+        yield Arg("encoder_hidden_states", "batch tokens encoder_hid_dim", "encoder_hid_dim")
+        yield Arg("encoder_attention_mask", "batch tokens", dtype="int64")
 
 
 class UVit2DInputs(Builder):
@@ -110,10 +110,10 @@ class UVit2DInputs(Builder):
 
     def args(self, config: Config) -> Iterator[Arg]:
         ids = config["micro_cond_embed_dim"] // config["micro_cond_encode_dim"]
-        yield arg("input_ids", "batch height width", "sample_size", dtype="int64")
-        yield arg("encoder_hidden_states", "batch tokens encoder_hidden_size", "encoder_hidden_size")
-        yield arg("pooled_text_emb", "batch cond_embed_dim", "cond_embed_dim")
-        yield arg("micro_conds", "batch ids", "micro_cond_embed_dim, micro_cond_encode_dim", ids=ids)
+        yield Arg("input_ids", "batch height width", "sample_size", dtype="int64")
+        yield Arg("encoder_hidden_states", "batch tokens encoder_hidden_size", "encoder_hidden_size")
+        yield Arg("pooled_text_emb", "batch cond_embed_dim", "cond_embed_dim")
+        yield Arg("micro_conds", "batch ids", "micro_cond_embed_dim, micro_cond_encode_dim", ids=ids)
 
     def halvings(self, config: Config) -> int:
         return 1 if config["downsample"] else 0
@@ -131,16 +131,16 @@ class StableCascadeInputs(Builder):
 
     def args(self, config: Config) -> Iterator[Arg]:
         text, image, effnet, pixels = (f"{key}_in_channels" for key in ("clip_text", "clip_image", "effnet", "pixel_mapper"))
-        yield arg("sample", "batch in_channels height width", "in_channels")
-        yield arg("timestep_ratio", "batch")
-        yield arg("clip_text_pooled", "batch pooled clip_text_pooled_in_channels", "clip_text_pooled_in_channels", pooled=1)
+        yield Arg("sample", "batch in_channels height width", "in_channels")
+        yield Arg("timestep_ratio", "batch")
+        yield Arg("clip_text_pooled", "batch pooled clip_text_pooled_in_channels", "clip_text_pooled_in_channels", pooled=1)
         if config[text] is not None and config[image] is not None:  # get_clip_embeddings reads both or neither
-            yield arg("clip_text", f"batch tokens {text}", text)
-            yield arg("clip_img", f"batch images {image}", image, images=1)
+            yield Arg("clip_text", f"batch tokens {text}", text)
+            yield Arg("clip_img", f"batch images {image}", image, images=1)
         if config[effnet]:  # the prior's result: the pipeline makes the sample int(10.67 * side) wide
-            yield arg("effnet", f"batch {effnet} (height / 10.67) (width / 10.67)", effnet)
+            yield Arg("effnet", f"batch {effnet} (height / 10.67) (width / 10.67)", effnet)
         if config[pixels]:  # forward makes 8 x 8 without them
-            yield arg("pixels", f"batch {pixels} rows columns", pixels, rows=8, columns=8)
+            yield Arg("pixels", f"batch {pixels} rows columns", pixels, rows=8, columns=8)
 
     def assumed_vae_scale(self, config: Config) -> int | None:
         return 4 if config["effnet_in_channels"] else None

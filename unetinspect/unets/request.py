@@ -81,14 +81,16 @@ def make_request(**options: Any) -> Request:
         raise UsageError("--cfg and --training exclude each other", hint="classifier-free guidance is for sampling: leave out --cfg")
     if request.optimizer not in (None, *get_args(Optimizer)):
         raise UsageError(f"unknown optimizer {request.optimizer!r}", hint=f"use {', '.join(get_args(Optimizer))}")
+    if not _DEVICE.fullmatch(str(request.device)):
+        raise UsageError(f"unknown device {str(request.device)!r}", hint="use auto, meta, cpu, cuda or cuda:N")
     return replace(
         request,
         optimizer=request.optimizer or ("adamw" if request.training else None),
         res=parse_size(request.res, option="--res"),
         latent=parse_size(request.latent, option="--latent"),
-        device=parse_device(request.device),
-        dtype=parse_dtype(request.dtype),
-        freeu=parse_freeu(request.freeu),
+        device=str(request.device),
+        dtype=_parse_dtype(request.dtype),
+        freeu=_parse_freeu(request.freeu),
     )
 
 
@@ -146,25 +148,13 @@ def parse_bytes(value: Any, *, option: str) -> int | None:
     return size
 
 
-def parse_device(device: Any) -> str:
-    """Return the device's name.
-
-    Raises:
-        UsageError: A UNet cannot be traced on it.
-    """
-    name = str(device)
-    if not _DEVICE.fullmatch(name):
-        raise UsageError(f"unknown device {name!r}", hint="use auto, meta, cpu, cuda or cuda:N")
-    return name
-
-
-def parse_dtype(dtype: Any) -> str | None:
+def _parse_dtype(dtype: Any) -> str | None:
     """Return the full name of a dtype: "fp16" and `torch.float16` are "float16".
 
     Raises:
         UsageError: diffusers does not run in it.
 
-    >>> parse_dtype("bf16")
+    >>> _parse_dtype("bf16")
     'bfloat16'
     """
     if dtype is None:
@@ -176,13 +166,13 @@ def parse_dtype(dtype: Any) -> str | None:
     return name
 
 
-def parse_freeu(value: Any) -> FreeU | None:
+def _parse_freeu(value: Any) -> FreeU | None:
     """Read FreeU's factors: "1.2,1.4,0.9,0.2" or four numbers, b1, b2, s1, s2 as its paper has them.
 
     Raises:
         UsageError: They are not four numbers above 0.
 
-    >>> parse_freeu("1.2,1.4,0.9,0.2")
+    >>> _parse_freeu("1.2,1.4,0.9,0.2")
     (1.2, 1.4, 0.9, 0.2)
     """
     if value is None:

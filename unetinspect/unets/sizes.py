@@ -1,28 +1,19 @@
-"""The sizes of one forward pass, decided from the user's and the model's own, each with its origin. No torch."""
+"""How one forward pass runs, decided from the user's sizes and the model's own, each with its origin. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
 
-from msgspec import Struct
-
 from unetinspect.catalog import PipelineSize
 from unetinspect.errors import UsageError
-from unetinspect.record import Medium, Shape
+from unetinspect.record import Medium, Run, Shape
 from unetinspect.unets.builder import Builder, Config, Given
 from unetinspect.unets.request import Request, Size
 from unetinspect.units import format_size
 
-
-class VaeScale(Struct, frozen=True):
-    """Pixels per sample cell along one side (None: unknown), and where the factor comes from.
-
-    It is an integer, except where pipelines round up: Stable Cascade's is 42.67.
-    """
-
-    factor: int | float | None
-    said_by: str
+# Pixels per sample cell along one side; None: unknown. An integer, except where pipelines round up: Stable Cascade's is 42.67.
+VaeScale = Given[int | float | None]
 
 
 class UnevenSizeError(UsageError):
@@ -34,19 +25,7 @@ class UnevenSizeError(UsageError):
         self.nearest = tuple(nearest)
 
 
-class Sizes(Struct, frozen=True, kw_only=True):
-    """The sizes of one forward pass; the fields are those of `record.Run`."""
-
-    medium: Medium
-    sample_size: Size
-    sample_size_from: str
-    image_size: Size | None
-    vae_scale: VaeScale
-    frames: Given[int] | None = None
-    notes: tuple[str, ...] = ()
-
-
-def decide_sizes(
+def decide_run(
     request: Request,
     config: Config,
     builder: Builder,
@@ -54,14 +33,16 @@ def decide_sizes(
     *,
     medium: Medium | None = None,
     default: PipelineSize | None = None,
-) -> Sizes:
-    """Decide the sample's size: from `--latent`, from `--res` and the VAE factor, from the pipeline's `default`, or from the config.
+) -> Run:
+    """Decide how a pass runs; what is known only once it ran, and its inputs, are left empty.
 
+    The sample's size is from `--latent`, from `--res` and the VAE factor, from the pipeline's `default`, or from the config.
     `known` is the factor in the model's own files or in the catalog, `medium` and `default` are those of the catalog.
 
     Raises:
         UsageError: `--res` is not a multiple of the VAE factor, or the class has no such size, or no frames.
     """
+    cfg, reason = _decide_cfg(request, builder.condition(config))
     frames = builder.frames(config)
     if request.frames is not None:
         if frames is None:
@@ -70,27 +51,38 @@ def decide_sizes(
     is_signal = len(builder.size_axes) == 1
     if is_signal:
         _refuse_sides(request, builder.class_name)
-    vae, notes = (VaeScale(None, ""), ()) if is_signal else _vae_scale(request, config, builder, known)
-    if request.res is not None and vae.factor is not None:
-        sample = Given(_divide(request.res, vae.factor), "--res")
+    vae, notes = (Given(None, ""), ()) if is_signal else _vae_scale(request, config, builder, known)
+    if request.res is not None and vae.value is not None:
+        sample = Given(_divide(request.res, vae.value), "--res")
     elif request.latent is not None:
         sample = Given(request.latent[: len(builder.size_axes)], "--latent")
-    elif default is not None and vae.factor is not None and request.vae_scale is None:
-        sample = Given(_divide(default.image, vae.factor), f"{default.pipeline}'s default")
+    elif default is not None and vae.value is not None and request.vae_scale is None:
+        sample = Given(_divide(default.image, vae.value), f"{default.pipeline}'s default")
     else:
         sample = builder.sample_size(config)
-    return Sizes(
+    return Run(
+        device=request.device,
+        dtype=request.dtype or "float32",
+        batch=request.batch,
+        cfg=cfg,
+        cfg_reason=reason,
+        forward_batch=2 * request.batch if cfg else request.batch,
         medium=medium or builder.medium,
         sample_size=sample.value,
         sample_size_from=sample.said_by,
-        image_size=request.res if sample.said_by == "--res" else image_of(sample.value, vae.factor),
-        vae_scale=vae,
-        frames=frames,
+        image_size=request.res if sample.said_by == "--res" else image_of(sample.value, vae.value),
+        vae_scale_factor=vae.value,
+        vae_scale_from=vae.said_by,
+        frames=frames.value if frames else None,
+        frames_from=frames.said_by if frames else "",
+        freeu=request.freeu,
+        inputs=(),
+        versions={},
         notes=notes,
     )
 
 
-def decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
+def _decide_cfg(request: Request, condition: str | None) -> tuple[bool, str]:
     """Decide whether classifier-free guidance doubles the batch, and why. `condition` is the input that it drops or swaps."""
     if request.training:
         return False, "training"
@@ -111,8 +103,8 @@ def _refuse_sides(request: Request, class_name: str) -> None:
 
 def _vae_scale(request: Request, config: Config, builder: Builder, known: VaeScale) -> tuple[VaeScale, tuple[str, ...]]:
     if request.vae_scale is not None:
-        return VaeScale(request.vae_scale, "--vae-scale"), ()
-    if known.factor is not None or request.res is None:
+        return Given(request.vae_scale, "--vae-scale"), ()
+    if known.value is not None or request.res is None:
         return known, ()
     factor = builder.assumed_vae_scale(config)
     if factor is None:
@@ -120,7 +112,7 @@ def _vae_scale(request: Request, config: Config, builder: Builder, known: VaeSca
             f"--res: the VAE scale factor of this {builder.class_name} is unknown",
             hint="give --latent, the size of the sample itself, or --vae-scale",
         )
-    return VaeScale(factor, "assumed"), (f"no VAE found; assuming a scale factor of {factor} (--vae-scale sets it)",)
+    return Given(factor, "assumed"), (f"no VAE found; assuming a scale factor of {factor} (--vae-scale sets it)",)
 
 
 def _divide(image: Size, factor: int | float) -> Size:

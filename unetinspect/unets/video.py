@@ -8,7 +8,7 @@ from typing import ClassVar, NoReturn
 from unetinspect.catalog import find_entry
 from unetinspect.errors import ConfigError, Problem
 from unetinspect.unets.blocks import text, text_width
-from unetinspect.unets.builder import TIMESTEP, Adapted, Arg, Builder, Config, Given, arg, is_count, is_list
+from unetinspect.unets.builder import TIMESTEP, Adapted, Arg, Builder, Config, Given, is_count, is_list
 from unetinspect.unets.conditional import text_time, time_ids, timestep_cond
 
 _PIPELINES_MAKE = 16  # num_frames of all pipelines but Stable Video Diffusion's
@@ -54,7 +54,7 @@ class UNet3DConditionInputs(VideoBuilder):
     pipeline = "TextToVideoSDPipeline"
 
     def args(self, config: Config) -> Iterator[Arg]:
-        yield arg("sample", "batch in_channels frames height width", "in_channels, sample_size")
+        yield Arg("sample", "batch in_channels frames height width", "in_channels, sample_size")
         yield TIMESTEP
         yield _text(config)
         yield from timestep_cond(config)
@@ -68,12 +68,12 @@ class I2VGenXLInputs(VideoBuilder):
     pipeline = "I2VGenXLPipeline"
 
     def args(self, config: Config) -> Iterator[Arg]:
-        yield arg("sample", "batch in_channels frames height width", "in_channels, sample_size")
+        yield Arg("sample", "batch in_channels frames height width", "in_channels, sample_size")
         yield TIMESTEP
-        yield arg("fps", "batch", dtype="int64")
+        yield Arg("fps", "batch", dtype="int64")
         # image_latents_proj_in takes 4 channels, whatever in_channels is.
-        yield arg("image_latents", "batch latent_channels frames height width", latent_channels=4)
-        yield arg("image_embeddings", "batch cross_attention_dim", "cross_attention_dim")
+        yield Arg("image_latents", "batch latent_channels frames height width", latent_channels=4)
+        yield Arg("image_embeddings", "batch cross_attention_dim", "cross_attention_dim")
         yield _text(config)
 
 
@@ -85,7 +85,7 @@ class UNetMotionInputs(VideoBuilder):
     pipeline = "AnimateDiffPipeline"
 
     def args(self, config: Config) -> Iterator[Arg]:
-        yield arg("sample", "batch in_channels frames height width", "in_channels, sample_size")
+        yield Arg("sample", "batch in_channels frames height width", "in_channels, sample_size")
         yield TIMESTEP
         yield text_per_frame(config)
         yield from timestep_cond(config)
@@ -100,11 +100,11 @@ class UNetSpatioTemporalInputs(VideoBuilder):
     default_tokens = 1  # the embedding of one image
 
     def args(self, config: Config) -> Iterator[Arg]:
-        yield arg("sample", "batch frames in_channels height width", "in_channels, num_frames, sample_size")
+        yield Arg("sample", "batch frames in_channels height width", "in_channels, num_frames, sample_size")
         yield TIMESTEP
         yield _text(config)
         keys = "projection_class_embeddings_input_dim, addition_time_embed_dim"
-        yield arg("added_time_ids", "batch ids", keys, ids=time_ids(config))
+        yield Arg("added_time_ids", "batch ids", keys, ids=time_ids(config))
 
     def frames(self, config: Config) -> Given[int]:
         frames = config["num_frames"]
@@ -177,7 +177,7 @@ def _misfits(adapter: Config, host: str, unet: Config) -> Iterator[Problem]:
 def _text(config: Config) -> Arg:
     """Return `encoder_hidden_states` of a class that repeats it for every frame itself, and needs a tensor even where nothing reads it."""
     width = text_width(config)
-    return arg("encoder_hidden_states", "batch tokens unread", unread=1) if width is None else text(width)
+    return Arg("encoder_hidden_states", "batch tokens unread", unread=1) if width is None else text(width)
 
 
 def text_per_frame(config: Config) -> Arg:
