@@ -32,7 +32,7 @@ class ModelSummary(Excerpt, frozen=True, kw_only=True):
     class_name: str
     params: int
     attention_layers: int
-    inference_bytes: int
+    inference_bytes: int | None = None
     vae_scale_factor: int | float | None
     default_size: PipelineSize | None = None
     hub: tuple[HubLocation, ...]
