@@ -35,7 +35,7 @@ READS = {"stable-cascade-decoder": 7}
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundled_model_has_the_numbers_that_its_entry_and_others_say(name: str) -> None:
-    """Parameters are counted on the built UNet, attention layers by their products, in a pass at the model's own size.
+    """Parameters are counted on the built UNet, attention layers by their products, memory in the same pass at the model's own size.
 
     A published number of parameters with all its digits is the entry's own; a rounded one is within 6 %.
     """
@@ -44,6 +44,7 @@ def test_a_bundled_model_has_the_numbers_that_its_entry_and_others_say(name: str
 
     assert entry.params == record.totals.params
     assert entry.attention_layers == record.totals.attention.total
+    assert entry.inference_bytes == record.totals.inference_bytes
     assert record.totals.skips.consumed == len({skip.sources for skip in record.skips})
     assert len(record.skips) == READS.get(name, record.totals.skips.consumed)
     if name in WITHOUT_A_WAY_UP:

@@ -339,6 +339,16 @@ def test_a_written_config_has_what_was_overridden_and_the_record_stays_under_jso
         note = f"note: record.json contains the record; without {option}, -o FILE.json writes the config that diffusers loads\n"
         assert cli("config", "given.json", *option.split(), "-o", "record.json") == (0, "", note)
         assert (tmp_path / "record.json").read_text() == printed
+    with (tmp_path / "redirected.json").open("w") as file, monkeypatch.context() as redirected:
+        redirected.setattr("sys.stdout", file)
+        assert cli("config", "given.json", "--json") == (
+            0,
+            "",
+            "note: this is the record; -o FILE.json writes the config that diffusers loads\n",
+        )
+        assert cli("config", "given.json", "-q", "--json") == (0, "", "")
+        assert cli("config", "given.json", "--format", "csv") == (0, "", "")
+    assert (tmp_path / "redirected.json").read_text().startswith(printed * 2)
     assert cli("config", "record.json", "-o", "same.json") == (0, "", "")
     assert json.loads((tmp_path / "same.json").read_text()) == json.loads(printed)["model"]["config"]
     code, _, err = cli("config", "sd-turbo", "-o", "turbo.json")

@@ -26,7 +26,7 @@ from unetinspect.views.models import config_table
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
 from unetinspect.views.skips import skips_table
 from unetinspect.views.stages import stages_table
-from unetinspect.views.table import Table, only_columns
+from unetinspect.views.table import Column, Table, only_columns
 from unetinspect.views.tree import modules_table, tree_table
 
 VIEWS: dict[str, Callable[[Trace], Table]] = {
@@ -179,3 +179,14 @@ def test_wrapping_a_cell_loses_no_letter(text: str, width: int, file: bool) -> N
     lines = wrap_cell(text, width, file=file)
     assert "".join("".join(lines).split()) == "".join(text.split())
     assert not file or max(map(len, lines)) <= max(width, 24)
+
+
+@pytest.mark.parametrize(("width", "meanings"), [(20, ["a: first"]), (200, ["a: first", "wide: second"])])
+def test_a_legend_is_that_of_the_columns_that_are_shown(width: int, meanings: list[str]) -> None:
+    """What was dropped is not explained; Markdown has all columns."""
+    columns = (Column("a", str), Column("wide", lambda row: f"{row}" * 40, drop=1))
+    table = Table(columns=columns, rows=["1"], below=["total"], legend={"a": "first", "wide": "second"})
+
+    assert render_table(table, Screen(width=width))[0].splitlines()[-len(meanings) - 1 :] == ["total", *meanings]
+    assert render_markdown(table).endswith("total  \na: first  \nwide: second\n")
+    assert "first" not in render_table(replace(table, rows=[]), Screen(width=width))[0]

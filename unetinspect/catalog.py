@@ -69,6 +69,7 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         confidence: "verbatim" as published, or "reconstructed" from code and similar models.
         params: Parameters, counted on the built UNet.
         attention_layers: Attention layers, counted likewise.
+        inference_bytes: Weights and the peak of activations of one pass in float32, at the model's own size.
         published: Published numbers.
         notes: Remarks on the config.
         config: The config itself.
@@ -82,6 +83,7 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     confidence: Confidence
     params: int
     attention_layers: int
+    inference_bytes: int
     config: dict[str, Any]
     medium: Medium | None = None
     default_size: PipelineSize | None = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import msgspec
 
-from unetinspect.errors import UsageError, nearest_names
+from unetinspect.errors import UsageError
 from unetinspect.record import Expectation, Finding, Trace
 from unetinspect.record.check import Comparison
 from unetinspect.source.parse import parse_value
@@ -31,6 +32,7 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?([kKMGT])(i?)B?")
 # The number that is compared where a section is expected to be a number: `skips=12`.
 _COUNTED_BY = {"skips": "consumed", "attention": "total"}
 _MISSING = object()
+_MEMORY = ("memory", "mem", "vram", "ram", "bytes")
 
 
 class Expected(NamedTuple):
@@ -86,7 +88,7 @@ def find_expected(record: Trace | None, expected: Sequence[Expected]) -> tuple[E
         return tuple(Expectation(key=key, expected=value, found=None, holds=False, comparison=sign) for key, sign, value in expected)
     whole = msgspec.json.decode(msgspec.json.encode(record))  # lists where a record has tuples
     places = [whole["totals"], whole, whole["model"], whole["run"]]
-    return tuple(_compared(each, _look_up(each.key, places)) for each in expected)
+    return tuple(_compared(each, _look_up(each.key, each.value, places)) for each in expected)
 
 
 def unmet(expectations: Sequence[Expectation], *, ran: bool) -> Iterator[Finding]:
@@ -99,7 +101,12 @@ def unmet(expectations: Sequence[Expectation], *, ran: bool) -> Iterator[Finding
             yield Finding(about="expectation", kind="not_met", what=what, where=(one.key,))
 
 
-def _look_up(key: str, places: Sequence[Mapping[str, Any]]) -> Any:
+def _look_up(key: str, value: Any, places: Sequence[Mapping[str, Any]]) -> Any:
+    """Find what a key names; `value` is what is expected of it.
+
+    Raises:
+        UsageError: Nothing has that name; the hint has those that are like it, or those of memory.
+    """
     for place in places:
         found: Any = place
         for part in key.split("."):
@@ -109,18 +116,22 @@ def _look_up(key: str, places: Sequence[Mapping[str, Any]]) -> Any:
                 found = found.get(part, _MISSING) if isinstance(found, Mapping) else _MISSING
         if found is not _MISSING:
             return found
-    close = nearest_names(key, dict.fromkeys(path for place in places for path in _paths(place)))
+    paths = list(dict.fromkeys(path for place in places for path in _paths(place)))
+    close = [path for path in paths if path.endswith(f".{key}")] or get_close_matches(key.lower(), paths, n=3, cutoff=0.65)
+    amount = str(value)
+    if key.lower() in _MEMORY or (not close and _AMOUNT.fullmatch(amount) and amount.endswith("B")):
+        memory = [path for path in paths if path.endswith(("_bytes", "_bytes_with_maps")) and "." not in path]
+        close = sorted(memory, key="inference_bytes".__ne__)  # the whole first
     hint = f"did you mean {' or '.join(close)}?" if close else "the names are those of `trace --json`: --expect attention.cross=16"
     raise UsageError(f"--expect {key}: the record has nothing of that name", hint=hint)
 
 
-def _paths(place: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
+def _paths(place: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the keys of a place, and of what is nested in it; of those that stand in a place of their own, only there."""
     for name, value in place.items():
-        found.append(prefix + name)
-        if isinstance(value, Mapping) and name != "config":
-            found += _paths(value, f"{prefix}{name}.")
-    return found
+        yield prefix + name
+        if isinstance(value, Mapping) and prefix + name not in ("totals", "model", "run"):
+            yield from _paths(value, f"{prefix}{name}.")
 
 
 def _compared(expected: Expected, found: Any) -> Expectation:

@@ -71,6 +71,8 @@ _SIGNATURES: tuple[tuple[Content, Layout | None, str | None, str], ...] = (
     ("unet", "diffusers", "UVit2DModel", "transformer_layers down_block up_block mlm_layer"),
     ("unet", "diffusers", "UNet1DModel", "down_blocks mid_block time_mlp"),
     ("unet", "diffusers", "UNet1DModel", "down_blocks mid_block time_proj !conv_in"),
+    # Named like FLUX.1, and with a transformer that refines the text's tokens.
+    ("transformer", "original", "HunyuanVideoTransformer3DModel", ".individual_token_refiner double_blocks single_blocks vector_in"),
     ("transformer", "original", "FluxTransformer2DModel", "double_blocks single_blocks img_in vector_in"),
     ("transformer", "original", None, "double_blocks"),
     ("transformer", "original", "SD3Transformer2DModel", "joint_blocks"),

@@ -44,6 +44,7 @@ _PART_WORDS = {
 }
 _TRANSFORMERS = {
     "FluxTransformer2DModel": "FLUX.1",
+    "HunyuanVideoTransformer3DModel": "HunyuanVideo",
     "SD3Transformer2DModel": "Stable Diffusion 3",
     "PixArtTransformer2DModel": "PixArt",
     "AuraFlowTransformer2DModel": "AuraFlow",

@@ -14,7 +14,7 @@ import typer
 from msgspec.structs import replace
 
 from unetinspect.cli.options import Kinds, ModelOptions, OutputOptions, SourceOptions, Stages, TokensAt, catalog_names, takes
-from unetinspect.cli.output import OF_NAMED, OF_TABLES, Output, is_folder
+from unetinspect.cli.output import OF_NAMED, OF_TABLES, Output, is_folder, is_redirected
 from unetinspect.cli.run import parse_overrides, read_named, unknown_keys
 from unetinspect.errors import ConfigError, SourceError, UnetInspectError, UsageError, nearest_names
 from unetinspect.record import SCHEMA, Envelope, Trace
@@ -139,6 +139,8 @@ def config(options: ModelOptions) -> None:
         return
     if output.form == "json" and output.path is not None:
         output.note(f"{output.path} contains the record; without {output.decided_by}, -o FILE.json writes the config that diffusers loads")
+    elif output.form == "json" and is_redirected():
+        output.note("this is the record; -o FILE.json writes the config that diffusers loads")
     notes = [*(entry.notes if entry is not None else ()), *notes]
     output.show(config_table(model, notes), Envelope(schema=SCHEMA, model=model))
 

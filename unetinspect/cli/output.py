@@ -200,12 +200,17 @@ def is_folder(path: str) -> bool:
 
 def _width() -> int | None:
     """Return the width to draw for: COLUMNS, or the terminal's, also at the end of a pipe (`| less`); a file has none, nor a pipe in CI."""
-    return columns_wanted() or columns_of(sys.stdout) or (columns_of(sys.stderr) if _is_pipe(sys.stdout) else None)
+    return columns_wanted() or columns_of(sys.stdout) or (columns_of(sys.stderr) if _is(stat.S_ISFIFO, sys.stdout) else None)
 
 
-def _is_pipe(stream: Any) -> bool:
+def is_redirected() -> bool:
+    """Whether standard output is a file: `> unet.json`."""
+    return _is(stat.S_ISREG, sys.stdout)
+
+
+def _is(kind: Callable[[int], bool], stream: Any) -> bool:
     with suppress(AttributeError, OSError):  # no stream, or one without a descriptor
-        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+        return kind(os.fstat(stream.fileno()).st_mode)
     return False
 
 

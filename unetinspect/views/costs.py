@@ -10,6 +10,8 @@ from unetinspect.views.header import added_lines, header
 from unetinspect.views.stages import attached_lines
 from unetinspect.views.table import Column, Table
 
+_SWEEP_LEGEND = {"tokens": "query tokens of the largest attention map", "with maps": "the peak with materialized attention maps"}
+
 
 def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | None) -> Table:
     """Show a line for each size and batch; `record` is that of a pass that ran, or None."""
@@ -30,6 +32,7 @@ def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | 
         rows=points,
         above=[*header(model), *_pass(record)],
         below=list(_sweep_lines(points, record)),
+        legend=_SWEEP_LEGEND if any(point.largest_map for point in points) else {},
     )
 
 
@@ -65,8 +68,6 @@ def _sweep_lines(points: Sequence[SweepPoint], record: Trace | None) -> Iterator
         yield f"total: {'of a training step: weights, gradients, optimizer, activations' if training else 'weights + peak'}"
     if limit := next((point.fit_bytes for point in points if point.fit_bytes), None):
         yield f"batch: the largest whose total is within {format_bytes(limit)}; -: not even 1"
-    if any(point.largest_map for point in points):
-        yield "tokens: query tokens of the largest attention map; with maps: the peak with materialized attention maps"
 
 
 def profile_table(trace: Trace, profile: Profile) -> Table:

@@ -32,6 +32,7 @@ class ModelSummary(Excerpt, frozen=True, kw_only=True):
     class_name: str
     params: int
     attention_layers: int
+    inference_bytes: int | None = None
     vae_scale_factor: int | float | None
     default_size: PipelineSize | None = None
     hub: tuple[HubLocation, ...]
@@ -148,10 +149,11 @@ def models_table(entries: Sequence[Entry]) -> Table:
         columns=(
             Column("name", lambda entry: entry.name + marks[entry.confidence]),
             Column("params", lambda entry: format_count(entry.params), right=True),
+            Column("memory", lambda entry: format_bytes(entry.inference_bytes), right=True, drop=1),
             Column("attn", lambda entry: str(entry.attention_layers), right=True, drop=2),
             Column("class", lambda entry: entry.class_name, in_heading=True),
             Column("family", lambda entry: entry.family, in_heading=True),
-            Column("title", lambda entry: entry.title, wrap=34),
+            Column("title", lambda entry: entry.title, wrap=30),
         ),
         rows=entries,
         group=lambda entry: f"{entry.family}: {entry.class_name}",
@@ -163,8 +165,10 @@ def models_table(entries: Sequence[Entry]) -> Table:
                 else []
             ),
         ],
+        legend={"memory": "weights + activations of one pass at the model's own size, in float32 (batch doubled under CFG)"},
         records=list_models(entries).models,
         name="name",
+        computed={"hub": lambda entry: ", ".join(one.id + (" (gone)" if one.gone else "") for one in entry.hub)},
     )
 
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from unetinspect.terminal import cells, paint, wrap_words
 from unetinspect.units import visible
 from unetinspect.views.layout import GAP, Layout, fit, widths, wrap_lines
-from unetinspect.views.table import Line, Table, data_text, flat_fields
+from unetinspect.views.table import Column, Line, Table, data_text, flat_fields
 
 _NUMBERED = re.compile(r"\d+\. ")
 
@@ -40,7 +40,10 @@ def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
     layout = fit(table, screen.width, shorten=screen.shorten)
     above, below = (
         "\n".join(part for line in lines for part in _wrapped(line, screen))
-        for lines in ([*([Line(table.title, "heading")] if table.title else []), *table.above], table.below)
+        for lines in (
+            [*([Line(table.title, "heading")] if table.title else []), *table.above],
+            [*table.below, *_legend(table, layout.columns)],
+        )
     )
     blocks = [above, _draw(layout, screen) if table.rows else "", below]
     left_out = []
@@ -52,13 +55,19 @@ def render_table(table: Table, screen: Screen) -> tuple[str, tuple[str, ...]]:
     return "\n\n".join(block for block in blocks if block) + "\n", tuple(hints)
 
 
+def _legend(table: Table, columns: Sequence[Column]) -> list[str]:
+    shown = [column.header for column in columns] if table.rows else []
+    return [f"{header}: {meaning}" for header, meaning in table.legend.items() if header in shown]
+
+
 def render_markdown(table: Table) -> str:
     """Write a table as Markdown, every column of it."""
     headers = [column.header for column in table.columns]
     lines = [headers, ["---:" if column.right else "---" for column in table.columns]]
     lines += [[visible(column.show(row).strip()) for column in table.columns] for row in table.rows]
     body = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines if table.rows)
-    above, below = ("  \n".join(_markdown_lines(part)) for part in (table.above, table.below))
+    below_it = [*table.below, *_legend(table, table.columns)]
+    above, below = ("  \n".join(_markdown_lines(part)) for part in (table.above, below_it))
     title = f"### {table.title}" if table.title else ""
     return "\n\n".join(block for block in (title, above, body, below) if block) + "\n"
 

@@ -90,6 +90,7 @@ class Table(Struct, frozen=True):
         rows: What the columns read.
         above: Lines over the table: what was traced, how.
         below: Lines under it: totals.
+        legend: What columns mean, by header: last, and only of columns that are shown.
         group: The heading that a row may be grouped under; a path in it is removed from the first column. None: no groups.
         style: The style of a row on a terminal; None: they have none.
         records: What CSV and TSV write; None: the rows, field by field.
@@ -104,6 +105,7 @@ class Table(Struct, frozen=True):
     rows: Sequence[Row]
     above: Sequence[str] = ()
     below: Sequence[str] = ()
+    legend: Mapping[str, str] = {}
     group: Callable[[Row], str] | None = None
     style: Callable[[Row], str] | None = None
     records: Sequence[Any] | None = None
