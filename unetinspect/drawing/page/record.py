@@ -27,9 +27,7 @@ def page_record(outline: Outline) -> dict[str, Any]:
     numbers = {text: number for number, text in enumerate(texts)}
     return {
         "boxes": [_box(outline, box) for box in outline.boxes],
-        "skips": [
-            {"name": name, **_skip(outline, skip, classes)} for skip, name in zip(trace.skips, skip_names(trace.skips), strict=True)
-        ],
+        "skips": [{"name": name, **_skip(outline, skip, classes)} for skip, name in zip(trace.skips, skip_names(trace.skips), strict=True)],
         "tensors": {"texts": texts, "of": [numbers[text] for text in tensors]},
     }
 
