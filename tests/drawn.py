@@ -8,7 +8,7 @@ from typing import get_args
 
 from tests.tiny import ALL, KINDS, OF_EACH_CLASS, Config, traced, traced_once
 from unetinspect import Trace
-from unetinspect.drawing.outline import Level, Outline, outline_of
+from unetinspect.drawing.outline import Layout, Level, Outline, outline_of
 
 KNOWN = ("sd15", "sdxl", "ddpm-cat-256", "svd-xt", "kandinsky-3")
 _ODD = ("conditioned", "plain", "plain-no-mid-block", "plain-one-block", "skip-blocks", "k-blocks", "simple-cross-attention", "text")
@@ -18,9 +18,12 @@ DRAWN: dict[str, str | Config] = {
     **{name: ALL[kind] for name, kind in OF_EACH_CLASS.items() if kind not in KINDS},
 }
 LEVELS: tuple[Level, ...] = get_args(Level)
-# Each record at each level, at two of the widths of a terminal; each width at each level, with records of many kinds.
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 WIDTHS = (80, 40, 120, 59)
-CASES = [(name, level, WIDTHS[(place + turn) % len(WIDTHS)]) for place, name in enumerate(DRAWN) for turn, level in enumerate(LEVELS)]
+# Pairwise: each record once, the known ones at both levels, and each level with each width of a terminal and each layout of a picture.
+_TURNS = [(name, place, turn) for turn, names in enumerate((DRAWN, KNOWN)) for place, name in enumerate(names)]
+CASES = [(name, LEVELS[(place + turn) % 2], WIDTHS[(place // 2 + turn) % 4]) for name, place, turn in _TURNS]
+LAID_OUT = [(name, LEVELS[(place + turn) % 2], LAYOUTS[(place + 2 * turn) % 3]) for name, place, turn in _TURNS]
 EVIL = "<script>alert(1)</script>a\"b]c[d`e--><i>&amp;#35;|'x\x1b[31m\n\x00\u2028\u202ey%%{init}%%é;style a:#b;]]>" + "long-" * 60
 
 

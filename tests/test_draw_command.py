@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -133,10 +134,25 @@ def test_layout_title_and_legend_are_those_of_python(cli: Any, saved: Path) -> N
     path, again = saved.with_suffix(".svg"), saved.with_name("again.svg")
     options = ("--layout", "wide", "--title", "Figure 1", "--no-legend", "--level", "layer")
 
-    assert cli("draw", str(saved), *options, "-o", str(path)) == (0, "", "")
+    assert cli("draw", str(saved), *options, "-o", str(path))[:2] == (0, "")
     traced("conditioned").draw(again, level="layer", layout="wide", title="Figure 1", legend=False)
     assert path.read_text() == again.read_text() != traced("conditioned").draw(level="layer", layout="wide").svg()
     assert cli("draw", str(saved), "--title", "Figure 1")[1].startswith("Figure 1\n")
+
+
+@pytest.mark.parametrize(("layout", "points"), [("wide", 960), ("compact", 237.6)])
+def test_a_note_says_where_a_picture_is_too_small_for_its_place(cli: Any, saved: Path, layout: str, points: float) -> None:
+    """Type below 6 points on the page, a column above 8 inches: each as measured in the SVG; a picture that fits has no note."""
+    for level in ("stage", "layer"):
+        _, svg, errors = cli("draw", str(saved), "--layout", layout, "--level", level, "--as", "svg")
+        width, height = map(float, re.findall(r'viewBox="0 0 (\S+) (\S+)"', svg)[0])
+        smallest = min(map(float, re.findall(r'font-size="([\d.]+)"', svg))) * points / width
+        inches = height * points / width / 72
+        assert (f"note: the smallest type is {smallest:.1f} points at a width of {points / 72:.1f} inches; " in errors) == (smallest < 6)
+        assert (f"note: the picture is {inches:.1f} inches high at a width of 3.3 inches; " in errors) == (
+            layout == "compact" and inches > 8
+        )
+        assert bool(errors) == (level == "layer")
 
 
 @pytest.mark.parametrize("word", ["level", "layout"])

@@ -129,6 +129,8 @@ def draw(
     # These forms have their own encoding, whatever that of standard output is.
     drawn = f"```mermaid\n{drawing.mermaid()}```\n" if output.form == "md" else drawing.render(cast(Form, output.form))
     output.write(drawn if isinstance(drawn, bytes) else drawn.encode())
+    for misfit in drawing.misfits() if output.form in PICTURES else ():
+        output.note(misfit)
 
 
 @takes(TraceOptions)

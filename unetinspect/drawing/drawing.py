@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 from unetinspect.drawing.outline import Layout, Level, outline_of
@@ -62,6 +63,22 @@ class Drawing:
         from unetinspect.drawing.place.layouts import PLANS
 
         return pdf(self.svg(), points=PLANS[self.layout].points)
+
+    def misfits(self) -> Iterator[str]:
+        """Yield what makes a picture too small for the place that its layout is for: a slide, or a column of at most 8 inches."""
+        from unetinspect.drawing.place import place
+        from unetinspect.drawing.place.boxes import NOTE_SIZE
+        from unetinspect.drawing.place.layouts import PLANS
+
+        points = PLANS[self.layout].points
+        if points is None:
+            return
+        scene = place(self._outline, level=self.level, layout=self.layout, legend=self.legend)
+        smallest, inches = NOTE_SIZE * points / scene.width, scene.height * points / scene.width / 72
+        if smallest < 6:
+            yield f"the smallest type is {smallest:.1f} points at a width of {points / 72:.1f} inches; --layout tall has larger type"
+        if inches > 8 and self.layout == "compact":
+            yield f"the picture is {inches:.1f} inches high at a width of 3.3 inches; --layout wide fits across two columns"
 
     def html(self) -> str:
         """Return one self-contained, interactive HTML page."""

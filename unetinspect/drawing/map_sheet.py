@@ -117,7 +117,8 @@ font-family={quoteattr(FONTS)} font-size="{_SIZE}" fill="#1b2530">
 def _height(row: MapRow) -> float:
     """Return the height of a row, with the maxima below its pictures."""
     height, across = next(iter(row.pictures.values())).shape
-    return float(max(_CELL * height / max(height, across), 2 * _LINE) + 2 * _LINE)
+    tall: float = max(_CELL * height / max(height, across), 2 * _LINE)
+    return tall + 2 * _LINE
 
 
 def _titles(seen: Captured) -> list[str]:

@@ -21,6 +21,10 @@ def place(outline: Outline, *, level: Level, layout: Layout = "tall", legend: bo
         return scene
     if scene.height * plan.ratio > scene.width:
         scene = _place(outline, level, replace(plan, page=scene.height * plan.ratio), legend=legend)
+        # In a wider page, texts take fewer lines: the page may be smaller, and all type on the slide larger.
+        smaller = _place(outline, level, replace(plan, page=scene.height * plan.ratio), legend=legend)
+        if smaller.height * plan.ratio <= smaller.width + 0.01:
+            scene = smaller
     return replace(scene, height=scene.width / plan.ratio)
 
 
@@ -34,7 +38,8 @@ def _place(outline: Outline, level: Level, plan: Plan, *, legend: bool) -> Scene
     drafts = []
     for edge, is_beside in ((measured.inner[1], True), (measured.width, False)):
         head = above(outline, level, plan, measured.width, edge - plan.margin)
-        drafts.append((head, *columns(outline, measured, (head.y, head.title_y if is_beside else head.y))))
+        if head.right <= edge or not is_beside:
+            drafts.append((head, *columns(outline, measured, (head.y, head.right_y if is_beside else head.y))))
     head, measured, rects, bottom = min(drafts, key=lambda draft: draft[3])
     boxes = {placed.box.name: placed for placed in head.boxes}
     boxes |= {box.name: fill(box, measured.contents[box.name], rects[box.name]) for box in outline.chain}

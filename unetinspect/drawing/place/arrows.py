@@ -8,7 +8,7 @@ from itertools import pairwise
 from unetinspect.drawing.labels import skip_names
 from unetinspect.drawing.outline import Box, Outline
 from unetinspect.drawing.place.boxes import TEXT_SIZE
-from unetinspect.drawing.place.columns import AFTER, BEFORE, HEAD, LABEL_SIZE, Measures
+from unetinspect.drawing.place.columns import AFTER, BEFORE, HEAD, LABEL_SIZE, Measures, drop_of
 from unetinspect.drawing.place.layouts import Plan
 from unetinspect.drawing.scene import Anchor, Badge, Flow, PlacedBox, PlacedSkip, Point, Rect, Text
 from unetinspect.drawing.text_width import shortened, text_width
@@ -104,7 +104,7 @@ def _way(outline: Outline, before: Box, box: Box, rects: dict[str, Rect], measur
     from_y, to_y = start.middle[1], end.middle[1]
     shapes = [("→ " if place else "") + plan.shape(shape) for place, shape in enumerate(passed)]
     is_narrow = plan.axis < 0.5  # too narrow to write at a level arrow: it is written below the columns
-    below = min([rects[one.name].y for one in outline.on("bottom")], default=0) - plan.drop / 2
+    below = min([rects[one.name].y for one in outline.on("bottom")], default=0) - drop_of(outline, plan) / 2
     match before.side, box.side:
         case "right", "right":
             middle = (start.y + end.bottom) / 2

@@ -18,9 +18,9 @@ from unetinspect.record.run import channels_of
 from unetinspect.units import in_lines
 
 PAD_X, GAP, ROW_INSET, ROW_GAP, BADGE_PAD = 12.0, 8.0, 6.0, 2.0, 6.0
-NAME_SIZE, TEXT_SIZE, NOTE_SIZE, BADGE_SIZE = 13.0, 11.0, 10.0, 10.0
+NAME_SIZE, END_NAME_SIZE, TEXT_SIZE, NOTE_SIZE, BADGE_SIZE = 13.0, 12.0, 11.0, 10.0, 10.0
 _NAME_LINE, _TEXT_LINE, _BADGE_LINE, _SKIP_LINE = 19.0, 15.5, 20.0, 18.0
-_WIDEST_TEXT, _WIDEST_NAME, _ROW_BESIDE_BADGES = 430.0, 300.0, 102.0
+_WIDEST_TEXT, _WIDEST_NAME, _BRIEF_NAME, _ROW_BESIDE_BADGES = 430.0, 300.0, 110.0, 102.0
 _BADGE_HEIGHT, _BEFORE_ROWS = 15.0, 6.0
 # The baseline of a text is below the middle of its line, per em.
 _BASELINE = 0.36
@@ -166,16 +166,24 @@ def content_of(box: Box, level: Level, run: Run, plan: Plan, *, shapes: bool) ->
         rows.insert(place, RowContent((), tuple(rest), is_plain=True))
     else:
         head += rest
-    return Content(tuple(head), tuple(rows), plan.pad, plan.beside)
+
+    def led(lines: Iterable[Line]) -> tuple[Line, ...]:
+        return tuple(replace(line, height=plan.leading * line.height) for line in lines)
+
+    return Content(led(head), tuple(replace(row, lines=led(row.lines)) for row in rows), plan.pad, plan.beside)
 
 
 def _names(box: Box, plan: Plan) -> Iterator[Line]:
+    name_size = NAME_SIZE if is_scaled(box) else END_NAME_SIZE
+    if plan.brief:  # rather than a wider column, in which all type would be smaller
+        sizes = (name_size, TEXT_SIZE, NOTE_SIZE)
+        name_size = next((size for size in sizes if text_width(box.name, size, bold=True) <= _BRIEF_NAME), NOTE_SIZE)
     if not is_scaled(box):
-        short = shortened(box.name, _WIDEST_NAME, 12, bold=True), shortened(box.class_name, _WIDEST_NAME, NOTE_SIZE)
-        parts = Part(short[0], "name", 12, bold=True), Part(short[1], "note", NOTE_SIZE)
+        short = shortened(box.name, _WIDEST_NAME, name_size, bold=True), shortened(box.class_name, _WIDEST_NAME, NOTE_SIZE)
+        parts = Part(short[0], "name", name_size, bold=True), Part(short[1], "note", NOTE_SIZE)
         yield Line(17, parts[: 1 if plan.brief else 2])
     else:
-        name = Part(shortened(box.name, _WIDEST_TEXT, NAME_SIZE, bold=True), "name", NAME_SIZE, bold=True)
+        name = Part(shortened(box.name, _WIDEST_TEXT, name_size, bold=True), "name", name_size, bold=True)
         class_name = Part(shortened(box.class_name, _WIDEST_TEXT, TEXT_SIZE), "note", TEXT_SIZE)
         yield Line(_NAME_LINE, (name, class_name) if plan.beside else (name,))
         if not plan.beside and not plan.brief:

@@ -9,7 +9,7 @@ from math import log2
 from msgspec import Struct
 from msgspec.structs import replace
 
-from unetinspect.drawing.outline import Box, Level, Link, Outline, uncrossed
+from unetinspect.drawing.outline import Box, Level, Link, Outline, Side, uncrossed
 from unetinspect.drawing.place.boxes import TEXT_SIZE, Content, RowContent, content_of, fill, is_scaled
 from unetinspect.drawing.place.layouts import Plan
 from unetinspect.drawing.scene import Rect
@@ -19,6 +19,7 @@ from unetinspect.views.words import skip_label
 _APART, _TWO_SHAPES, _STEP, _MOST_HEIGHT = 14.0, 36.0, 22.0, 72.0
 # The label of a skip: its size, and what is free before and after it; and the length of a skip's straight end.
 LABEL_SIZE, BEFORE, AFTER, HEAD = 10.0, 6.0, 8.0, 14.0
+_COLUMNS: tuple[Side, Side] = ("left", "right")
 _Sizes = dict[str, tuple[float, float]]
 
 
@@ -28,30 +29,30 @@ class Measures(Struct, frozen=True):
     Attributes:
         contents: What is written in each box, by name.
         sizes: (width, height) of each box, by name.
-        column: The width of each of the two columns.
+        columns: The widths of the left and of the right column.
     """
 
     plan: Plan
     contents: dict[str, Content]
     sizes: _Sizes
-    column: float
+    columns: tuple[float, float]
     width: float
 
     @property
     def inner(self) -> tuple[float, float]:
         """The x of the left edge and of the right edge of the corridor that the skips cross."""
-        return self.plan.margin + self.column, self.width - self.plan.margin - self.column
+        return self.plan.margin + self.columns[0], self.width - self.plan.margin - self.columns[1]
 
     @property
     def center(self) -> tuple[float, float]:
         """The x of the middle of each column."""
-        return self.plan.margin + self.column / 2, self.width - self.plan.margin - self.column / 2
+        return self.plan.margin + self.columns[0] / 2, self.width - self.plan.margin - self.columns[1] / 2
 
     @property
     def axes(self) -> tuple[float, float]:
         """The x along which the hidden states go down the left, and up the right."""
-        outer = self.plan.margin + self.plan.axis * self.column
-        return outer, self.width - outer
+        left, right = (self.plan.margin + self.plan.axis * column for column in self.columns)
+        return left, self.width - right
 
 
 def measures(outline: Outline, level: Level, plan: Plan) -> Measures:
@@ -63,13 +64,21 @@ def measures(outline: Outline, level: Level, plan: Plan) -> Measures:
         left = is_last or any(one.after is box for one in outline.chain)
         contents[box.name] = content_of(box, level, outline.trace.run, plan, shapes=not (entered and left))
     sizes = _sizes(outline.chain, contents, plan)
-    column = max([sizes[box.name][0] for box in outline.chain if box.side != "bottom"], default=plan.column)
+    left_column, right_column = (max([sizes[box.name][0] for box in outline.on(side)], default=plan.column) for side in _COLUMNS)
+    if not plan.brief:  # a picture with room is symmetric
+        left_column = right_column = max(left_column, right_column)
     skips = outline.trace.skips
     labels = BEFORE + AFTER + max([text_width(skip_label(skip), LABEL_SIZE) for skip in skips], default=0)
     is_forked = len({skip.index for skip in skips}) < len(skips)  # such a skip has its second label at its end
-    corridor = max(plan.corridor, labels * (2 if is_forked else 1) + HEAD + 1)
-    width = max(plan.page, 2 * (plan.margin + column) + corridor, *(sizes[box.name][0] + 2 * plan.margin for box in outline.chain))
-    return Measures(plan, contents, sizes, column, width)
+    corridor = plan.margin if plan.brief and not skips else max(plan.corridor, labels * (2 if is_forked else 1) + HEAD + 1)
+    width = max(
+        plan.page, 2 * plan.margin + left_column + corridor + right_column, *(sizes[box.name][0] + 2 * plan.margin for box in outline.chain)
+    )
+    if plan.axis >= 0.5:  # shapes are at the level arrows on both sides of what is at the bottom
+        shapes = [f"{'→ ' * (one.out_shape != two.in_shape)}{plan.shape(two.in_shape)}" for one, two in _turns(outline)]
+        beside = plan.margin + left_column / 2 + max([text_width(shape, TEXT_SIZE) + 10 for shape in shapes], default=0)
+        width = max([width, *(sizes[box.name][0] + 2 * beside for box in outline.on("bottom"))])
+    return Measures(plan, contents, sizes, (left_column, right_column), width)
 
 
 def columns(outline: Outline, measured: Measures, tops: tuple[float, float]) -> tuple[Measures, dict[str, Rect], float]:
@@ -92,7 +101,7 @@ def columns(outline: Outline, measured: Measures, tops: tuple[float, float]) -> 
         starts = [floor - heights[0], floor - (heights[1] if is_rising else max(heights))]
     rects = _stack(lefts, measured, center[0], starts[0], leads) | _stack(rights, measured, center[1], starts[1], leads)
     floor = max([*starts, *(rect.bottom for rect in rects.values())])
-    rects |= _stack(outline.on("bottom"), measured, measured.width / 2, floor + plan.drop, {})
+    rects |= _stack(outline.on("bottom"), measured, measured.width / 2, floor + drop_of(outline, plan), {})
     return measured, rects, max([floor + plan.gap, *(rect.bottom for rect in rects.values())])
 
 
@@ -146,20 +155,25 @@ def _sizes(boxes: Sequence[Box], contents: dict[str, Content], plan: Plan) -> _S
 
     A block's height is a base and a step for each doubling of its resolution, its width a base and a step for each doubling of
     its channels; the bases are the smallest with which all texts fit, in the blocks and beside the arrows. With level skips, its
-    height is that of its content; where arrows do not run in the middle, all boxes have one width.
+    height is that of its content; where arrows do not run in the middle, all boxes of a side have one width.
     """
-    shapes = [plan.shape(shape) for box in boxes for shape in (box.in_shape, box.out_shape)]
-    side = max(plan.axis, 1 - plan.axis)
-    least = max(plan.column, *((text_width(f"→ {shape}", TEXT_SIZE) + 10) / side for shape in shapes))
+
+    def least(among: Sequence[Box]) -> float:
+        shapes = [plan.shape(shape) for box in among for shape in (box.in_shape, box.out_shape)]
+        return max(plan.column, *((text_width(f"→ {shape}", TEXT_SIZE) + 10) / max(plan.axis, 1 - plan.axis) for shape in shapes))
+
+    if plan.axis < 0.5:
+        sides = [[box for box in boxes if box.side == side] for side in (*_COLUMNS, "bottom")]
+        widths = [max([least(side), *(contents[box.name].width for box in side)]) for side in sides if side]
+        return {
+            box.name: (width, contents[box.name].height) for side, width in zip(filter(None, sides), widths, strict=True) for box in side
+        }
     scaled = [box for box in boxes if is_scaled(box)]
     tall = _grown(scaled, lambda box: 0.5 * log2(box.cells or 1), lambda box: contents[box.name].height, _MOST_HEIGHT)
-    wide = _grown(scaled, lambda box: log2(box.channels or 1), lambda box: contents[box.name].width, plan.growth, least=least)
+    wide = _grown(scaled, lambda box: log2(box.channels or 1), lambda box: contents[box.name].width, plan.growth, least=least(boxes))
     narrow = max([contents[box.name].width for box in boxes if not is_scaled(box)], default=0)
     if plan.level:
         tall = {box.name: contents[box.name].height for box in scaled}
-    if plan.axis < 0.5:
-        narrow = max([least, narrow, *wide.values()])
-        wide = dict.fromkeys(wide, narrow)
     return {box.name: (wide[box.name], tall[box.name]) if is_scaled(box) else (narrow, contents[box.name].height) for box in boxes}
 
 
@@ -183,6 +197,17 @@ def _gaps(boxes: Sequence[Box], plan: Plan) -> list[float]:
 
     pairs = pairwise(boxes)
     return [gap(one, two) if one.after is two else gap(two, one) if two.after is one else _APART for one, two in pairs]
+
+
+def drop_of(outline: Outline, plan: Plan) -> float:
+    """Return how far what is between the columns is below them: as the plan says, or room for two shapes if they are written there."""
+    two = plan.axis < 0.5 and any(before.out_shape != box.in_shape for before, box in _turns(outline))
+    return max(plan.drop, _TWO_SHAPES) if two else plan.drop
+
+
+def _turns(outline: Outline) -> list[tuple[Box, Box]]:
+    """Return the steps into and out of what is between the columns."""
+    return [(before, box) for before, box in outline.steps if (before.side == "bottom") != (box.side == "bottom")]
 
 
 def _stack(boxes: Sequence[Box], measured: Measures, center: float, top: float, leads: dict[str, float]) -> dict[str, Rect]:

@@ -23,6 +23,7 @@ class Plan(Struct, frozen=True):
         growth: How much wider the widest block is than the narrowest, at most.
         axis: Where the arrows of a column run, as a part of its width from the outer edge; their shapes are on the wider side.
         pad: The height that is free above and below what is in a box.
+        leading: The height of a line, as a part of that of the tall layout.
         badges: The width of a line of attention layers, at most.
         ratio: Width / height of the page; None: as high as it needs.
         points: The width of the page in PDF; None: 0.75 points to a unit, as a browser prints it.
@@ -41,6 +42,7 @@ class Plan(Struct, frozen=True):
     growth: float = 88
     axis: float = 0.5
     pad: float = 9
+    leading: float = 1
     badges: float = 250
     ratio: float | None = None
     points: float | None = None
@@ -59,11 +61,12 @@ PLANS: dict[Layout, Plan] = {
     "wide": Plan(
         margin=22,
         corridor=200,
-        gap=20,
-        end_gap=38,
-        drop=18,
+        gap=16,
+        end_gap=34,
+        drop=14,
         growth=60,
-        pad=5,
+        pad=4,
+        leading=0.84,
         badges=430,
         ratio=16 / 9,
         points=960,
@@ -73,14 +76,16 @@ PLANS: dict[Layout, Plan] = {
     # In a column of 3.3 inches.
     "compact": Plan(
         margin=12,
-        page=0,
+        page=395,
         column=120,
         corridor=68,
-        gap=20,
-        end_gap=40,
+        gap=16,
+        end_gap=36,
+        drop=24,
         growth=0,
-        axis=0.25,
-        pad=5,
+        axis=0.2,
+        pad=4,
+        leading=0.84,
         badges=130,
         points=237.6,
         level=True,

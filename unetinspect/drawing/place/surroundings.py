@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from unetinspect.drawing.labels import caption, typeset
 from unetinspect.drawing.outline import Level, Outline
-from unetinspect.drawing.place.boxes import BADGE_PAD, BADGE_SIZE, NOTE_SIZE, PAD_X, Part, badge, content_of, fill, is_scaled
+from unetinspect.drawing.place.boxes import BADGE_PAD, BADGE_SIZE, NAME_SIZE, NOTE_SIZE, PAD_X, Part, badge, content_of, fill, is_scaled
 from unetinspect.drawing.place.layouts import Plan
 from unetinspect.drawing.scene import Badge, PlacedBox, Point, Rect, Text
 from unetinspect.drawing.text_width import TIMES, shortened, text_width, wrapped
@@ -25,7 +25,8 @@ class Surroundings(Struct):
 
     Attributes:
         y: The lower end of what is placed.
-        title_y: The lower end of the title.
+        right_y: Where the right column may begin: below the title, where that is above it.
+        right: The right end of what is placed, without the title.
         given: Inputs.
         boxes: Embeddings.
         samples: Sample arrows of the legend: kind, from, to.
@@ -34,7 +35,8 @@ class Surroundings(Struct):
 
     plan: Plan
     y: float
-    title_y: float = 0
+    right_y: float = 0
+    right: float = 0
     texts: list[Text] = []
     given: list[Badge] = []
     boxes: list[PlacedBox] = []
@@ -60,17 +62,21 @@ class Surroundings(Struct):
 
 def above(outline: Outline, level: Level, plan: Plan, width: float, edge: float) -> Surroundings:
     """Place the title; left of `edge`, the inputs without the first, which enters the U, and the embeddings."""
-    placed = Surroundings(plan, plan.margin)
+    placed, title_end = Surroundings(plan, plan.margin), plan.margin
     text = outline.name if plan.brief and outline.own_title is None else outline.title
     if text:
         placed.y += 16
-        title = shortened(typeset(text), width - 2 * plan.margin, _TITLE_SIZE, bold=True)
-        placed.texts.append(Text(plan.margin, placed.y, title, "title", _TITLE_SIZE, bold=True))
+        room = width - 2 * plan.margin
+        size = max(NAME_SIZE, min(_TITLE_SIZE, _TITLE_SIZE * room / text_width(typeset(text), _TITLE_SIZE, bold=True)))
+        title = shortened(typeset(text), room, size, bold=True)
+        placed.texts.append(Text(plan.margin, placed.y, title, "title", size, bold=True))
         placed.y += 20
-    placed.title_y = placed.y
+        title_end += text_width(title, size, bold=True)
+    placed.right_y = plan.margin if title_end <= edge else placed.y
     if plan.beside:
-        _caption(placed, outline, edge - plan.margin)
-        placed.y += 6
+        below_title, placed.y = placed.y, plan.margin
+        _caption(placed, outline, edge, title_end + 2 * plan.margin)
+        placed.y = max(below_title, placed.y + 6)
     _inputs(placed, outline, edge)
     _embeddings(placed, outline, level, edge)
     return placed
@@ -78,22 +84,22 @@ def above(outline: Outline, level: Level, plan: Plan, width: float, edge: float)
 
 def below(outline: Outline, plan: Plan, width: float, y: float, kinds: Collection[str]) -> Surroundings:
     """Place the legend, which explains these kinds of arrows, and the caption, from `y` down; a brief picture ends with the U."""
-    placed = Surroundings(plan, y + 30)
+    placed = Surroundings(plan, y + (22 if plan.level else 30))
     if plan.brief:
         return placed
     if kinds:
         _legend(placed, outline, width, kinds)
         placed.y += 10
     if not plan.beside:
-        _caption(placed, outline, width - 2 * plan.margin)
+        _caption(placed, outline, width - plan.margin, plan.margin)
     placed.y += plan.margin - 8
     return placed
 
 
-def _caption(placed: Surroundings, outline: Outline, room: float) -> None:
+def _caption(placed: Surroundings, outline: Outline, edge: float, x: float) -> None:
     for line in caption(outline.trace):
-        for part in wrapped(typeset(line), room, 12):
-            placed.texts.append(Text(placed.plan.margin, placed.y + 12, part, "text", 12))
+        for part in wrapped(typeset(line), edge - x, 12):
+            placed.texts.append(Text(x, placed.y + 12, part, "text", 12))
             placed.y += 18
 
 
@@ -145,6 +151,7 @@ def _embeddings(placed: Surroundings, outline: Outline, level: Level, edge: floa
             x, placed.y, tallest = placed.indent, placed.y + tallest + _CHIP_GAP, 0.0
         placed.boxes.append(fill(box, content, Rect(x, placed.y, content.width, content.height)))
         x, tallest = placed.boxes[-1].rect.right + _CHIP_GAP, max(tallest, content.height)
+    placed.right = max([placed.right, *(one.rect.right for one in placed.boxes)])
     placed.y += tallest + 8
 
 
