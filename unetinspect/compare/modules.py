@@ -19,8 +19,8 @@ def pair_stages(a: Trace, b: Trace) -> list[tuple[Stage | None, Stage | None]]:
     """Return every stage of both, in A's order; those only in B follow the stage that they follow there."""
     partner: dict[str, str] = {}
     for role in _IN_ORDER:
-        pairs = align(_placed(a, role), _placed(b, role), lambda item: item[1])
-        partner |= {mine[0]: other[0] for mine, other in pairs if mine is not None and other is not None}
+        pairs = align(_placed(a, role), _placed(b, role))
+        partner |= {mine.name: other.name for mine, other in pairs if mine is not None and other is not None}
     # Embeddings, and what has another role in the other U, are paired by name.
     left = {stage.name: stage.role for stage in b.stages if stage.name not in partner.values()}
     for stage in a.stages:
@@ -31,13 +31,11 @@ def pair_stages(a: Trace, b: Trace) -> list[tuple[Stage | None, Stage | None]]:
     return [(None if mine is None else stages_a[mine], None if other is None else stages_b[other]) for mine, other in order]
 
 
-def _placed(trace: Trace, role: Role) -> list[tuple[str, Place]]:
+def _placed(trace: Trace, role: Role) -> list[Place]:
     stages = [stage for stage in trace.stages if stage.role == role]
     # Levels go from the inside, so corresponding stages on the way up are counted from the end.
     first = 1 - len(stages) if role == "up" else 0
-    return [
-        (stage.name, Place.of(stage, trace.run.sample_size, name=stage.name, number=first + place)) for place, stage in enumerate(stages)
-    ]
+    return [Place.of(stage, trace.run.sample_size, name=stage.name, number=first + place) for place, stage in enumerate(stages)]
 
 
 class Modules:
@@ -73,10 +71,10 @@ class Modules:
             lists.setdefault(name if last.isdigit() else _within(child, inside), []).append(child)
         return dict(sorted(lists.items(), key=lambda item: min(inf if module.step is None else module.step for module in item[1])))
 
-    def places(self, layers: list[Module], inside: Module) -> list[tuple[int, Place]]:
-        """Return the place of each of some children of a module, numbered."""
+    def places(self, layers: list[Module], inside: Module) -> list[Place]:
+        """Return the place of each of some children of a module, numbered in their order."""
         return [
-            (number, Place.of(layer, self._size, name=_within(layer, inside), number=number, skip_from=self._skip_from.get(layer.path, "")))
+            Place.of(layer, self._size, name=_within(layer, inside), number=number, skip_from=self._skip_from.get(layer.path, ""))
             for number, layer in enumerate(layers)
         ]
 
@@ -117,8 +115,8 @@ def _paired(a: Modules, b: Modules, in_a: Module, in_b: Module) -> Iterator[tupl
         sides = lists_a.get(name, []), lists_b.get(name, [])
         beside = name and all(resnets) and [len(side) for side in sides] == [len(side) for side in resnets]
         by = resnets if beside else sides
-        for one, two in align(a.places(by[0], in_a), b.places(by[1], in_b), lambda item: item[1]):
-            yield None if one is None else sides[0][one[0]], None if two is None else sides[1][two[0]]
+        for one, two in align(a.places(by[0], in_a), b.places(by[1], in_b)):
+            yield None if one is None else sides[0][one.number], None if two is None else sides[1][two.number]
 
 
 def _within(module: Module, inside: Module) -> str:
