@@ -12,7 +12,7 @@ from unetinspect.checkpoint.adapters import FAMILIES, Found, find_adapter, plug_
 from unetinspect.checkpoint.affixes import PREDICTION_MARKERS
 from unetinspect.checkpoint.catalog_tensors import find_tensor, tensors_of
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts, shard_of
-from unetinspect.checkpoint.infer import Inferred, count_params, infer_config, infer_t2i_adapter, known_first
+from unetinspect.checkpoint.infer import NO_CONFIG, Inferred, count_params, infer_config, infer_t2i_adapter, known_first
 from unetinspect.checkpoint.lora import find_lora, transformer_family
 from unetinspect.checkpoint.original_layout import diffusers_tensors, is_original
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
@@ -20,19 +20,10 @@ from unetinspect.record import Checkpoint, CheckpointPart
 from unetinspect.record.checkpoint import Content
 from unetinspect.units import joined, largest, plural
 
-_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "I8": "int8",
-    "U8": "uint8",
-    "I64": "int64",
-    "I32": "int32",
-    "BOOL": "bool",
-}
+# What torch calls the dtypes of safetensors.
+_NUMBERS = {"F": "float", "I": "int", "U": "uint"}
+_DTYPES = {f"{letter}{bits}": f"{word}{bits}" for letter, word in _NUMBERS.items() for bits in (8, 16, 32, 64)}
+_DTYPES |= {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "BOOL": "bool"}
 _PART_WORDS = {
     "unet": "UNet",
     "vae": "VAE",
@@ -214,7 +205,7 @@ def _of_other(main: Part) -> Found:
         family, words = plug_details(content, main.tensors)
         whose, details = f" for {family}" if family else "", f" ({words})" if words else ""
     needs_config = content in ("motion_adapter", "t2i_adapter")
-    inferred = Inferred(class_name=class_name, config=None, untold=("cannot infer the config: use its config.json",))
+    inferred = Inferred(class_name=class_name, config=None, untold=NO_CONFIG)
     if content == "t2i_adapter":
         inferred = infer_t2i_adapter(main.tensors)
         family, whose = inferred.family, f" for {inferred.family}" if inferred.family else ""

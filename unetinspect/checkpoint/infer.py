@@ -27,6 +27,7 @@ _ALWAYS = (
 )
 # The models that a structure is known by: of several with the same one they come first, the others in the catalog's order.
 _KNOWN_FIRST = ("sd15", "sd14", "sdxl", "sd21", "sd21-base", "sd15-inpaint", "instruct-pix2pix", "ddpm-cat-256", "audioldm-s-full-v2")
+NO_CONFIG = ("cannot infer the config: use its config.json",)
 _CONTROLNETS = ("ControlNetModel", "ControlNetUnionModel")
 # What a ControlNet has of a UNet.
 _ENCODER = ("conv_in.", "time_embedding.", "add_embedding.", "class_embedding.", "down_blocks.", "mid_block.")
@@ -112,7 +113,7 @@ def infer_t2i_adapter(tensors: Mapping[str, TensorSpec]) -> Inferred:
     in_channels = 1 if unshuffled % 3 else 3
     factor = isqrt(unshuffled // in_channels)
     if not widths or not factor or in_channels * factor**2 != unshuffled:
-        return Inferred(class_name="T2IAdapter", config=None, untold=("cannot infer the config: use its config.json",))
+        return Inferred(class_name="T2IAdapter", config=None, untold=NO_CONFIG)
     is_xl = not is_light and factor >= _T2I_XL_FACTOR
     kind = "light_adapter" if is_light else "full_adapter_xl" if is_xl else "full_adapter"
     config = {
