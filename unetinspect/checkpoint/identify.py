@@ -207,7 +207,7 @@ def _of_other(main: Part) -> Found:
     needs_config = content in ("motion_adapter", "t2i_adapter")
     inferred = Inferred(class_name=class_name, config=None, untold=NO_CONFIG)
     if content == "t2i_adapter":
-        inferred = infer_t2i_adapter(main.tensors)
+        inferred = infer_t2i_adapter(main.tensors, main.kind.layout)
         family, whose = inferred.family, f" for {inferred.family}" if inferred.family else ""
     what = f"{CONTENT_WORDS[content]}{whose}{details}"
     layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
