@@ -22,7 +22,8 @@ _MOST_OCTAVES = 3.0
 _ROUNDED = 0.5
 
 Key = TypeVar("Key", bound=Hashable)
-Pair = tuple[Key | None, Key | None]
+Part = TypeVar("Part")
+Pair = tuple[Part | None, Part | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +121,11 @@ def align(a: Sequence[Place], b: Sequence[Place]) -> list[Pair[Place]]:
     return _search(a, b)
 
 
-def merged(a: Sequence[Key], b: Sequence[Key], partner: Mapping[Key, Key]) -> list[Pair[Key]]:
+def merged(a: Mapping[Key, Part], b: Mapping[Key, Part], partner: Mapping[Key, Key]) -> list[Pair[Part]]:
     """Put the parts of both into one order: that of A, and parts only in B after the part that they follow in B.
 
-    >>> merged(["x", "y"], ["x", "z"], {"x": "x"})
-    [('x', 'x'), ('y', None), (None, 'z')]
+    >>> merged({"x": 1, "y": 2}, {"x": 3, "z": 4}, {"x": "x"})
+    [(1, 3), (2, None), (None, 4)]
     """
     order: list[Pair[Key]] = [(key, partner.get(key)) for key in a]
     paired = set(partner.values())
@@ -137,7 +138,7 @@ def merged(a: Sequence[Key], b: Sequence[Key], partner: Mapping[Key, Key]) -> li
             spot += 1
         order.insert(spot, (None, key))
         spot += 1
-    return order
+    return [(None if mine is None else a[mine], None if other is None else b[other]) for mine, other in order]
 
 
 def _search(a: Sequence[Place], b: Sequence[Place]) -> list[Pair[Place]]:

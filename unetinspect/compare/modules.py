@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-from unetinspect.compare.align import Place, align, merged
+from unetinspect.compare.align import Pair, Place, align, merged
 from unetinspect.record import Module, Role, Stage, Trace
 from unetinspect.record.diff import LayerDiff, LayerSide
 
@@ -15,7 +15,7 @@ _LISTS = ("ModuleList", "ModuleDict")
 _SAMPLERS = ("downsamplers", "downscalers")
 
 
-def pair_stages(a: Trace, b: Trace) -> list[tuple[Stage | None, Stage | None]]:
+def pair_stages(a: Trace, b: Trace) -> list[Pair[Stage]]:
     """Return every stage of both, in A's order; those only in B follow the stage that they follow there."""
     partner: dict[str, str] = {}
     for role in _IN_ORDER:
@@ -27,8 +27,7 @@ def pair_stages(a: Trace, b: Trace) -> list[tuple[Stage | None, Stage | None]]:
         if stage.name in left and stage.name not in partner and (stage.role == "embed" or left[stage.name] != stage.role):
             partner[stage.name] = stage.name
     stages_a, stages_b = ({stage.name: stage for stage in trace.stages} for trace in (a, b))
-    order = merged(list(stages_a), list(stages_b), partner)
-    return [(None if mine is None else stages_a[mine], None if other is None else stages_b[other]) for mine, other in order]
+    return merged(stages_a, stages_b, partner)
 
 
 def _placed(trace: Trace, role: Role) -> list[Place]:
@@ -107,7 +106,7 @@ def _inside(a: Modules, b: Modules, in_a: Module, in_b: Module, paths: dict[str,
             yield from inside
 
 
-def _paired(a: Modules, b: Modules, in_a: Module, in_b: Module) -> Iterator[tuple[Module | None, Module | None]]:
+def _paired(a: Modules, b: Modules, in_a: Module, in_b: Module) -> Iterator[Pair[Module]]:
     """Pair the children of two modules, list by list. Lists as long as `resnets` run beside it and are paired in the same way."""
     lists_a, lists_b = a.lists(in_a), b.lists(in_b)
     resnets = lists_a.get("resnets", []), lists_b.get("resnets", [])
