@@ -15,7 +15,7 @@ from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.affixes import WRAPPERS, constant_part
 from unetinspect.checkpoint.catalog_tensors import ABSENT, PRESENT, Wanted, agreeing, find_tensor
 from unetinspect.checkpoint.original_layout import is_original
-from unetinspect.explain.answers import shown
+from unetinspect.explain.answers import models_with_layers, shown
 from unetinspect.explain.failed_load import MESSAGE, Named, read_class, read_tensors
 from unetinspect.explain.recogniser import Recogniser, Scene
 from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning
@@ -256,8 +256,7 @@ def _count_layers(lacking: Mapping[str, Sequence[Named]], found: _Found) -> None
     if layers:
         whose = "file" if in_file else "UNet"
         found.words.append(f"The {whose}'s keys N.to_k_ip count {layers} attention layers or more, self-attention too.")
-        role = f"has {layers} attention layers, as the {whose}'s keys count"
-        found.models.extend(ModelMatch(name=name, role=role) for name, one in load_catalog().items() if one.attention_layers == layers)
+        found.models.extend(models_with_layers(layers, f"has {layers} attention layers, as the {whose}'s keys count"))
     if any(key % 2 == 0 for key in in_model):
         found.words.append("Keys of cross-attention are odd: here the UNet's processors were counted in another order.")
         found.changes.insert(0, "load it with pipeline.load_ip_adapter(...), which sets the processors in diffusers' own order")
