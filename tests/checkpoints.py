@@ -11,7 +11,6 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +218,3 @@ def _conv(name: str, taken: int, given: int, *kernel: int) -> Iterator[tuple[str
 def _norm(name: str, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{name}.weight", (channels,)
     yield f"{name}.bias", (channels,)
-
-
-def elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Count the numbers in tensors of these shapes."""
-    return sum(prod(shape) for shape in shapes.values())

@@ -142,18 +142,18 @@ sequences = st.lists(places, max_size=5, unique_by=lambda place: place.name)
 @given(a=sequences, b=sequences)
 def test_an_alignment_keeps_both_orders_and_has_a_mirror(a: list[Place], b: list[Place]) -> None:
     """Whatever the costs, each side is in it whole and in order, and swapping the sides mirrors it."""
-    found = align(a, b, lambda place: place)
+    found = align(a, b)
 
     assert [one for one, _ in found if one is not None] == a
     assert [two for _, two in found if two is not None] == b
-    mirrored = {(two, one) for one, two in align(b, a, lambda place: place) if one and two}
+    mirrored = {(two, one) for one, two in align(b, a) if one and two}
     assert {(one, two) for one, two in found if one and two} == mirrored
 
 
 @given(a=st.lists(st.integers(0, 9), unique=True), b=st.lists(st.integers(0, 9), unique=True))
 def test_merging_keeps_what_either_has(a: list[int], b: list[int]) -> None:
     """Every key of both is in one order, once: A's order, and B's for what B alone has between two of A."""
-    found = merged(a, b, {key: key for key in a if key in b})
+    found = merged(dict(zip(a, a, strict=True)), dict(zip(b, b, strict=True)), {key: key for key in a if key in b})
 
     assert [one for one, _ in found if one is not None] == a
     assert sorted(two for _, two in found if two is not None) == sorted(b)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 import unetinspect.explain
+from tests.test_explain_error import texts
 from unetinspect.explain.answers import Answer
 from unetinspect.explain.recogniser import Scene
 
-TEXTS = Path(__file__).parent / "explain_error"
 TABLES = Path(unetinspect.explain.__file__).parent
 TOOLS, DIFFUSERS = (
     msgspec.toml.decode((TABLES / f"{name}.toml").read_bytes(), type=dict[str, list[Answer]])["message"] for name in ("tools", "diffusers")
@@ -23,11 +21,6 @@ TOOLS, DIFFUSERS = (
 # Repetitions: a possessive one gives nothing back, so that it needs no upper bound.
 POSSESSIVE = re.compile(r"(?:[*+?]|\{[\d,]{1,9}\})\+")
 UNBOUNDED = re.compile(r"[*+]|\{\d{0,6},\}")
-
-
-def texts(name: str) -> list[dict[str, Any]]:
-    """Read texts that people paste."""
-    return [json.loads(line) for line in (TEXTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def compiled(row: Answer) -> re.Pattern[str]:

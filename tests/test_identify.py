@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from tests.checkpoints import ORIGINALS, Shapes, built_shapes, elements, header_of, original_unet, write_checkpoint
+from tests.checkpoints import ORIGINALS, Shapes, built_shapes, header_of, original_unet, write_checkpoint
 from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.identify import identify
 from unetinspect.checkpoint.safetensors_header import PREFIX_BYTES, Header, TensorSpec, header_length, parse_header
@@ -42,17 +42,6 @@ def test_each_kind_of_file_is_found_by_a_handful_of_its_names(name: str) -> None
     assert [found.content, found.layout, found.class_name, found.family] == _KINDS[name]["is"]
     assert not shapes or any(repr(tensor) in sentence for tensor in shapes for sentence in found.evidence)
     assert sum(part.tensors for part in found.parts) == len(shapes)
-
-
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model."])
-def test_a_unet_in_the_original_layout_is_found_under_every_prefix(prefix: str) -> None:
-    """With as many parameters as the catalog's model, which is found again."""
-    shapes = original_unet(ORIGINALS["sdxl-refiner"])
-    found = identify(header_of(shapes, prefix=prefix))
-
-    assert elements(shapes) == load_catalog()["sdxl-refiner"].params == found.params
-    assert (found.content, found.layout, found.class_name) == ("unet", "original", "UNet2DConditionModel")
-    assert (found.models[0], [part.prefix for part in found.parts]) == ("sdxl-refiner", [prefix])
 
 
 def test_a_whole_checkpoint_is_a_pipeline_and_says_so_in_one_sentence() -> None:

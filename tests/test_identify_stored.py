@@ -278,23 +278,6 @@ def test_a_unet_with_a_lora_in_it_is_that_unet(targets: list[str], tmp_path: Pat
         assert f"{len(state) - count} tensors of a LoRA in it, not compared" in report.check.notes
 
 
-@pytest.mark.parametrize("model", ["stable-cascade-prior", "stable-cascade-decoder"])
-def test_stable_cascade_in_its_own_layout_is_its_unet(model: str) -> None:
-    """Queries, keys and values in one tensor, as in the published files; diffusers' converter is held against it elsewhere."""
-    fused: Shapes = {}
-    for name, shape in catalog_shapes(model).items():
-        stem, _, kind = name.rpartition(".")
-        if stem.endswith((".to_q", ".to_k", ".to_v")):
-            key = f"{stem[:-5]}.attn.in_proj_{kind}"
-            fused[key] = (fused.get(key, (0,))[0] + shape[0], *shape[1:])
-        else:
-            fused[name.replace(".to_out.0.", ".attn.out_proj.")] = shape
-    found = identify(header_of(fused))
-
-    assert (found.content, found.layout, found.class_name, found.models) == ("unet", "original", "StableCascadeUNet", (model,))
-    assert against(model, header_of(fused)).findings == ()
-
-
 @pytest.mark.parametrize("model", ["sdxl", "svd-xt", "kandinsky-3"])
 def test_one_file_of_several_is_a_part_of_its_model(model: str) -> None:
     """All its tensors are those of models of the catalog; it has no config, and with one other tensor it is unknown."""

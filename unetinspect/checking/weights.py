@@ -27,7 +27,6 @@ from unetinspect.checking.weight_findings import (
 )
 from unetinspect.checkpoint.config_from_shapes import HEADS, NOT_IN_TENSORS, defaults_of, read_sides
 from unetinspect.checkpoint.file_parts import find_parts, shard_of
-from unetinspect.checkpoint.infer import t2i_adapter_names
 from unetinspect.checkpoint.original_layout import FileTensor, diffusers_tensors
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.errors import ConfigError, UnetInspectError
@@ -134,10 +133,6 @@ class _File:
         self.part = own[0] if own else None
         self.tensors = own[0].tensors if own else {}
         self.names = own[0].names if own else {}
-        if checkpoint.content == "t2i_adapter":
-            renamed = t2i_adapter_names(self.tensors)
-            self.tensors = {renamed[name]: tensor for name, tensor in self.tensors.items()}
-            self.names = {renamed[name]: whole for name, whole in self.names.items()}
         self.notes = own[0].remarks if own else ()
         if self.part and self.part.form:
             self.notes += (f"quantized: {self.part.form}, compared by the shapes of the unpacked weights",)

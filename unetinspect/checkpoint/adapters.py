@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from unetinspect.checkpoint.catalog_tensors import find_tensor
 from unetinspect.checkpoint.safetensors_header import TensorSpec
 from unetinspect.record import Shape
-from unetinspect.record.checkpoint import Content, Lora
+from unetinspect.record.checkpoint import Content, Layout, Lora
 from unetinspect.units import format_shape, plural
 
 # The width of the text embeddings of each family.
@@ -46,31 +46,28 @@ _IP_ADAPTER = {
 }
 
 
-class Adapter(Struct, frozen=True, kw_only=True):
-    """A small file that goes with a UNet.
+class Found(Struct, frozen=True, kw_only=True):
+    """What a file is, as its `Checkpoint` says it, and what shows it.
 
     Attributes:
-        content: What it is.
-        summary: What it is in a phrase; "": its content and family say it all.
-        models: The models of the catalog that it fits.
-        lora: What it changes, if it is a LoRA.
-        family: What it was trained for, as the catalog calls it; None where widths do not show it.
-        parts: The part of each tensor, by its name.
-        evidence: What shows it, a sentence each.
-        untold: What no name shows, a sentence each.
+        summary: What it is in a phrase, without how it is stored.
+        parts: The part of each tensor of a small file, by its name; {}: of others they are found by prefixes.
     """
 
     content: Content
-    summary: str = ""
+    summary: str
+    layout: Layout | None = None
+    class_name: str | None = None
+    family: str | None = None
     models: tuple[str, ...] = ()
-    lora: Lora | None = None
-    family: str | None
-    parts: dict[str, str]
     evidence: tuple[str, ...]
     untold: tuple[str, ...] = ()
+    config: dict[str, Any] | None = None
+    lora: Lora | None = None
+    parts: dict[str, str] = {}
 
 
-def find_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
+def find_adapter(tensors: Mapping[str, TensorSpec]) -> Found | None:
     """Say whether a file is an adapter, and for what."""
     return _textual_inversion(tensors) or _ip_adapter(tensors)
 
@@ -80,7 +77,7 @@ def quoted(name: str, tensor: TensorSpec) -> str:
     return f"{name!r} is {format_shape(tensor.shape)}"
 
 
-def _textual_inversion(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
+def _textual_inversion(tensors: Mapping[str, TensorSpec]) -> Found | None:
     if not tensors or len(tensors) > 8:
         return None
     named = all(name.partition(".")[0] in _EMBEDDINGS for name in tensors)
@@ -94,7 +91,7 @@ def _textual_inversion(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     family = "Stable Diffusion XL" if {"clip_l", "clip_g"} <= tensors.keys() or 1280 in widths else _family_of(widths)
     tensor = tensors[name]
     count = max(len(tensors) if tokens else 1, *(one.shape[0] if len(one.shape) == 2 else 1 for one in tensors.values()), 1)
-    return Adapter(
+    return Found(
         content="textual_inversion",
         summary=f"a textual inversion embedding ({plural(count, 'vector')}){f' for {family}' if family else ''}",
         family=family,
@@ -161,7 +158,7 @@ def read_ip_adapter(tensors: Mapping[str, TensorSpec]) -> IpAdapter | None:
     return IpAdapter(f"IP-Adapter {kind}".strip(), family, tokens, width, weights)
 
 
-def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
+def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Found | None:
     found = read_ip_adapter(tensors)
     if found is None:
         return None
@@ -174,7 +171,7 @@ def _ip_adapter(tensors: Mapping[str, TensorSpec]) -> Adapter | None:
     has += [plural(layers, "cross-attention layer")] if layers else []
     has += ["a LoRA"] if any("_lora." in name for name in tensors) else []
     details = f" ({', '.join(has)})" if has else ""
-    return Adapter(
+    return Found(
         content="ip_adapter",
         summary=f"an {found.kind}{details}{f' for {found.family}' if found.family else ''}",
         family=found.family,

@@ -44,7 +44,9 @@ WRAPPERS = {
 # Those of them that no model has in a name of its own: wherever they are, they can be taken out.
 WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\.")
 # What LoRA files put before the name of a UNet's layer, besides.
-LORA_PREFIXES = ("base_model.model.", "lora_prior_unet_", "lora_unet_", "oft_unet_", "lora_transformer_", "lycoris_")
+_LORA_PREFIXES = ("base_model.model.", "lora_prior_unet_", "lora_unet_", "oft_unet_", "lora_transformer_", "lycoris_")
+# All that tools put before the name of a layer of a UNet or ControlNet.
+LAYER_PREFIXES = (*(prefix for prefix, part in PREFIXES if part in (None, "controlnet")), *_LORA_PREFIXES)
 # How the names of a text encoder's layers start, in checkpoints and in LoRAs.
 TEXT_ENCODER = re.compile(
     r"(?:base_model\.model\.|lycoris_)?"

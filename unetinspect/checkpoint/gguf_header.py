@@ -61,7 +61,8 @@ def _parse(raw: bytes, what: str, file_bytes: int) -> Header:
     for _ in range(tensor_count):
         name = reader.text()
         sides = reader.numbers("Q", reader.number("I"))
-        tensor = TensorSpec(tuple(reversed(sides)), _type_of(reader.number("I")))
+        kind = reader.number("I")
+        tensor = TensorSpec(tuple(reversed(sides)), _TYPES.get(kind, f"GGML type {kind}"))
         ends.append(reader.number("Q") + (tensor.bytes or 0))
         shape = values.get(_ORIGINAL_SHAPE + name)
         if isinstance(shape, tuple) and prod(shape) == tensor.elements:
@@ -75,10 +76,6 @@ def _parse(raw: bytes, what: str, file_bytes: int) -> Header:
         )
     texts = {key: str(value) for key, value in values.items() if not key.startswith(_ORIGINAL_SHAPE) and not isinstance(value, tuple)}
     return Header(name=what, tensors=tensors, metadata=texts, bytes=sum(tensor.bytes or 0 for tensor in tensors.values()))
-
-
-def _type_of(number: int) -> str:
-    return _TYPES.get(number) or f"GGML type {number}"
 
 
 class _Reader:

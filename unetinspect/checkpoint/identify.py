@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from unetinspect.catalog import load_catalog
-from unetinspect.checkpoint.adapters import FAMILIES, Adapter, find_adapter, plug_details, quoted
+from unetinspect.checkpoint.adapters import FAMILIES, Found, find_adapter, plug_details, quoted
 from unetinspect.checkpoint.affixes import PREDICTION_MARKERS
 from unetinspect.checkpoint.catalog_tensors import find_tensor, tensors_of
 from unetinspect.checkpoint.file_parts import CONTENT_WORDS, Part, common_prefix, find_parts, shard_of
-from unetinspect.checkpoint.infer import Inferred, count_params, infer_config, infer_t2i_adapter, known_first
+from unetinspect.checkpoint.infer import NO_CONFIG, Inferred, count_params, infer_config, infer_t2i_adapter, known_first
 from unetinspect.checkpoint.lora import find_lora, transformer_family
 from unetinspect.checkpoint.original_layout import diffusers_tensors, is_original
 from unetinspect.checkpoint.safetensors_header import Header, TensorSpec
@@ -21,19 +20,10 @@ from unetinspect.record import Checkpoint, CheckpointPart
 from unetinspect.record.checkpoint import Content
 from unetinspect.units import joined, largest, plural
 
-_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "I8": "int8",
-    "U8": "uint8",
-    "I64": "int64",
-    "I32": "int32",
-    "BOOL": "bool",
-}
+# What torch calls the dtypes of safetensors.
+_NUMBERS = {"F": "float", "I": "int", "U": "uint"}
+_DTYPES = {f"{letter}{bits}": f"{word}{bits}" for letter, word in _NUMBERS.items() for bits in (8, 16, 32, 64)}
+_DTYPES |= {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "BOOL": "bool"}
 _PART_WORDS = {
     "unet": "UNet",
     "vae": "VAE",
@@ -61,35 +51,41 @@ _STAGES = ("down_blocks.", "mid_block.", "up_blocks.", "input_blocks.", "middle_
 
 def identify(header: Header) -> Checkpoint:
     """Say what a checkpoint is, from the names and shapes of its tensors; never fails: what is not known is "unknown"."""
-    parts: Sequence[Part] = ()
-    if (adapter := find_adapter(header.tensors) or find_lora(header)) is not None:
-        found = _adapter_fields(header, adapter)
-    else:
+    found = find_adapter(header.tensors) or find_lora(header)
+    if found is None:
         parts = find_parts(header.tensors)
-        main = next((part for name in _ORDER for part in parts if part.name == name), None)
-        if main is None:
-            found = _shard_fields(header, parts) or _unknown_fields(header)
-        else:
-            found = _unet_fields(header, parts, main) if main.name in ("unet", "controlnet") else _other_fields(main)
-            found["evidence"] += tuple(map(_part_evidence, (part for part in parts if part is not main and part.name != "other")))
-    rank = {name: index for index, name in enumerate((*_ORDER, "ema", "lora", "other"))}
-    records = [_part_record(part.name, part.prefix, part.stored, count_params(part.tensors), part.form) for part in parts]
+        found = _of_parts(header, parts)
+        rank = {name: index for index, name in enumerate((*_ORDER, "ema", "lora", "other"))}
+        parts.sort(key=lambda part: rank.get(part.name, len(rank)))
+        records = [_part_record(part.name, part.prefix, part.stored, part.tensors, part.form) for part in parts]
+    else:
+        groups: dict[str, dict[str, TensorSpec]] = {}
+        for name, part_name in found.parts.items():
+            groups.setdefault(part_name, {})[name] = header.tensors[name]
+        records = [_part_record(name, common_prefix(tensors), tensors, tensors) for name, tensors in groups.items()]
+        found = replace(found, summary=f"{found.summary}, {_dtype(header.tensors.values())}")
     written = tuple(f"metadata {key}: {header.metadata[key][:_LONGEST]!r}" for key in _METADATA if key in header.metadata)
-    defaults: dict[str, Any] = {"layout": None, "class_name": None, "family": None, "models": ()}
-    defaults["parts"] = tuple(sorted(records, key=lambda part: rank.get(part.name, len(rank))))
-    found = defaults | found
     return Checkpoint(
         name=header.name,
         files=header.files,
         bytes=header.bytes,
         tensors=len(header.tensors),
-        params=sum(part.params for part in found["parts"]),
+        params=sum(record.params for record in records),
         metadata=header.metadata,
-        **(found | {"evidence": (*found["evidence"], *written)}),
+        **(asdict(found) | {"parts": tuple(records), "evidence": (*found.evidence, *written)}),
     )
 
 
-def _unet_fields(header: Header, parts: Sequence[Part], main: Part) -> dict[str, Any]:
+def _of_parts(header: Header, parts: Sequence[Part]) -> Found:
+    main = next((part for name in _ORDER for part in parts if part.name == name), None)
+    if main is None:
+        return _of_shard(header, parts) or _of_unknown(header)
+    found = _of_unet(header, parts, main) if main.name in ("unet", "controlnet") else _of_other(main)
+    others = (part for part in parts if part is not main and part.name != "other")
+    return replace(found, evidence=(*found.evidence, *map(_part_evidence, others)))
+
+
+def _of_unet(header: Header, parts: Sequence[Part], main: Part) -> Found:
     inferred = infer_config(main.tensors, main.kind.layout, main.kind.class_name)
     content: Content = "controlnet"
     if main.name == "unet":
@@ -102,20 +98,20 @@ def _unet_fields(header: Header, parts: Sequence[Part], main: Part) -> dict[str,
     if main.name == "unet" and (inferred.family or "").startswith("Stable Diffusion"):
         shown = any("prediction_type" in key for key in header.metadata) or bool(markers)
         untold += () if shown else ("epsilon or v-prediction: a scheduler setting, not in the file",)
-    return {
-        "content": content,
-        "layout": main.kind.layout,
-        "class_name": inferred.class_name,
-        "family": inferred.family,
-        "models": inferred.models,
-        "summary": _unet_summary(parts, main, inferred, content, markers.values()),
-        "evidence": (
+    return Found(
+        content=content,
+        layout=main.kind.layout,
+        class_name=inferred.class_name,
+        family=inferred.family,
+        models=inferred.models,
+        summary=_unet_summary(parts, main, inferred, content, markers.values()),
+        evidence=(
             *_unet_evidence(main, inferred),
             *(f"marker tensor {name!r}: {what}" for name, what in markers.items()),
         ),
-        "untold": untold,
-        "config": inferred.config,
-    }
+        untold=untold,
+        config=inferred.config,
+    )
 
 
 def _unet_summary(parts: Sequence[Part], main: Part, inferred: Inferred, content: Content, markers: Iterable[str]) -> str:
@@ -197,7 +193,7 @@ def _part_evidence(part: Part) -> str:
     return f"{plural(len(part.stored), 'tensor')} with prefix {part.prefix!r}" if part.prefix else "no known tensor names"
 
 
-def _other_fields(main: Part) -> dict[str, Any]:
+def _of_other(main: Part) -> Found:
     content, class_name = main.kind.content, main.kind.class_name
     if content not in CONTENT_WORDS:
         content = "vae" if main.name == "vae" else "text_encoder"
@@ -210,43 +206,26 @@ def _other_fields(main: Part) -> dict[str, Any]:
         family, words = plug_details(content, main.tensors)
         whose, details = f" for {family}" if family else "", f" ({words})" if words else ""
     needs_config = content in ("motion_adapter", "t2i_adapter")
-    inferred = Inferred(class_name=class_name, config=None, untold=("cannot infer the config: use its config.json",))
+    inferred = Inferred(class_name=class_name, config=None, untold=NO_CONFIG)
     if content == "t2i_adapter":
-        inferred = infer_t2i_adapter(main.tensors)
+        inferred = infer_t2i_adapter(main.tensors, main.kind.layout)
         family, whose = inferred.family, f" for {inferred.family}" if inferred.family else ""
     what = f"{CONTENT_WORDS[content]}{whose}{details}"
     layout = f" in the {main.kind.layout} layout" if main.kind.layout else ""
     but = ", not a UNet" if content == "transformer" else ""
-    return {
-        "content": content,
-        "layout": main.kind.layout,
-        "class_name": class_name if needs_config or content == "transformer" or class_name == "AutoencoderTiny" else None,
-        "family": family,
-        "summary": f"{what}{layout}{but}, {_dtype(main.stored.values())}",
-        "evidence": (_part_evidence(main),),
-        "untold": inferred.untold if needs_config else (),
-        "config": inferred.config,
-    }
+    return Found(
+        content=content,
+        layout=main.kind.layout,
+        class_name=class_name if needs_config or content == "transformer" or class_name == "AutoencoderTiny" else None,
+        family=family,
+        summary=f"{what}{layout}{but}, {_dtype(main.stored.values())}",
+        evidence=(_part_evidence(main),),
+        untold=inferred.untold if needs_config else (),
+        config=inferred.config,
+    )
 
 
-def _adapter_fields(header: Header, adapter: Adapter) -> dict[str, Any]:
-    groups: dict[str, dict[str, TensorSpec]] = {}
-    for name, part in adapter.parts.items():
-        groups.setdefault(part, {})[name] = header.tensors[name]
-    family = f" for {adapter.family}" if adapter.family else ""
-    return {
-        "content": adapter.content,
-        "family": adapter.family,
-        "models": adapter.models,
-        "lora": adapter.lora,
-        "summary": f"{adapter.summary or CONTENT_WORDS[adapter.content] + family}, {_dtype(header.tensors.values())}",
-        "parts": tuple(_part_record(name, common_prefix(tensors), tensors, count_params(tensors)) for name, tensors in groups.items()),
-        "evidence": adapter.evidence,
-        "untold": adapter.untold,
-    }
-
-
-def _shard_fields(header: Header, parts: Sequence[Part]) -> dict[str, Any] | None:
+def _of_shard(header: Header, parts: Sequence[Part]) -> Found | None:
     """Say of which models of the catalog a file has some of the tensors, if it has nothing else; None: of none."""
     tensors = {name: tensor.shape for part in parts for name, tensor in part.tensors.items()}
     if not any(name.startswith(_STAGES) for name in tensors):
@@ -263,31 +242,33 @@ def _shard_fields(header: Header, parts: Sequence[Part]) -> dict[str, Any] | Non
     found = f"{len(tensors):,} of the {len(tensors_of(first.name)):,} tensors"
     also = f", or of {', '.join(entry.name for entry in others)}" if others else ""
     classes, families = (sorted({str(getattr(entry, field)) for entry in models}) for field in ("class_name", "family"))
-    return {
-        "content": "controlnet" if classes == ["ControlNetModel"] else "unet",
-        "layout": "original" if any(map(is_original, tensors)) else "diffusers",
-        "class_name": classes[0] if len(classes) == 1 else None,
-        "family": families[0] if len(families) == 1 else None,
-        "summary": f"a part of {joined(classes)} ({number}): {found} of {first.name}{also}, {_dtype(header.tensors.values())}",
-        "evidence": (f"all its tensors are those of {', '.join(entry.name for entry in models)} by name and shape (catalog)",),
-        "untold": ("the config: give the .safetensors.index.json beside its files, or the config.json",),
-    }
+    return Found(
+        content="controlnet" if classes == ["ControlNetModel"] else "unet",
+        layout="original" if any(map(is_original, tensors)) else "diffusers",
+        class_name=classes[0] if len(classes) == 1 else None,
+        family=families[0] if len(families) == 1 else None,
+        summary=f"a part of {joined(classes)} ({number}): {found} of {first.name}{also}, {_dtype(header.tensors.values())}",
+        evidence=(f"all its tensors are those of {', '.join(entry.name for entry in models)} by name and shape (catalog)",),
+        untold=("the config: give the .safetensors.index.json beside its files, or the config.json",),
+    )
 
 
-def _unknown_fields(header: Header) -> dict[str, Any]:
+def _of_unknown(header: Header) -> Found:
     if not header.tensors:
-        return {"content": "unknown", "summary": "a file without tensors", "evidence": ("no tensors in its header",)}
+        return Found(content="unknown", summary="a file without tensors", evidence=("no tensors in its header",))
     names = ", ".join(repr(name[:_LONGEST]) for name in list(header.tensors)[:3])
     summary = f"unknown file type, {_dtype(header.tensors.values())}"
-    return {"content": "unknown", "summary": summary, "evidence": (f"no known tensor names; the first are {names}",)}
+    return Found(content="unknown", summary=summary, evidence=(f"no known tensor names; the first are {names}",))
 
 
-def _part_record(name: str, prefix: str, stored: Mapping[str, TensorSpec], params: int, form: str | None = None) -> CheckpointPart:
+def _part_record(
+    name: str, prefix: str, stored: Mapping[str, TensorSpec], tensors: Mapping[str, TensorSpec], form: str | None = None
+) -> CheckpointPart:
     return CheckpointPart(
         name=name,
         prefix=prefix,
         tensors=len(stored),
-        params=params,
+        params=count_params(tensors),
         bytes_by_dtype=_bytes_by_dtype(stored.values()),
         quantization=form,
     )

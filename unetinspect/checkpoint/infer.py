@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import gcd, isqrt, prod
 from typing import Any
 
@@ -27,6 +27,7 @@ _ALWAYS = (
 )
 # The models that a structure is known by: of several with the same one they come first, the others in the catalog's order.
 _KNOWN_FIRST = ("sd15", "sd14", "sdxl", "sd21", "sd21-base", "sd15-inpaint", "instruct-pix2pix", "ddpm-cat-256", "audioldm-s-full-v2")
+NO_CONFIG = ("cannot infer the config: use its config.json",)
 _CONTROLNETS = ("ControlNetModel", "ControlNetUnionModel")
 # What a ControlNet has of a UNet.
 _ENCODER = ("conv_in.", "time_embedding.", "add_embedding.", "class_embedding.", "down_blocks.", "mid_block.")
@@ -36,8 +37,6 @@ _UNION = (
     ("num_trans_channel", "task_embedding", 1),
     ("num_proj_channel", "spatial_ch_projs.weight", 0),
 )
-# The original names of a T2I-Adapter's blocks; those of the light one have resnets in a body of their own.
-_T2I_BLOCK = re.compile(r"body\.(0|[1-9]\d{0,3})\.(?:body\.(0|[1-9]\d{0,3})\.)?(.*)")
 _T2I_XL_FACTOR = 16  # the downscale_factor of every published adapter for Stable Diffusion XL; the others have 8
 # Keys in which models of one structure may differ.
 _DIFFERING = ("sample_size", "attention_head_dim", "upcast_attention", "class_embed_type", "norm_eps", "freq_shift", "act_fn")
@@ -97,9 +96,9 @@ def _has_all(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> bool
     return all(shapes.get(name) in (shape, (prod(shape),)) for name, shape in expected.items())
 
 
-def infer_t2i_adapter(tensors: Mapping[str, TensorSpec]) -> Inferred:
+def infer_t2i_adapter(tensors: Mapping[str, TensorSpec], layout: Layout | None) -> Inferred:
     """Return the config of a T2I-Adapter from its names and shapes, in either layout."""
-    shapes = {new: tensors[old].shape for old, new in t2i_adapter_names(tensors).items()}
+    shapes = {name: tensor.shape for name, tensor in diffusers_tensors(tensors, layout).items()}
     is_light = "adapter.conv_in.weight" not in shapes
     first, last = ("body.0.in_conv", "out_conv") if is_light else ("conv_in", "resnets.0.block1")
     levels = {found[1] for name in shapes if (found := re.match(r"adapter\.body\.(\d{1,4})\.", name))}
@@ -112,7 +111,7 @@ def infer_t2i_adapter(tensors: Mapping[str, TensorSpec]) -> Inferred:
     in_channels = 1 if unshuffled % 3 else 3
     factor = isqrt(unshuffled // in_channels)
     if not widths or not factor or in_channels * factor**2 != unshuffled:
-        return Inferred(class_name="T2IAdapter", config=None, untold=("cannot infer the config: use its config.json",))
+        return Inferred(class_name="T2IAdapter", config=None, untold=NO_CONFIG)
     is_xl = not is_light and factor >= _T2I_XL_FACTOR
     kind = "light_adapter" if is_light else "full_adapter_xl" if is_xl else "full_adapter"
     config = {
@@ -126,27 +125,6 @@ def infer_t2i_adapter(tensors: Mapping[str, TensorSpec]) -> Inferred:
     untold = [] if is_light else [f"adapter_type {kind!r}: assumed, as in adapters with downscale_factor {factor}"]
     untold += [] if is_xl else ["base model: Stable Diffusion 1 or 2; their channels are the same"]
     return Inferred(class_name="T2IAdapter", config=config, family=FAMILIES[2048] if is_xl else None, untold=tuple(untold))
-
-
-def t2i_adapter_names(names: Collection[str]) -> dict[str, str]:
-    """Return diffusers' name of each tensor of a T2I-Adapter.
-
-    The original code has one list of resnets for all levels, each with as many. A level shows where it begins only if it has another
-    width than the one before.
-    Source: ldm/modules/encoders/adapter.py of https://github.com/TencentARC/T2I-Adapter
-    """
-    if any(name.startswith("adapter.") for name in names):
-        return {name: name for name in names}
-    found = {name: block for name in names if (block := _T2I_BLOCK.fullmatch(name))}
-    is_light = any(block[2] for block in found.values())
-    begins = [int(block[1]) for block in found.values() if block[3].startswith("in_conv.")]
-    per_level = gcd(len({block[1] for block in found.values()}), *begins)
-    renamed = {name: f"adapter.{name}" for name in names}
-    for name, block in found.items():
-        level, layer = (block[1], block[2]) if is_light else divmod(int(block[1]), per_level)
-        layers = "" if block[3].startswith(("in_conv.", "out_conv.")) else f"resnets.{layer}."
-        renamed[name] = f"adapter.body.{level}.{layers}{block[3]}"
-    return renamed
 
 
 def count_params(tensors: Mapping[str, TensorSpec]) -> int:

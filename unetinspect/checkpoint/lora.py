@@ -10,8 +10,8 @@ from math import isqrt, prod
 from typing import NamedTuple
 
 from unetinspect.catalog import Entry, load_catalog
-from unetinspect.checkpoint.adapters import FAMILIES, Adapter, quoted
-from unetinspect.checkpoint.affixes import LONGEST_ENDING, LORA_EXTRAS, LORA_MATRIX, LORA_PREFIXES, PREFIXES, TEXT_ENCODER
+from unetinspect.checkpoint.adapters import FAMILIES, Found, quoted
+from unetinspect.checkpoint.affixes import LAYER_PREFIXES, LONGEST_ENDING, LORA_EXTRAS, LORA_MATRIX, TEXT_ENCODER
 from unetinspect.checkpoint.catalog_tensors import flat_names_of, tensors_of
 from unetinspect.checkpoint.infer import known_first
 from unetinspect.checkpoint.original_layout import block_of
@@ -21,8 +21,7 @@ from unetinspect.record.checkpoint import Lora, LoraBlock, LoraFormat, LoraGroup
 from unetinspect.units import plural
 
 _FLAT = ("lora_", "oft_", "lycoris_")  # names whose layer is written without dots, so that the first dot ends it
-_STRIPPED = (*(prefix for prefix, part in PREFIXES if part in (None, "controlnet")), *LORA_PREFIXES)
-_PREFIX = re.compile(rf"\A(?:{'|'.join(map(re.escape, _STRIPPED))})+")
+_PREFIX = re.compile(rf"\A(?:{'|'.join(map(re.escape, LAYER_PREFIXES))})+")
 _FORMATS: tuple[tuple[str, LoraFormat], ...] = (
     (r"lycoris_", "lycoris"),
     (r"(?:lora|oft)_(?:unet|te[123]?|prior|transformer)_", "kohya"),
@@ -136,11 +135,15 @@ def module_of(layer: str) -> str:
     >>> module_of("unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out")
     'mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0'
     """
-    # Old LoRAs of diffusers belong to the processor, and have one layer less.
-    module = _PREFIX.sub("", layer).replace(".processor.", ".") + (".0" if layer.endswith(".to_out") else "")
+    module = without_processor(_PREFIX.sub("", layer))
     # AnimateDiff's own names; source: `MotionAdapter`'s converter in diffusers' `convert_animatediff_motion_module_to_diffusers.py`.
     module = module.replace(".temporal_transformer.", ".")
     return module.replace(".attention_blocks.0.", ".attn1.").replace(".attention_blocks.1.", ".attn2.")
+
+
+def without_processor(layer: str) -> str:
+    """Return the layer that an old LoRA of diffusers means: its layers belong to the processor, which has one module less."""
+    return layer.replace(".processor.", ".") + (".0" if layer.endswith(".to_out") else "")
 
 
 def _read_layers(header: Header) -> list[Layer]:
@@ -268,7 +271,7 @@ def read_lora(header: Header) -> tuple[list[Layer], tuple[str, ...], dict[str, P
     return layers, models, places
 
 
-def find_lora(header: Header) -> Adapter | None:
+def find_lora(header: Header) -> Found | None:
     """Say whether a file is a LoRA or one of its relatives, of which model, and what it changes there."""
     layers, models, places = read_lora(header)
     if not layers:
@@ -301,7 +304,7 @@ def find_lora(header: Header) -> Adapter | None:
     if fitting:
         why.append(f"{fitting} of {len(inside)} layers match {models[0]} by name and shape (catalog)")
     tensors = {name: layer.part for layer in layers for name in layer.tensors.values()}
-    return Adapter(
+    return Found(
         content="lora",
         summary=_summary(lora, layers, family),
         family=family,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count, takewhile
+from math import gcd
 from typing import NamedTuple
 
 from unetinspect.checkpoint.safetensors_header import TensorSpec
@@ -61,6 +62,8 @@ _CASCADE_QKV = "attn.in_proj_"
 # diffusers' own names of attention layers before it had the class `Attention`.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(.*\.attentions\.[0-9]{1,4}\.)(query|key|value|proj_attn)(\.(?:weight|bias))", re.DOTALL)
+# The original names of a T2I-Adapter's blocks; those of the light one have resnets in a body of their own.
+_T2I_BLOCK = re.compile(r"body\.(0|[1-9]\d{0,3})\.(?:body\.(0|[1-9]\d{0,3})\.)?(.*)")
 _ITEM = re.compile(r"(input_blocks|output_blocks)\.([0-9]{1,4})\.([0-9])\.(\w*)")
 _ORIGINAL = re.compile(
     r"(?:(?:model\.)?diffusion_model\.|control_model\.)?(?:input_blocks|output_blocks|middle_block|time_embed|label_emb|out)[._]"
@@ -216,7 +219,28 @@ def _modernized(name: str) -> str:
     return f"{old[1]}{_OLD_ATTENTION[old[2]]}{old[3]}" if old else name
 
 
+def _t2i_adapter_names(names: Collection[str]) -> dict[str, str]:
+    """Return diffusers' name of each tensor of a T2I-Adapter in the original layout.
+
+    The original code has one list of resnets for all levels, each with as many. A level shows where it begins only if it has another
+    width than the one before.
+    Source: ldm/modules/encoders/adapter.py of https://github.com/TencentARC/T2I-Adapter
+    """
+    found = {name: block for name in names if (block := _T2I_BLOCK.fullmatch(name))}
+    is_light = any(block[2] for block in found.values())
+    begins = [int(block[1]) for block in found.values() if block[3].startswith("in_conv.")]
+    per_level = gcd(len({block[1] for block in found.values()}), *begins)
+    renamed = {name: f"adapter.{name}" for name in names}
+    for name, block in found.items():
+        level, layer = (block[1], block[2]) if is_light else divmod(int(block[1]), per_level)
+        layers = "" if block[3].startswith(("in_conv.", "out_conv.")) else f"resnets.{layer}."
+        renamed[name] = f"adapter.body.{level}.{layers}{block[3]}"
+    return renamed
+
+
 def _original_renamer(tensors: Mapping[str, TensorSpec], expected: Collection[str]) -> Callable[[str], str]:
+    if any(map(_T2I_BLOCK.fullmatch, tensors)) and not any(map(_ITEM.match, tensors)):
+        return _t2i_adapter_names(tensors).__getitem__
     is_video = any(".time_stack." in name for name in tensors)
     label = _label(tensors, expected, is_video=is_video)
     modules = _modules(_blocks(tensors, "input_blocks"), _blocks(tensors, "output_blocks"), label, is_video=is_video)

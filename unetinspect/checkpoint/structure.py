@@ -141,13 +141,13 @@ def read_structure(tree: TensorTree) -> Structure:
         raise UnclearError(f"it has {len(down)} down blocks, more than any UNet")
     mid = tree.under("mid_block")
     return Structure(
-        down=[_read_block(block, "downsamplers.0", "resnet_down") for block in down],
-        mid=_read_block(mid, "", "") if mid.shapes else None,
-        up=[_read_block(block, "upsamplers.0", "resnet_up") for block in up],
+        down=[_read_block(block, "down") for block in down],
+        mid=_read_block(mid, "") if mid.shapes else None,
+        up=[_read_block(block, "up") for block in up],
     )
 
 
-def _read_block(block: TensorTree, sampler: str, skip: str) -> Block:
+def _read_block(block: TensorTree, way: str) -> Block:
     resnets = block.listed("resnets")
     if not resnets:
         raise UnclearError(f"{block.path!r} has no resnets")
@@ -159,17 +159,17 @@ def _read_block(block: TensorTree, sampler: str, skip: str) -> Block:
         channels=channels,
         layers=len(resnets),
         attentions=[_read_attention(attention) for attention in block.listed("attentions")],
-        sampler=_read_sampler(block, sampler, skip) if sampler else None,
+        sampler=_read_sampler(block, way),
         adaptive=adaptive,
         time_in=first.shape("norm1.linear.weight", 2)[1] if adaptive else time_in,
         time_out=time_out // channels,
     )
 
 
-def _read_sampler(block: TensorTree, sampler: str, skip: str) -> Literal["conv", "resnet", "skip", None]:
-    if block.under(skip).shapes:
+def _read_sampler(block: TensorTree, way: str) -> Literal["conv", "resnet", "skip", None]:
+    if block.under(f"resnet_{way}").shapes:
         return "skip"
-    found = block.under(sampler)
+    found = block.under(f"{way}samplers.0")
     if "conv.weight" in found:
         return "conv"
     return "resnet" if "conv1.weight" in found else None

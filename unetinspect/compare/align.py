@@ -5,7 +5,7 @@ Names do not show it: BK-SDM-Tiny's `up_blocks.0` corresponds to Stable Diffusio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log2
 from typing import TypeVar
@@ -21,9 +21,9 @@ _SKIP = 3.0
 _MOST_OCTAVES = 3.0
 _ROUNDED = 0.5
 
-Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
-Pair = tuple[Item | None, Item | None]
+Part = TypeVar("Part")
+Pair = tuple[Part | None, Part | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,28 +107,27 @@ def cost(a: Place, b: Place) -> float:
     )
 
 
-def align(a: Sequence[Item], b: Sequence[Item], place_of: Callable[[Item], Place]) -> list[Pair[Item]]:
+def align(a: Sequence[Place], b: Sequence[Place]) -> list[Pair[Place]]:
     """Pair two sequences, each in its order; parts without a partner are paired with None.
 
     Sequences with the same names are paired one to one: levels cannot improve on that, and tiny sizes have none.
     """
-    places = [place_of(item) for item in a], [place_of(item) for item in b]
-    names = [[place.name for place in side] for side in places]
+    names = [[place.name for place in side] for side in (a, b)]
     if names[0] == names[1]:
         return list(zip(a, b, strict=True))
     # Of alignments with the same cost the search prefers one, which must not depend on which side is A.
     if names[0] > names[1]:
-        return [(mine, other) for other, mine in _search(b, a, *reversed(places))]
-    return _search(a, b, *places)
+        return [(mine, other) for other, mine in _search(b, a)]
+    return _search(a, b)
 
 
-def merged(a: Sequence[Key], b: Sequence[Key], partner: Mapping[Key, Key]) -> list[tuple[Key | None, Key | None]]:
+def merged(a: Mapping[Key, Part], b: Mapping[Key, Part], partner: Mapping[Key, Key]) -> list[Pair[Part]]:
     """Put the parts of both into one order: that of A, and parts only in B after the part that they follow in B.
 
-    >>> merged(["x", "y"], ["x", "z"], {"x": "x"})
-    [('x', 'x'), ('y', None), (None, 'z')]
+    >>> merged({"x": 1, "y": 2}, {"x": 3, "z": 4}, {"x": "x"})
+    [(1, 3), (2, None), (None, 4)]
     """
-    order: list[tuple[Key | None, Key | None]] = [(key, partner.get(key)) for key in a]
+    order: list[Pair[Key]] = [(key, partner.get(key)) for key in a]
     paired = set(partner.values())
     spot = 0
     for key in b:
@@ -139,19 +138,19 @@ def merged(a: Sequence[Key], b: Sequence[Key], partner: Mapping[Key, Key]) -> li
             spot += 1
         order.insert(spot, (None, key))
         spot += 1
-    return order
+    return [(None if mine is None else a[mine], None if other is None else b[other]) for mine, other in order]
 
 
-def _search(a: Sequence[Item], b: Sequence[Item], places_a: Sequence[Place], places_b: Sequence[Place]) -> list[Pair[Item]]:
+def _search(a: Sequence[Place], b: Sequence[Place]) -> list[Pair[Place]]:
     best = [[_ALONE * (row + column) for column in range(len(b) + 1)] for row in range(len(a) + 1)]
-    for row, mine in enumerate(places_a, 1):
-        for column, other in enumerate(places_b, 1):
+    for row, mine in enumerate(a, 1):
+        for column, other in enumerate(b, 1):
             alone = min(best[row - 1][column], best[row][column - 1]) + _ALONE
             best[row][column] = min(best[row - 1][column - 1] + cost(mine, other), alone)
-    pairs: list[Pair[Item]] = []
+    pairs: list[Pair[Place]] = []
     row, column = len(a), len(b)
     while row and column:
-        if best[row][column] == best[row - 1][column - 1] + cost(places_a[row - 1], places_b[column - 1]):
+        if best[row][column] == best[row - 1][column - 1] + cost(a[row - 1], b[column - 1]):
             row, column = row - 1, column - 1
             pairs.append((a[row], b[column]))
         elif best[row][column] == best[row - 1][column] + _ALONE:
@@ -160,7 +159,7 @@ def _search(a: Sequence[Item], b: Sequence[Item], places_a: Sequence[Place], pla
         else:
             column -= 1
             pairs.append((None, b[column]))
-    pairs += [(item, None) for item in reversed(a[:row])] + [(None, item) for item in reversed(b[:column])]
+    pairs += [(place, None) for place in reversed(a[:row])] + [(None, place) for place in reversed(b[:column])]
     return pairs[::-1]
 
 

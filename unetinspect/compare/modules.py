@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-from unetinspect.compare.align import Place, align, merged
+from unetinspect.compare.align import Pair, Place, align, merged
 from unetinspect.record import Module, Role, Stage, Trace
 from unetinspect.record.diff import LayerDiff, LayerSide
 
@@ -15,29 +15,26 @@ _LISTS = ("ModuleList", "ModuleDict")
 _SAMPLERS = ("downsamplers", "downscalers")
 
 
-def pair_stages(a: Trace, b: Trace) -> list[tuple[Stage | None, Stage | None]]:
+def pair_stages(a: Trace, b: Trace) -> list[Pair[Stage]]:
     """Return every stage of both, in A's order; those only in B follow the stage that they follow there."""
     partner: dict[str, str] = {}
     for role in _IN_ORDER:
-        pairs = align(_placed(a, role), _placed(b, role), lambda item: item[1])
-        partner |= {mine[0]: other[0] for mine, other in pairs if mine is not None and other is not None}
+        pairs = align(_placed(a, role), _placed(b, role))
+        partner |= {mine.name: other.name for mine, other in pairs if mine is not None and other is not None}
     # Embeddings, and what has another role in the other U, are paired by name.
     left = {stage.name: stage.role for stage in b.stages if stage.name not in partner.values()}
     for stage in a.stages:
         if stage.name in left and stage.name not in partner and (stage.role == "embed" or left[stage.name] != stage.role):
             partner[stage.name] = stage.name
     stages_a, stages_b = ({stage.name: stage for stage in trace.stages} for trace in (a, b))
-    order = merged(list(stages_a), list(stages_b), partner)
-    return [(None if mine is None else stages_a[mine], None if other is None else stages_b[other]) for mine, other in order]
+    return merged(stages_a, stages_b, partner)
 
 
-def _placed(trace: Trace, role: Role) -> list[tuple[str, Place]]:
+def _placed(trace: Trace, role: Role) -> list[Place]:
     stages = [stage for stage in trace.stages if stage.role == role]
     # Levels go from the inside, so corresponding stages on the way up are counted from the end.
     first = 1 - len(stages) if role == "up" else 0
-    return [
-        (stage.name, Place.of(stage, trace.run.sample_size, name=stage.name, number=first + place)) for place, stage in enumerate(stages)
-    ]
+    return [Place.of(stage, trace.run.sample_size, name=stage.name, number=first + place) for place, stage in enumerate(stages)]
 
 
 class Modules:
@@ -73,10 +70,10 @@ class Modules:
             lists.setdefault(name if last.isdigit() else _within(child, inside), []).append(child)
         return dict(sorted(lists.items(), key=lambda item: min(inf if module.step is None else module.step for module in item[1])))
 
-    def places(self, layers: list[Module], inside: Module) -> list[tuple[int, Place]]:
-        """Return the place of each of some children of a module, numbered."""
+    def places(self, layers: list[Module], inside: Module) -> list[Place]:
+        """Return the place of each of some children of a module, numbered in their order."""
         return [
-            (number, Place.of(layer, self._size, name=_within(layer, inside), number=number, skip_from=self._skip_from.get(layer.path, "")))
+            Place.of(layer, self._size, name=_within(layer, inside), number=number, skip_from=self._skip_from.get(layer.path, ""))
             for number, layer in enumerate(layers)
         ]
 
@@ -109,7 +106,7 @@ def _inside(a: Modules, b: Modules, in_a: Module, in_b: Module, paths: dict[str,
             yield from inside
 
 
-def _paired(a: Modules, b: Modules, in_a: Module, in_b: Module) -> Iterator[tuple[Module | None, Module | None]]:
+def _paired(a: Modules, b: Modules, in_a: Module, in_b: Module) -> Iterator[Pair[Module]]:
     """Pair the children of two modules, list by list. Lists as long as `resnets` run beside it and are paired in the same way."""
     lists_a, lists_b = a.lists(in_a), b.lists(in_b)
     resnets = lists_a.get("resnets", []), lists_b.get("resnets", [])
@@ -117,8 +114,8 @@ def _paired(a: Modules, b: Modules, in_a: Module, in_b: Module) -> Iterator[tupl
         sides = lists_a.get(name, []), lists_b.get(name, [])
         beside = name and all(resnets) and [len(side) for side in sides] == [len(side) for side in resnets]
         by = resnets if beside else sides
-        for one, two in align(a.places(by[0], in_a), b.places(by[1], in_b), lambda item: item[1]):
-            yield None if one is None else sides[0][one[0]], None if two is None else sides[1][two[0]]
+        for one, two in align(a.places(by[0], in_a), b.places(by[1], in_b)):
+            yield None if one is None else sides[0][one.number], None if two is None else sides[1][two.number]
 
 
 def _within(module: Module, inside: Module) -> str:

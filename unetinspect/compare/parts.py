@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
 
 from msgspec import UNSET, Struct
 
-from unetinspect.compare.align import merged
+from unetinspect.compare.align import Pair, Part, merged
 from unetinspect.record import Attention, InputInfo, ModelInfo, Shape, Skip, Trace
 from unetinspect.record.diff import (
     AttentionDiff,
@@ -24,7 +23,6 @@ from unetinspect.record.diff import (
 )
 from unetinspect.record.stages import paths_above
 
-Part = TypeVar("Part")
 _SKIP_FIELDS = ("shape", "hidden_channels", "skip_channels", "concat_channels", "out_channels", "combine", "changes")
 _ATTENTION_FIELDS = ("path", "kind", "processor", "heads", "head_dim", "query_tokens", "key_tokens", "map_shape", "macs")
 
@@ -71,9 +69,7 @@ def compare_attentions(a: Sequence[Attention], b: Sequence[Attention], paths: Ma
     return tuple(found)
 
 
-def _pairs(
-    sides: Iterable[Sequence[Part]], paths: Mapping[str, str], call_of: Callable[[Part], tuple[str, int]]
-) -> list[tuple[Part | None, Part | None]]:
+def _pairs(sides: Iterable[Sequence[Part]], paths: Mapping[str, str], call_of: Callable[[Part], tuple[str, int]]) -> list[Pair[Part]]:
     """Pair parts by their module and call, and by their order within the call."""
     keyed: list[dict[tuple[str, int, int], Part]] = []
     for parts in sides:
@@ -85,8 +81,7 @@ def _pairs(
             seen[path, call] += 1
     mine, other = keyed
     keys = {key: (paths[key[0]], *key[1:]) for key in mine if key[0] in paths}
-    order = merged(list(mine), list(other), {key: partner for key, partner in keys.items() if partner in other})
-    return [(None if one is None else mine[one], None if two is None else other[two]) for one, two in order]
+    return merged(mine, other, {key: partner for key, partner in keys.items() if partner in other})
 
 
 def compare_configs(a: ModelInfo, b: ModelInfo) -> tuple[ConfigDiff, ...]:

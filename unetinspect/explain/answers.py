@@ -95,9 +95,8 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Name the catalog models that have its numbers at an axis of a tensor, as many attention layers, or simply such a tensor."""
         for name, place in self.models.items():
             pattern, _, axis = place.partition("/")
-            if place == "attention_layers":
-                counted = (model for model, one in load_catalog().items() if one.attention_layers == values.get(name))
-                yield from (ModelMatch(name=model, role=f"has {values[name]} attention layers") for model in counted)
+            if place == "attention_layers" and name in values:
+                yield from models_with_layers(values[name], f"has {values[name]} attention layers")
             for model, paths in having(pattern, {int(axis): values[name]} if axis else {}).items():
                 yield ModelMatch(name=model, role=f"takes {values[name]}" if axis else "has such a layer", where=tuple(paths))
 
@@ -109,6 +108,11 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return values | {name: compute(formula, values) for name, formula in self.let.items()}
         except (NameError, ZeroDivisionError, TypeError):  # a number is not in the message
             return None
+
+
+def models_with_layers(count: int, role: str) -> Iterator[ModelMatch]:
+    """Name the catalog models with so many attention layers."""
+    yield from (ModelMatch(name=name, role=role) for name, one in load_catalog().items() if one.attention_layers == count)
 
 
 def _meant_blocks(values: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from unetinspect.catalog import load_catalog
 from unetinspect.checkpoint.affixes import WRAPPERS, constant_part
 from unetinspect.checkpoint.catalog_tensors import ABSENT, PRESENT, Wanted, agreeing, find_tensor
 from unetinspect.checkpoint.original_layout import is_original
-from unetinspect.explain.answers import shown
+from unetinspect.explain.answers import models_with_layers, shown
 from unetinspect.explain.failed_load import MESSAGE, Named, read_class, read_tensors
 from unetinspect.explain.recogniser import Recogniser, Scene
 from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning
@@ -106,15 +106,16 @@ def _find(class_name: str, named: list[Named], found: _Found) -> str:
     if _find_names(named, found) or _find_foreign(class_name, named, found):
         return kind
     sides = [one.layer for one in named] if is_lora else named
+    lacking = _lacking(named)
     if is_lora and any(one.shapes for one in sides) and all(one.file == one.model for one in sides):
         found.words.append("The LoRA and the one that the model has already differ in rank only.")
         found.changes.append("load the LoRA under an adapter_name of its own, or build the other with this one's rank (r, network_dim)")
         return kind
     _find_axes(sides, found)
     if is_adapter:
-        _count_layers(named, found)
+        _count_layers(lacking, found)
     if not is_lora:
-        _find_parts(named, found)
+        _find_parts(lacking, found)
     in_file, in_model = ("", "") if found.models else (_agreeing(sides, side, class_name, found) for side in _SIDES)
     other = f"use a file for {in_model or 'this model'}"
     keys = list(dict.fromkeys(change for change in found.changes if change.startswith("set ")))
@@ -133,19 +134,27 @@ def _find(class_name: str, named: list[Named], found: _Found) -> str:
         found.changes.insert(1, f"or {other}")
     found.changes.append("`unetinspect identify FILE` says what the file is; `unetinspect check MODEL --weights FILE` compares all tensors")
     if not found.words:
-        what, whom = "LoRA" if is_lora else "file", class_name or "the model"
-        first = re.compile(r"\w+(?:\.\d+)?")
-        lacks = {side: [first.findall(one.text)[0] for one in named if getattr(one, side) == ABSENT] for side in _SIDES}
-        layers = "; ".join(f"the {side} lacks {', '.join([*dict.fromkeys(names)][:3])}" for side, names in lacks.items() if names)
-        kinds = {len(shape) for one in named for shape in one.shapes or ()}
-        layers = "one has a convolution where the other has a linear layer" if kinds == {2, 4} else layers or "their layers differ"
-        found.words.append(f"The {what} does not fit {whom} as it was built: {layers}.")
+        layers = _layers_that_differ(named, lacking)
+        found.words.append(f"The {'LoRA' if is_lora else 'file'} does not fit {class_name or 'the model'} as it was built: {layers}.")
     return kind
+
+
+def _layers_that_differ(named: Sequence[Named], lacking: Mapping[str, Sequence[Named]]) -> str:
+    """Say which layers differ, where no config key or known part does."""
+    if {len(shape) for one in named for shape in one.shapes or ()} == {2, 4}:
+        return "one has a convolution where the other has a linear layer"
+    layers = {side: dict.fromkeys(re.findall(r"\w+(?:\.\d+)?", one.text)[0] for one in names) for side, names in lacking.items()}
+    return "; ".join(f"the {side} lacks {', '.join([*first][:3])}" for side, first in layers.items() if first) or "their layers differ"
+
+
+def _lacking(named: Sequence[Named]) -> dict[str, list[Named]]:
+    """Return the tensors that each side lacks: the other has them."""
+    return {side: [one for one in named if getattr(one, side) == ABSENT] for side in _SIDES}
 
 
 def _find_names(named: Sequence[Named], found: _Found) -> bool:
     """Find names that differ by something constant: a prefix, a part in between, diffusers' old names, the original layout."""
-    missing, unexpected = ([one for one in named if getattr(one, side) == ABSENT] for side in _SIDES)
+    missing, unexpected = _lacking(named).values()
     in_model, in_file = {one.text for one in missing}, {one.text for one in unexpected}
     too_much = constant_part(in_file, in_model)
     part = too_much or (constant_part(in_model, in_file) if in_file else "")
@@ -206,8 +215,8 @@ def _find_axes(named: Sequence[Named], found: _Found) -> None:
             found.changes.extend(change.format(file=str(file).lower(), model=model) for change in row.changes)
 
 
-def _find_parts(named: Sequence[Named], found: _Found) -> None:
-    in_file, in_model = ([one.own for one in named if getattr(one, side) == ABSENT] for side in reversed(_SIDES))
+def _find_parts(lacking: Mapping[str, Sequence[Named]], found: _Found) -> None:
+    in_model, in_file = ([one.own for one in names] for names in lacking.values())
     for row in _TABLES.part:
         for names, where, change in ((in_file, "file and not in the model", row.has), (in_model, "model and not in the file", row.lacks)):
             holds = [bool(re.search(row.name, name)) for name in names]
@@ -240,18 +249,14 @@ def _agreeing(named: Sequence[Named], side: str, class_name: str, found: _Found)
     return ", ".join(entry.name for entry in entries[:3]) + more if is_whole and len(entries) <= _MOST_NAMED else ""
 
 
-def _count_layers(named: Sequence[Named], found: _Found) -> None:
+def _count_layers(lacking: Mapping[str, Sequence[Named]], found: _Found) -> None:
     """Find the models that have as many attention layers as the keys of an IP-Adapter's file count."""
-    in_file, in_model = (
-        [int(match[1]) for one in named if getattr(one, side) == PRESENT and (match := _IP_KEY.match(one.text)) and match[2]]
-        for side in _SIDES
-    )
+    in_model, in_file = ([int(match[1]) for one in names if (match := _IP_KEY.match(one.text)) and match[2]] for names in lacking.values())
     layers = max(in_file or in_model, default=-1) + 1
     if layers:
         whose = "file" if in_file else "UNet"
         found.words.append(f"The {whose}'s keys N.to_k_ip count {layers} attention layers or more, self-attention too.")
-        role = f"has {layers} attention layers, as the {whose}'s keys count"
-        found.models.extend(ModelMatch(name=name, role=role) for name, one in load_catalog().items() if one.attention_layers == layers)
+        found.models.extend(models_with_layers(layers, f"has {layers} attention layers, as the {whose}'s keys count"))
     if any(key % 2 == 0 for key in in_model):
         found.words.append("Keys of cross-attention are odd: here the UNet's processors were counted in another order.")
         found.changes.insert(0, "load it with pipeline.load_ip_adapter(...), which sets the processors in diffusers' own order")
@@ -265,10 +270,9 @@ def _numbers(named: Sequence[Named], found: _Found) -> Iterator[NumberMeaning]:
     for one in [*reversed(kinds.values())][:2]:
         for shape, side in zip(one.shapes or (), _SIDES, strict=False):
             yield NumberMeaning(value=tuple(length or 0 for length in shape), meaning=f"{one.text} in the {side}")
-    for side, words in zip(_SIDES, ("missing from the file", "in the file and not in the model"), strict=True):
-        count = sum(getattr(one, side) == ABSENT for one in named)
-        if count and len(kinds) < 2:
-            yield NumberMeaning(value=count, meaning=f"number of tensors named that are {words}")
+    for lacking, words in zip(_lacking(named).values(), ("missing from the file", "in the file and not in the model"), strict=True):
+        if lacking and len(kinds) < 2:
+            yield NumberMeaning(value=len(lacking), meaning=f"number of tensors named that are {words}")
 
 
 RECOGNISERS = (Recogniser("", MESSAGE, _explain),)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from unetinspect.checkpoint.affixes import LORA_PREFIXES, PREFIXES, TEXT_ENCODER
-from unetinspect.checkpoint.lora import split_key
+from unetinspect.checkpoint.affixes import LAYER_PREFIXES, PREFIXES, TEXT_ENCODER
+from unetinspect.checkpoint.lora import split_key, without_processor
 
-_PREFIXES = (*(prefix for prefix, part in PREFIXES if part in (None, "controlnet")), *LORA_PREFIXES)
 # What the names of layers end with, besides what a LoRA has there.
 _ENDING = re.compile(r"\.base_layer(?:\.\w+)?$|\.processor(?:\.to_[kv]_ip(?:\.[0-9]+)?(?:\.weight)?)?$")
 # Not `input_blocks_4` and `mid_block`, which are names of modules and lists.
@@ -35,7 +34,7 @@ def spellings(text: str) -> Iterator[str]:
         name: str | None = start
         while name:
             seen.add(name)
-            name = next((name[len(prefix) :] for prefix in _PREFIXES if name.startswith(prefix)), None)
+            name = next((name[len(prefix) :] for prefix in LAYER_PREFIXES if name.startswith(prefix)), None)
     # The name of a tensor is longer than that of its layer, which a LoRA's key means.
     yield from sorted(seen, key=len, reverse=True)
 
@@ -47,8 +46,7 @@ def without_ending(text: str) -> str:
     'mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0'
     """
     found = split_key(text)
-    name = found[0].replace(".processor.", ".") if found else _ENDING.sub("", text)
-    return f"{name}.0" if found and name.endswith(".to_out") else name
+    return without_processor(found[0]) if found else _ENDING.sub("", text)
 
 
 def flat(name: str) -> str:
