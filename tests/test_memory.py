@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
-from tests.test_cache import model_of
-from tests.tiny import ALL, CONDITION, some, traced
+from tests.tiny import ALL, CONDITION, model_of, some, traced
 from tests.witness import LiveBytes, by_hand
 from unetinspect import UnetInspectError, UsageError, trace
 from unetinspect.observe.training import optimizer_bytes, step_bytes
