@@ -165,6 +165,7 @@ def test_the_batch_that_fits_is_the_largest(fixed: int, lines: list[tuple[int, i
 
     def run(request: Request) -> SweepPoint:
         asked.append(request.batch)
+        assert len(asked) <= 100  # a search of one batch after the other would not end
         total = fixed + max(base + slope * request.batch for base, slope in [*lines, (0, 1)])
         total_bytes = total if request.batch <= most else None
         return SweepPoint(
