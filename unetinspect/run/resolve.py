@@ -20,7 +20,7 @@ from unetinspect.errors import ConfigError, UnetInspectError, UsageError
 from unetinspect.record import InputInfo, ModelInfo, Run, Trace
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import Builder, Plan, builder_for, supported_classes
-from unetinspect.unets.builder import Adapted, Given
+from unetinspect.unets.builder import Adapted, Given, words_in
 from unetinspect.unets.request import Request
 from unetinspect.unets.sizes import decide_run
 from unetinspect.unets.unknown_keys import explain_key
@@ -97,7 +97,7 @@ def resolve_config(
             f"not a config of {class_name}: it has none of its keys, but {joined(ignored[:_KEYS_SHOWN])}",
             hint="give the config of the UNet itself: its config.json, or the section of the file that describes it",
         )
-    if unread := [key for key in keys if any("${" in text for text in _texts(config.get(key)))]:
+    if unread := [key for key in keys if any("${" in text for text in words_in(config.get(key)))]:
         raise ConfigError(
             f"{unread[0]} is {config[unread[0]]}, which this file does not resolve",
             hint=f"--set {unread[0]}=VALUE, or resolve the file first",
@@ -145,10 +145,6 @@ def class_keys() -> dict[str, dict[str, Any]]:
         with suppress(ConfigError):  # an older diffusers lacks some
             found[name] = keys_of(name)
     return found
-
-
-def _texts(value: Any) -> list[str]:
-    return [text for item in value for text in _texts(item)] if isinstance(value, list) else [value] if isinstance(value, str) else []
 
 
 def plain(value: Any) -> Any:
