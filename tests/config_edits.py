@@ -15,12 +15,10 @@ from unittest import mock
 
 import torch
 
-from tests.tiny import ALL, Config
+from tests.tiny import ALL, Config, model_of
 from unetinspect import ConfigError, UnetInspectError, trace
-from unetinspect.record import Source
 from unetinspect.run.build import make_inputs, quiet_diffusers
 from unetinspect.run.resolve import diffusers_class, plan_pass, resolve_config
-from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
 
 EDITED = tuple(kind for kind, config in ALL.items() if config["_class_name"] != "MotionAdapter")  # it runs inside a UNet
@@ -91,7 +89,7 @@ def _runs(unet: torch.nn.Module, config: Config, length: int | None) -> bool:
     try:
         resolved = resolve_config(config)
         request = Request(latent=None if length is None else (length, length))
-        planned = plan_pass(_model(config), resolved.class_name, resolved.values, request)
+        planned = plan_pass(model_of(config), resolved.class_name, resolved.values, request)
         inputs = make_inputs(planned.run.inputs, device=torch.device("meta"), dtype=torch.float32)
         with quiet_diffusers(), torch.no_grad():
             unet(**inputs)
@@ -103,10 +101,6 @@ def _runs(unet: torch.nn.Module, config: Config, length: int | None) -> bool:
 def _is_size(value: Any) -> bool:
     sides = value if isinstance(value, list) else [value]
     return 0 < len(sides) <= 2 and all(type(side) is int and side > 0 for side in sides)
-
-
-def _model(config: Config) -> LoadedModel:
-    return LoadedModel(name="it", config=config, source=Source(kind="file", location="it"))
 
 
 def trace_runs(edit: Edit) -> bool:

@@ -52,7 +52,7 @@ def computed(small: Small) -> Seen:
         for name, tensor in (*unet.named_parameters(), *unet.named_buffers()):
             tensor.copy_(_noise(name, tensor) * 0.2)
         outputs = unet(**_inputs(_specs(small.resolved)))
-    return tuple((name, tensor.tolist()) for name, tensor in named_tensors(_values(outputs)))
+    return tuple((name, tensor.tolist()) for name, tensor in named_tensors(outputs))
 
 
 def seen(config: Mapping[str, Any]) -> tuple[Seen, Seen]:
@@ -94,7 +94,3 @@ def _inputs(specs: list[InputInfo]) -> dict[str, Any]:
     for name, tensor in named_tensors(arguments):
         tensor.copy_(_noise(name, tensor))
     return arguments
-
-
-def _values(output: Any) -> Any:
-    return output if isinstance(output, Tensor | tuple | list) else dict(output)

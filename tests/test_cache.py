@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from tests.checkpoints import built_shapes, header_of, write_checkpoint
 from tests.test_imports import imported_after
-from tests.tiny import CONDITION, PLAIN, config_of, traced
+from tests.tiny import CONDITION, ON_META, PLAIN, config_of, model_of, traced
 from unetinspect import Trace
 from unetinspect.catalog import PipelineSize
 from unetinspect.errors import ConfigError
@@ -32,7 +32,6 @@ from unetinspect.source import read_model
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request, make_request
 
-ON_META = Request(device="meta")
 AUDIO, CONTROLNET = config_of("unet1d-audio"), config_of("controlnet")
 # Every field of a model with another value than above: those that decide a pass, and those that say which model it was run for.
 DECIDES: dict[str, Any] = {
@@ -62,11 +61,6 @@ OTHER_REQUESTS: dict[str, Any] = {
     "optimizer": "sgd",
     "gradient_checkpointing": True,
 }
-
-
-def model_of(config: dict[str, Any], name: str = "tiny", **known: Any) -> LoadedModel:
-    """Take a config as if it had been read."""
-    return LoadedModel(name=name, config=config, source=Source(kind="file", location=f"{name}.json"), **known)
 
 
 MODEL = model_of(CONDITION)

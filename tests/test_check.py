@@ -19,15 +19,13 @@ from markdown_it import MarkdownIt
 from msgspec import UNSET
 
 from tests.schema import assert_fits_the_schema
-from tests.tiny import CONDITION, PLAIN, condition, config_of, plain, traced
+from tests.tiny import CONDITION, PLAIN, condition, config_of, model_of, plain, traced
 from unetinspect.catalog import load_catalog
 from unetinspect.checking.expected import find_expected as find
 from unetinspect.checking.expected import parse_expected, read_expected
 from unetinspect.checking.model import check_model
 from unetinspect.errors import ConfigError, Problem, UsageError
-from unetinspect.record import Source
 from unetinspect.run.cache import Recorder
-from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import make_request
 from unetinspect.views.checks import check_table
 
@@ -38,12 +36,9 @@ THREE_LEVELS = plain(
 )
 
 
-SMALL = Source(kind="dict", location="small")
-
-
 def checked(config: dict[str, Any], *sizes: Any, expected: dict[str, Any] | None = None, vae_scale: int | None = None) -> Any:
     """Check a config on meta at some sample sizes."""
-    model = LoadedModel(name="small", config=config, source=SMALL, vae_scale_factor=vae_scale)
+    model = model_of(config, "small", vae_scale_factor=vae_scale)
     requests = [make_request(latent=size, device="meta") for size in sizes]
     return check_model(Recorder(None, model), requests, expected=[read_expected(*pair) for pair in (expected or {}).items()])
 
@@ -105,7 +100,7 @@ VALUES = load_catalog()["hopper-medium-v2-value-function"].config  # its sample_
 
 def test_the_own_size_of_a_config_is_checked_where_a_pass_takes_another() -> None:
     """A finding for the config's own, in the CPU's words; the record is that of the size that runs."""
-    model = LoadedModel(name="small", config=VALUES, source=SMALL)
+    model = model_of(VALUES, "small")
     found: Any = check_model(Recorder(None, model), [make_request(device="meta")], expected=[])
     own, taken = found.check.sizes
     torch.manual_seed(0)
@@ -187,7 +182,7 @@ class RefusingRecorder(Recorder):
 
 def refused(refusal: ConfigError) -> Any:
     """Check a config that is refused."""
-    model = LoadedModel(name="small", config=condition(act_fn="sillu", upcast_attn=True, addition_time_embed_dim=6), source=SMALL)
+    model = model_of(condition(act_fn="sillu", upcast_attn=True, addition_time_embed_dim=6), "small")
     recorder = RefusingRecorder(None, model)
     recorder.refusal = refusal
     return check_model(recorder, [make_request(device="meta")], expected=[]).check

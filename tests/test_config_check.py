@@ -14,16 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.config_effects import Seen, differs, seen
-from tests.tiny import ALL, condition, plain, some, traced_once
+from tests.tiny import ALL, condition, model_of, plain, some, traced_once
 from unetinspect.catalog import Entry, load_catalog
 from unetinspect.checking.config import ConfigReport, find_in_config
 from unetinspect.checking.effects import Probes
 from unetinspect.cli.run import parse_pairs
 from unetinspect.errors import Problem
-from unetinspect.record import Source
 from unetinspect.record.check import Finding
 from unetinspect.run.resolve import class_keys, resolve_config
-from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import supported_classes
 from unetinspect.unets.request import make_request
 
@@ -253,8 +251,7 @@ def test_numbers_of_other_keys_are_those_of_the_pass() -> None:
 
 def trials_of(config: Config) -> Probes:
     """Return what compares other configs with this one, as `check` does."""
-    model = LoadedModel(name="small", config=config, source=Source(kind="dict", location="small"))
-    return Probes(model, resolve_config(config), make_request(batch=2))
+    return Probes(model_of(config), resolve_config(config), make_request(batch=2))
 
 
 @cache

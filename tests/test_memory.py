@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
-from tests.test_cache import model_of
-from tests.tiny import ALL, CONDITION, some, traced
+from tests.tiny import ALL, CONDITION, model_of, some, traced
 from tests.witness import LiveBytes, by_hand
 from unetinspect import UnetInspectError, UsageError, trace
 from unetinspect.observe.training import optimizer_bytes, step_bytes
@@ -166,6 +165,7 @@ def test_the_batch_that_fits_is_the_largest(fixed: int, lines: list[tuple[int, i
 
     def run(request: Request) -> SweepPoint:
         asked.append(request.batch)
+        assert len(asked) <= 100  # a search of one batch after the other would not end
         total = fixed + max(base + slope * request.batch for base, slope in [*lines, (0, 1)])
         total_bytes = total if request.batch <= most else None
         return SweepPoint(

@@ -14,10 +14,10 @@ from tests.tiny import traced_once
 from unetinspect import trace
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import ConfigError, UsageError
-from unetinspect.run.resolve import config_class, resolve_config
+from unetinspect.run.resolve import keys_of, resolve_config
 from unetinspect.unets import builder_for
 
-DEFAULTS = dict(config_class("MotionAdapter").keys)
+DEFAULTS = keys_of("MotionAdapter")
 # Published adapters, and what else the class has keys for.
 ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "v1-4": ("sd15", {"motion_max_seq_length": 24, "use_motion_mid_block": True}),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import PLUGS, Config, config_of, traced
+from tests.tiny import PLUGS, Config, config_of, traced, traced_once
 from unetinspect import Trace, trace
 from unetinspect.errors import ForwardError
 
@@ -59,7 +59,7 @@ def test_each_residual_has_the_shape_of_the_port_of_its_number(controlnet: str, 
 @pytest.mark.parametrize(("config", "unet", "pixels"), [(SD15_ADAPTER, "sd15", 512), (SDXL_ADAPTER, "sdxl", 1024)])
 def test_each_feature_has_the_shape_of_the_port_of_its_number(config: Config, unet: str, pixels: int) -> None:
     """Four features each: one for every down block of Stable Diffusion 1.5; in SDXL the fourth is for the mid block."""
-    features = shapes(trace(config, device="meta", res=pixels, batch=2))  # the UNet takes two, under guidance
+    features = shapes(traced_once(config, res=pixels, batch=2))  # the UNet takes two, under guidance
     ports = [port.shape for port in traced(unet).ports if port.kind == "t2i-adapter"]
 
     assert len(features) == 4
@@ -69,7 +69,7 @@ def test_each_feature_has_the_shape_of_the_port_of_its_number(config: Config, un
 def test_the_sizes_that_are_assumed() -> None:
     """No config of these classes has a size: that of the UNet that they are made for is assumed."""
     sizes = {name: traced(name).run for name in ("controlnet-sd15-canny", "controlnet-canny-sdxl")}
-    adapters = [trace(config, device="meta").run for config in (SD15_ADAPTER, SDXL_ADAPTER, config_of("t2i-adapter", downscale_factor=3))]
+    adapters = [traced_once(config).run for config in (SD15_ADAPTER, SDXL_ADAPTER, config_of("t2i-adapter", downscale_factor=3))]
 
     assert {name: run.sample_size for name, run in sizes.items()} == {
         "controlnet-sd15-canny": (64, 64),

@@ -11,7 +11,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from tests.tiny import CONDITION, VIDEO, condition, config_of, traced
+from tests.tiny import CONDITION, VIDEO, condition, config_of, traced, traced_once
 from unetinspect import Trace, trace
 from unetinspect.errors import UsageError
 from unetinspect.record import Port, Shape, Totals
@@ -188,9 +188,9 @@ def test_an_error_names_the_first_tensor_that_does_not_fit() -> None:
 
 def fits(unet: dict[str, Any], attached: dict[str, Any]) -> dict[str, bool]:
     """Say of each tensor whether it fits."""
-    record = trace(unet, device="meta", cfg=False)
+    record = traced_once(unet, cfg=False)
     request = request_to_fit(record.run, Request(device="meta"), resolve_config(attached))
-    given = trace(attached, device="meta", batch=request.batch, latent=request.latent, frames=request.frames, cfg=False)
+    given = traced_once(attached, batch=request.batch, latent=request.latent, frames=request.frames, cfg=False)
     return {row.name: row.fits for row in find_fit(record, given).rows}
 
 
@@ -223,7 +223,7 @@ def _but_for_sums(record: Trace) -> Totals:
 @pytest.mark.parametrize(("kind", "frames"), [("sparse-controlnet", 2), ("sparse-controlnet-pooled", 2), ("sparse-controlnet", 1)])
 def test_a_sparse_controlnet_adds_a_residual_for_every_frame(kind: str, frames: int) -> None:
     """The UNet of a video takes (batch * frames) of them, and its frames are followed through the sums."""
-    before, record = (trace(VIDEO["motion"], device="meta", frames=frames, plug_in=attached) for attached in (None, VIDEO[kind]))
+    before, record = traced("motion", frames=frames), trace(VIDEO["motion"], device="meta", frames=frames, plug_in=VIDEO[kind])
 
     assert [skip.changes[0].with_ for skip in record.skips] == [(f"{DOWN}.{skip.index}",) for skip in before.skips]
     assert _but_for_sums(record) == _but_for_sums(before)
@@ -232,7 +232,7 @@ def test_a_sparse_controlnet_adds_a_residual_for_every_frame(kind: str, frames: 
 def test_python_attaches_whatever_is_a_model() -> None:
     """A config, a module, a record: the same pass each time, and the same for a live UNet."""
     module = diffusers.ControlNetModel.from_config(config_of("controlnet"))
-    given: list[Any] = [config_of("controlnet"), module, trace(config_of("controlnet"), device="meta")]
+    given: list[Any] = [config_of("controlnet"), module, traced("controlnet")]
     records = [trace(CONDITION, device="meta", plug_in=attached) for attached in given]
     live = trace(tiny(), device="meta", plug_in=config_of("controlnet"))
 

@@ -14,13 +14,12 @@ import jq
 import pytest
 
 from tests.schema import assert_fits_the_schema
-from tests.tiny import CONDITION, KINDS, PLAIN, condition, traced
+from tests.tiny import CONDITION, KINDS, PLAIN, condition, model_of, traced
 from unetinspect import Trace
 from unetinspect.errors import UnetInspectError
-from unetinspect.record import Source
 from unetinspect.run import many
 from unetinspect.run.cache import RecordCache
-from unetinspect.source import LoadedModel, local
+from unetinspect.source import local
 
 ON_META = ("--device", "meta")
 BAD = condition(norm_num_groups=7)
@@ -247,9 +246,8 @@ def test_several_processes_find_what_one_does(tmp_path: Path, monkeypatch: pytes
     """In the order of the models, errors included, and one pass for all models with one config; this process traces none."""
     monkeypatch.setattr(many, "_LEAST_FOR_EACH", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    source = Source(kind="dict", location="dict")
     configs = (CONDITION, BAD, PLAIN, CONDITION)
-    models = [LoadedModel(name=f"m{place}", config=config, source=source) for place, config in enumerate(configs)]
+    models = [model_of(config, f"m{place}") for place, config in enumerate(configs)]
     steps: list[str] = []
     first, failed, plain, last = many.record_each(models, RecordCache(tmp_path / "records"), say=steps.append)
 

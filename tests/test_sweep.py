@@ -12,8 +12,7 @@ from unittest import mock
 import pytest
 
 from tests.schema import assert_fits_the_schema
-from tests.test_cache import ON_META, model_of
-from tests.tiny import CONDITION, PLAIN, traced
+from tests.tiny import CONDITION, ON_META, PLAIN, model_of, traced
 from unetinspect.record import SweepPoint
 from unetinspect.run.build import build_unet
 from unetinspect.run.cache import RecordCache, Recorder

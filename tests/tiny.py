@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from unetinspect import Trace, trace
 from unetinspect.catalog import load_catalog
+from unetinspect.record import Source
 from unetinspect.run.cache import RecordCache, code_state, record_key
 from unetinspect.run.resolve import ResolvedConfig
 from unetinspect.source.loaded import LoadedModel
@@ -60,6 +61,12 @@ def plain(**keys: Any) -> Config:
     return {**PLAIN, **keys}
 
 
+def model_of(config: Config, name: str = "tiny", **known: Any) -> LoadedModel:
+    """Take a config as if it had been read."""
+    return LoadedModel(name=name, config=config, source=Source(kind="file", location=f"{name}.json"), **known)
+
+
+ON_META = Request(device="meta")
 # The folder with the records that the workers of a run share; `conftest.py` makes it.
 SHARED_RECORDS = "UNETINSPECT_TEST_RECORDS"
 _known: dict[str, Trace] = {}

@@ -112,12 +112,12 @@ class ForwardError(UnetInspectError):
     exit_code = 4
 
 
-def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Return up to `count` of the `known` names, those most similar to `name`, best first.
+def nearest_names(name: str, known: Iterable[str], *, count: int = 3, cutoff: float = 0.5) -> list[str]:
+    """Return up to `count` of the `known` names, those most similar to `name`, best first; none whose similarity is below `cutoff`.
 
     >>> nearest_names("sdlx", ["sd15", "sdxl", "ddpm-cat-256"], count=1)
     ['sdxl']
     """
     by_lower = {candidate.lower(): candidate for candidate in known}
-    found = get_close_matches(name.lower(), by_lower, n=count, cutoff=0.5)
+    found = get_close_matches(name.lower(), by_lower, n=count, cutoff=cutoff)
     return [by_lower[key] for key in found]

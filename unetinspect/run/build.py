@@ -26,17 +26,13 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from unetinspect.errors import ConfigError, ForwardError, UsageError
 from unetinspect.record import InputInfo
-from unetinspect.run.resolve import SEE_CONFIG, InputsError, ResolvedConfig, diffusers_class, plain
+from unetinspect.run.resolve import SEE_CONFIG, RefusedError, ResolvedConfig, diffusers_class, plain
 from unetinspect.unets.builder import nest
 from unetinspect.units import format_bytes, format_shape, plural
 
 # More than three times as many as the largest model of the catalog has. Such a UNet is built and run in about ten seconds.
 MAX_MODULES = 10_000
 _BUILD_SECONDS = 10.0
-
-
-class BuildError(ConfigError):
-    """Raised when diffusers refuses to build a config."""
 
 
 class TooLargeError(ConfigError):
@@ -120,7 +116,7 @@ def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dty
     `force` lifts the size limits.
 
     Raises:
-        BuildError: diffusers refuses the config.
+        RefusedError: diffusers refuses the config.
         TooLargeError: The UNet has too many modules.
         ForwardError: The weights do not fit the free memory of the device.
     """
@@ -129,7 +125,7 @@ def build_unet(config: ResolvedConfig, *, device: torch.device, dtype: torch.dty
     except TooLargeError as error:
         raise TooLargeError(f"{name} has {error.message}", hint=error.hint) from None
     except Exception as error:  # the constructor may raise anything
-        raise BuildError(
+        raise RefusedError(
             f"diffusers cannot build {name} as a {config.class_name}: {first_line(error)}",
             hint=SEE_CONFIG,
         ) from error
@@ -244,7 +240,7 @@ def _make_input(spec: InputInfo, *, device: torch.device, dtype: torch.dtype) ->
         return torch.zeros(spec.shape, device=device, dtype=torch.int64 if spec.dtype == "int64" else dtype)
     except (RuntimeError, TypeError) as error:
         if not all(str(side).isdigit() for side in spec.shape):
-            raise InputsError(f"{spec.name} cannot have the shape {format_shape(spec.shape)}", hint=SEE_CONFIG) from error
+            raise RefusedError(f"{spec.name} cannot have the shape {format_shape(spec.shape)}", hint=SEE_CONFIG) from error
         too_large = "too large: more bytes than torch can count" if is_overflow(error) else first_line(error)
         raise UsageError(
             f"{spec.name} cannot have the shape {format_shape(spec.shape)}: {too_large}",

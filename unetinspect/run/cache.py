@@ -26,9 +26,10 @@ from msgspec import Struct
 
 from unetinspect.errors import UnetInspectError
 from unetinspect.record import SCHEMA, Envelope, ModelInfo, NearSize, Trace
-from unetinspect.run.resolve import ConfigClass, ResolvedConfig, config_class, described, model_info, resolve_config
+from unetinspect.run.resolve import ResolvedConfig, described, keys_of, model_info, resolve_config
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.streams import replacing
+from unetinspect.unets import builder_for
 from unetinspect.unets.request import Request
 from unetinspect.version import __version__
 
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 64 * 2**20
 _SUFFIX = ".json.gz"
 _Record = TypeVar("_Record", bound=Struct)
+
+
+class _Keys(Struct, frozen=True):
+    """The config keys of a class, each with its default."""
+
+    keys: dict[str, Any]
 
 
 class CacheInfo(Struct, frozen=True, kw_only=True):
@@ -185,11 +192,12 @@ class Recorder:
         self.overrides = dict(overrides or {})
         self.force = force
         self._say = say
+        self._makes_none = False
 
     @cached_property
     def config(self) -> ResolvedConfig:
         """The whole config; raises what `resolve_config` raises."""
-        return resolve_config(self.model.config, self.overrides, class_of=self._class_of)
+        return resolve_config(self.model.config, self.overrides, known_keys=self._keys_of)
 
     @property
     def info(self) -> ModelInfo:
@@ -213,25 +221,17 @@ class Recorder:
 
     def record(self, request: Request, attached: LoadedModel | None = None) -> Trace:
         """Return the record of a pass; raises what `Tracer.observe` raises. Errors are not cached."""
-        added = None if attached is None else (attached, resolve_config(attached.config, class_of=self._class_of))
+        added = None if attached is None else (attached, resolve_config(attached.config, known_keys=self._keys_of))
         key = record_key(self.model, self.config, request, added, code=self._code)
         record = self._cached(Trace, key, lambda: self._tracer.observe(request, attached))
         return described(record, self.model, self.config, request, attached)
 
     def kept(self, request: Request) -> Trace | None:
         """Return the record of a pass if it is in the cache; nothing is imported to find out."""
-
-        def known(name: Any) -> ConfigClass:
-            found = self._cache and self._cache.get(ConfigClass, _key(("class", name), self._code) or "")
-            if not found:
-                raise LookupError(name)
-            return found
-
+        stored = Recorder(self._cache, self.model, self.overrides)
+        stored._makes_none = True
         with suppress(LookupError, UnetInspectError):  # an error is found again by a pass
-            config = resolve_config(self.model.config, self.overrides, class_of=known)
-            key = record_key(self.model, config, request, code=self._code)
-            record = self._cache.get(Trace, key) if self._cache is not None and key is not None else None
-            return record and described(record, self.model, config, request)
+            return stored.record(request)
         return None
 
     def answer(self, asked: Any, answer: Callable[[], Envelope]) -> Envelope:
@@ -255,27 +255,32 @@ class Recorder:
 
         return Tracer(self.model, self.overrides, force=self.force, say=self._say)
 
-    def _class_of(self, name: Any) -> ConfigClass:
-        """Return what is known of a class, from the cache or from diffusers."""
+    def _keys_of(self, name: Any) -> dict[str, Any]:
+        """Return the keys of a class, from the cache or from diffusers."""
 
-        def asked() -> ConfigClass:
+        def asked() -> _Keys:
             self._say_import()
-            return config_class(name)
+            return _Keys(keys_of(name))
 
-        return self._cached(ConfigClass, _key(("class", name), self._code), asked)
+        return self._cached(_Keys, _key(("class", name), self._code), asked).keys
 
     @property
     def _code(self) -> str | None:
         return self._cache.code if self._cache is not None else None
 
     def _cached(self, kind: type[_Record], key: str | None, make: Callable[[], _Record]) -> _Record:
-        """Return the record of a key or, if there is none, what `make` returns, which is then written."""
-        if self._cache is None or key is None:
-            return make()
-        found = self._cache.get(kind, key)
+        """Return the record of a key or, if there is none, what `make` returns, which is then written.
+
+        Raises:
+            LookupError: There is none, and none is to be made.
+        """
+        found = self._cache.get(kind, key) if self._cache is not None and key is not None else None
         if found is None:
+            if self._makes_none:
+                raise LookupError(key)
             found = make()
-            self._cache.put(key, found)
+            if self._cache is not None and key is not None:
+                self._cache.put(key, found)
         return found
 
     def _say_import(self) -> None:
@@ -304,7 +309,8 @@ def _decides(model: LoadedModel, config: ResolvedConfig) -> tuple[Any, ...]:
     """Return what a pass depends on. A checkpoint is compared with the UNet, and a note contains its name."""
     weights = model.weights
     verified = None if weights is None else (model.name, weights.header, weights.checkpoint, bool(config.overridden))
-    return config.class_name, config.values, model.vae_scale_factor, model.default_size, model.medium or config.medium, verified
+    medium = model.medium or builder_for(config.class_name).medium
+    return config.class_name, config.values, model.vae_scale_factor, model.default_size, medium, verified
 
 
 def _key(decides: Any, code: str | None) -> str | None:

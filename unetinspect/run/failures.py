@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, takewhile
 from math import ceil
 from traceback import walk_tb
@@ -69,7 +69,8 @@ def explain_failure(failure: ForwardRaisedError, planned: PlannedPass, runner: R
     elif nearest:
         in_pixels = run.sample_size_from == "--res" and isinstance(run.vae_scale_factor, int)
         which = "the nearest sizes that run" if len(nearest) > 1 else "the nearest size that runs"
-        hint = f"{which}: {_options(nearest, in_pixels=in_pixels)}"
+        option, side = ("--res", "image_size") if in_pixels else ("--latent", "sample_size")
+        hint = f"{which}: {' or '.join(f'{option} {written_size(getattr(size, side))}' for size in nearest)}"
     elif is_meta:
         hint = "`unetinspect inputs MODEL` shows the inputs of the forward pass"
     check = SizeCheck(
@@ -93,12 +94,6 @@ def _reason(failure: ForwardRaisedError) -> str:
         source = skip.source or "the down path"
         return f"hidden_states are {format_shape(hidden.shape)}, but the skip from {source} is {format_shape(skip.shape)}{why}"
     return first_line(failure.error)
-
-
-def _options(sizes: Iterable[NearSize], *, in_pixels: bool) -> str:
-    if in_pixels:
-        return " or ".join(f"--res {written_size(size.image_size)}" for size in sizes if size.image_size)
-    return " or ".join(f"--latent {written_size(size.sample_size)}" for size in sizes if size.sample_size)
 
 
 def reason_of(error: BaseException) -> tuple[object, ...]:

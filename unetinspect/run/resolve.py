@@ -17,10 +17,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from unetinspect.errors import ConfigError, UnetInspectError, UsageError
-from unetinspect.record import InputInfo, Medium, ModelInfo, Run, Trace
+from unetinspect.record import InputInfo, ModelInfo, Run, Trace
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import Builder, Plan, builder_for, supported_classes
-from unetinspect.unets.builder import Adapted, Given
+from unetinspect.unets.builder import Adapted, Given, words_in
 from unetinspect.unets.request import Request
 from unetinspect.unets.sizes import decide_run
 from unetinspect.unets.unknown_keys import explain_key
@@ -28,24 +28,6 @@ from unetinspect.units import joined
 
 _KEYS_SHOWN = 4
 SEE_CONFIG = "`unetinspect config MODEL` shows every key, with its default"
-
-
-class ConfigClass(Struct, frozen=True, kw_only=True):
-    """What is known of a UNet class.
-
-    Attributes:
-        name: The diffusers class.
-        module: Where it is imported from.
-        medium: What its pixels make up, unless the catalog says otherwise.
-        keys: Its config keys, each with its default, in the order of its constructor.
-        adapts: Whether its builder may replace keys of a config.
-    """
-
-    name: str
-    module: str
-    medium: Medium
-    keys: dict[str, Any]
-    adapts: bool
 
 
 class ResolvedConfig(NamedTuple):
@@ -58,8 +40,6 @@ class ResolvedConfig(NamedTuple):
         ignored: The given keys that the class does not know.
         overridden: The keys that the caller overrode.
         notes: What was changed so that diffusers can run it.
-        module: Where the class is imported from.
-        medium: What the pixels of the class make up.
     """
 
     class_name: str
@@ -68,25 +48,16 @@ class ResolvedConfig(NamedTuple):
     ignored: tuple[str, ...]
     overridden: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    module: str = "diffusers"
-    medium: Medium = "image"
 
 
-def config_class(class_name: Any) -> ConfigClass:
-    """Return what is known of a class, from its constructor.
+def keys_of(class_name: Any) -> dict[str, Any]:
+    """Return the config keys of a class, each with its default, in the order of its constructor.
 
     Raises:
         ConfigError: The name is missing, the class cannot be traced, or this diffusers does not have it.
     """
-    builder = builder_for(class_name)
     parameters = list(inspect.signature(diffusers_class(class_name).__init__).parameters.values())[1:]
-    return ConfigClass(
-        name=class_name,
-        module=builder.module,
-        medium=builder.medium,
-        keys={parameter.name: plain(parameter.default) for parameter in parameters},
-        adapts=type(builder).adapted is not Builder.adapted,
-    )
+    return {parameter.name: plain(parameter.default) for parameter in parameters}
 
 
 def resolve_config(
@@ -94,12 +65,12 @@ def resolve_config(
     overrides: Mapping[str, Any] | None = None,
     *,
     adapt: bool = True,
-    class_of: Callable[[Any], ConfigClass] = config_class,
+    known_keys: Callable[[Any], dict[str, Any]] = keys_of,
 ) -> ResolvedConfig:
     """Apply the overrides to a config and fill in the defaults of its class.
 
-    With `adapt`, a config that diffusers cannot run is replaced by the one that its builder makes of it. `class_of` returns what is
-    known of a class, and raises what `config_class` raises.
+    With `adapt`, a config that diffusers cannot run is replaced by the one that its builder makes of it. `known_keys` returns and
+    raises what `keys_of` does.
 
     Raises:
         ConfigError: It names no class, or one that cannot be traced.
@@ -108,41 +79,40 @@ def resolve_config(
     overrides, given = overrides or {}, config
     config = plain({**config, **overrides})
     try:
-        of = class_of(config.get("_class_name"))
+        keys = known_keys(config.get("_class_name"))
     except ConfigError as error:
         if "_class_name" in config or not config:
             raise
         raise ConfigError(f"{error.message}; its keys are {joined(list(config)[:_KEYS_SHOWN])}", hint=error.hint) from None
+    class_name = config["_class_name"]
     for key in overrides:
-        if key != "_class_name" and key not in of.keys:
-            explained = explain_key(key, of.keys, given=overrides)
+        if key != "_class_name" and key not in keys:
+            explained = explain_key(key, keys, given=overrides)
             advice = explained.advice(()) if explained.change or explained.meant else ""
             meant = f"{advice}{' ' if advice.endswith('?') else '; '}" if advice else ""
-            raise UsageError(f"{of.name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
-    ignored = tuple(key for key in config if key not in of.keys and not key.startswith("_"))
-    if ignored and not any(key in of.keys for key in given):
+            raise UsageError(f"{class_name} has no config key {key}", hint=f"{meant}`unetinspect config` lists them all")
+    ignored = tuple(key for key in config if key not in keys and not key.startswith("_"))
+    if ignored and not any(key in keys for key in given):
         raise ConfigError(
-            f"not a config of {of.name}: it has none of its keys, but {joined(ignored[:_KEYS_SHOWN])}",
+            f"not a config of {class_name}: it has none of its keys, but {joined(ignored[:_KEYS_SHOWN])}",
             hint="give the config of the UNet itself: its config.json, or the section of the file that describes it",
         )
-    if unread := [key for key in of.keys if any("${" in text for text in _texts(config.get(key)))]:
+    if unread := [key for key in keys if any("${" in text for text in words_in(config.get(key)))]:
         raise ConfigError(
             f"{unread[0]} is {config[unread[0]]}, which this file does not resolve",
             hint=f"--set {unread[0]}=VALUE, or resolve the file first",
         )
-    adapted = builder_for(of.name).adapted({**of.keys, **config}) if adapt and of.adapts else Adapted()
+    adapted = builder_for(class_name).adapted({**keys, **config}) if adapt else Adapted()
     config = {**config, **adapted.changes}
-    if config["_class_name"] != of.name:
-        of = class_of(config["_class_name"])
+    if config["_class_name"] != class_name:
+        keys = known_keys(config["_class_name"])
     return ResolvedConfig(
-        class_name=of.name,
-        values={key: config.get(key, default) for key, default in of.keys.items()},
-        defaults=tuple(key for key in of.keys if key not in config),
+        class_name=config["_class_name"],
+        values={key: config.get(key, default) for key, default in keys.items()},
+        defaults=tuple(key for key in keys if key not in config),
         ignored=ignored,
         overridden=tuple(overrides),
         notes=adapted.notes,
-        module=of.module,
-        medium=of.medium,
     )
 
 
@@ -173,12 +143,8 @@ def class_keys() -> dict[str, dict[str, Any]]:
     found = {}
     for name in supported_classes():
         with suppress(ConfigError):  # an older diffusers lacks some
-            found[name] = config_class(name).keys
+            found[name] = keys_of(name)
     return found
-
-
-def _texts(value: Any) -> list[str]:
-    return [text for item in value for text in _texts(item)] if isinstance(value, list) else [value] if isinstance(value, str) else []
 
 
 def plain(value: Any) -> Any:
@@ -210,15 +176,15 @@ class PlannedPass(Struct, frozen=True, kw_only=True):
         return replace(self, run=replace(self.run, inputs=(*self.run.inputs, *inputs), plugged=attached))
 
 
-class InputsError(ConfigError):
-    """Raised when a config gives no shapes for the inputs: a width is null, or a string."""
+class RefusedError(ConfigError):
+    """Raised when diffusers refuses to build a config, or it gives no shapes for the inputs: a width is null, or a string."""
 
 
 def plan_pass(model: LoadedModel, class_name: str, values: Mapping[str, Any], request: Request) -> PlannedPass:
     """Decide a forward pass. `values` holds every key of the config, defaults filled in.
 
     Raises:
-        InputsError: The config gives no shapes for the inputs.
+        RefusedError: The config gives no shapes for the inputs.
         UsageError: The request does not fit the UNet.
     """
     builder = builder_for(class_name)
@@ -232,7 +198,7 @@ def plan_pass(model: LoadedModel, class_name: str, values: Mapping[str, Any], re
     except UnetInspectError:
         raise
     except Exception as error:  # builders do not check the types of a config
-        raise InputsError(f"the config of {model.name} gives no input shapes: {error}", hint=SEE_CONFIG) from error
+        raise RefusedError(f"the config of {model.name} gives no input shapes: {error}", hint=SEE_CONFIG) from error
     if request.tokens is not None and not any("tokens" in spec.axes for spec in inputs):
         raise UsageError(f"--tokens: no input of {model.name} has tokens", hint="leave --tokens out")
     return PlannedPass(builder=builder, request=request, plan=plan, run=run).with_inputs(inputs)
@@ -249,7 +215,7 @@ def model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | None
         config_defaults=config.defaults,
         config_ignored=config.ignored,
         config_overrides=config.overridden,
-        module=config.module,
+        module=builder_for(config.class_name).module,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 from unetinspect.catalog import load_catalog
 from unetinspect.errors import nearest_names
 from unetinspect.run.resolve import ResolvedConfig, class_keys, diffusers_class, resolve_config
-from unetinspect.unets.builder import is_count, is_list
+from unetinspect.unets.builder import is_count, is_list, leaves, words_in
 from unetinspect.unets.unknown_keys import UnknownKey, explain_key
 from unetinspect.units import format_value, joined
 
@@ -121,7 +121,7 @@ def wrong_types(constructor: Callable[..., Any], values: Mapping[str, Any]) -> d
         value, declared = values[key], set(_types_in(hint))
         scalars = [kind for kind in _TYPES if kind in declared]
         takes_list = bool(declared & {tuple, list}) or key in _MAY_BE_LISTS
-        wrong = [entry for entry in (_leaves(value) if takes_list else [value]) if not _is_of(entry, scalars)]
+        wrong = [entry for entry in (leaves(value) if takes_list else [value]) if not _is_of(entry, scalars)]
         if scalars and wrong:
             expected = " or ".join(_TYPES[kind] for kind in scalars) + (" or a list of them" if takes_list else "")
             found[key] = f"{key} {'is' if wrong[0] is value else 'has'} {format_value(wrong[0])}: diffusers expects {expected}"
@@ -284,17 +284,12 @@ def _other_lists(class_name: str, key: str, value: Sequence[Any], length: int) -
     yield from ([entry] * length for entry in dict.fromkeys(flat))
 
 
-def _leaves(value: Any) -> list[Any]:
-    """List the entries of nested lists."""
-    return [entry for each in value for entry in _leaves(each)] if is_list(value) else [value]
-
-
 def _flat(value: Any) -> list[Any]:
-    return [entry for entry in _leaves(value) if isinstance(entry, str | int | float)]
+    return [entry for entry in leaves(value) if isinstance(entry, str | int | float)]
 
 
 def _strings(value: Any) -> Iterable[str]:
-    return (word for word in _leaves(value) if isinstance(word, str) and len(word) <= _LONGEST_WORD)
+    return (word for word in words_in(value) if len(word) <= _LONGEST_WORD)
 
 
 def _read(value: Any) -> Any:

@@ -28,7 +28,6 @@ from unetinspect.observe.training import watch_training
 from unetinspect.record import NearSize, OutputInfo, TensorInfo, Trace, TrainingMemory
 from unetinspect.run.attach import find_fit, freeu, make_ports, request_to_fit, residual_specs
 from unetinspect.run.build import (
-    BuildError,
     build_unet,
     built_values,
     collector_paused,
@@ -40,7 +39,7 @@ from unetinspect.run.build import (
 )
 from unetinspect.run.failures import Runner, explain_failure, most_that_run, nearest_sizes, passes_to_try
 from unetinspect.run.live import LiveModule, raised_outside
-from unetinspect.run.resolve import InputsError, PlannedPass, described, model_info, plan_pass, resolve_config
+from unetinspect.run.resolve import PlannedPass, RefusedError, described, model_info, plan_pass, resolve_config
 from unetinspect.run.trial import Trial
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets.request import Request
@@ -91,7 +90,7 @@ class Tracer:
         self._say(f"running {self._model.name} at sample {format_size(planned.run.sample_size)} on {runner.device}")
         try:
             record = _trace_first(planned, runner, attached)
-        except InputsError as error:
+        except RefusedError as error:
             raise self._mistaken(error) from error
         except ForwardRaisedError as failure:
             explained = self._explained(failure, planned, runner, attached)
@@ -115,7 +114,7 @@ class Tracer:
                     self._model, self._config, unet, lambda inputs: unet(**inputs), trained, device, dtype
                 )
             return planned, self._runners[device, dtype]
-        except (BuildError, InputsError) as error:
+        except RefusedError as error:
             raise self._mistaken(error) from error
 
     def _explained(

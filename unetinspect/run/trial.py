@@ -19,7 +19,7 @@ from unetinspect.errors import ConfigError, Problem, UnetInspectError
 from unetinspect.observe.meta_kernels import Operations
 from unetinspect.run.build import MAX_MODULES, ModuleCount, construct, first_line, make_inputs, quiet_diffusers
 from unetinspect.run.failures import passes_to_try, places_in, reason_of
-from unetinspect.run.resolve import SEE_CONFIG, config_class, plan_pass, resolve_config
+from unetinspect.run.resolve import SEE_CONFIG, keys_of, plan_pass, resolve_config
 from unetinspect.run.suspects import (
     Suspect,
     alternatives,
@@ -70,13 +70,6 @@ class Failure(NamedTuple):
         return _STAGES.index(self.stage), self.steps, [line for _, line in places_in(self.error)]
 
 
-class Blamed(NamedTuple):
-    """The mistakes in the order in which diffusers meets them, and whether the config runs with all of them changed."""
-
-    problems: tuple[Problem, ...]
-    runs: bool
-
-
 class Trial:
     """Builds and runs one model on meta, with some keys of its config changed and the default options of a pass.
 
@@ -117,36 +110,39 @@ class Trial:
             return None
         found = self.find_mistakes(failure)
         class_name, name = self._config.class_name, self._model.name
-        problems: list[Problem | str] = [*found.problems]
-        named = {key for problem in found.problems for key in problem.keys}
+        problems: list[Problem | str] = [*found]
+        named = {key for problem in found for key in problem.keys}
         unknown = [] if "_class_name" in named else unknown_keys(self._config, self._model.config)
         problems += [each.sentence(class_name) for each in unknown if each.key not in named]
         of = class_name if name == class_name else f"{class_name} from {name}"
         raised = first_line(failure.error)
-        what = plural(len(problems), "config error") if found.problems else raised
-        options = " ".join(problem.options for problem in found.problems)
+        what = plural(len(problems), "config error") if found else raised
+        options = " ".join(problem.options for problem in found if problem.change)
         return ConfigError(
             f"cannot {'build' if failure.stage == 'build' else 'run'} {of}: {what}",
             problems=problems,
-            hint=f"{options} makes it run" if found.runs else f"diffusers says: {type(failure.error).__name__}: {raised}; {SEE_CONFIG}",
+            hint=f"{options} makes it run" if options else f"diffusers says: {type(failure.error).__name__}: {raised}; {SEE_CONFIG}",
         )
 
-    def find_mistakes(self, failure: Failure) -> Blamed:
-        """Find the keys to blame: change one at a time, keep what gets further, and go on until the UNet runs or the time is up."""
+    def find_mistakes(self, failure: Failure) -> tuple[Problem, ...]:
+        """Find the mistakes in the order in which diffusers meets them; with all their changes the UNet runs, or none has a change.
+
+        One key is changed at a time, and what gets further is kept, until the UNet runs or the time is up.
+        """
         return self._of_another_class() or self._of_this_class(failure)
 
-    def _of_another_class(self) -> Blamed | None:
+    def _of_another_class(self) -> tuple[Problem, ...]:
         """Blame the class if the config, perhaps with other mistakes in it, runs as one of another class."""
         for suspect in other_classes(self._config, self._model.config | self._overrides):
             trial = Trial(self._model, {**self._overrides, **suspect.change}, force=self._force)
             trial._give_up = min(self._give_up, time.process_time() + 2 * _PATIENCE)
             failure = trial.run()
-            found = Blamed((), runs=True) if failure is None else trial.find_mistakes(failure)
-            if found.runs:
-                return Blamed((self._problem(suspect, runs=True), *found.problems), runs=True)
-        return None
+            found = () if failure is None else trial.find_mistakes(failure)
+            if failure is None or any(problem.change for problem in found):
+                return (self._problem(suspect, runs=True), *found)
+        return ()
 
-    def _of_this_class(self, failure: Failure) -> Blamed:
+    def _of_this_class(self, failure: Failure) -> tuple[Problem, ...]:
         mistakes: list[Suspect] = []
         while len(mistakes) < _MOST_MISTAKES:
             found = self._blame(failure, _changes(mistakes))
@@ -159,9 +155,9 @@ class Trial:
             else:  # the value that got further was not yet the right one
                 mistakes[again] = mistakes[again]._replace(change={**mistakes[again].change, **mistake.change})
             if next_failure is None:
-                return Blamed(tuple(self._problem(mistake, runs=True) for mistake in self._without_innocents(mistakes)), runs=True)
+                return tuple(self._problem(mistake, runs=True) for mistake in self._without_innocents(mistakes))
             failure = next_failure
-        return Blamed(tuple(self._problem(mistake, runs=False) for mistake in mistakes), runs=False)
+        return tuple(self._problem(mistake, runs=False) for mistake in mistakes)
 
     def _blame(self, failure: Failure, changed: Mapping[str, Any]) -> tuple[Suspect, Failure | None] | None:
         """Return the first change with which the UNet runs, else the first that gets further; None: none does, or the time is up."""
@@ -196,7 +192,7 @@ class Trial:
             return (Suspect((key,), "", {key: value}) for key in keys for value in islice(alternatives(config, key), most))
 
         yield from new(misspelt_keys(config, self._model.config | self._overrides))
-        defaults = config_class(config.class_name).keys
+        defaults = keys_of(config.class_name)
         before = {key: self._model.config.get(key, defaults[key]) for key in self._overrides if key in defaults}
         for suspect in likely_mistakes(config):
             undone = {key: before[key] for key in suspect.change if key in before}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from posixpath import dirname, join
 from typing import TYPE_CHECKING, TextIO
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from msgspec.structs import replace
 
 from unetinspect.catalog import Entry, HubLocation, find_entry, find_hub_id, load_catalog, nearest_entries
-from unetinspect.errors import SourceError, UnetInspectError, UsageError
+from unetinspect.errors import SourceError, UnetInspectError, UsageError, nearest_names
 from unetinspect.record import Source
 from unetinspect.source.hub_id import DEFAULT_ENDPOINT, HubId, is_repo_id, looks_like_path, parse_hub_id, short, with_options
 from unetinspect.source.loaded import LoadedModel, LoadedWeights
@@ -241,7 +240,7 @@ def _model_on_hub(repository: HubRepository, place: HubId) -> LoadedModel:
             note = f"{error.reason}: for {place.repo_id}{at} the bundled config of {entry.name} was used{gone}"
             return _bundled(entry, location, note)
         ids = [location.id for entry in load_catalog().values() for location in entry.hub if location.gone is None]
-        close = [name for name in get_close_matches(place.repo_id, ids, n=1, cutoff=_CLOSE_ID) if name != place.repo_id]
+        close = [name for name in nearest_names(place.repo_id, ids, count=1, cutoff=_CLOSE_ID) if name != place.repo_id]
         error.hint = (_transformer(place.repo_id) or (f"did you mean {close[0]}? " if close else "")) + (error.hint or "")
         raise
     known = find_hub_id(place.repo_id, model.source.subfolder or "")

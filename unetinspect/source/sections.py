@@ -18,6 +18,7 @@ from unetinspect.errors import ConfigError, SourceError
 from unetinspect.source.ldm import translated
 from unetinspect.source.loaded import LoadedModel
 from unetinspect.unets import plug_classes, supported_classes
+from unetinspect.unets.builder import words_in
 from unetinspect.unets.unknown_keys import from_first_cascade
 from unetinspect.units import joined
 
@@ -146,7 +147,7 @@ def _diffusers(path: tuple[str, ...], node: Mapping[str, Any]) -> _Section | Non
         key, name = next(iter(named.items()))
         notes = () if key in ("_class_name", "") else (f"class {name}, from its key {key}",)
         return _Section(path, {"_class_name": config.pop("_class_name", name), **config}, notes)
-    blocks = {word for key, value in config.items() if _BLOCKS.fullmatch(str(key)) for word in _words(value)}
+    blocks = {word for key, value in config.items() if _BLOCKS.fullmatch(str(key)) for word in words_in(value)}
     guessed = _class_like(config, blocks)
     if guessed is None:
         return None
@@ -170,7 +171,7 @@ def _class_like(config: Mapping[str, Any], blocks: set[str]) -> str | None:
 
     def likeness(class_name: str) -> tuple[float, int, float, int]:
         configs = published[class_name]
-        words = [{word for key, value in each.items() if _BLOCKS.fullmatch(key) for word in _words(value)} for each in configs]
+        words = [{word for key, value in each.items() if _BLOCKS.fullmatch(key) for word in words_in(value)} for each in configs]
         known, needed = set[str]().union(*configs), set(configs[0]).intersection(*configs)
         of_blocks = max(len(blocks & each) / max(len(blocks | each), 1) for each in words)
         return of_blocks, len(own & known), len(own & needed) / len(needed), len(configs)
@@ -183,13 +184,6 @@ def _class_like(config: Mapping[str, Any], blocks: set[str]) -> str | None:
 @cache
 def _known_keys() -> set[str]:
     return {key for entry in load_catalog().values() for key in entry.config if key != "_class_name"} | {"adapter_type", "channels"}
-
-
-def _words(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    for item in value if isinstance(value, list) else ():
-        yield from _words(item)
 
 
 def _loaded(value: Any) -> Iterator[str]:
@@ -228,7 +222,7 @@ def _resolved(config: Mapping[str, Any]) -> dict[str, Any]:
             return value
         if isinstance(target, str):
             return resolve(target, path, hops + 1)
-        grows = isinstance(target, dict) or any("${" in word for word in _words(target))  # names of names, without end
+        grows = isinstance(target, dict) or any("${" in word for word in words_in(target))  # names of names, without end
         return value if grows else target
 
     resolved: dict[str, Any] = resolve(dict(config), ())

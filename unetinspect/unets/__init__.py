@@ -8,14 +8,13 @@ from __future__ import annotations
 import pkgutil
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from unetinspect.errors import ConfigError
+from unetinspect.errors import ConfigError, nearest_names
 from unetinspect.unets.builder import Builder, Plan
 
 __all__ = ["Builder", "Plan", "builder_for", "class_like", "installed_classes", "plug_classes", "supported_classes"]
@@ -43,6 +42,15 @@ _INSTEAD = {
     "MultiAdapter": "trace each of its adapters alone: each is a T2IAdapter",
     "MultiControlNetModel": "trace each of its nets alone: each is a ControlNetModel",
 }
+# What models of other classes are, by a pattern in the name.
+_OTHER_MODELS = {
+    r"Transformer(?:[123]D)?Model$|DiT(?:2D)?Model$": "a diffusion transformer",
+    r"^(?:Asymmetric|Consistency)?Autoencoder|^VQModel$|VAE": "a VAE",
+    r"TextModel|T5\w*Model$|^Llama|^Qwen|^Gemma": "a text encoder",
+    r"VisionModel": "an image encoder",
+    r"Scheduler$": "a scheduler",
+    r"Pipeline$": "a pipeline",
+}
 
 
 @cache
@@ -56,17 +64,6 @@ def _subclasses(of: type[Builder]) -> Iterator[type[Builder]]:
     for subclass in of.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)
-
-
-# What classes are that are no UNets, by their names.
-_OTHER_MODELS = {
-    r"Transformer(?:[123]D)?Model$|DiT(?:2D)?Model$": "a diffusion transformer",
-    r"^(?:Asymmetric|Consistency)?Autoencoder|^VQModel$|VAE": "a VAE",
-    r"TextModel|T5\w*Model$|^Llama|^Qwen|^Gemma": "a text encoder",
-    r"VisionModel": "an image encoder",
-    r"Scheduler$": "a scheduler",
-    r"Pipeline$": "a pipeline",
-}
 
 
 def supported_classes() -> list[str]:
@@ -122,5 +119,5 @@ def class_like(name: str) -> str:
     of_ours = [known for known in supported_classes() if "UNet" in known and name.endswith(known)]
     if of_ours:
         return f"if it is a {max(of_ours, key=len)} with additions, that one is traced without them"
-    close = get_close_matches(name.lower(), [known.lower() for known in supported_classes()], n=1, cutoff=0.7)
-    return next((f"did you mean {known}?" for known in supported_classes() if known.lower() in close), "")
+    close = nearest_names(name, supported_classes(), count=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else ""

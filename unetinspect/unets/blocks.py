@@ -1,43 +1,11 @@
-"""The blocks of a UNet from its config, their places in lists of one value per block, and the text that they read."""
+"""The text that the blocks of a UNet read, from its config: lists of one value per block."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from unetinspect.unets.builder import Arg, Config, is_list
-
-
-class Block(NamedTuple):
-    """One block of a UNet.
-
-    Attributes:
-        path: "down_blocks.0", "mid_block", "up_blocks.0".
-        place: Its place in a list of one value per block: up blocks and the mid block count from the end.
-        channels: The output channels of its resnets.
-        layers: Its pairs of resnet and attention.
-        crosses: Whether it has attention in space, which reads `encoder_hidden_states` where it has a width.
-    """
-
-    path: str
-    place: int
-    channels: int
-    layers: int
-    crosses: bool
-
-
-def list_blocks(config: Config) -> list[Block]:
-    """List the blocks in the order in which they run."""
-    channels, layers = config["block_out_channels"], config.get("layers_per_block", 2)
-    mid = config.get("mid_block_type", "CrossAttn")  # a class without the key has attention there
-
-    def block(path: str, place: int, kind: str | None, extra: int = 0) -> Block:
-        count = config.get("mid_block_layers", 1) if path == "mid_block" else entry(layers, place) + extra
-        return Block(path, place, channels[place], count, "CrossAttn" in (kind or ""))
-
-    down = [block(f"down_blocks.{place}", place, kind) for place, kind in enumerate(config["down_block_types"])]
-    up = [block(f"up_blocks.{place}", -1 - place, kind, extra=1) for place, kind in enumerate(config.get("up_block_types", ()))]
-    return [*down, block("mid_block", -1, mid), *up]
 
 
 def entry(value: Any, place: int) -> Any:
@@ -52,9 +20,15 @@ def entry(value: Any, place: int) -> Any:
 
 
 def read_widths(config: Config) -> list[tuple[Any, int]]:
-    """List (cross_attention_dim, channels) of each block that reads text."""
-    crossing = [block for block in list_blocks(config) if block.crosses and block.layers > 0]
-    return [(entry(config["cross_attention_dim"], block.place), block.channels) for block in crossing]
+    """List (cross_attention_dim, channels) of each block whose attention in space may read text, in the order in which they run."""
+    layers = config.get("layers_per_block", 2)
+    # Each with its place in a list of one value per block, where up blocks and the mid block count from the end.
+    blocks = [(kind, place, entry(layers, place)) for place, kind in enumerate(config["down_block_types"])]
+    # A class without the key has attention in the mid block.
+    blocks.append((config.get("mid_block_type", "CrossAttn"), -1, config.get("mid_block_layers", 1)))
+    blocks += [(kind, -1 - place, entry(layers, -1 - place) + 1) for place, kind in enumerate(config.get("up_block_types", ()))]
+    crossing = [place for kind, place, count in blocks if "CrossAttn" in (kind or "") and count > 0]
+    return [(entry(config["cross_attention_dim"], place), config["block_out_channels"][place]) for place in crossing]
 
 
 def width_read(widths: Iterable[tuple[Any, int]]) -> Any:

@@ -195,3 +195,13 @@ def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
 def is_count(value: Any) -> TypeGuard[int]:
     """Whether a config value is an integer above 0; true is not one."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def leaves(value: Any) -> list[Any]:
+    """List the entries of nested lists; of another value, itself."""
+    return [entry for each in value for entry in leaves(each)] if is_list(value) else [value]
+
+
+def words_in(value: Any) -> list[str]:
+    """List the strings in nested lists, or a value that is one."""
+    return [word for word in leaves(value) if isinstance(word, str)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from unetinspect.unets.blocks import entry, list_blocks, text, text_width, width_read
+from unetinspect.unets.blocks import entry, read_widths, text, text_width, width_read
 from unetinspect.unets.builder import TIMESTEP, Arg, Builder, Config, Given, is_list
 from unetinspect.unets.request import Size
 
@@ -93,8 +93,7 @@ class AudioLDM2Inputs(Builder):
     vae_scale = 4
 
     def args(self, config: Config) -> Iterator[Arg]:
-        rows = [(entry(config["cross_attention_dim"], block.place), block.channels) for block in list_blocks(config) if block.crosses]
-        widths = [(row if is_list(row) else [row], channels) for row, channels in rows]
+        widths = [(row if is_list(row) else [row], channels) for row, channels in read_widths(config)]
         first = width_read((width, channels) for row, channels in widths for width in row[:_FIRST_TEXT])
         second = width_read((width, channels) for row, channels in widths for width in row[_FIRST_TEXT:])
         yield Arg("sample", "batch in_channels height width", "in_channels, sample_size")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unetinspect.unets.blocks import list_blocks, read_widths, text, width_read
+from unetinspect.unets.blocks import read_widths, text, width_read
 from unetinspect.unets.builder import TIMESTEP, Arg, Builder, Config, Given
 from unetinspect.unets.conditional import class_labels, text_time
 from unetinspect.unets.request import Size
@@ -129,7 +129,7 @@ def _text(config: Config) -> Arg:
     width, key = config["cross_attention_dim"], "cross_attention_dim"
     if config["addition_embed_type"] == "text" and config["encoder_hid_dim"] not in (None, width):
         width, key = config["encoder_hid_dim"], "encoder_hid_dim"
-    read = config["addition_embed_type"] == "text" or any(block.crosses for block in list_blocks(config))
+    read = config["addition_embed_type"] == "text" or read_widths(config)
     return text(width if read else None, key)
 
 
