@@ -82,6 +82,13 @@ def _banner(outline: Outline) -> Markup:
 
 def _workspace(outline: Outline, picture: Markup, tables: tuple[PageTable, ...]) -> Markup:
     view = tag("div", picture, class_="view", id="view", tabindex=0, role="region", aria_label="Picture of the U, scrollable")
+    details = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), id="details")
+    close = tag("button", TIMES, type="button", id="close", class_="close", aria_label="Close the details")
+    links = [
+        tag("a", table.title, " ", tag("span", str(len(table.table.rows)), class_="count"), href=f"#{table.id}", id=f"tab-{table.id}")
+        for table in tables
+    ]
+    tabs = tag("nav", tag("div", *links, class_="tabs", id="tabs"), aria_label="Tables")
     sections = [_section(table, is_open=table is tables[0]) for table in tables]
     return joined(
         tag(
@@ -91,16 +98,8 @@ def _workspace(outline: Outline, picture: Markup, tables: tuple[PageTable, ...])
             class_="picture",
             aria_labelledby="the-u",
         ),
-        _panel(),
-        tag(
-            "div",
-            _tabs(tables),
-            *sections,
-            _about(outline.trace),
-            class_="tables",
-            id="tables",
-            tabindex=-1,
-        ),
+        tag("aside", details, close, class_="panel", id="panel", aria_labelledby="details-title", hidden=True),
+        tag("div", tabs, *sections, _about(outline.trace), class_="tables", id="tables", tabindex=-1),
     )
 
 
@@ -110,20 +109,6 @@ def _zoom() -> Markup:
     theme = tag("select", *(tag("option", text, value=name) for name, text in themes), id="theme", aria_label="Colors")
     inside = [tag("button", text, type="button", data_zoom=name, aria_label=label) for name, text, label in buttons]
     return tag("div", *inside, theme, class_="zoom", hidden=True, data_script=True)
-
-
-def _panel() -> Markup:
-    inside = tag("div", tag("h2", "Details", id="details-title", tabindex=-1), id="details")
-    close = tag("button", TIMES, type="button", id="close", class_="close", aria_label="Close the details")
-    return tag("aside", inside, close, class_="panel", id="panel", aria_labelledby="details-title", hidden=True)
-
-
-def _tabs(tables: tuple[PageTable, ...]) -> Markup:
-    links = [
-        tag("a", table.title, " ", tag("span", str(len(table.table.rows)), class_="count"), href=f"#{table.id}", id=f"tab-{table.id}")
-        for table in tables
-    ]
-    return tag("nav", tag("div", *links, class_="tabs", id="tabs"), aria_label="Tables")
 
 
 def _section(table: PageTable, *, is_open: bool) -> Markup:

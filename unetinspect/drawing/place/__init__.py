@@ -38,7 +38,7 @@ def _place(outline: Outline, level: Level, plan: Plan, *, legend: bool) -> Scene
     drafts = []
     for edge, is_beside in ((measured.inner[1], True), (measured.width, False)):
         head = above(outline, level, plan, measured.width, edge - plan.margin)
-        if head.right <= edge or not is_beside:
+        if not is_beside or all(one.rect.right <= edge for one in head.boxes):
             drafts.append((head, *columns(outline, measured, (head.y, head.right_y if is_beside else head.y))))
     head, measured, rects, bottom = min(drafts, key=lambda draft: draft[3])
     boxes = {placed.box.name: placed for placed in head.boxes}

@@ -26,7 +26,6 @@ class Surroundings(Struct):
     Attributes:
         y: The lower end of what is placed.
         right_y: Where the right column may begin: below the title, where that is above it.
-        right: The right end of what is placed, without the title.
         given: Inputs.
         boxes: Embeddings.
         samples: Sample arrows of the legend: kind, from, to.
@@ -36,7 +35,6 @@ class Surroundings(Struct):
     plan: Plan
     y: float
     right_y: float = 0
-    right: float = 0
     texts: list[Text] = []
     given: list[Badge] = []
     boxes: list[PlacedBox] = []
@@ -151,7 +149,6 @@ def _embeddings(placed: Surroundings, outline: Outline, level: Level, edge: floa
             x, placed.y, tallest = placed.indent, placed.y + tallest + _CHIP_GAP, 0.0
         placed.boxes.append(fill(box, content, Rect(x, placed.y, content.width, content.height)))
         x, tallest = placed.boxes[-1].rect.right + _CHIP_GAP, max(tallest, content.height)
-    placed.right = max([placed.right, *(one.rect.right for one in placed.boxes)])
     placed.y += tallest + 8
 
 
