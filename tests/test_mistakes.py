@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from tests.config_edits import SMALL, Edit, bare_runs, compare
-from tests.tiny import ALL, CONDITION, PLAIN, condition, config_of, some
+from tests.tiny import ALL, CONDITION, PLAIN, condition, config_of, model_of, some
 from unetinspect import ConfigError, ForwardError, UsageError, trace
 from unetinspect.cli.run import parse_pairs
 from unetinspect.errors import Problem
 from unetinspect.run.resolve import resolve_config
+from unetinspect.run.suspects import Suspect
+from unetinspect.run.trial import Failure, Trial
 from unetinspect.source.local import find_models
 from unetinspect.unets import builder_for
 
@@ -261,6 +263,28 @@ def test_a_value_that_only_gets_further_is_changed_again() -> None:
 
     assert {key for mistake in error.mistakes for key in mistake.change} == {"cross_attention_dim", "act_fn"}
     assert (error.hint or "").endswith("makes it run")
+
+
+def test_what_is_no_mistake_once_the_others_are_changed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A UNet that needs the last change alone: what only seemed to get further before it is not blamed."""
+    first, last = Suspect(("dropout",), "", {"dropout": 0.5}), Suspect(("act_fn",), "", {"act_fn": "silu"})
+    trial = Trial(model_of(CONDITION), {})
+    monkeypatch.setattr(trial, "run", lambda change: None if "act_fn" in change else Failure("build", 0, ValueError()))
+
+    assert trial._without_innocents([first, last]) == [last]
+    monkeypatch.setattr(trial, "run", lambda change: None if len(change) == 2 else Failure("build", 0, ValueError()))
+    assert trial._without_innocents([first, last]) == [first, last]
+
+
+def test_the_same_error_of_a_later_block_is_progress_where_each_block_may_have_it() -> None:
+    """After more modules, and only if asked for; another error counts by how far diffusers came."""
+    early, late, other = (Failure("build", steps, error) for steps, error in ((3, ValueError()), (5, ValueError()), (4, TypeError())))
+
+    assert early.comes_before(late, same=True)
+    assert not early.comes_before(late, same=False)
+    assert not late.comes_before(early, same=True)
+    assert early.comes_before(other, same=False)
+    assert not late.comes_before(other, same=False)
 
 
 def test_what_does_not_run_is_not_said_to_work() -> None:

@@ -198,6 +198,5 @@ def passes_to_try(values: Mapping[str, Any], planned: PlannedPass) -> Iterator[P
         for size, said_by in islice(planned.builder.sizes_to_try(values), 1, None):
             if time.process_time() > give_up:
                 break
-            plan = replace(planned.plan, size=size)
-            inputs = tuple(planned.builder.inputs(values, plan))
-            yield replace(planned, plan=plan, run=replace(planned.run, sample_size=size, sample_size_from=said_by, inputs=inputs))
+            moved = replace(planned, run=replace(planned.run, sample_size=size, sample_size_from=said_by, inputs=()))
+            yield moved.with_inputs(moved.builder.inputs(values, moved.plan))

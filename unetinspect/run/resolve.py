@@ -162,14 +162,17 @@ class PlannedPass(Struct, frozen=True, kw_only=True):
     Attributes:
         builder: The builder of the class.
         request: What the user asked for.
-        plan: The sizes in the form that builders need.
         run: The record of it, so far. The dtype of an input that takes the dtype of the pass is "float".
     """
 
     builder: Builder
     request: Request
-    plan: Plan
     run: Run
+
+    @property
+    def plan(self) -> Plan:
+        """The sizes in the form that builders need."""
+        return Plan(batch=self.run.forward_batch, size=self.run.sample_size, tokens=self.request.tokens, frames=self.run.frames)
 
     def with_inputs(self, inputs: Iterable[InputInfo], *, attached: str | None = None) -> PlannedPass:
         """Return the pass with more arguments of `forward`: those that an `attached` ControlNet or T2I-Adapter fills, or others."""
@@ -193,15 +196,15 @@ def plan_pass(model: LoadedModel, class_name: str, values: Mapping[str, Any], re
         # Another sample_size than the model's own is meant to be run.
         is_own = model.config.get("sample_size") == values.get("sample_size")
         run = decide_run(request, values, builder, known, medium=model.medium, default=model.default_size if is_own else None)
-        plan = Plan(batch=run.forward_batch, size=run.sample_size, tokens=request.tokens, frames=run.frames)
-        inputs = builder.inputs(values, plan)
+        planned = PlannedPass(builder=builder, request=request, run=run)
+        planned = planned.with_inputs(builder.inputs(values, planned.plan))
     except UnetInspectError:
         raise
     except Exception as error:  # builders do not check the types of a config
         raise RefusedError(f"the config of {model.name} gives no input shapes: {error}", hint=SEE_CONFIG) from error
-    if request.tokens is not None and not any("tokens" in spec.axes for spec in inputs):
+    if request.tokens is not None and not any("tokens" in spec.axes for spec in planned.run.inputs):
         raise UsageError(f"--tokens: no input of {model.name} has tokens", hint="leave --tokens out")
-    return PlannedPass(builder=builder, request=request, plan=plan, run=run).with_inputs(inputs)
+    return planned
 
 
 def model_info(model: LoadedModel, config: ResolvedConfig, *, params: int | None) -> ModelInfo:
