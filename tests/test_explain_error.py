@@ -253,6 +253,21 @@ def test_mutated_messages_are_answered(data: st.DataObject) -> None:
     answered(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("RuntimeError: The size of tensor a (32) must match the size of tensor b (33) at non-singleton dimension 3", None),
+        ("RuntimeError: Input type (c10::Half) and bias type (float) should be the same", None),
+        ("AttributeError: 'UNet2DConditionModel' object has no attribute 'in_channels'", None),
+        ("2024-05-01 12:00:00,123 [ERROR] torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 9.00 GiB\nlater", None),
+        (r'{"error": "CUDA out of memory. Tried to allocate 9.00 GiB", "id": 3}', "CUDA out of memory. Tried to allocate 9.00 GiB"),
+    ],
+)
+def test_an_error_is_its_whole_message(text: str, message: str | None) -> None:
+    """From the error's name, or the first word, to the end of the line or of a JSON string."""
+    assert only(text).error == (message or text.partition("Error: ")[2].partition("\n")[0])
+
+
 def answered(text: str) -> None:
     """Explain a text or see it refused, and show what is said."""
     try:

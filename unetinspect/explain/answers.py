@@ -23,6 +23,10 @@ from unetinspect.record import ErrorExplanation, ModelMatch, NumberMeaning
 from unetinspect.unets.unknown_keys import explain_key
 
 _SHOWN_CHARACTERS = 300
+# Of the line around a match: the error's name, a message that has only words before the match, and what a log or JSON ends it with.
+_ERROR_NAME = re.compile(r"\w(?:Error|Exception|Warning)\b[:\s]{0,5}")
+_WORDS = re.compile(r"[\w' ]{0,60}")
+_REST = re.compile(r"[^\n]{0,300}?(?=\n|$|\"\s*[,}\]]|\\n)")
 UNDECIDED = " Nothing in the {} says which model this is."
 PASTE = "paste the whole traceback: the lines above the error say which layer it is"
 
@@ -76,7 +80,7 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         undecided = "" if decided or self.general else UNDECIDED.format("traceback" if scene.frames else "text")
         return ErrorExplanation(
             kind=self.kind,
-            error=shown(match[0]),
+            error=shown(match),
             module=scene.module,
             decided_by="text" if decided else "nothing",
             meaning=fill(self.meaning, values) + undecided,
@@ -153,7 +157,7 @@ class Dialect(Struct, frozen=True):
         canonical = re.sub("#", lambda _: next(numbers), self.now)
         known = message(str(atlas[self.now].pattern)).search(canonical)
         explanation = atlas[self.now].explain(known, scene) if known else None
-        return explanation and replace(explanation, error=shown(match[0]))
+        return explanation and replace(explanation, error=shown(match))
 
 
 class Facts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -229,7 +233,13 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
     return re.sub(r"\{(\w+)\}", written, re.sub(r"\[([^\[\]]*\{\w+\}[^\[\]]*)\]", optional, template))
 
 
-def shown(error: str) -> str:
-    """Return an error in one line, cut where it is very long."""
-    line = " ".join(error.split())
+def shown(match: re.Match[str]) -> str:
+    """Return the whole message of a match, from the error's name to the end of its line, in one line; cut where it is very long."""
+    text, start = match.string, match.start()
+    before = text[max(text.rfind("\n", 0, start) + 1, start - _SHOWN_CHARACTERS) : start]
+    named = [*_ERROR_NAME.finditer(before)]
+    if named or _WORDS.fullmatch(before):
+        start -= len(before) - (named[-1].end() if named else 0)
+    rest = _REST.match(text, match.end())
+    line = " ".join(text[start : rest.end() if rest else match.end()].split())
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]} ..."

@@ -159,7 +159,7 @@ def explain(rows: Iterable[Row], match: re.Match[str], scene: Scene) -> ErrorExp
         return _undecided(found, match, scene)
     return ErrorExplanation(
         kind=cause.kind,
-        error=shown(match[0]),
+        error=shown(match),
         module=scene.module,
         decided_by=decided,
         meaning=cause.meaning,

@@ -77,7 +77,7 @@ def _explain(match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
     found = _Found([], [], [], [])
     return ErrorExplanation(
         kind=_find(class_name, named, found),
-        error=shown(match[0]),
+        error=shown(match),
         module=scene.module,
         meaning=" ".join([*dict.fromkeys(found.words)][:4]),
         numbers=tuple(_numbers(named, found)),
