@@ -302,7 +302,7 @@ class Run:
             return tensor * scale
         if tap.change is None:
             return None
-        with torch._C.DisableTorchFunction():  # inside an attention layer, the caller's arithmetic is no product of it
+        with torch._C.DisableTorchFunction():  # inside an attention layer, the caller's arithmetic is not one of its products
             return _same_shape(tap.change(tensor, at), tensor, at.path)
 
     def _on_feature(self, path: str, tap: FeatureTap, module: nn.Module, args: Any, kwargs: Any, *output: Any) -> Any:

@@ -58,7 +58,7 @@ def draw_maps(path: str, captures: Captures, tokens: Sequence[str] | None, *, pr
     rows = []
     for stored in captures.maps:
         (seen,) = with_tensors(path, [stored])
-        columns = (asked or words) if seen.product == 0 else {}  # the tokens of an image adapter are no words
+        columns = (asked or words) if seen.product == 0 else {}  # the tokens of an image adapter are not words
         kept = {word: held for word, held in columns.items() if asked or set(held) <= set(seen.kept_tokens)}
         pictures = pictures_of(seen, kept or {f"token {token}": [token] for token in seen.kept_tokens[:_MOST_TOKENS]}, image)
         if pictures:

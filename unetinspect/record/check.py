@@ -119,7 +119,7 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
         mismatched: Tensors of another shape.
         fits: Models of the catalog that it fits.
         notes: What is around the names of its tensors, and how they are quantized, a sentence each.
-        summary: What a LoRA is, and how much of it matches; None: it is no LoRA.
+        summary: What a LoRA is, and how much of it matches; None: it is not a LoRA.
         family: What the file belongs to, as the catalog calls it; None where the header does not show it.
     """
 

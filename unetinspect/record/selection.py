@@ -38,7 +38,7 @@ class Selection(Struct, frozen=True, kw_only=True):
         """Read what was typed: each a word, a comma-separated list, or a list; `tokens_at` is a size. None matches all.
 
         Raises:
-            UsageError: A kind does not exist, `tokens_at` is not a size, or a value is no word and no list of words.
+            UsageError: A kind does not exist, `tokens_at` is not a size, or a value is neither a word nor a list of words.
 
         >>> Selection.of(kind="cross,self", tokens_at="16x16")
         Selection(kinds=('cross', 'self'), stages=(), paths=(), tokens_at=(16, 16))
@@ -128,7 +128,7 @@ EVERY_LAYER = Selection()
 def grid_of(layer: Attention, queries: int, sizes: Mapping[str, Shape]) -> tuple[int, int] | None:
     """Return the grid that the queries of a layer are: the (height, width) of the innermost module around it with as many places.
 
-    `sizes` are those of the images that modules were given, by path. Frames and a single query are no grid.
+    `sizes` are those of the images that modules were given, by path. Frames and a single query are not a grid.
     """
     if layer.kind in ("temporal", "pooling"):
         return None
