@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import diffusers
 import torch
 from msgspec.structs import replace
 
@@ -18,8 +17,6 @@ from unetinspect.record import SCHEMA, Check, Envelope, Finding, NearSize, SizeC
 from unetinspect.run.build import build_unet
 from unetinspect.run.cache import Recorder
 from unetinspect.run.failures import SizeError
-from unetinspect.run.resolve import ResolvedConfig, class_keys, diffusers_class
-from unetinspect.run.suspects import wrong_types
 from unetinspect.source.loaded import LoadedWeights
 from unetinspect.unets import builder_for
 from unetinspect.unets.request import Request, make_request
@@ -45,17 +42,20 @@ def check_model(
     refused: ConfigError | None = None
     try:
         sizes = passes.sizes(requests)
-        fit, differences = _of_weights(config, weights, name=name)
+        if weights is not None:
+            unet = build_unet(config, device=torch.device("meta"), dtype=torch.float32, name=name)
+            header, found = weights.header, weights.checkpoint
+            if found.lora is not None:
+                fit, differences = compare_lora(name, tensor_shapes(unet), header, found, found.lora)
+            else:
+                fit, differences = compare_weights(unet, config.values, header, found)
     except ConfigError as error:
         refused = error
     record = passes.record
     report = find_in_config(
         config,
         {**recorder.model.config, **recorder.overrides},
-        classes=class_keys(),
-        diffusers_version=diffusers.__version__,
         mistakes=refused.mistakes if refused else (),
-        wrong_types=wrong_types(diffusers_class(config.class_name).__init__, config.values),
         same=None if refused else Probes(recorder.model, config, passes.ran or make_request()).same,
         record=record,
     )
@@ -127,16 +127,6 @@ class _Passes:
             return check
         reason = "an odd side is rounded when halved, so doubling it gives a different size"
         return replace(check, reason=reason, nearest=self._recorder.nearest_sizes(request))
-
-
-def _of_weights(config: ResolvedConfig, weights: LoadedWeights | None, *, name: str) -> tuple[WeightsCheck | None, tuple[Finding, ...]]:
-    if weights is None:
-        return None, ()
-    unet = build_unet(config, device=torch.device("meta"), dtype=torch.float32, name=name)
-    if weights.checkpoint.lora is not None:
-        return compare_lora(name, tensor_shapes(unet), weights.header, weights.checkpoint, weights.checkpoint.lora)
-    report = compare_weights(unet, config.values, weights.header, weights.checkpoint)
-    return report.check, report.findings
 
 
 def _of_sizes(sizes: Sequence[SizeCheck]) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ class Passes:
 
     def __init__(self, options: PassOptions, output: Output) -> None:
         self.request = request_of(options)
-        self.overrides = parse_overrides(options)
+        self.overrides = parse_overrides(options.overrides)
         self.cache = open_cache(wanted=not options.no_cache)
         self._output = output
         self._force = options.force
@@ -117,24 +117,19 @@ def request_of(options: PassOptions) -> Request:
     return make_request(**{name: value for name, value in given.items() if not isinstance(value, list | None)})
 
 
-def parse_overrides(options: ModelOptions) -> dict[str, Any]:
-    """Read `--set key=value`, as `parse_pairs` does."""
-    return parse_pairs(options.overrides or [], option="--set", example="cross_attention_dim=1024")
-
-
-def parse_pairs(pairs: Sequence[str], *, option: str, example: str) -> dict[str, Any]:
-    """Read key=value; a value is JSON or YAML: 3, true, null, [320, 640], text.
+def parse_overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Read `--set key=value`; a value is JSON or YAML: 3, true, null, [320, 640], text.
 
     Raises:
         UsageError: A pair has no "=", or its value cannot be read.
     """
     found: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in pairs or ():
         key, equals, value = pair.partition("=")
         shown = pair if len(pair) <= _LONGEST_SHOWN else f"{pair[:_LONGEST_SHOWN]}..."
         if not equals or not key.strip():
-            raise UsageError(f"{option} {shown} is not KEY=VALUE", hint=f"{option} {example}")
-        found[key.strip()] = parse_value(value, what=f"{option} {shown}", hint=f"write it as JSON: {option} '{key.strip()}=[320, 640]'")
+            raise UsageError(f"--set {shown} is not KEY=VALUE", hint="--set cross_attention_dim=1024")
+        found[key.strip()] = parse_value(value, what=f"--set {shown}", hint=f"write it as JSON: --set '{key.strip()}=[320, 640]'")
     return found
 
 

@@ -22,7 +22,12 @@ def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | 
             Column("batch", lambda point: "-" if point.fits is False else str(point.batch), right=True),
             Column.number("tokens", lambda point: point.tokens, drop=1),
             Column("MACs", lambda point: "fails" if point.error else format_si(point.macs), right=True),
-            Column("attention", _attention_share, right=True, drop=4),
+            Column(
+                "attention",
+                lambda point: f"{point.macs_by_kind.attention / point.macs:.1%}" if point.macs_by_kind and point.macs else "",
+                right=True,
+                drop=4,
+            ),
             Column.number("peak", lambda point: point.peak_activation_bytes, format_bytes),
             Column.number("total", lambda point: point.total_bytes, format_bytes),
             Column.number("with maps", lambda point: point.peak_activation_bytes_with_maps, format_bytes, drop=2),
@@ -34,10 +39,6 @@ def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | 
         below=list(_sweep_lines(points, record)),
         legend=_SWEEP_LEGEND if any(point.largest_map for point in points) else {},
     )
-
-
-def _attention_share(point: SweepPoint) -> str:
-    return f"{point.macs_by_kind.attention / point.macs:.1%}" if point.macs_by_kind and point.macs else ""
 
 
 def _pass(record: Trace | None) -> Iterator[str]:
