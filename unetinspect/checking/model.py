@@ -60,17 +60,14 @@ def check_model(
         record=record,
     )
     expectations = find_expected(record, expected)
-    findings = (*_refusal(refused), *report.findings, *_of_sizes(sizes), *differences, *unmet(expectations, ran=record is not None))
+    refusal: list[Finding] = []
+    if refused is not None and not refused.mistakes:  # diffusers refuses it, and no key is known to be wrong
+        advice = None if refused.problems else refused.hint
+        whats = refused.problems or (refused.message,)
+        refusal = [Finding(about="config", kind="wrong", what=what, advice=advice, stops=True) for what in whats]
+    findings = (*refusal, *report.findings, *_of_sizes(sizes), *differences, *unmet(expectations, ran=record is not None))
     check = Check(clean=not findings, findings=findings, meanings=report.meanings, sizes=sizes, weights=fit, expectations=expectations)
     return Envelope(schema=SCHEMA, model=recorder.info, check=check) if record is None else Envelope.of(record, check=check)
-
-
-def _refusal(error: ConfigError | None) -> Iterator[Finding]:
-    """Say what diffusers refuses, where no key is known to be wrong."""
-    if error is not None and not error.mistakes:
-        for what in error.problems or (error.message,):
-            advice = None if error.problems else error.hint
-            yield Finding(about="config", kind="wrong", what=what, advice=advice, stops=True)
 
 
 class _Passes:

@@ -130,12 +130,12 @@ class _File:
         parts = find_parts(header.tensors)
         wanted = "controlnet" if checkpoint.content == "controlnet" else "unet"
         own = [part for part in parts if part.name == wanted] or [part for part in parts if part.name not in _OTHER_PARTS]
-        self.part = own[0] if own else None
         self.tensors = own[0].tensors if own else {}
         self.names = own[0].names if own else {}
+        self.flat = own[0].flat if own else ()
         self.notes = own[0].remarks if own else ()
-        if self.part and self.part.form:
-            self.notes += (f"quantized: {self.part.form}, compared by the shapes of the unpacked weights",)
+        if own and own[0].form:
+            self.notes += (f"quantized: {own[0].form}, compared by the shapes of the unpacked weights",)
         if number := shard_of(checkpoint.name):
             self.notes += (f"{number}: the others have the rest; give the .safetensors.index.json beside them",)
         self.notes += tuple(f"{plural(len(part.stored), 'tensor')} of a LoRA in it, not compared" for part in parts if part.name == "lora")
@@ -144,17 +144,16 @@ class _File:
         """Return the file's tensors by the names that diffusers has for them, and how they differ from a UNet's."""
         expected = tensor_shapes(unet)
         found = diffusers_tensors(self.tensors, self.checkpoint.layout, names=self.names, expected=expected)
-        differences = [
-            Difference("missing" if name not in found else "mismatched", name, found.get(name), shape)
-            for name, shape in expected.items()
-            if name not in found or (found[name].shape != shape and not self._holds_as_many(found[name], shape))
-        ]
+        differences = []
+        for name, shape in expected.items():
+            tensor = found.get(name)
+            if tensor is None:
+                differences.append(Difference("missing", name, None, shape))
+            elif tensor.shape != shape and not (tensor.name in self.flat and prod(tensor.shape) == prod(shape)):
+                differences.append(Difference("mismatched", name, tensor, shape))
         matched = len(expected) - len(differences)
         differences += [Difference("unexpected", name, tensor, None) for name, tensor in found.items() if name not in expected]
         return found, Comparison(matched, tuple(differences))
-
-    def _holds_as_many(self, tensor: FileTensor, shape: Shape) -> bool:
-        return self.part is not None and tensor.name in self.part.flat and prod(tensor.shape) == prod(shape)
 
     def attempt(self, values: Mapping[str, Any]) -> Differences | None:
         """Build the UNet of a config on meta and return how the file differs from it; None: diffusers cannot, or it is too large."""
