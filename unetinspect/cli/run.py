@@ -145,6 +145,12 @@ def unknown_keys(model: ModelInfo, given: Mapping[str, Any]) -> list[str]:
     return [f"{unknown._replace(meant=None).sentence(model.class_name)} ({unknown.advice(given)})" for unknown in explained]
 
 
+def trace_named(options: PassOptions, output: Output) -> Trace:
+    """Read the model of a command that runs one pass, and trace it."""
+    passes = Passes(options, output)
+    return passes.trace(read_named(options, output, options.model))
+
+
 def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:
     """Read a model, and print its notes."""
     model = _read(options, name)
