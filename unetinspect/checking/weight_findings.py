@@ -119,17 +119,6 @@ class Difference(NamedTuple):
         return TensorDifference(name=self.name, original_name=original, found=found, expected=self.expected)
 
 
-class Comparison(NamedTuple):
-    """How a file's tensors and a UNet's compare: how many are the same, and every one that is not."""
-
-    matched: int
-    differences: tuple[Difference, ...]
-
-    def count(self, kind: Kind) -> int:
-        """Return how many differ in that way."""
-        return sum(difference.kind == kind for difference in self.differences)
-
-
 class Change(NamedTuple):
     """What a config key is in the file, and what it is in this UNet."""
 

@@ -6,6 +6,7 @@ alike. Causes are found by trying.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ from torch import nn
 from unetinspect.catalog import load_catalog
 from unetinspect.checking.weight_findings import (
     Change,
-    Comparison,
     Difference,
     class_finding,
     content_finding,
@@ -72,23 +72,25 @@ def compare_weights(unet: nn.Module, config: Mapping[str, Any], header: Header, 
     all findings together are what is missing, unexpected and mismatched.
     """
     file = _File(header, checkpoint)
-    found, comparison = file.compare(unet)
+    found, differences = file.compare(unet)
+    counts = Counter(difference.kind for difference in differences)
+    matched = len(found) - counts["unexpected"] - counts["mismatched"]
     comparable = _COMPARED_ATTACHED if type(unet).__name__ in plug_classes() else _COMPARED
-    if checkpoint.content not in comparable or (checkpoint.content == "unknown" and comparison.matched == 0):
+    if checkpoint.content not in comparable or (checkpoint.content == "unknown" and matched == 0):
         return _not_a_unet(unet, header, checkpoint)
     findings: list[Finding] = []
     fits: tuple[str, ...] = ()
-    if comparison.differences:
-        findings = _explain(unet, config, file, found, comparison)
+    if differences:
+        findings = _explain(unet, config, file, found, differences)
         fits = _fitting_models(file)
     check = WeightsCheck(
         name=checkpoint.name,
         layout=checkpoint.layout,
         tensors=len(found),
-        matched=comparison.matched,
-        missing=comparison.count("missing"),
-        unexpected=comparison.count("unexpected"),
-        mismatched=comparison.count("mismatched"),
+        matched=matched,
+        missing=counts["missing"],
+        unexpected=counts["unexpected"],
+        mismatched=counts["mismatched"],
         fits=fits,
         family=checkpoint.family,
         notes=file.notes,
@@ -140,8 +142,8 @@ class _File:
             self.notes += (f"{number}: the others have the rest; give the .safetensors.index.json beside them",)
         self.notes += tuple(f"{plural(len(part.stored), 'tensor')} of a LoRA in it, not compared" for part in parts if part.name == "lora")
 
-    def compare(self, unet: nn.Module) -> tuple[dict[str, FileTensor], Comparison]:
-        """Return the file's tensors by the names that diffusers has for them, and how they differ from a UNet's."""
+    def compare(self, unet: nn.Module) -> tuple[dict[str, FileTensor], Differences]:
+        """Return the file's tensors by the names that diffusers has for them, and every one that differs from the UNet's."""
         expected = tensor_shapes(unet)
         found = diffusers_tensors(self.tensors, self.checkpoint.layout, names=self.names, expected=expected)
         differences = []
@@ -151,9 +153,8 @@ class _File:
                 differences.append(Difference("missing", name, None, shape))
             elif tensor.shape != shape and not (tensor.name in self.flat and prod(tensor.shape) == prod(shape)):
                 differences.append(Difference("mismatched", name, tensor, shape))
-        matched = len(expected) - len(differences)
         differences += [Difference("unexpected", name, tensor, None) for name, tensor in found.items() if name not in expected]
-        return found, Comparison(matched, tuple(differences))
+        return found, tuple(differences)
 
     def attempt(self, values: Mapping[str, Any]) -> Differences | None:
         """Build the UNet of a config on meta and return how the file differs from it; None: diffusers cannot, or it is too large."""
@@ -161,20 +162,20 @@ class _File:
             unet = build_unet(resolve_config(values), device=torch.device("meta"), dtype=torch.float32, name="the checkpoint's UNet")
         except UnetInspectError:
             return None
-        return self.compare(unet)[1].differences
+        return self.compare(unet)[1]
 
 
 def _explain(
-    unet: nn.Module, config: Mapping[str, Any], file: _File, found: Mapping[str, FileTensor], comparison: Comparison
+    unet: nn.Module, config: Mapping[str, Any], file: _File, found: Mapping[str, FileTensor], differences: Differences
 ) -> list[Finding]:
     """Return a finding for each cause: what no config key explains, then the class, then keys, then modules by their names."""
-    findings, placed = split_extras(place(comparison.differences, found, tensor_shapes(unet)))
+    findings, placed = split_extras(place(differences, found, tensor_shapes(unet)))
     left = tuple(item.difference for item in placed)
-    apart = {difference.identity for difference in comparison.differences} - {difference.identity for difference in left}
+    apart = {difference.identity for difference in differences} - {difference.identity for difference in left}
 
     def attempt(values: Mapping[str, Any]) -> Differences | None:
-        differences = file.attempt(values)
-        return None if differences is None else tuple(each for each in differences if each.identity not in apart)
+        differ = file.attempt(values)
+        return None if differ is None else tuple(each for each in differ if each.identity not in apart)
 
     here, there = type(unet).__name__, file.checkpoint.class_name
     tried = len(file.tensors) <= _MOST_TENSORS

@@ -142,7 +142,7 @@ def format_rate(tflops: float) -> str:
     >>> [format_rate(rate) for rate in (0.01234, 5.0, 61.25, 755.4)]
     ['0.012', '5.00', '61.2', '755']
     """
-    return f"{tflops:.{3 if tflops < 1 else 2 if tflops < 10 else 1 if tflops < 100 else 0}f}"
+    return f"{tflops:.{sum(tflops < limit for limit in (1, 10, 100))}f}"
 
 
 def format_percent(part: float) -> str:
@@ -155,7 +155,7 @@ def format_percent(part: float) -> str:
 
 
 def _plain_ms(ms: float) -> str:
-    return f"{ms:.{3 if ms < 10 else 2 if ms < 100 else 1 if ms < 1000 else 0}f}"
+    return f"{ms:.{sum(ms < limit for limit in (10, 100, 1000))}f}"
 
 
 def _range(spread: Spread) -> str:
