@@ -1,6 +1,6 @@
-"""What config keys do in this UNet, where their names say something else or nothing: with the numbers of its pass, where there is one.
+"""What config keys with misleading names do in this UNet, with the numbers of its pass if it has run.
 
-Values of other types are passed over.
+A value of an unexpected type gets no meaning.
 """
 
 from __future__ import annotations

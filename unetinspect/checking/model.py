@@ -79,7 +79,7 @@ class _Passes:
         self._recorder = recorder
 
     def sizes(self, requests: Sequence[Request]) -> tuple[SizeCheck, ...]:
-        """Check each size and, where none is asked for, the config's own beside another that a pass takes instead.
+        """Check each size. Where none is asked for, and a pass takes another size than the config's own, check both.
 
         Raises:
             ConfigError: None runs, because of the config.

@@ -1,7 +1,7 @@
 """A checkpoint compared with a built UNet, tensor by tensor, by its header alone. Imports torch and diffusers.
 
-What differs is explained by its cause: the config key whose value in the checkpoint, once the UNet is built with it, makes the tensors
-alike. Causes are found by trying.
+A difference is explained by its cause: the config key with which the tensors match once the UNet is built with the checkpoint's value.
+Causes are found by trying.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from unetinspect.run.resolve import resolve_config
 from unetinspect.unets import plug_classes
 from unetinspect.units import plural
 
-# What can be compared, with a UNet or with what attaches to one; of what is unknown, only the comparison shows it.
+# Contents that can be compared with a UNet, or with what attaches to one; "unknown" ones are compared to find out.
 _COMPARED = ("pipeline", "unet", "unknown")
 _COMPARED_ATTACHED = ("controlnet", "t2i_adapter", "unknown")
 _OTHER_PARTS = ("vae", "text_encoder", "ema")
@@ -48,7 +48,7 @@ _BLOCKS = (
     *("block_out_channels", "down_block_types", "up_block_types", "mid_block_type", "layers_per_block"),
     *("transformer_layers_per_block", *HEADS, "only_cross_attention"),
 )
-# Keys that are of no use, or cannot be built, one without the others; in the first two families the first key needs the rest.
+# Keys that only work together; in the first two families the first key needs the rest.
 _FAMILIES = (
     ("addition_embed_type", "addition_time_embed_dim", "addition_embed_type_num_heads", "projection_class_embeddings_input_dim"),
     ("class_embed_type", "projection_class_embeddings_input_dim", "class_embeddings_concat"),

@@ -41,7 +41,7 @@ class Output:
         decided_by: The option that decided it; "": none.
         screen: What a table is drawn for.
         path: The file to write the answer to; None is stdout.
-        label: What the one of several models is called that is answered for; None: there is only one.
+        label: The name of the current model, if there are several.
     """
 
     def __init__(self, options: OutputOptions, *forms: str, what: str = "", drawn: str | None = None) -> None:

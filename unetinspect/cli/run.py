@@ -72,7 +72,7 @@ def answer_models(
 ) -> None:
     """Answer for one model, or for each of several; all are read before the first is run. If one fails, the others go on.
 
-    `answer` prints, and returns an exit code. `failed` is told which model could not be read or answered for; the error is printed.
+    `answer` prints, and returns an exit code. The error of a model that fails is printed, then `failed` is called with it.
 
     Raises:
         UsageError: Several are standard input.

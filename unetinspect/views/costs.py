@@ -120,7 +120,7 @@ def _profile_lines(profile: Profile) -> Iterator[str]:
     )
     if profile.dtype == "float32":
         products, convolutions = ("on" if on else "off" for on in (profile.matmul_allow_tf32, profile.cudnn_allow_tf32))
-        yield f"TF32 is {products} in matrix products (including the one that the matrix rate is of) and {convolutions} in convolutions"
+        yield f"TF32 is {products} in matrix products (the matrix rate included) and {convolutions} in convolutions"
     if profile.compiled and profile.estimated_peak_bytes is not None:
         yield "estimates are of a pass that is not compiled"
     if profile.attention == "math":

@@ -97,7 +97,7 @@ class Table(Struct, frozen=True):
         fields: The header of CSV and TSV if there are no records.
         name: The field of a record that `--format names` prints; "": none.
         wanted: The fields that are shown, in this order; none: all.
-        computed: Further fields of a record that may be wanted, by name. Of a field that records have, its words in a table.
+        computed: Fields that are written by a function of the record: further ones that may be wanted, and the words for existing ones.
         title: Its heading, where several tables make up an answer.
     """
 
