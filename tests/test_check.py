@@ -356,15 +356,6 @@ def test_a_size_that_the_vae_cannot_make_is_a_finding(cli: Any) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_it_reads_well_at_eighty_columns(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line is wider but where a word is."""
-    monkeypatch.setenv("COLUMNS", "80")
-    _, text, _ = cli("check", "plain.json", "--device", "meta", "--latent", "16,18", "--expect", "skips=1")
-
-    assert [line for line in text.splitlines() if len(line) > 80 and " " in line.strip()] == []
-
-
-@pytest.mark.usefixtures("folder")
 def test_meanings_are_explained_on_request(cli: Any) -> None:
     """Without `--explain` the first line is all that there is to say of a UNet without problems."""
     brief, explained = (cli("check", "unet.json", "--device", "meta", *more)[1] for more in ((), ("--explain",)))

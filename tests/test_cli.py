@@ -114,8 +114,9 @@ def test_every_command_has_every_form(cli: Any, tiny: str, command: str) -> None
         assert ("\t" in out) == (form == "tsv")
 
 
-@pytest.mark.parametrize("suffix", ["txt", "JSON", "md", "csv", "tsv"])
-@pytest.mark.parametrize("command", [*TRACING, "names", "check", "models"])
+@pytest.mark.parametrize(
+    ("command", "suffix"), list(zip([*TRACING, "names", "check", "models", "trace"], ["txt", "JSON", "md", "csv", "tsv"] * 2, strict=True))
+)
 def test_the_extension_of_the_file_decides_the_form(cli: Any, tiny: str, command: str, suffix: str) -> None:
     """The file is what stdout is in that form; no other extension is taken, unless `--format` says what the file is."""
     form = suffix.lower().replace("txt", "table")
@@ -244,7 +245,7 @@ CALLED = (
 )
 
 
-@pytest.mark.parametrize("kind", some(CALLED, 2))
+@pytest.mark.parametrize("kind", some(CALLED, 3))
 def test_code_is_python_that_runs(capsys: pytest.CaptureFixture[str], kind: str) -> None:
     """`inputs --code` builds the UNet and calls it: it prints the output shape that was observed."""
     record = traced(kind)
@@ -275,15 +276,6 @@ def test_unknown_keys_are_named_once_on_stderr(cli: Any, tiny: str) -> None:
     assert cli("skips", "odd.json", "-q")[2] == ""
 
 
-def test_color_only_where_it_is_wanted(cli: Any, monkeypatch: pytest.MonkeyPatch, tiny: str) -> None:
-    """A pipe gets none; FORCE_COLOR does; NO_COLOR overrules it."""
-    assert "\x1b" not in cli("trace", tiny)[1]
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    assert "\x1b[" in cli("trace", tiny)[1]
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b" not in cli("trace", tiny)[1]
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_option_is_named_where_typer_would_name_it_after_its_metavar(name: str) -> None:
     """Some versions of Typer take a metavar that is the option's name in capitals for its name: `--DTYPE`."""
@@ -293,7 +285,7 @@ def test_an_option_is_named_where_typer_would_name_it_after_its_metavar(name: st
             assert has_name or (info.metavar or "").lower() != parameter.name or isinstance(info, ArgumentInfo), parameter
 
 
-def test_names_of_one_argument_that_is_no_model_is_of_the_default_model(cli: Any) -> None:
+def test_names_of_one_argument_that_is_not_a_model_is_of_the_default_model(cli: Any) -> None:
     """It is answered as with sd15 before it, and a note says so."""
     code, out, err = cli("names", "IN04", "--json")
 

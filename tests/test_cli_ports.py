@@ -203,11 +203,19 @@ def test_a_saved_trace_is_compared_with_a_controlnet(cli: Any) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "lines"),
     [
-        ("svd-xt", {"latent": (16, 24), "frames": 4}, ["size:   frame 128x192, sample 16x24 (--latent)", "frames: 4 (--frames)"]),
-        ("audioldm2", {"latent": (16, 16)}, ["size:   spectrogram (time x mel bins) 64x64, sample 16x16 (--latent)"]),
-        ("maestro-150k", {}, ["size:   sample of length 65536 (config)"]),
+        (
+            "svd",
+            {"latent": (16, 24), "frames": 4, "vae_scale": 8},
+            ["size:   frame 128x192, sample 16x24 (--latent)", "frames: 4 (--frames)"],
+        ),
+        (
+            "audioldm2-one-text",
+            {"latent": (16, 16), "vae_scale": 4},
+            ["size:   spectrogram (time x mel bins) 64x64, sample 16x16 (--latent)"],
+        ),
+        ("unet1d-audio", {}, ["size:   sample of length 64 (config)"]),
         ("stable-cascade-prior", {}, ["vae_scale_factor 42.67 (catalog)"]),
-        ("sd15", {"freeu": FREEU, "res": 64}, ["FreeU:  b1 1.2, b2 1.4, s1 0.9, s2 0.2"]),
+        ("conditioned", {"freeu": FREEU, "vae_scale": 8}, ["FreeU:  b1 1.2, b2 1.4, s1 0.9, s2 0.2"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -13,7 +13,7 @@ import pytest
 from tests.config_edits import SMALL, Edit, bare_runs, compare
 from tests.tiny import ALL, CONDITION, PLAIN, condition, config_of, model_of, some
 from unetinspect import ConfigError, ForwardError, UsageError, trace
-from unetinspect.cli.run import parse_pairs
+from unetinspect.cli.run import parse_overrides
 from unetinspect.errors import Problem
 from unetinspect.run.resolve import resolve_config
 from unetinspect.run.suspects import Suspect
@@ -319,7 +319,7 @@ def test_options_are_read_as_they_are_written() -> None:
     for value in (None, True, "silu", "true", "no", "1", [320, None], ["a b", "c'd"], 0.5, 1e-05):
         option = split(Problem(("key",), "", {"key": value}).options)
         assert option[0] == "--set"
-        assert parse_pairs(option[1:], option="--set", example="") == {"key": value}
+        assert parse_overrides(option[1:]) == {"key": value}
 
 
 @pytest.mark.parametrize(("config", "edit"), RUNS, ids=_ids(RUNS))

@@ -56,7 +56,7 @@ def test_documents_of_earlier_versions_are_read_and_written_again_equal(path: Pa
     assert kind is not Trace or Trace.from_json(path.read_bytes()) == record
 
 
-@pytest.mark.parametrize("kind", ["conditioned", "plain", "k-blocks", "gligen", "image", "text-time", "classes", "skip-blocks"])
+@pytest.mark.parametrize("kind", ["conditioned", "gligen", "skip-blocks"])
 def test_a_record_survives_json_and_fits_the_schema(kind: str) -> None:
     """from_json(to_json(t)) == t, the JSON is the same again, and is what `schema` describes, which refuses channels that are text."""
     record = traced(kind)

@@ -161,7 +161,7 @@ def test_a_file_name_that_is_not_utf_8_is_read_written_and_shown(saved: Path, cl
     assert (code, err.startswith("error: "), "no\\udcff.json" in err) == (3, True, True)
 
 
-def test_what_is_no_unicode_in_a_record_is_backslashed_in_its_json(tmp_path: Path) -> None:
+def test_what_is_not_unicode_in_a_record_is_backslashed_in_its_json(tmp_path: Path) -> None:
     """A record that is traced from such a file is JSON that any reader takes, and is not kept."""
     record = traced("plain")
     odd = replace(record, model=replace(record.model, name="b\udcff", config={"\ud800": ["\udfff", 1]}))
@@ -174,11 +174,13 @@ def test_what_is_no_unicode_in_a_record_is_backslashed_in_its_json(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["trace", "skips", "skips --explain", "attn", "tree", "inputs", "ports", "config", "--help"])
+@pytest.mark.parametrize(
+    "command", ["trace", "skips", "skips --explain", "attn", "tree", "inputs", "ports", "config", "check --explain", "--help"]
+)
 def test_columns_decide_the_width_and_few_of_them_lose_no_value(
     command: str, saved: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One column is enough for an answer, the sums of the skips stand there whole, and what is no width is ignored."""
+    """One column is enough for an answer, the sums of the skips stand there whole, and what is not a width is ignored."""
     words = [*command.split(), *([] if command == "--help" else ["saved.json"])]
     without = cli(*words)
     for columns in ("0", "-5", "abc", "\u00b2", "20.5"):

@@ -14,7 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from msgspec.structs import replace
 
-from tests.tiny import KINDS, PLAIN, traced
+from tests.tiny import KINDS, PLAIN, condition, config_of, traced, traced_once
 from unetinspect import Trace, trace
 from unetinspect.views.attention import attention_lines, attention_table
 from unetinspect.views.render import Screen, render_csv, render_markdown, render_table
@@ -23,8 +23,10 @@ from unetinspect.views.stages import cost_lines, stages_table
 from unetinspect.views.tree import tree_table, within_depth
 from unetinspect.views.words import skip_sum
 
+FREEU = (1.2, 1.4, 0.9, 0.2)
 
-@pytest.mark.parametrize("model", ["sd15", "sdxl", "ddpm-cat-256", "if-i-xl"])
+
+@pytest.mark.parametrize("model", ["sd15", "ddpm-cat-256", "if-i-xl"])
 def test_the_trace_table(golden: Any, model: str) -> None:
     """The golden table; and its numbers, read back out of the text, are the record's."""
     record = traced(model)
@@ -39,7 +41,7 @@ def test_the_trace_table(golden: Any, model: str) -> None:
     assert f"{record.totals.params:,}" in text
 
 
-@pytest.mark.parametrize("model", ["sd15", "sdxl", "ddpm-cat-256", "ncsnpp-church-256"])
+@pytest.mark.parametrize("model", ["sd15", "ddpm-cat-256", "skip-blocks"])
 def test_the_skips_table(golden: Any, model: str) -> None:
     """The golden table; and every line of it adds up."""
     text, _ = render_table(skips_table(traced(model)), Screen(width=80))
@@ -86,22 +88,22 @@ def test_a_mismatch_is_written_beside_the_sum() -> None:
     )
 
 
-@pytest.mark.parametrize("model", ["svd-xt", "amused-512", "stable-cascade-prior", "maestro-150k", "hopper-medium-v2-value-function"])
-def test_attention_layers_are_counted_in_the_fields_words(model: str, golden: Any) -> None:
+@pytest.mark.parametrize("kind", ["svd", "uvit", "cascade-prior", "unet1d-audio", "unet1d-value-function"])
+def test_attention_layers_are_counted_in_the_fields_words(kind: str, golden: Any) -> None:
     """Blocks of videos and of aMUSEd are transformer blocks too; modules between blocks are left out; blocks are named as they are."""
-    lines, counts = attention_lines(traced(model)), traced(model).totals.attention
-    golden(f"attention_lines/{model}.txt", "\n".join(lines) + "\n")
+    lines, counts = attention_lines(traced(kind)), traced(kind).totals.attention
+    golden(f"attention_lines/{kind}.txt", "\n".join(lines) + "\n")
 
     assert not counts.total or sum(map(int, re.findall(r"\d+", lines[1]))) == counts.total
-    assert all(f"{getattr(counts, kind)} {kind.strip('_')}" in lines[0] for kind in ("self_", "cross", "temporal") if getattr(counts, kind))
+    assert all(f"{getattr(counts, one)} {one.strip('_')}" in lines[0] for one in ("self_", "cross", "temporal") if getattr(counts, one))
 
 
-@pytest.mark.parametrize("model", ["controlnet-sd15-canny", "amused-512", "stable-cascade-decoder", "kandinsky-3", "sd15"])
-def test_skips_that_are_not_those_of_stable_diffusion_are_said_in_words(model: str, golden: Any) -> None:
+@pytest.mark.parametrize("kind", ["controlnet", "uvit", "cascade-decoder", "kandinsky3", "conditioned"])
+def test_skips_that_are_not_those_of_stable_diffusion_are_said_in_words(kind: str, golden: Any) -> None:
     """None at all, one read several times, outside any block, changed on the way."""
-    record = traced(model, freeu=(1.2, 1.4, 0.9, 0.2), res=64) if model == "sd15" else traced(model)
+    record = traced(kind, freeu=FREEU) if kind == "conditioned" else traced(kind)
     lines = skip_lines(record)
-    golden(f"skip_lines/{model}.txt", "\n".join(lines) + "\n")
+    golden(f"skip_lines/{kind}.txt", "\n".join(lines) + "\n")
 
     assert explain_skips(record)[-len(lines) :] == lines
     assert any(column.header == "changes" for column in skips_table(record).columns) == any("changed on the way" in line for line in lines)
@@ -109,7 +111,9 @@ def test_skips_that_are_not_those_of_stable_diffusion_are_said_in_words(model: s
 
 def test_a_skip_has_one_label_in_every_form() -> None:
     """Channels, sum and changes are the same in the table, Markdown, CSV, the HTML page and each drawing; here each is written anew."""
-    record = traced("sd15", res=64, freeu=(1.2, 1.4, 0.9, 0.2), plug_in="controlnet-sd15-canny")
+    down, up = ["CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"], ["UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"]
+    three = {"block_out_channels": [32, 32, 64], "down_block_types": down}
+    record = traced_once(condition(**three, up_block_types=up), freeu=FREEU, plug_in=config_of("controlnet", **three))
     table, drawing = skips_table(record), record.draw(level="layer")
     rows = csv.DictReader(io.StringIO(render_csv(table, delimiter=",")))
     tables = [render_table(table, Screen(width=None))[0], render_markdown(table), drawing.html().replace("→", "->")]

@@ -1,19 +1,22 @@
-"""What is wrong, unknown, unusual, without effect or deprecated in a config, all at once, and what its keys mean. No torch."""
+"""What is wrong, unknown, unusual, without effect or deprecated in a config, all at once, and what its keys mean. Imports diffusers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from math import gcd
 from typing import Any, NamedTuple
+
+import diffusers
 
 from unetinspect.checking.meanings import say_meanings
 from unetinspect.errors import Problem
 from unetinspect.record import Trace
 from unetinspect.record.check import Finding, KeyMeaning
-from unetinspect.run.resolve import ResolvedConfig
+from unetinspect.run.resolve import ResolvedConfig, class_keys, diffusers_class
+from unetinspect.run.suspects import unknown_keys, wrong_types
 from unetinspect.unets.builder import is_count, is_list
-from unetinspect.unets.unknown_keys import explain_key, harmless_keys
+from unetinspect.unets.unknown_keys import harmless_keys
 from unetinspect.units import format_value, joined
 
 Same = Callable[[Mapping[str, Any]], bool]
@@ -39,69 +42,57 @@ def find_in_config(
     config: ResolvedConfig,
     given: Mapping[str, Any],
     *,
-    classes: Mapping[str, Mapping[str, Any]],
-    diffusers_version: str,
     mistakes: Sequence[Problem] = (),
-    wrong_types: Mapping[str, str] | None = None,
     same: Same | None = None,
     record: Trace | None = None,
 ) -> ConfigReport:
     """Find everything that is wrong with a config, and what its keys mean.
 
-    `given` is the config as it was written; `classes` has the keys of every class with their defaults, `diffusers_version` is
-    the installed one. `mistakes` keep the UNet from running, `wrong_types` has a sentence for each key whose value is not of
-    the type that diffusers declares. `same` compares UNets, `record` is a pass of this one; without them less is found.
+    `given` is the config as it was written, `mistakes` keep the UNet from running. `same` compares UNets, `record` is a pass of
+    this one; without them less is found.
     """
     harmless = harmless_keys(config.ignored)
-    unknown = [key for key in config.ignored if key not in harmless]
-    found = [*map(_mistake, mistakes), *_unknown(config.class_name, unknown, given, classes, diffusers_version)]
+    found = [*map(_mistake, mistakes), *_unknown(config, given, harmless)]
 
     def add(findings: Iterator[Finding]) -> None:
         """Add findings on keys that have none yet."""
         known = {key for finding in found for key in finding.where}
         found.extend(finding for finding in findings if not known & set(finding.where))
 
-    add(_unusual(config.values, wrong_types or {}))
+    add(_unusual(config))
     if record is not None:
         add(_rounded_down(config.values, record))
     if same is not None:
-        add(_without_effect(given, config.values, classes[config.class_name], same))
+        add(_without_effect(given, config.values, class_keys()[config.class_name], same))
         add(_old_names(config.values, record, same))
     unread = [KeyMeaning(key=key, value=given.get(key), meaning=meaning) for key, meaning in harmless.items()]
     return ConfigReport(tuple(found), (*say_meanings(config.class_name, config.values, record), *unread))
 
 
 def _mistake(problem: Problem) -> Finding:
-    return Finding(
-        about="config",
-        kind="contradiction" if len(problem.keys) > 1 else "wrong",
-        what=problem.what,
-        where=problem.keys,
-        advice=problem.options or None,
-        stops=True,
-    )
+    kind: Any = "contradiction" if len(problem.keys) > 1 else "wrong"
+    return Finding(about="config", kind=kind, what=problem.what, where=problem.keys, advice=problem.options or None, stops=True)
 
 
-def _unknown(
-    class_name: str, unknown: Sequence[str], given: Mapping[str, Any], classes: Mapping[str, Mapping[str, Any]], installed: str
-) -> Iterator[Finding]:
+def _unknown(config: ResolvedConfig, given: Mapping[str, Any], harmless: Container[str]) -> Iterator[Finding]:
     """Find keys that this diffusers' class ignores, each with its origin and the key that it may be meant for."""
-    saved = given.get("_diffusers_version")
-    numbers = [[int(number) for number in re.findall(r"\d{1,9}", str(version))[:3]] for version in (saved, installed)]
+    saved, installed = given.get("_diffusers_version"), diffusers.__version__
+    numbers = [[int(number) for number in re.findall(r"\d{1,9}", str(each))[:3]] for each in (saved, installed)]
     newer = saved if isinstance(saved, str) and numbers[0] > numbers[1] else None
-    for key in unknown:
-        explained = explain_key(key, classes.get(class_name, {}), classes, given=given)
-        what, advice = explained._replace(meant=None).sentence(class_name), explained.advice(given)
-        if newer and not explained.origin:
+    for unknown in unknown_keys(config, given):
+        if unknown.key in harmless:
+            continue
+        what, advice = unknown._replace(meant=None).sentence(config.class_name), unknown.advice(given)
+        if newer and not unknown.origin:
             what += f" in diffusers {installed}; the config is from diffusers {newer}"
             advice += f", or install diffusers {newer}"
-        yield Finding(about="config", kind="unknown", what=what, where=(key,), advice=advice)
+        yield Finding(about="config", kind="unknown", what=what, where=(unknown.key,), advice=advice)
 
 
-def _unusual(values: Mapping[str, Any], wrong_types: Mapping[str, str]) -> Iterator[Finding]:
+def _unusual(config: ResolvedConfig) -> Iterator[Finding]:
     """Find odd values that diffusers runs: of another type, or a sample_size of more than two sides."""
-    sentences = dict(wrong_types)
-    size = values.get("sample_size")
+    sentences = wrong_types(diffusers_class(config.class_name).__init__, config.values)
+    size = config.values.get("sample_size")
     if is_list(size) and len(size) != 2:
         sentences.setdefault("sample_size", f"sample_size is {format_value(size)}: diffusers expects an integer or a list of 2")
     for key, sentence in sentences.items():

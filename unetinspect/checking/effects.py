@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property, partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from unetinspect.observe.meta_kernels import Operations
 from unetinspect.run.build import collector_paused, construct, make_inputs, named_tensors, quiet_diffusers
@@ -43,14 +43,14 @@ class Probes:
     def same(self, values: Mapping[str, Any]) -> bool:
         """Whether diffusers builds the same UNet from other values, with the same inputs and operations.
 
-        What cannot be built or run, or not in time, is not the same; nor is a value that diffusers itself replaces with the given
-        one: it is another way to write it.
+        A UNet that cannot be built or run in time is not the same. Neither is one for whose value diffusers itself puts the given one:
+        such a value is another way to write it.
         """
         if time.process_time() > self._stop:
             return False
         try:
             recorded, built = self._base
-            unet: Any = construct(self._config._replace(values=dict(values)), _watched(_compared_with(recorded)))
+            unet: Any = construct(self._config._replace(values=dict(values)), _watched(partial(_compare, iter(recorded))))
             if any(unet.config[key] == built.config[key] for key in values if values[key] != self._config.values[key]):
                 return False
             return bool(_structure(unet) == _structure(built) and self._passed(unet, values) == self._pass)
@@ -76,38 +76,19 @@ class Probes:
         return [[(spec.name, spec.shape, spec.dtype, spec.value) for spec in planned.run.inputs], operations.seen]
 
 
-class _DiffersError(Exception):
-    """Raised inside a build, to stop it."""
-
-
-def _compared_with(recorded: list[Any]) -> Callable[[Any], None]:
-    """Return a function that compares the steps of a build with recorded ones."""
-    left = iter(recorded)
-
-    def compare(step: Any) -> None:
-        if step != next(left, None):
-            raise _DiffersError
-
-    return compare
+def _compare(recorded: Iterator[Any], step: Any) -> None:
+    if step != next(recorded, None):
+        raise ValueError  # which stops the build
 
 
 @contextmanager
 def _watched(take: Callable[[Any], None]) -> Iterator[None]:
-    """Watch a build: `take` is called with each parameter and each finished module as it is registered."""
-
-    def parameter(parent: nn.Module, name: str, tensor: Tensor | None) -> None:
-        take((name, None if tensor is None else tensor.shape))
-
-    def module(parent: nn.Module, name: str, child: nn.Module | None) -> None:
-        take((name, None if child is None else _attributes(child)))
-
-    with ExitStack() as hooks:
-        for handle in (
-            torch_module.register_module_parameter_registration_hook(parameter),
-            torch_module.register_module_module_registration_hook(module),
-        ):
-            hooks.callback(handle.remove)
+    """Watch a build: `take` is called with what each module has of its own, as it is registered."""
+    hook = register_module_module_registration_hook(lambda parent, name, child: take(None if child is None else _attributes(child)))
+    try:
         yield
+    finally:
+        hook.remove()
 
 
 def _structure(unet: nn.Module) -> list[Any]:

@@ -1,11 +1,11 @@
-"""What config keys do in this UNet, where their names say something else or nothing: with the numbers of its pass, where there is one.
+"""What config keys with misleading names do in this UNet, with the numbers of its pass if it has run.
 
-Values of other types are passed over.
+A value of an unexpected type gets no meaning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from unetinspect.record import Trace
@@ -142,16 +142,8 @@ def _heads(values: Config, record: Trace) -> Meanings:
             if is_this and not (counts == (True, True) and len(sure) == 1):
                 found.setdefault((layer.heads, layer.head_dim), {})[layer.stage] = None
         if found:
-            yield key, f"{sentence}: {_listed(found)}"
-
-
-def _listed(found: Mapping[tuple[int, int], Iterable[str]]) -> str:
-    """List heads by their number and channels, with the blocks that have them.
-
-    >>> _listed({(8, 40): ["down_blocks.0"], (8, 160): ["mid_block", "up_blocks.1"]})
-    '8 heads of 40 channels in down_blocks.0, 8 heads of 160 channels in mid_block and up_blocks.1'
-    """
-    return ", ".join(f"{plural(heads, 'head')} of {plural(width, 'channel')} in {joined(paths)}" for (heads, width), paths in found.items())
+            each = (f"{plural(heads, 'head')} of {plural(width, 'channel')} in {joined(paths)}" for (heads, width), paths in found.items())
+            yield key, f"{sentence}: {', '.join(each)}"
 
 
 def _text_width(values: Config, record: Trace) -> Meanings:

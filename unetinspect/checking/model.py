@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import diffusers
 import torch
 from msgspec.structs import replace
 
@@ -18,8 +17,6 @@ from unetinspect.record import SCHEMA, Check, Envelope, Finding, NearSize, SizeC
 from unetinspect.run.build import build_unet
 from unetinspect.run.cache import Recorder
 from unetinspect.run.failures import SizeError
-from unetinspect.run.resolve import ResolvedConfig, class_keys, diffusers_class
-from unetinspect.run.suspects import wrong_types
 from unetinspect.source.loaded import LoadedWeights
 from unetinspect.unets import builder_for
 from unetinspect.unets.request import Request, make_request
@@ -45,32 +42,32 @@ def check_model(
     refused: ConfigError | None = None
     try:
         sizes = passes.sizes(requests)
-        fit, differences = _of_weights(config, weights, name=name)
+        if weights is not None:
+            unet = build_unet(config, device=torch.device("meta"), dtype=torch.float32, name=name)
+            header, found = weights.header, weights.checkpoint
+            if found.lora is not None:
+                fit, differences = compare_lora(name, tensor_shapes(unet), header, found, found.lora)
+            else:
+                fit, differences = compare_weights(unet, config.values, header, found)
     except ConfigError as error:
         refused = error
     record = passes.record
     report = find_in_config(
         config,
         {**recorder.model.config, **recorder.overrides},
-        classes=class_keys(),
-        diffusers_version=diffusers.__version__,
         mistakes=refused.mistakes if refused else (),
-        wrong_types=wrong_types(diffusers_class(config.class_name).__init__, config.values),
         same=None if refused else Probes(recorder.model, config, passes.ran or make_request()).same,
         record=record,
     )
     expectations = find_expected(record, expected)
-    findings = (*_refusal(refused), *report.findings, *_of_sizes(sizes), *differences, *unmet(expectations, ran=record is not None))
+    refusal: list[Finding] = []
+    if refused is not None and not refused.mistakes:  # diffusers refuses it, and no key is known to be wrong
+        advice = None if refused.problems else refused.hint
+        whats = refused.problems or (refused.message,)
+        refusal = [Finding(about="config", kind="wrong", what=what, advice=advice, stops=True) for what in whats]
+    findings = (*refusal, *report.findings, *_of_sizes(sizes), *differences, *unmet(expectations, ran=record is not None))
     check = Check(clean=not findings, findings=findings, meanings=report.meanings, sizes=sizes, weights=fit, expectations=expectations)
     return Envelope(schema=SCHEMA, model=recorder.info, check=check) if record is None else Envelope.of(record, check=check)
-
-
-def _refusal(error: ConfigError | None) -> Iterator[Finding]:
-    """Say what diffusers refuses, where no key is known to be wrong."""
-    if error is not None and not error.mistakes:
-        for what in error.problems or (error.message,):
-            advice = None if error.problems else error.hint
-            yield Finding(about="config", kind="wrong", what=what, advice=advice, stops=True)
 
 
 class _Passes:
@@ -82,7 +79,7 @@ class _Passes:
         self._recorder = recorder
 
     def sizes(self, requests: Sequence[Request]) -> tuple[SizeCheck, ...]:
-        """Check each size and, where none is asked for, the config's own beside another that a pass takes instead.
+        """Check each size. Where none is asked for, and a pass takes another size than the config's own, check both.
 
         Raises:
             ConfigError: None runs, because of the config.
@@ -127,16 +124,6 @@ class _Passes:
             return check
         reason = "an odd side is rounded when halved, so doubling it gives a different size"
         return replace(check, reason=reason, nearest=self._recorder.nearest_sizes(request))
-
-
-def _of_weights(config: ResolvedConfig, weights: LoadedWeights | None, *, name: str) -> tuple[WeightsCheck | None, tuple[Finding, ...]]:
-    if weights is None:
-        return None, ()
-    unet = build_unet(config, device=torch.device("meta"), dtype=torch.float32, name=name)
-    if weights.checkpoint.lora is not None:
-        return compare_lora(name, tensor_shapes(unet), weights.header, weights.checkpoint, weights.checkpoint.lora)
-    report = compare_weights(unet, config.values, weights.header, weights.checkpoint)
-    return report.check, report.findings
 
 
 def _of_sizes(sizes: Sequence[SizeCheck]) -> Iterator[Finding]:

@@ -119,17 +119,6 @@ class Difference(NamedTuple):
         return TensorDifference(name=self.name, original_name=original, found=found, expected=self.expected)
 
 
-class Comparison(NamedTuple):
-    """How a file's tensors and a UNet's compare: how many are the same, and every one that is not."""
-
-    matched: int
-    differences: tuple[Difference, ...]
-
-    def count(self, kind: Kind) -> int:
-        """Return how many differ in that way."""
-        return sum(difference.kind == kind for difference in self.differences)
-
-
 class Change(NamedTuple):
     """What a config key is in the file, and what it is in this UNet."""
 
@@ -192,7 +181,8 @@ def place(differences: Iterable[Difference], found: Iterable[str], expected: Ite
         else:
             known = in_file if difference.kind == "missing" else in_unet
             module = next((prefix for prefix in _prefixes(name) if prefix not in known), name)
-        placed.append(Placed(_starred(module), difference))
+        short = module if len(module) <= _LONGEST else module[:_LONGEST] + "…"
+        placed.append(Placed(".".join("*" if part.isdigit() else part for part in short.split(".")), difference))
     return placed
 
 
@@ -237,24 +227,21 @@ def _fewer(groups: dict[str, list[Placed]]) -> Iterable[list[Placed]]:
 def _group_finding(kind: Kind, group: Sequence[Placed], noun: str = "tensor") -> Finding:
     where = tuple(dict.fromkeys(item.pattern for item in group))
     differences = [item.difference for item in group]
-    extra = _shared_extra(differences)
+    extras = {_extra_of(difference.name) for difference in differences}
+    extra = extras.pop() if len(extras) == 1 else None
     names = visible(", ".join(where[:EXAMPLES]))
     names += f" and {len(where) - EXAMPLES} more" if len(where) > EXAMPLES else ""
     tensors, one = plural(len(group), noun), len(group) == 1
     if kind == "mismatched":
-        what = f"{tensors} {'has' if one else 'have'} a different shape: {names}{_shapes(differences)}"
+        what = f"{tensors} {'has' if one else 'have'} a different shape: {names}"
+        pairs = {(difference.tensor and difference.tensor.shape, difference.expected) for difference in differences}
+        if len(pairs) == 1:
+            found, expected = map(format_shape, pairs.pop())
+            what += f", {found} in the file, expected {expected}"
     else:
         what = f"{tensors} {'is' if one else 'are'} {kind}: {names}"
     what += f" ({extra.what})" if extra is not None else ""
     return finding_of(what, differences, where=where, advice=extra.advice if extra is not None else None)
-
-
-def _shapes(group: Sequence[Difference]) -> str:
-    pairs = {(difference.tensor.shape if difference.tensor else None, difference.expected) for difference in group}
-    if len(pairs) > 1:
-        return ""
-    ((found, expected),) = pairs
-    return f", {format_shape(found)} in the file, expected {format_shape(expected)}"
 
 
 def finding_of(what: str, group: Sequence[Difference], *, where: tuple[str, ...], advice: str | None) -> Finding:
@@ -268,11 +255,6 @@ def finding_of(what: str, group: Sequence[Difference], *, where: tuple[str, ...]
 def _extra_of(name: str) -> Extra | None:
     dotted = f".{name[:_LONGEST]}."
     return next((extra for extra in EXTRAS for mark in extra.marks if mark in dotted), None)
-
-
-def _shared_extra(group: Sequence[Difference]) -> Extra | None:
-    first = _extra_of(group[0].name)
-    return first if first is not None and all(_extra_of(difference.name) is first for difference in group) else None
 
 
 def _meaning(key: str, change: Change) -> str | None:
@@ -296,9 +278,3 @@ def _prefixes(name: str) -> list[str]:
     """Return every module that a tensor is in, the outermost first, and the tensor."""
     parts = name.split(".", _DEEPEST)
     return [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-
-
-def _starred(name: str) -> str:
-    """Put a star for every number: "down_blocks.*.attentions.*"."""
-    short = name if len(name) <= _LONGEST else name[:_LONGEST] + "…"
-    return ".".join("*" if part.isdigit() else part for part in short.split("."))

@@ -1,11 +1,12 @@
 """A checkpoint compared with a built UNet, tensor by tensor, by its header alone. Imports torch and diffusers.
 
-What differs is explained by its cause: the config key whose value in the checkpoint, once the UNet is built with it, makes the tensors
-alike. Causes are found by trying.
+A difference is explained by its cause: the config key with which the tensors match once the UNet is built with the checkpoint's value.
+Causes are found by trying.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ from torch import nn
 from unetinspect.catalog import load_catalog
 from unetinspect.checking.weight_findings import (
     Change,
-    Comparison,
     Difference,
     class_finding,
     content_finding,
@@ -38,7 +38,7 @@ from unetinspect.run.resolve import resolve_config
 from unetinspect.unets import plug_classes
 from unetinspect.units import plural
 
-# What can be compared, with a UNet or with what attaches to one; of what is unknown, only the comparison shows it.
+# Contents that can be compared with a UNet, or with what attaches to one; "unknown" ones are compared to find out.
 _COMPARED = ("pipeline", "unet", "unknown")
 _COMPARED_ATTACHED = ("controlnet", "t2i_adapter", "unknown")
 _OTHER_PARTS = ("vae", "text_encoder", "ema")
@@ -48,7 +48,7 @@ _BLOCKS = (
     *("block_out_channels", "down_block_types", "up_block_types", "mid_block_type", "layers_per_block"),
     *("transformer_layers_per_block", *HEADS, "only_cross_attention"),
 )
-# Keys that are of no use, or cannot be built, one without the others; in the first two families the first key needs the rest.
+# Keys that only work together; in the first two families the first key needs the rest.
 _FAMILIES = (
     ("addition_embed_type", "addition_time_embed_dim", "addition_embed_type_num_heads", "projection_class_embeddings_input_dim"),
     ("class_embed_type", "projection_class_embeddings_input_dim", "class_embeddings_concat"),
@@ -72,23 +72,25 @@ def compare_weights(unet: nn.Module, config: Mapping[str, Any], header: Header, 
     all findings together are what is missing, unexpected and mismatched.
     """
     file = _File(header, checkpoint)
-    found, comparison = file.compare(unet)
+    found, differences = file.compare(unet)
+    counts = Counter(difference.kind for difference in differences)
+    matched = len(found) - counts["unexpected"] - counts["mismatched"]
     comparable = _COMPARED_ATTACHED if type(unet).__name__ in plug_classes() else _COMPARED
-    if checkpoint.content not in comparable or (checkpoint.content == "unknown" and comparison.matched == 0):
+    if checkpoint.content not in comparable or (checkpoint.content == "unknown" and matched == 0):
         return _not_a_unet(unet, header, checkpoint)
     findings: list[Finding] = []
     fits: tuple[str, ...] = ()
-    if comparison.differences:
-        findings = _explain(unet, config, file, found, comparison)
+    if differences:
+        findings = _explain(unet, config, file, found, differences)
         fits = _fitting_models(file)
     check = WeightsCheck(
         name=checkpoint.name,
         layout=checkpoint.layout,
         tensors=len(found),
-        matched=comparison.matched,
-        missing=comparison.count("missing"),
-        unexpected=comparison.count("unexpected"),
-        mismatched=comparison.count("mismatched"),
+        matched=matched,
+        missing=counts["missing"],
+        unexpected=counts["unexpected"],
+        mismatched=counts["mismatched"],
         fits=fits,
         family=checkpoint.family,
         notes=file.notes,
@@ -130,31 +132,29 @@ class _File:
         parts = find_parts(header.tensors)
         wanted = "controlnet" if checkpoint.content == "controlnet" else "unet"
         own = [part for part in parts if part.name == wanted] or [part for part in parts if part.name not in _OTHER_PARTS]
-        self.part = own[0] if own else None
         self.tensors = own[0].tensors if own else {}
         self.names = own[0].names if own else {}
+        self.flat = own[0].flat if own else ()
         self.notes = own[0].remarks if own else ()
-        if self.part and self.part.form:
-            self.notes += (f"quantized: {self.part.form}, compared by the shapes of the unpacked weights",)
+        if own and own[0].form:
+            self.notes += (f"quantized: {own[0].form}, compared by the shapes of the unpacked weights",)
         if number := shard_of(checkpoint.name):
             self.notes += (f"{number}: the others have the rest; give the .safetensors.index.json beside them",)
         self.notes += tuple(f"{plural(len(part.stored), 'tensor')} of a LoRA in it, not compared" for part in parts if part.name == "lora")
 
-    def compare(self, unet: nn.Module) -> tuple[dict[str, FileTensor], Comparison]:
-        """Return the file's tensors by the names that diffusers has for them, and how they differ from a UNet's."""
+    def compare(self, unet: nn.Module) -> tuple[dict[str, FileTensor], Differences]:
+        """Return the file's tensors by the names that diffusers has for them, and every one that differs from the UNet's."""
         expected = tensor_shapes(unet)
         found = diffusers_tensors(self.tensors, self.checkpoint.layout, names=self.names, expected=expected)
-        differences = [
-            Difference("missing" if name not in found else "mismatched", name, found.get(name), shape)
-            for name, shape in expected.items()
-            if name not in found or (found[name].shape != shape and not self._holds_as_many(found[name], shape))
-        ]
-        matched = len(expected) - len(differences)
+        differences = []
+        for name, shape in expected.items():
+            tensor = found.get(name)
+            if tensor is None:
+                differences.append(Difference("missing", name, None, shape))
+            elif tensor.shape != shape and not (tensor.name in self.flat and prod(tensor.shape) == prod(shape)):
+                differences.append(Difference("mismatched", name, tensor, shape))
         differences += [Difference("unexpected", name, tensor, None) for name, tensor in found.items() if name not in expected]
-        return found, Comparison(matched, tuple(differences))
-
-    def _holds_as_many(self, tensor: FileTensor, shape: Shape) -> bool:
-        return self.part is not None and tensor.name in self.part.flat and prod(tensor.shape) == prod(shape)
+        return found, tuple(differences)
 
     def attempt(self, values: Mapping[str, Any]) -> Differences | None:
         """Build the UNet of a config on meta and return how the file differs from it; None: diffusers cannot, or it is too large."""
@@ -162,20 +162,20 @@ class _File:
             unet = build_unet(resolve_config(values), device=torch.device("meta"), dtype=torch.float32, name="the checkpoint's UNet")
         except UnetInspectError:
             return None
-        return self.compare(unet)[1].differences
+        return self.compare(unet)[1]
 
 
 def _explain(
-    unet: nn.Module, config: Mapping[str, Any], file: _File, found: Mapping[str, FileTensor], comparison: Comparison
+    unet: nn.Module, config: Mapping[str, Any], file: _File, found: Mapping[str, FileTensor], differences: Differences
 ) -> list[Finding]:
     """Return a finding for each cause: what no config key explains, then the class, then keys, then modules by their names."""
-    findings, placed = split_extras(place(comparison.differences, found, tensor_shapes(unet)))
+    findings, placed = split_extras(place(differences, found, tensor_shapes(unet)))
     left = tuple(item.difference for item in placed)
-    apart = {difference.identity for difference in comparison.differences} - {difference.identity for difference in left}
+    apart = {difference.identity for difference in differences} - {difference.identity for difference in left}
 
     def attempt(values: Mapping[str, Any]) -> Differences | None:
-        differences = file.attempt(values)
-        return None if differences is None else tuple(each for each in differences if each.identity not in apart)
+        differ = file.attempt(values)
+        return None if differ is None else tuple(each for each in differ if each.identity not in apart)
 
     here, there = type(unet).__name__, file.checkpoint.class_name
     tried = len(file.tensors) <= _MOST_TENSORS

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from unetinspect.cli.options import DiffOptions, TraceOptions, catalog_names, takes
 from unetinspect.cli.output import Output
-from unetinspect.cli.run import Passes, read_first, read_named
+from unetinspect.cli.run import Passes, read_first, read_named, trace_named
 from unetinspect.drawing.drawing import FORMS, PICTURES, Form
 from unetinspect.drawing.outline import Layout, Level
 from unetinspect.errors import SourceError, UnetInspectError, UsageError
@@ -116,8 +116,7 @@ def draw(
     for option, is_given in of_pictures.items():
         if is_given and output.form not in PICTURES:
             raise UsageError(f"{option} cannot be used with the {output.form} form", hint=f"use {', '.join(PICTURES)}: -o FILE.svg")
-    passes = Passes(options, output)
-    record = passes.trace(read_named(options, output, options.model))
+    record = trace_named(options, output)
     if output.form == "json":
         output.write_json(Envelope.of(record, stages=record.stages, skips=record.skips, attentions=record.attentions))
         return

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from unetinspect.checkpoint.adapters import read_ip_adapter
 from unetinspect.cli.options import Kinds, MemoryOptions, Models, Stages, TokensAt, TraceOptions, takes
 from unetinspect.cli.output import OF_NAMED, Output
-from unetinspect.cli.run import Passes, answer_models, read_first, read_named
+from unetinspect.cli.run import Passes, answer_models, read_first, read_named, trace_named
 from unetinspect.errors import UsageError
-from unetinspect.record import Envelope, Trace
+from unetinspect.record import Envelope
 from unetinspect.record.selection import Selection, no_match, no_skip_matches, pick_modules, pick_skips, read_words
 from unetinspect.run.cache import Recorder
 from unetinspect.source import LoadedModel
@@ -72,7 +72,7 @@ def skips(
     if explain and (code or stages or sources or targets):
         other = "--code" if code else "--stage" if stages else "--source" if sources else "--target"
         raise UsageError(f"--explain and {other} cannot be used together", hint="leave out --explain")
-    record = _traced(options, output)
+    record = trace_named(options, output)
     picked = pick_skips(record, stages=stages, sources=sources, targets=targets)
     if explain:
         output.write_lines(explain_skips(record))
@@ -104,7 +104,7 @@ def attn(
 
     output = Output(options, *(_CODE if code else OF_NAMED), what="--code")
     selection = Selection.of(kind, stage, tokens_at)
-    record = _traced(options, output)
+    record = trace_named(options, output)
     picked = selection.pick(record)
     if not code:
         table = attention_table(record, picked, fold=not (no_fold or options.columns), selection=selection)
@@ -157,7 +157,7 @@ def inputs(
     from unetinspect.views.inputs import inputs_code, inputs_table
 
     output = Output(options, *(_CODE if code else ()), what="--code")
-    record = _traced(options, output)
+    record = trace_named(options, output)
     if code:
         output.write(inputs_code(record))
     else:
@@ -199,8 +199,3 @@ def ports(options: TraceOptions) -> None:
     output.show(fit_table(record, fit), Envelope.of(record, ports=record.ports, fit=fit))
     if not fit.fits:
         raise typer.Exit(_DOES_NOT_FIT)
-
-
-def _traced(options: TraceOptions, output: Output) -> Trace:
-    passes = Passes(options, output)
-    return passes.trace(read_named(options, output, options.model))

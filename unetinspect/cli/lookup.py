@@ -113,7 +113,7 @@ def config(options: ModelOptions) -> None:
     from unetinspect.views.models import config_table
 
     output = Output(options, *OF_TABLES, "yaml")
-    overrides = parse_overrides(options)
+    overrides = parse_overrides(options.overrides)
     read = read_named(options, output, options.model)
     if read.trace is not None and not overrides:
         model = read.trace.model

@@ -45,13 +45,13 @@ def _attachable_names() -> list[str]:
     return [name for name, entry in load_catalog().items() if builder_for(entry.class_name).plugs_into]
 
 
-# Of the commands that answer for several models: the first is also their `options.model`.
+# For commands that take several models; the first is also in `options.model`.
 Models = Annotated[
     list[str] | None,
     typer.Argument(metavar="MODEL", help=f"{_MODEL}; globs in quotes [default: sd15]", autocompletion=catalog_names),
 ]
 
-# Of the commands that select attention layers.
+# For commands that select attention layers.
 Kinds = Annotated[
     list[str] | None,
     typer.Option(

@@ -41,7 +41,7 @@ class Output:
         decided_by: The option that decided it; "": none.
         screen: What a table is drawn for.
         path: The file to write the answer to; None is stdout.
-        label: What the one of several models is called that is answered for; None: there is only one.
+        label: The name of the current model, if there are several.
     """
 
     def __init__(self, options: OutputOptions, *forms: str, what: str = "", drawn: str | None = None) -> None:
@@ -86,12 +86,16 @@ class Output:
         self._parts: list[str] | None = None
         self._rows: list[dict[str, Any]] = []
         self._fields: Sequence[str] = ()
-        width = options.width or None if options.width is not None or self.path is not None else _width()
+        if options.width is not None or self.path is not None:
+            width = options.width or None
+        else:  # the terminal's also at the end of a pipe (`| less`); a file has no width, nor a pipe in CI
+            width = columns_wanted() or columns_of(sys.stdout) or (columns_of(sys.stderr) if _is(stat.S_ISFIFO, sys.stdout) else None)
+        encoding = getattr(sys.stdout, "encoding", None) or "ascii"
         self.screen = Screen(
             width=width,
             height=None if width is None or self._columns or self.form != "txt" else shutil.get_terminal_size().lines,
             color=self.path is None and wants_color(sys.stdout),
-            unicode=self.path is not None or _is_unicode(),
+            unicode=self.path is not None or encoding.lower().replace("-", "").startswith("utf"),
             shorten=not options.no_truncate,
         )
 
@@ -198,11 +202,6 @@ def is_folder(path: str) -> bool:
     return path.endswith("/") or os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a text that is too long to be a name
 
 
-def _width() -> int | None:
-    """Return the width to draw for: COLUMNS, or the terminal's, also at the end of a pipe (`| less`); a file has none, nor a pipe in CI."""
-    return columns_wanted() or columns_of(sys.stdout) or (columns_of(sys.stderr) if _is(stat.S_ISFIFO, sys.stdout) else None)
-
-
 def is_redirected() -> bool:
     """Whether standard output is a file: `> unet.json`."""
     return _is(stat.S_ISREG, sys.stdout)
@@ -212,8 +211,3 @@ def _is(kind: Callable[[int], bool], stream: Any) -> bool:
     with suppress(AttributeError, OSError):  # no stream, or one without a descriptor
         return kind(os.fstat(stream.fileno()).st_mode)
     return False
-
-
-def _is_unicode() -> bool:
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    return encoding.lower().replace("-", "").startswith("utf")

@@ -37,7 +37,7 @@ class Passes:
 
     def __init__(self, options: PassOptions, output: Output) -> None:
         self.request = request_of(options)
-        self.overrides = parse_overrides(options)
+        self.overrides = parse_overrides(options.overrides)
         self.cache = open_cache(wanted=not options.no_cache)
         self._output = output
         self._force = options.force
@@ -72,7 +72,7 @@ def answer_models(
 ) -> None:
     """Answer for one model, or for each of several; all are read before the first is run. If one fails, the others go on.
 
-    `answer` prints, and returns an exit code. `failed` is told which model could not be read or answered for; the error is printed.
+    `answer` prints, and returns an exit code. The error of a model that fails is printed, then `failed` is called with it.
 
     Raises:
         UsageError: Several are standard input.
@@ -117,24 +117,19 @@ def request_of(options: PassOptions) -> Request:
     return make_request(**{name: value for name, value in given.items() if not isinstance(value, list | None)})
 
 
-def parse_overrides(options: ModelOptions) -> dict[str, Any]:
-    """Read `--set key=value`, as `parse_pairs` does."""
-    return parse_pairs(options.overrides or [], option="--set", example="cross_attention_dim=1024")
-
-
-def parse_pairs(pairs: Sequence[str], *, option: str, example: str) -> dict[str, Any]:
-    """Read key=value; a value is JSON or YAML: 3, true, null, [320, 640], text.
+def parse_overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Read `--set key=value`; a value is JSON or YAML: 3, true, null, [320, 640], text.
 
     Raises:
         UsageError: A pair has no "=", or its value cannot be read.
     """
     found: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in pairs or ():
         key, equals, value = pair.partition("=")
         shown = pair if len(pair) <= _LONGEST_SHOWN else f"{pair[:_LONGEST_SHOWN]}..."
         if not equals or not key.strip():
-            raise UsageError(f"{option} {shown} is not KEY=VALUE", hint=f"{option} {example}")
-        found[key.strip()] = parse_value(value, what=f"{option} {shown}", hint=f"write it as JSON: {option} '{key.strip()}=[320, 640]'")
+            raise UsageError(f"--set {shown} is not KEY=VALUE", hint="--set cross_attention_dim=1024")
+        found[key.strip()] = parse_value(value, what=f"--set {shown}", hint=f"write it as JSON: --set '{key.strip()}=[320, 640]'")
     return found
 
 
@@ -148,6 +143,12 @@ def unknown_keys(model: ModelInfo, given: Mapping[str, Any]) -> list[str]:
     own = {key: value for key, value in model.config.items() if not key.startswith("_")}
     explained = [explain_key(key, own, given=given) for key in model.config_ignored]
     return [f"{unknown._replace(meant=None).sentence(model.class_name)} ({unknown.advice(given)})" for unknown in explained]
+
+
+def trace_named(options: PassOptions, output: Output) -> Trace:
+    """Read the model of a command that runs one pass, and trace it."""
+    passes = Passes(options, output)
+    return passes.trace(read_named(options, output, options.model))
 
 
 def read_named(options: ModelOptions, output: Output, name: str) -> LoadedModel:

@@ -36,7 +36,7 @@ class _Row(Attention, frozen=True, kw_only=True):
 
 def attention_table(trace: Trace, attentions: Sequence[Attention], *, fold: bool = False, selection: Selection = EVERY_LAYER) -> Table:
     """Show attention layers, all or those of a selection, in execution order; `fold` shows those of equal blocks in one row."""
-    rows = _fold(attentions) if fold else [_row(layer) for layer in attentions]
+    rows = [_row(layers) for layers in (_alike(attentions) if fold else [[layer] for layer in attentions])]
     folded = len(rows) < len(attentions)
     with_key = processor_layers(trace)
     return Table(
@@ -70,12 +70,17 @@ def attention_table(trace: Trace, attentions: Sequence[Attention], *, fold: bool
     )
 
 
-def _row(layer: Attention, **changed: Any) -> _Row:
-    return _Row(**{**structs.asdict(layer), "indices": (layer.index,), **changed})
+def _row(layers: Sequence[Attention]) -> _Row:
+    """Fold layers of consecutive transformer blocks; one stays as it is."""
+    first, path = layers[0], layers[0].path
+    if len(layers) > 1:
+        number = _IN_BLOCK.sub(r"\2", layers[-1].path)
+        path = _IN_BLOCK.sub(rf"\1.\2-{number}.\3", path)
+    return _Row(**{**structs.asdict(first), "path": path}, indices=tuple(layer.index for layer in layers))
 
 
-def _fold(attentions: Sequence[Attention]) -> list[_Row]:
-    """Fold layers of consecutive transformer blocks that are equal in all but their index; a row stands where its first layer does."""
+def _alike(attentions: Sequence[Attention]) -> list[list[Attention]]:
+    """Group layers of consecutive transformer blocks that are equal in all but their index; a group stands where its first layer does."""
     rows: dict[Any, list[Attention]] = {}
     last: dict[Any, tuple[int, Any]] = {}
     for layer in attentions:
@@ -90,16 +95,7 @@ def _fold(attentions: Sequence[Attention]) -> list[_Row]:
             key = layer.path, layer.call
         rows.setdefault(key, []).append(layer)
         last[alike] = number, key
-    return [_folded(layers) for layers in rows.values()]
-
-
-def _folded(layers: Sequence[Attention]) -> _Row:
-    first, last = layers[0], layers[-1]
-    if len(layers) == 1:
-        return _row(first)
-    number = _IN_BLOCK.sub(r"\2", last.path)
-    path = _IN_BLOCK.sub(rf"\1.\2-{number}.\3", first.path)
-    return _row(first, path=path, indices=tuple(layer.index for layer in layers))
+    return list(rows.values())
 
 
 def _indices(indices: Sequence[int | None]) -> str:

@@ -148,8 +148,8 @@ def github_error(message: str, *, file: str, line: int | None) -> str:
     '::error file=a%2Cb.json,line=3::50%25 of%0Ait'
     """
     properties = {"file": file, "line": str(line or "")}
-    told = ",".join(f"{key}={visible(value, keep_lines=True).translate(_IN_PROPERTIES)}" for key, value in properties.items() if value)
-    return f"::error{' ' if told else ''}{told}::{visible(message, keep_lines=True).translate(_IN_MESSAGES)}"
+    written = ",".join(f"{key}={visible(value, keep_lines=True).translate(_IN_PROPERTIES)}" for key, value in properties.items() if value)
+    return f"::error{' ' if written else ''}{written}::{visible(message, keep_lines=True).translate(_IN_MESSAGES)}"
 
 
 def checkpoint_table(checkpoint: Checkpoint) -> Table:

@@ -22,7 +22,12 @@ def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | 
             Column("batch", lambda point: "-" if point.fits is False else str(point.batch), right=True),
             Column.number("tokens", lambda point: point.tokens, drop=1),
             Column("MACs", lambda point: "fails" if point.error else format_si(point.macs), right=True),
-            Column("attention", _attention_share, right=True, drop=4),
+            Column(
+                "attention",
+                lambda point: f"{point.macs_by_kind.attention / point.macs:.1%}" if point.macs_by_kind and point.macs else "",
+                right=True,
+                drop=4,
+            ),
             Column.number("peak", lambda point: point.peak_activation_bytes, format_bytes),
             Column.number("total", lambda point: point.total_bytes, format_bytes),
             Column.number("with maps", lambda point: point.peak_activation_bytes_with_maps, format_bytes, drop=2),
@@ -34,10 +39,6 @@ def sweep_table(model: ModelInfo, points: Sequence[SweepPoint], record: Trace | 
         below=list(_sweep_lines(points, record)),
         legend=_SWEEP_LEGEND if any(point.largest_map for point in points) else {},
     )
-
-
-def _attention_share(point: SweepPoint) -> str:
-    return f"{point.macs_by_kind.attention / point.macs:.1%}" if point.macs_by_kind and point.macs else ""
 
 
 def _pass(record: Trace | None) -> Iterator[str]:
@@ -119,7 +120,7 @@ def _profile_lines(profile: Profile) -> Iterator[str]:
     )
     if profile.dtype == "float32":
         products, convolutions = ("on" if on else "off" for on in (profile.matmul_allow_tf32, profile.cudnn_allow_tf32))
-        yield f"TF32 is {products} in matrix products (including the one that the matrix rate is of) and {convolutions} in convolutions"
+        yield f"TF32 is {products} in matrix products (the matrix rate included) and {convolutions} in convolutions"
     if profile.compiled and profile.estimated_peak_bytes is not None:
         yield "estimates are of a pass that is not compiled"
     if profile.attention == "math":
@@ -141,7 +142,7 @@ def format_rate(tflops: float) -> str:
     >>> [format_rate(rate) for rate in (0.01234, 5.0, 61.25, 755.4)]
     ['0.012', '5.00', '61.2', '755']
     """
-    return f"{tflops:.{3 if tflops < 1 else 2 if tflops < 10 else 1 if tflops < 100 else 0}f}"
+    return f"{tflops:.{sum(tflops < limit for limit in (1, 10, 100))}f}"
 
 
 def format_percent(part: float) -> str:
@@ -154,7 +155,7 @@ def format_percent(part: float) -> str:
 
 
 def _plain_ms(ms: float) -> str:
-    return f"{ms:.{3 if ms < 10 else 2 if ms < 100 else 1 if ms < 1000 else 0}f}"
+    return f"{ms:.{sum(ms < limit for limit in (10, 100, 1000))}f}"
 
 
 def _range(spread: Spread) -> str:

@@ -57,10 +57,12 @@ def diff_tables(diff: Diff) -> list[Table]:
     return [head, *(section for section in sections if section.rows or section.below)]
 
 
-def _names(diff: Diff) -> tuple[str, str]:
-    """Return the headings of the two columns: the names, if they are short and differ; else A and B."""
+def _both(diff: Diff, show: Callable[[Any, str], str], **how: Any) -> Iterator[Column]:
+    """Yield a column for each side, "a" and "b", headed by its name, if the names are short and differ; else by A and B."""
     names = visible(diff.a.name), visible(diff.b.name)
-    return names if names[0] != names[1] and max(map(len, names)) <= _WIDEST_NAME else ("A", "B")
+    headers = names if names[0] != names[1] and max(map(len, names)) <= _WIDEST_NAME else ("A", "B")
+    yield Column(headers[0], lambda row: show(row, "a"), **how)
+    yield Column(headers[1], lambda row: show(row, "b"), **how)
 
 
 def _head(diff: Diff) -> Iterator[str]:
@@ -96,11 +98,9 @@ def _run(side: DiffSide) -> str:
 def _config(diff: Diff) -> Table:
     """Show the keys that differ, except those that only one of two classes has and that are at their default."""
     dull = [key for key in diff.config if {key.a_origin, key.b_origin} == {"absent", "default"}]
-    a, b = _names(diff)
     columns = (
         Column("key", lambda key: key.key, wrap=12),
-        Column(a, lambda key: config_value(key.a, key.a_origin), wrap=20),
-        Column(b, lambda key: config_value(key.b, key.b_origin), wrap=20),
+        *_both(diff, lambda key, side: config_value(getattr(key, side), getattr(key, f"{side}_origin")), wrap=20),
     )
     rows = [key for key in diff.config if key not in dull]
     below = [f"{plural(len(dull), 'key')} of only one class, at the default" + ("" if len(dull) == 1 else "s")] if dull else []
@@ -111,11 +111,9 @@ def _totals(diff: Diff) -> Table:
     found = [total for total in _all_totals(diff) if total.quantity.a or total.quantity.b]
     rows = [total for total in found if total.quantity.difference]
     same = [f"{total.name.removeprefix('... ')} {total.show(total.quantity.a)}" for total in found if total.quantity.difference == 0]
-    a, b = _names(diff)
     columns = (
         Column("total", lambda total: total.name),
-        Column(a, lambda total: total.show(total.quantity.a), right=True),
-        Column(b, lambda total: total.show(total.quantity.b), right=True),
+        *_both(diff, lambda total, side: total.show(getattr(total.quantity, side)), right=True),
         Column("difference", lambda total: difference(total.quantity, total.show)),
     )
     return Table(title="Totals", columns=columns, rows=rows, below=[f"the same: {', '.join(same)}"] if same and rows else [])
@@ -141,13 +139,11 @@ def _all_totals(diff: Diff) -> list[_Total]:
 
 
 def _stages(diff: Diff) -> Table:
-    a, b = _names(diff)
     sizes = diff.a.sample_size, diff.b.sample_size
     rows = [stage for stage in diff.stages if stage.change != "same" and not stage.resized]
     wrap = _name_wrap(side.name for stage in rows for side in (stage.a, stage.b) if side)
     columns = (
-        Column(a, lambda stage: stage.a.name if stage.a else "-", path=True, wrap=wrap),
-        Column(b, lambda stage: stage.b.name if stage.b else "-", path=True, wrap=wrap),
+        *_both(diff, lambda stage, side: getattr(getattr(stage, side), "name", "-"), path=True, wrap=wrap),
         Column("params", lambda stage: signed(stage.params, format_count), right=True, drop=1),
         Column("MACs", lambda stage: signed(stage.macs, format_si), right=True, drop=2),
         Column("what changed", lambda stage: stage_text(stage, sizes), wrap=31),
@@ -177,13 +173,11 @@ def _listed(noun: str, names: Sequence[str], word: str) -> Iterator[str]:
 
 def _skips(diff: Diff) -> Table:
     """Show the skips that differ in more than their names and the size of the sample."""
-    a, b = _names(diff)
     sizes = diff.a.sample_size, diff.b.sample_size
     resized = [skip for skip in diff.skips if "shape" in skip.differs and set(skip.differs) <= {"names", "shape"}]
     rows = [skip for skip in diff.skips if skip.change not in ("same", "renamed") and skip not in resized]
     columns = (
-        Column(a, lambda skip: skip.a.target if skip.a else "-", path=True),
-        Column(b, lambda skip: skip.b.target if skip.b else "-", path=True),
+        *_both(diff, lambda skip, side: getattr(getattr(skip, side), "target", "-"), path=True),
         Column("what changed", lambda skip: skip_text(skip, sizes), wrap=28),
     )
     below = _counted("skip", diff.skips, len(resized), "only in shape") if rows or resized else []
@@ -193,12 +187,10 @@ def _skips(diff: Diff) -> Table:
 
 def _attentions(diff: Diff) -> Table:
     """Show the attention layers that differ; those of one stage that differ in the same way share a line."""
-    a, b = _names(diff)
     rows, resized = _attention_rows(diff)
     wrap = _name_wrap(name for row in rows for name in (row.a, row.b))
     columns = (
-        Column(a, lambda row: row.a, path=True, wrap=wrap),
-        Column(b, lambda row: row.b, path=True, wrap=wrap),
+        *_both(diff, getattr, path=True, wrap=wrap),
         Column("layers", lambda row: row.layers, wrap=8),
         Column("what changed", lambda row: row.what, wrap=24),
     )
@@ -216,7 +208,7 @@ def _counted(noun: str, parts: Sequence[Any], resized: int, how: str) -> list[st
 
 def _attention_rows(diff: Diff) -> tuple[list[_Layers], int]:
     """Return a row for the layers of a stage that differ alike, and the number of those that differ only as the samples do."""
-    resized = _run_size(diff.a) != _run_size(diff.b)
+    resized = any(getattr(diff.a, size) != getattr(diff.b, size) for size in ("sample_size", "forward_batch", "frames"))
     partner = {stage.a.name: stage.b.name for stage in diff.stages if stage.a and stage.b}
     back = {other: mine for mine, other in partner.items()}
     groups: dict[tuple[str, str, str, str], Counter[str]] = {}
@@ -235,10 +227,6 @@ def _attention_rows(diff: Diff) -> tuple[list[_Layers], int]:
         for (one, two, what, change), kinds in groups.items()
     ]
     return rows, alike
-
-
-def _run_size(side: DiffSide) -> tuple[Any, ...]:
-    return side.sample_size, side.forward_batch, side.frames
 
 
 def _rest(diff: Diff) -> Table:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from unetinspect.compare.align import alike
-from unetinspect.record import Shape, Stage
-from unetinspect.record.diff import AttentionDiff, AttentionSide, LayerDiff, NameCounts, Quantity, SkipDiff, SkipSide, StageDiff
+from unetinspect.record import Shape
+from unetinspect.record.diff import AttentionDiff, LayerDiff, NameCounts, Quantity, SkipDiff, StageDiff
 from unetinspect.units import format_shape, plural
 from unetinspect.views.words import channel_sum
 
@@ -105,19 +105,16 @@ def _ranges(numbers: Sequence[str]) -> str:
 
 def stage_text(diff: StageDiff, sizes: tuple[Shape, Shape]) -> str:
     """Write the change of a stage; of its shapes, only those that do not follow from the `sizes` of the two samples."""
-    if diff.a is None or diff.b is None:
-        return f"{diff.change}: {_contents(diff.a or diff.b)}"
-    return "; ".join(_stage_parts(diff, diff.a, diff.b, sizes)) or "renamed, otherwise identical"
+    return "; ".join(_stage_parts(diff, sizes)) or "renamed, otherwise identical"
 
 
-def _contents(stage: Stage | None) -> str:
-    if stage is None:
-        return ""
-    counts = {"resnet": stage.resnets, "transformer block": stage.transformer_blocks}
-    return ", ".join([stage.class_name, *(plural(count, noun) for noun, count in counts.items() if count)])
-
-
-def _stage_parts(diff: StageDiff, a: Stage, b: Stage, sizes: tuple[Shape, Shape]) -> Iterator[str]:
+def _stage_parts(diff: StageDiff, sizes: tuple[Shape, Shape]) -> Iterator[str]:
+    a, b = diff.a, diff.b
+    if a is None or b is None:
+        for only in filter(None, (a, b)):
+            counts = {"resnet": only.resnets, "transformer block": only.transformer_blocks}
+            yield ", ".join([f"{diff.change}: {only.class_name}", *(plural(count, noun) for noun, count in counts.items() if count)])
+        return
     if "class_name" in diff.differs:
         yield f"{a.class_name} -> {b.class_name}"
     yield from layer_texts(diff.layers, a.name, b.name)
@@ -169,13 +166,14 @@ def _inside(path: str, stage: str) -> str:
 
 def skip_text(diff: SkipDiff, sizes: tuple[Shape, Shape]) -> str:
     """Write the change of a skip; its shape only where it does not follow from the `sizes` of the two samples."""
-    if diff.a is None or diff.b is None:
-        side = diff.a or diff.b
-        return f"{diff.change}: {channel_sum(side)}" if side else ""
-    return "; ".join(_skip_parts(diff, diff.a, diff.b, sizes)) or "renamed, otherwise identical"
+    return "; ".join(_skip_parts(diff, sizes)) or "renamed, otherwise identical"
 
 
-def _skip_parts(diff: SkipDiff, a: SkipSide, b: SkipSide, sizes: tuple[Shape, Shape]) -> Iterator[str]:
+def _skip_parts(diff: SkipDiff, sizes: tuple[Shape, Shape]) -> Iterator[str]:
+    a, b = diff.a, diff.b
+    if a is None or b is None:
+        yield from (f"{diff.change}: {channel_sum(only)}" for only in (a, b) if only)
+        return
     if "source" in diff.differs:
         yield f"from {a.source} -> {b.source}" if a.source != b.source else f"from {a.source}, at a different place in B"
     if set(_SKIP_SUM) & set(diff.differs):
@@ -193,12 +191,14 @@ def attention_text(diff: AttentionDiff, *, resized: bool) -> str:
 
     If the two samples differ in size, so do the maps: they are left out, and a layer that is otherwise identical is "".
     """
-    if diff.a is None or diff.b is None:
-        return diff.change
-    return "; ".join(_attention_parts(diff, diff.a, diff.b, resized))
+    return "; ".join(_attention_parts(diff, resized))
 
 
-def _attention_parts(diff: AttentionDiff, a: AttentionSide, b: AttentionSide, resized: bool) -> Iterator[str]:
+def _attention_parts(diff: AttentionDiff, resized: bool) -> Iterator[str]:
+    a, b = diff.a, diff.b
+    if a is None or b is None:
+        yield diff.change
+        return
     for name in ("kind", "processor", "heads", "head_dim"):
         if name in diff.differs:
             yield f"{name} {getattr(a, name)} -> {getattr(b, name)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
@@ -105,12 +105,6 @@ class FoundModels(Struct, frozen=True, kw_only=True):
     models: tuple[FoundModel, ...]
 
 
-class _ConfigKey(NamedTuple):
-    key: str
-    value: Any
-    origin: str
-
-
 def found_model(path: str, record: Trace) -> FoundModel:
     """Return the row of a UNet that was found, from its record."""
     totals = record.totals
@@ -209,31 +203,30 @@ def list_classes(classes: Sequence[Builder], entries: Sequence[Entry]) -> ClassL
 
 def config_table(model: ModelInfo, notes: Sequence[str] = ()) -> Table:
     """Show each key with its value; below, keys that the class does not know, and the catalog's notes on the config."""
-    defaults = set(model.config_defaults)
+    filled = len(model.config_defaults)
+    origins = dict.fromkeys(model.config_defaults, "default") | dict.fromkeys(model.config_overrides, "override")
     rows = [
-        _ConfigKey(key, value, "override" if key in model.config_overrides else "default" if key in defaults else "given")
+        {"key": key, "value": json.dumps(value), "from": origins.get(key, "given")}
         for key, value in model.config.items()
         if not key.startswith("_")
     ]
-    below = [f"{plural(len(rows) - len(defaults), 'key')} given, {len(defaults)} filled in by diffusers"]
+    below = [f"{plural(len(rows) - filled, 'key')} given, {filled} filled in by diffusers"]
     if model.config_ignored:
         below.append(f"ignored (not a key of {model.class_name}): {', '.join(model.config_ignored)}")
     return Table(
         columns=(
-            Column("key", lambda row: row.key),
-            Column("value", lambda row: _shortened(row.value), wrap=24),
-            Column("from", lambda row: row.origin),
+            Column("key", lambda row: row["key"]),
+            Column("value", lambda row: _shortened(model.config[row["key"]], row["value"]), wrap=24),
+            Column("from", lambda row: row["from"]),
         ),
         rows=rows,
         above=header(model),
         below=[*below, *(f"note: {note}" for note in notes)],
-        records=[{"key": row.key, "value": json.dumps(row.value), "from": row.origin} for row in rows],
     )
 
 
-def _shortened(value: Any) -> str:
-    """Write a value as JSON; of a very long one, its length."""
-    text = json.dumps(value)
+def _shortened(value: Any, text: str) -> str:
+    """Return the JSON of a value; of a very long one, its length."""
     if len(text) <= _MOST_CHARACTERS:
         return text
     length = f"{len(value)} entries" if isinstance(value, list) else f"{len(text)} characters of JSON"

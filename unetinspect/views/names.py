@@ -20,7 +20,13 @@ def names_table(trace: Trace, names: Sequence[Name], *, asked: str | None) -> Ta
     shown = _shown(trace, names)
     everything = names if asked is None else names_of(trace)
     if asked is not None and len(shown) == 1:
-        return _one(trace, shown[0], names, everything)
+        return Table(
+            columns=(Column("naming", lambda row: row[0]), Column("name", lambda row: row[1])),
+            rows=[(naming, text) for naming, text in _rows(shown[0], everything) if text],
+            above=header(trace.model),
+            below=list(_reasons(trace, shown[0], everything)),
+            records=names,
+        )
     inside = {name.path: _ip_adapter_inside(name, everything) for name in shown}
     return Table(
         columns=tuple(_columns(shown, inside)),
@@ -81,19 +87,13 @@ def _below(trace: Trace, shown: Sequence[Name], names: Sequence[Name], asked: st
         yield rule
 
 
-def _one(trace: Trace, name: Name, names: Sequence[Name], everything: Sequence[Name]) -> Table:
-    return Table(
-        columns=(Column("naming", lambda row: row[0]), Column("name", lambda row: row[1])),
-        rows=[(naming, text) for naming, text in _rows(name, everything) if text],
-        above=header(trace.model),
-        below=list(_reasons(trace, name, everything)),
-        records=names,
-    )
-
-
 def _rows(name: Name, everything: Sequence[Name]) -> Iterator[tuple[str, str | None]]:
     """Yield each naming with its name, or that of the layer of a tensor."""
-    layer = name if name.kind == "module" else _holder(name, everything)
+    holder, _, own = name.path.rpartition(".")
+    if name.kind == "module":
+        layer: Name | None = name
+    else:  # a LoRA leaves biases alone
+        layer = next((other for other in everything if other.path == holder), None) if own == "weight" else None
     of = "" if layer is name else " of its layer"
     yield "diffusers", name.path
     yield name.kind, f"{name.class_name} {format_shape(name.shape)}" if name.shape is not None else name.class_name
@@ -113,12 +113,6 @@ def _rows(name: Name, everything: Sequence[Name]) -> Iterator[tuple[str, str | N
         yield "inside", f"{plural(modules, 'module')}, {plural(len(inside) - modules, 'tensor')}"
         if number is None:
             yield "IP-Adapter inside", _ip_adapter_inside(layer, everything)
-
-
-def _holder(tensor: Name, everything: Sequence[Name]) -> Name | None:
-    """Return the module of a tensor that a LoRA may change, None of any other: a LoRA leaves biases alone."""
-    module, _, own = tensor.path.rpartition(".")
-    return next((name for name in everything if name.path == module), None) if own == "weight" else None
 
 
 def _reasons(trace: Trace, name: Name, everything: Sequence[Name]) -> Iterator[str]:

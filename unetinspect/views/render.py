@@ -73,21 +73,19 @@ def render_markdown(table: Table) -> str:
 
 
 def _markdown_lines(lines: Sequence[str]) -> Iterator[str]:
-    """Yield the lines; one that stands alone under its heading is prose, not a list of one item."""
+    """Yield styled words in bold, and indented lines as items of a list, unless they have a number.
+
+    A line that stands alone under its heading is prose, not a list of one item.
+    """
     for before, line, after in zip(["", *lines], lines, [*lines[1:], ""], strict=False):
-        is_alone = not before.startswith("  ") and not after.startswith("  ") and not isinstance(line, Line)
-        yield _markdown_line(line.strip() if is_alone and not _NUMBERED.match(line.strip()) else line)
-
-
-def _markdown_line(line: str) -> str:
-    """Write styled words in bold, and an indented line as an item of a list; "  1. ..." is one already."""
-    lead = line.lead if isinstance(line, Line) else 0
-    styled, rest = (visible(part).replace("*", "\\*") for part in (line[:lead].strip(), line[lead:] if lead else line.strip()))
-    text = f"**{styled}**{rest}" if styled else rest
-    if not line.startswith("  ") or _NUMBERED.match(text):
-        return text
-    depth = len(line) - len(line.lstrip()) - 2
-    return f"{' ' * depth}- {text.removeprefix('-> ')}"
+        lead = line.lead if isinstance(line, Line) else 0
+        styled, rest = (visible(part).replace("*", "\\*") for part in (line[:lead].strip(), line[lead:] if lead else line.strip()))
+        text = f"**{styled}**{rest}" if styled else rest
+        is_alone = not lead and not before.startswith("  ") and not after.startswith("  ")
+        if not line.startswith("  ") or is_alone or _NUMBERED.match(text):
+            yield text
+        else:
+            yield f"{' ' * (len(line) - len(line.lstrip()) - 2)}- {text.removeprefix('-> ')}"
 
 
 def render_csv(table: Table, *, delimiter: str) -> str:

@@ -142,9 +142,9 @@ def _pops(trace: Trace) -> list[str]:
 
 
 def _why_so_many(trace: Trace) -> list[str]:
-    layers = _layers(trace)
     targets = _by_target(trace)
-    if layers is None or not _is_classical(trace, layers, targets):
+    layers = _layers_per_block(trace, targets)
+    if not layers:
         counts = {len(skips) for _, skips in targets}
         each = ", ".join(f"{stage} {len(skips)}" for stage, skips in targets)
         pops = f"each of its up blocks pops {counts.pop()}" if len(counts) == 1 else f"its up blocks pop {each}"
@@ -211,21 +211,14 @@ def _by_target(trace: Trace) -> list[tuple[str, list[Skip]]]:
     return [(stage, list(group)) for stage, group in groupby(trace.skips, key=lambda skip: skip.target_stage)]
 
 
-def _layers(trace: Trace) -> list[int] | None:
-    """Return layers_per_block for each down block; None if the config has no such key."""
+def _layers_per_block(trace: Trace, targets: list[tuple[str, list[Skip]]]) -> list[int]:
+    """Return the number for each down block, where every up block pops its level's tensors and one more; else nothing."""
     value = trace.model.config.get("layers_per_block")
-    downs = sum(stage.role == "down" for stage in trace.stages)
-    if isinstance(value, int):
-        return [value] * downs
-    return list(value) if isinstance(value, list) and len(value) == downs else None
-
-
-def _is_classical(trace: Trace, layers: list[int], targets: list[tuple[str, list[Skip]]]) -> bool:
-    """Return whether every up block pops its level's tensors and one more, and all skips are consumed."""
+    layers = [value] * sum(stage.role == "down" for stage in trace.stages) if isinstance(value, int) else value
     made = trace.totals.skips
-    if len(targets) != len(layers) or made.produced != made.consumed or trace.skips[-1].source != "conv_in":
-        return False
-    return all(
-        len(skips) == count + 1 and len({skip.source_stage for skip in skips[:-1]}) == 1 and skips[-1].source_stage != skips[0].source_stage
-        for (_, skips), count in zip(targets, reversed(layers), strict=True)
+    if not isinstance(layers, list) or made.produced != made.consumed or trace.skips[-1].source != "conv_in":
+        return []
+    is_classical = [len(skips) for _, skips in targets] == [count + 1 for count in reversed(layers)] and all(
+        len({skip.source_stage for skip in skips[:-1]}) == 1 and skips[-1].source_stage != skips[0].source_stage for _, skips in targets
     )
+    return layers if is_classical else []

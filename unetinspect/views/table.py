@@ -97,7 +97,7 @@ class Table(Struct, frozen=True):
         fields: The header of CSV and TSV if there are no records.
         name: The field of a record that `--format names` prints; "": none.
         wanted: The fields that are shown, in this order; none: all.
-        computed: Further fields of a record that may be wanted, by name. Of a field that records have, its words in a table.
+        computed: Fields that are written by a function of the record: further ones that may be wanted, and the words for existing ones.
         title: Its heading, where several tables make up an answer.
     """
 
@@ -116,8 +116,10 @@ class Table(Struct, frozen=True):
     title: str = ""
 
 
-def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
+def flat_fields(table: Table, *, in_words: bool = False) -> tuple[list[str], list[list[Any]]]:
     """Return the names and values of a table's data, nested records spread out: "attention.self".
+
+    With `in_words`, a wanted field of a record that `computed` writes in words has those.
 
     Raises:
         UsageError: A field that is wanted does not exist.
@@ -136,7 +138,8 @@ def flat_fields(table: Table) -> tuple[list[str], list[list[Any]]]:
             raise UsageError(f"no column '{name}'", hint=f"{f'did you mean {close[0]}? ' if close else ''}columns: {', '.join(known)}")
     if table.wanted:
         names = [*table.wanted]
-        rows = [{name: write(record) for name, write in table.computed.items()} | row for record, row in zip(records, rows, strict=True)]
+        computed = [{name: write(record) for name, write in table.computed.items()} for record in records]
+        rows = [row | more if in_words else more | row for row, more in zip(rows, computed, strict=True)]
     return names, [[row.get(name) for name in names] for row in rows]
 
 
@@ -147,11 +150,7 @@ def only_columns(table: Table, wanted: Sequence[str]) -> Table:
         UsageError: One of them does not exist; the hint lists all.
     """
     table = replace(table, wanted=wanted, records=table.rows if table.records is None else table.records, group=None)
-    names, rows = flat_fields(table)
-    for place, name in enumerate(names):
-        if name in table.computed:
-            for row, record in zip(rows, table.records or (), strict=True):
-                row[place] = table.computed[name](record)
+    names, rows = flat_fields(table, in_words=True)
     columns = [Column(name, partial(_cell, name, place), right=_is_number(rows, place)) for place, name in enumerate(names)]
     return replace(table, columns=columns, rows=rows)
 
