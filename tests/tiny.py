@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -20,6 +22,7 @@ from unetinspect.record import Source
 from unetinspect.run.cache import RecordCache, code_state, record_key
 from unetinspect.run.resolve import ResolvedConfig
 from unetinspect.source.loaded import LoadedModel
+from unetinspect.unets import builder_for
 from unetinspect.unets.request import Request
 
 Config = dict[str, Any]
@@ -27,12 +30,17 @@ Kind = TypeVar("Kind")
 
 
 def kinds(group: str) -> dict[str, Config]:
-    """Read a group of `kinds.yaml`, each kind with the keys of the one that it starts `from`."""
+    """Read a group of `kinds.yaml`, each kind with the keys of the one that it starts `from`; an older diffusers lacks some classes."""
     found: dict[str, Config] = {}
     for name, keys in _GROUPS[group].items():
         base = found[keys["from"]] if "from" in keys else {}
         found[name] = {**base, **{key: value for key, value in keys.items() if key != "from"}}
-    return found
+    return {name: config for name, config in found.items() if config["_class_name"] in dir(_home_of(config["_class_name"]))}
+
+
+@cache
+def _home_of(class_name: str) -> ModuleType:
+    return import_module(builder_for(class_name).module)
 
 
 _GROUPS: dict[str, dict[str, Config]] = yaml.safe_load(Path(__file__).with_name("kinds.yaml").read_text(encoding="utf-8"))

@@ -184,11 +184,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _usage_message(error: Any) -> str:
-    """Return Typer's message in our form, without its guesses: the hint has them."""
+    """Return Typer's message in our form, which its versions write differently, without its guesses: the hint has them."""
     text: str = error.format_message()
-    for guess in (" (Possible options:", " Did you mean"):
+    for guess in (" (Possible options:", " (Did you mean", " Did you mean"):
         text = text.partition(guess)[0]
-    text = text.replace("Got unexpected extra argument(s)", "unexpected argument").replace("Value error, ", "").rstrip(".")
+    text = re.sub(r"No such option:? '?([^\s'.]+)'?", r"no such option: \1", text.removeprefix("Value error, ")).rstrip(".")
+    text = re.sub(r"Got unexpected extra arguments?(?:\(s\))?", "unexpected argument", text)
     return text[:1].lower() + text[1:]
 
 
