@@ -25,7 +25,7 @@ from tests.schema import assert_fits_the_schema
 from tests.test_imports import imported_after
 from unetinspect.capturing.captured import Captured, Captures, load_capture
 from unetinspect.capturing.heat import COLORS, colored
-from unetinspect.capturing.words import Prompt, read_prompts
+from unetinspect.capturing.words import Prompt, read_prompt, read_prompts
 from unetinspect.drawing.map_sheet import MapRow, map_sheet
 from unetinspect.errors import SourceError, UsageError
 
@@ -97,6 +97,7 @@ def test_the_positions_of_a_word_are_those_of_the_offsets_that_the_tokenizer_its
     text = " ".join(words)
     encoded = tokenizer([text], padding="max_length", max_length=60, return_offsets_mapping=True)
     (prompt,) = read_prompts(tokenizer, encoded.input_ids)
+    assert read_prompt(tokenizer, text, length=60) == prompt
     for asked in {word.strip(",") for word in words}:
         starts = [
             sum(len(word) + 1 for word in words[:place]) for place, word in enumerate(words) if word.strip(",").lower() == asked.lower()

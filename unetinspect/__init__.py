@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unetinspect.capturing.capture import capture
     from unetinspect.capturing.captured import Captured, load_capture
     from unetinspect.capturing.taps import features, maps, skips
+    from unetinspect.capturing.words import read_prompt
     from unetinspect.errors import ConfigError, ForwardError, SourceError, UnetInspectError, UsageError
     from unetinspect.record import Trace
 
@@ -37,6 +38,7 @@ __all__ = [
     "load_capture",
     "maps",
     "names",
+    "read_prompt",
     "skips",
     "sweep",
     "trace",
@@ -46,6 +48,7 @@ _MODULES = {
     **dict.fromkeys(("Captured", "load_capture"), "capturing.captured"),
     **dict.fromkeys(("features", "maps", "skips"), "capturing.taps"),
     "capture": "capturing.capture",
+    "read_prompt": "capturing.words",
     "Trace": "record",
 }
 

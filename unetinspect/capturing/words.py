@@ -47,6 +47,18 @@ class Prompt(Struct, frozen=True):
         return tuple(position for position, touched in enumerate(touches) if touched)
 
 
+def read_prompt(tokenizer: Any, text: str, *, length: int | None = None) -> Prompt:
+    """Read a prompt before a pipeline runs, to give `maps` the positions of a word: `read_prompt(pipe.tokenizer, text).find("zebra")`.
+
+    Args:
+        tokenizer: The pipeline's, from transformers.
+        text: The prompt.
+        length: The tokens to which the pipeline pads it; None: the tokenizer's own `model_max_length`.
+    """
+    ids = tokenizer(text, padding="max_length", max_length=length or tokenizer.model_max_length, truncation=True).input_ids
+    return _read_prompt(tokenizer, ids)
+
+
 def read_prompts(tokenizer: Any, input_ids: Any) -> tuple[Prompt, ...]:
     """Find which characters each token stands for, by decoding ever more tokens of a prompt.
 
