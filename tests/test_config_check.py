@@ -24,6 +24,7 @@ from unetinspect.errors import Problem
 from unetinspect.record.check import Finding
 from unetinspect.run.resolve import class_keys, resolve_config
 from unetinspect.unets import supported_classes
+from unetinspect.unets.builder import is_count
 from unetinspect.unets.request import make_request
 
 Config = dict[str, Any]
@@ -35,52 +36,6 @@ KINDS: dict[str, Config] = {
 }
 
 
-# Another value for keys that have no effect in some UNet, of a kind that diffusers could take.
-OTHER: Config = {
-    "act_fn": "gelu",
-    "add_attention": False,
-    "addition_embed_type": "unknown",
-    "addition_embed_type_num_heads": 2,
-    "addition_time_embed_dim": 6,
-    "attention_head_dim": 2,
-    "attention_type": "other",
-    "attn_norm_num_groups": 2,
-    "center_input_sample": True,
-    "class_embed_type": "other",
-    "conditioning_embedding_out_channels": [4, 8],
-    "cross_attention_dim": 20,
-    "cross_attention_norm": "layer_norm",
-    "downsample_each_block": True,
-    "downsample_padding": 0,
-    "downsample_type": "resnet",
-    "dual_cross_attention": True,
-    "encoder_hid_dim": 7,
-    "flip_sin_to_cos": False,
-    "freq_shift": 2,
-    "layers_per_block": 3,
-    "mid_block_only_cross_attention": True,
-    "mid_block_scale_factor": 2,
-    "mid_block_type": "unknown",
-    "norm_num_groups": 4,
-    "num_attention_heads": 1,
-    "num_class_embeds": 6,
-    "num_train_timesteps": 9,
-    "num_trans_head": 4,
-    "only_cross_attention": True,
-    "out_block_type": "other",
-    "projection_class_embeddings_input_dim": 88,
-    "resnet_out_scale_factor": 2.0,
-    "resnet_skip_time_act": True,
-    "resnet_time_scale_shift": "default",
-    "reverse_motion_num_attention_heads": 2,
-    "reverse_transformer_layers_per_block": [2, 2, 2, 2],
-    "temporal_transformer_layers_per_mid_block": 2,
-    "time_embedding_dim": 24,
-    "transformer_layers_per_block": 2,
-    "upcast_attention": True,
-    "upsample_type": "resnet",
-    "use_linear_projection": True,
-}
 # Kinds whose keys without effect are changed all at once.
 CHANGED = (
     *("conditioned", "simple-cross-attention", "k-blocks", "unknown-classes", "plain-no-mid-block", "unet1d-audio", "dreamlite"),
@@ -255,13 +210,19 @@ def trials_of(config: Config) -> Probes:
     return Probes(model_of(config), resolve_config(config), make_request(batch=2))
 
 
+def others_of(values: Mapping[str, Any]) -> Config:
+    """Return another value for every key that a UNet may read; where diffusers cannot take it, the key has an effect."""
+    read = {key: value for key, value in values.items() if key not in ("sample_size", "sample_rate", "num_frames", "out_channels")}
+    return {key: not value if isinstance(value, bool) else 2 * value if is_count(value) else "other" for key, value in read.items()}
+
+
 @cache
 def without_effect(name: str) -> Config:
-    """Return the keys of the table that are said to have no effect in a kind, changed all at once, with their values there."""
+    """Return the keys that are said to have no effect in a kind, changed all at once, with their values there."""
     trials, values = trials_of(KINDS[name]), resolve_config(KINDS[name]).values
     found: Config = {}
-    for key, other in OTHER.items():
-        if key in values and values[key] != other and trials.same({**values, **found, key: other}):
+    for key, other in others_of(values).items():
+        if trials.same({**values, **found, key: other}):
             found[key] = other
     return found
 
@@ -284,10 +245,10 @@ def test_keys_that_are_said_to_have_no_effect_have_none(name: str) -> None:
 
 
 def test_keys_that_have_an_effect_are_not_said_to_have_none() -> None:
-    """Every key of the table that is said to have one changes what is built or computed, or is refused."""
+    """Every key that is said to have one changes what is built or computed, or is refused."""
     config, unread = KINDS["conditioned"], without_effect("conditioned")
     values = resolve_config(config).values
-    tried = {key: other for key, other in OTHER.items() if key in values and key not in unread and values[key] != other}
+    tried = {key: other for key, other in others_of(values).items() if key not in unread}
 
     assert [key for key, other in tried.items() if not differs({**config, key: other}, base_of("conditioned"))] == []
 
