@@ -177,32 +177,26 @@ def test_two_keys_that_hold_the_same_are_one_finding() -> None:
     assert len(report.findings) == 1
 
 
-def test_heads_are_said_block_by_block() -> None:
-    """Stable Diffusion 1.5 has 8 heads everywhere: of 320 / 8, 640 / 8 and 1280 / 8 channels."""
-    meaning = meanings_of("sd15")["attention_head_dim"]
-
-    assert meaning.startswith("the number of heads here: ")
-    assert f"8 heads of {320 // 8} channels in down_blocks.0 and up_blocks.3" in meaning
-    assert f"8 heads of {1280 // 8} channels in down_blocks.2, mid_block and up_blocks.1" in meaning
-
-
-def test_heads_in_other_blocks_are_channels() -> None:
-    """In a UNet2DModel, and in SimpleCrossAttn blocks, the same key holds the channels of one head; where both are 8, it says so."""
-    assert meanings_of(plain())["attention_head_dim"].startswith("the channels of one head: 4 heads of 8 channels in down_blocks.1")
-    assert meanings_of(KINDS["simple-cross-attention"])["attention_head_dim"].startswith("the channels of one head: 4 heads of 8 channels")
-    both = plain(block_out_channels=[16, 64])
-    assert meanings_of(both)["attention_head_dim"].startswith("heads and channels of each: 8 heads of 8 channels in down_blocks.1")
-
-
-def test_numbers_of_other_keys_are_those_of_the_pass() -> None:
-    """SDXL: 1280 + 6 x 256 = 2816; 2 and 3 resnets; 3 up blocks of 3 take 9 skips; 128 cells are 1024 px."""
-    said = meanings_of("sdxl")
-
-    assert said["projection_class_embeddings_input_dim"] == "2816 = 1280 of text_embeds (pooled text) + 6 x 256 of time_ids"
-    assert said["layers_per_block"].startswith(f"2 resnets per down block, 3 per up block to consume {3 * 3} skips")
-    assert f"128x128 is {128 * 8}x{128 * 8} px" in said["sample_size"]
-    assert "(batch, tokens, 2048)" in said["cross_attention_dim"]
-    assert said["transformer_layers_per_block"].endswith("unused on the way down: entry 0")
+@pytest.mark.parametrize(
+    ("model", "key", "said"),
+    [
+        # 8 heads everywhere: of 320 / 8, 640 / 8 and 1280 / 8 channels.
+        ("sd15", "attention_head_dim", f"the number of heads here: 8 heads of {320 // 8} channels in down_blocks.0 and up_blocks.3, "),
+        ("sd15", "attention_head_dim", f", 8 heads of {1280 // 8} channels in down_blocks.2, mid_block and up_blocks.1"),
+        # In these blocks the key has the channels of one head; where both are 8, that is said.
+        (plain(), "attention_head_dim", "the channels of one head: 4 heads of 8 channels in down_blocks.1"),
+        (KINDS["simple-cross-attention"], "attention_head_dim", "the channels of one head: 4 heads of 8 channels"),
+        (plain(block_out_channels=[16, 64]), "attention_head_dim", "heads and channels of each: 8 heads of 8 channels in down_blocks.1"),
+        ("sdxl", "projection_class_embeddings_input_dim", "2816 = 1280 of text_embeds (pooled text) + 6 x 256 of time_ids"),
+        ("sdxl", "layers_per_block", f"2 resnets per down block, 3 per up block to consume {3 * 3} skips"),
+        ("sdxl", "sample_size", f"128x128 is {128 * 8}x{128 * 8} px"),
+        ("sdxl", "cross_attention_dim", "(batch, tokens, 2048)"),
+        ("sdxl", "transformer_layers_per_block", "unused on the way down: entry 0"),
+    ],
+)
+def test_what_a_key_means_has_the_numbers_of_the_pass(model: str | Config, key: str, said: str) -> None:
+    """Heads block by block, the parts of a sum, the skips that are consumed, pixels."""
+    assert said in meanings_of(model)[key]
 
 
 def trials_of(config: Config) -> Probes:
