@@ -247,7 +247,7 @@ def test_keys_that_have_an_effect_are_not_said_to_have_none() -> None:
     assert [key for key, other in tried.items() if not differs({**config, key: other}, base_of("conditioned"))] == []
 
 
-@pytest.mark.parametrize("name", ["conditioned", "unet1d-audio"])
+@pytest.mark.parametrize("name", ["conditioned", "plain-no-mid-block"])
 def test_every_key_without_effect_is_found_where_it_is_given(name: str) -> None:
     """A finding for each, which names the key and the value; those at their default are passed over."""
     config = {**KINDS[name], **without_effect(name)}
