@@ -146,7 +146,7 @@ def test_a_newer_version_is_named_only_where_a_key_is_unknown() -> None:
     assert "0.6.0" not in only_finding(report_of({**SD15, "attention_sinks": 4})).what
 
 
-def test_keys_that_diffusers_own_tools_leave_behind_are_explained_and_no_findings() -> None:
+def test_keys_that_diffusers_own_tools_leave_behind_are_explained_and_are_not_findings() -> None:
     """EMAModel's keys and those of quantized weights do no harm; "power" alone is unknown."""
     left = {"decay": 0.9999, "optimization_step": 3, "power": 0.75, "quantization_config": {}}
     report = report_of({**SD15, **left})

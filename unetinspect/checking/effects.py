@@ -41,8 +41,8 @@ class Probes:
     def same(self, values: Mapping[str, Any]) -> bool:
         """Whether diffusers builds the same UNet from other values, with the same inputs and operations.
 
-        A UNet that cannot be built or run in time is not the same. Neither is one for whose value diffusers itself puts the given one:
-        such a value is another way to write it.
+        A UNet that cannot be built or run in time counts as different. So does a value that diffusers replaces with the given one:
+        it is another way to write the same config.
         """
         if time.process_time() > self._stop:
             return False
