@@ -28,24 +28,32 @@ def test_a_mistake_gets_a_sentence_a_hint_and_an_exit_code(cli: Any, words: str)
     assert cli(*words.split()) == (3 if "no model called" in MISTAKES[words] else 2, "", MISTAKES[words])
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_no_option_wins_over_another_of_its_name(cli: Any, name: str) -> None:
+# Each option once, with the last command that has it.
+OPTIONS = {
+    (*option.opts, option.multiple): (name, option)
+    for name in COMMANDS
+    for option in load_command(name).params
+    if option.param_type_name == "option"
+}
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS.values(), ids=lambda value: value if isinstance(value, str) else value.name)
+def test_no_option_wins_over_another_of_its_name(cli: Any, name: str, option: Any) -> None:
     """What takes one value is refused a second, whatever it is called; a list takes two, a plain flag may be repeated."""
-    for option in [parameter for parameter in load_command(name).params if parameter.param_type_name == "option"]:
-        first, second = (option.opts[0], (option.secondary_opts or option.opts)[-1])
-        value = [] if option.is_flag else ["k=1"]
-        code, out, err = cli(name, first, *value, second, *value, "--format", "none")
-        refusal = re.fullmatch(r"error: (.+) can be given only once\nhint: leave out all but one\n", err)
-        if option.metavar == "KEY=VALUE":
-            assert refusal is not None
-            assert refusal[1] == f"{first} k"
-            assert "only once" not in cli(name, first, "k=1", second, "l=1", "--format", "none")[2]
-        elif option.multiple or (option.is_flag and not option.secondary_opts):
-            assert refusal is None
-        else:
-            assert refusal is not None
-            assert refusal[1] in (first, f"{first}/{second}")
-        assert (code, out) == (2, "")
+    first, second = (option.opts[0], (option.secondary_opts or option.opts)[-1])
+    value = [] if option.is_flag else ["k=1"]
+    code, out, err = cli(name, first, *value, second, *value, "--format", "none")
+    refusal = re.fullmatch(r"error: (.+) can be given only once\nhint: leave out all but one\n", err)
+    if option.metavar == "KEY=VALUE":
+        assert refusal is not None
+        assert refusal[1] == f"{first} k"
+        assert "only once" not in cli(name, first, "k=1", second, "l=1", "--format", "none")[2]
+    elif option.multiple or (option.is_flag and not option.secondary_opts):
+        assert refusal is None
+    else:
+        assert refusal is not None
+        assert refusal[1] in (first, f"{first}/{second}")
+    assert (code, out) == (2, "")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_the_lines_below_the_table() -> None:
 
 
 def test_notes_are_those_of_the_pass() -> None:
-    """TF32 is told of float32 alone; a compiled pass, another attention and hooks that seem to cost less than nothing too."""
+    """TF32 is mentioned for float32 only; a compiled pass, other attention and hooks with a negative cost each have a line."""
     record, profile = known()
     other = replace(profile, dtype="float16", compiled=True, channels_last=True, attention="math", hooks_cost_ms=-0.5)
     table = profile_table(record, other)

@@ -24,6 +24,7 @@ from unetinspect.errors import Problem
 from unetinspect.record.check import Finding
 from unetinspect.run.resolve import class_keys, resolve_config
 from unetinspect.unets import supported_classes
+from unetinspect.unets.builder import is_count
 from unetinspect.unets.request import make_request
 
 Config = dict[str, Any]
@@ -35,52 +36,6 @@ KINDS: dict[str, Config] = {
 }
 
 
-# Another value for keys that have no effect in some UNet, of a kind that diffusers could take.
-OTHER: Config = {
-    "act_fn": "gelu",
-    "add_attention": False,
-    "addition_embed_type": "unknown",
-    "addition_embed_type_num_heads": 2,
-    "addition_time_embed_dim": 6,
-    "attention_head_dim": 2,
-    "attention_type": "other",
-    "attn_norm_num_groups": 2,
-    "center_input_sample": True,
-    "class_embed_type": "other",
-    "conditioning_embedding_out_channels": [4, 8],
-    "cross_attention_dim": 20,
-    "cross_attention_norm": "layer_norm",
-    "downsample_each_block": True,
-    "downsample_padding": 0,
-    "downsample_type": "resnet",
-    "dual_cross_attention": True,
-    "encoder_hid_dim": 7,
-    "flip_sin_to_cos": False,
-    "freq_shift": 2,
-    "layers_per_block": 3,
-    "mid_block_only_cross_attention": True,
-    "mid_block_scale_factor": 2,
-    "mid_block_type": "unknown",
-    "norm_num_groups": 4,
-    "num_attention_heads": 1,
-    "num_class_embeds": 6,
-    "num_train_timesteps": 9,
-    "num_trans_head": 4,
-    "only_cross_attention": True,
-    "out_block_type": "other",
-    "projection_class_embeddings_input_dim": 88,
-    "resnet_out_scale_factor": 2.0,
-    "resnet_skip_time_act": True,
-    "resnet_time_scale_shift": "default",
-    "reverse_motion_num_attention_heads": 2,
-    "reverse_transformer_layers_per_block": [2, 2, 2, 2],
-    "temporal_transformer_layers_per_mid_block": 2,
-    "time_embedding_dim": 24,
-    "transformer_layers_per_block": 2,
-    "upcast_attention": True,
-    "upsample_type": "resnet",
-    "use_linear_projection": True,
-}
 # Kinds whose keys without effect are changed all at once.
 CHANGED = (
     *("conditioned", "simple-cross-attention", "k-blocks", "unknown-classes", "plain-no-mid-block", "unet1d-audio", "dreamlite"),
@@ -191,7 +146,7 @@ def test_a_newer_version_is_named_only_where_a_key_is_unknown() -> None:
     assert "0.6.0" not in only_finding(report_of({**SD15, "attention_sinks": 4})).what
 
 
-def test_keys_that_diffusers_own_tools_leave_behind_are_explained_and_no_findings() -> None:
+def test_keys_that_diffusers_own_tools_leave_behind_are_explained_and_are_not_findings() -> None:
     """EMAModel's keys and those of quantized weights do no harm; "power" alone is unknown."""
     left = {"decay": 0.9999, "optimization_step": 3, "power": 0.75, "quantization_config": {}}
     report = report_of({**SD15, **left})
@@ -222,32 +177,26 @@ def test_two_keys_that_hold_the_same_are_one_finding() -> None:
     assert len(report.findings) == 1
 
 
-def test_heads_are_said_block_by_block() -> None:
-    """Stable Diffusion 1.5 has 8 heads everywhere: of 320 / 8, 640 / 8 and 1280 / 8 channels."""
-    meaning = meanings_of("sd15")["attention_head_dim"]
-
-    assert meaning.startswith("the number of heads here: ")
-    assert f"8 heads of {320 // 8} channels in down_blocks.0 and up_blocks.3" in meaning
-    assert f"8 heads of {1280 // 8} channels in down_blocks.2, mid_block and up_blocks.1" in meaning
-
-
-def test_heads_in_other_blocks_are_channels() -> None:
-    """In a UNet2DModel, and in SimpleCrossAttn blocks, the same key holds the channels of one head; where both are 8, it says so."""
-    assert meanings_of(plain())["attention_head_dim"].startswith("the channels of one head: 4 heads of 8 channels in down_blocks.1")
-    assert meanings_of(KINDS["simple-cross-attention"])["attention_head_dim"].startswith("the channels of one head: 4 heads of 8 channels")
-    both = plain(block_out_channels=[16, 64])
-    assert meanings_of(both)["attention_head_dim"].startswith("heads and channels of each: 8 heads of 8 channels in down_blocks.1")
-
-
-def test_numbers_of_other_keys_are_those_of_the_pass() -> None:
-    """SDXL: 1280 + 6 x 256 = 2816; 2 and 3 resnets; 3 up blocks of 3 take 9 skips; 128 cells are 1024 px."""
-    said = meanings_of("sdxl")
-
-    assert said["projection_class_embeddings_input_dim"] == "2816 = 1280 of text_embeds (pooled text) + 6 x 256 of time_ids"
-    assert said["layers_per_block"].startswith(f"2 resnets per down block, 3 per up block to consume {3 * 3} skips")
-    assert f"128x128 is {128 * 8}x{128 * 8} px" in said["sample_size"]
-    assert "(batch, tokens, 2048)" in said["cross_attention_dim"]
-    assert said["transformer_layers_per_block"].endswith("unused on the way down: entry 0")
+@pytest.mark.parametrize(
+    ("model", "key", "said"),
+    [
+        # 8 heads everywhere: of 320 / 8, 640 / 8 and 1280 / 8 channels.
+        ("sd15", "attention_head_dim", f"the number of heads here: 8 heads of {320 // 8} channels in down_blocks.0 and up_blocks.3, "),
+        ("sd15", "attention_head_dim", f", 8 heads of {1280 // 8} channels in down_blocks.2, mid_block and up_blocks.1"),
+        # In these blocks the key has the channels of one head; where both are 8, that is said.
+        (plain(), "attention_head_dim", "the channels of one head: 4 heads of 8 channels in down_blocks.1"),
+        (KINDS["simple-cross-attention"], "attention_head_dim", "the channels of one head: 4 heads of 8 channels"),
+        (plain(block_out_channels=[16, 64]), "attention_head_dim", "heads and channels of each: 8 heads of 8 channels in down_blocks.1"),
+        ("sdxl", "projection_class_embeddings_input_dim", "2816 = 1280 of text_embeds (pooled text) + 6 x 256 of time_ids"),
+        ("sdxl", "layers_per_block", f"2 resnets per down block, 3 per up block to consume {3 * 3} skips"),
+        ("sdxl", "sample_size", f"128x128 is {128 * 8}x{128 * 8} px"),
+        ("sdxl", "cross_attention_dim", "(batch, tokens, 2048)"),
+        ("sdxl", "transformer_layers_per_block", "unused on the way down: entry 0"),
+    ],
+)
+def test_what_a_key_means_has_the_numbers_of_the_pass(model: str | Config, key: str, said: str) -> None:
+    """Heads block by block, the parts of a sum, the skips that are consumed, pixels."""
+    assert said in meanings_of(model)[key]
 
 
 def trials_of(config: Config) -> Probes:
@@ -255,13 +204,19 @@ def trials_of(config: Config) -> Probes:
     return Probes(model_of(config), resolve_config(config), make_request(batch=2))
 
 
+def others_of(values: Mapping[str, Any]) -> Config:
+    """Return another value for every key that a UNet may read; where diffusers cannot take it, the key has an effect."""
+    read = {key: value for key, value in values.items() if key not in ("sample_size", "sample_rate", "num_frames", "out_channels")}
+    return {key: not value if isinstance(value, bool) else 2 * value if is_count(value) else "other" for key, value in read.items()}
+
+
 @cache
 def without_effect(name: str) -> Config:
-    """Return the keys of the table that are said to have no effect in a kind, changed all at once, with their values there."""
+    """Return the keys that are said to have no effect in a kind, changed all at once, with their values there."""
     trials, values = trials_of(KINDS[name]), resolve_config(KINDS[name]).values
     found: Config = {}
-    for key, other in OTHER.items():
-        if key in values and values[key] != other and trials.same({**values, **found, key: other}):
+    for key, other in others_of(values).items():
+        if trials.same({**values, **found, key: other}):
             found[key] = other
     return found
 
@@ -284,15 +239,15 @@ def test_keys_that_are_said_to_have_no_effect_have_none(name: str) -> None:
 
 
 def test_keys_that_have_an_effect_are_not_said_to_have_none() -> None:
-    """Every key of the table that is said to have one changes what is built or computed, or is refused."""
+    """Every key that is said to have one changes what is built or computed, or is refused."""
     config, unread = KINDS["conditioned"], without_effect("conditioned")
     values = resolve_config(config).values
-    tried = {key: other for key, other in OTHER.items() if key in values and key not in unread and values[key] != other}
+    tried = {key: other for key, other in others_of(values).items() if key not in unread}
 
     assert [key for key, other in tried.items() if not differs({**config, key: other}, base_of("conditioned"))] == []
 
 
-@pytest.mark.parametrize("name", ["conditioned", "unet1d-audio"])
+@pytest.mark.parametrize("name", ["conditioned", "plain-no-mid-block"])
 def test_every_key_without_effect_is_found_where_it_is_given(name: str) -> None:
     """A finding for each, which names the key and the value; those at their default are passed over."""
     config = {**KINDS[name], **without_effect(name)}

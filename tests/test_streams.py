@@ -65,7 +65,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
 
 @pytest.mark.parametrize("command", ["models", "skips saved.json --json", "--help", "--version"])
 def test_a_stdout_that_cannot_be_written_to_is_one_sentence(command: str, saved: Path, program: Program) -> None:
-    """A full disk, a closed stdout, whoever prints: no traceback and no success; a reader that has closed its pipe is no error."""
+    """A full disk, a closed stdout, whoever prints: no traceback and no success; a reader that has closed its pipe is not an error."""
     error = "error: cannot write to standard output: {}\nhint: -o FILE writes the answer to a file\n"
     reader, writer = os.pipe()
     os.close(reader)

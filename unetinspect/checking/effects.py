@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
-from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from unetinspect.unets.request import Request
 
 # Processor time: the load of the machine must not decide what is found.
 _SECONDS = 10.0
-_DEPTH = 8
 # Attributes of every module; and its config: what its forward makes of that shows in its operations.
 _OF_EVERY_MODULE = frozenset({*vars(nn.Module()), "_internal_dict"})
 
@@ -43,8 +41,8 @@ class Probes:
     def same(self, values: Mapping[str, Any]) -> bool:
         """Whether diffusers builds the same UNet from other values, with the same inputs and operations.
 
-        A UNet that cannot be built or run in time is not the same. Neither is one for whose value diffusers itself puts the given one:
-        such a value is another way to write it.
+        A UNet that cannot be built or run in time counts as different. So does a value that diffusers replaces with the given one:
+        it is another way to write the same config.
         """
         if time.process_time() > self._stop:
             return False
@@ -103,34 +101,16 @@ def _structure(unet: nn.Module) -> list[Any]:
 
 def _attributes(module: nn.Module) -> tuple[Any, ...]:
     own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
-    return type(module), _comparable(own, _DEPTH)
+    return type(module), _plain(own)
 
 
-def _comparable(value: Any, depth: int) -> Any:
-    """Return a value that can be compared: functions and objects by their contents, not by identity.
-
-    Beyond `depth`, nothing is equal.
-    """
-    if isinstance(value, str | int | float | torch.dtype | torch.device | type | BuiltinFunctionType) or value is None:
+def _plain(value: Any) -> Any:
+    """Return numbers, texts and the like, also in lists and mappings; of anything else its type: what it does shows in the operations."""
+    if value is None or isinstance(value, str | int | float | torch.dtype | torch.device | type):
         return value
-    if isinstance(value, nn.Module | Tensor):
-        return type(value)  # compared where it is registered
-    if depth == 0:
-        return object()
-    if isinstance(value, partial):
-        parts: Any = (value.func, value.args, value.keywords)
-    elif isinstance(value, MethodType):
-        parts = (value.__func__, value.__self__)
-    elif isinstance(value, FunctionType):
-        parts = (value.__code__, value.__defaults__, [cell.cell_contents for cell in value.__closure__ or ()])
-        return value.__code__, _comparable(parts[1:], depth - 1)
-    elif isinstance(value, Mapping):
-        parts = tuple(value.items())
-    elif isinstance(value, list | tuple | set | frozenset):
-        parts = tuple(value)
-    else:
-        return type(value), _comparable(vars(value), depth - 1) if hasattr(value, "__dict__") else value
-    return tuple(_comparable(part, depth - 1) for part in parts)
+    if isinstance(value, Mapping):
+        return [(key, _plain(item)) for key, item in value.items()]
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else type(value)
 
 
 class _Operations(Operations):  # type: ignore[no-untyped-call]

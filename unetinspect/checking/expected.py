@@ -17,14 +17,8 @@ from unetinspect.record.check import Comparison
 from unetinspect.source.parse import parse_value
 from unetinspect.units import format_value
 
-_COMPARISONS: dict[Comparison, Callable[[Any, Any], bool]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
+# Comparisons by order; "=" and "!=" take values of any type.
+_ORDERS: dict[Comparison, Callable[[Any, Any], bool]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _COMPARED = re.compile(r"\s*(<=|>=|!=|==?|<|>)(?![<>=])(.*)", re.DOTALL)
 _KEY = re.compile(r"\s*([^<>=!]*[^<>=!\s])")
 _RANGE = re.compile(r"(\d\S*?)\.{2,3}(\d\S*)")
@@ -151,7 +145,7 @@ def _compared(expected: Expected, found: Any) -> Expectation:
         hint = "numbers may have a unit: 900M, 1.5G, 24GiB" if number is None else "compare it with = or !="
         raise UsageError(f"--expect {key}{comparison}{value}: {what} is not a number", hint=hint)
     else:
-        holds = _COMPARISONS[comparison](found, number)
+        holds = _ORDERS[comparison](found, number)
     return Expectation(key=key, expected=value, comparison=comparison, found=found, holds=holds)
 
 

@@ -77,16 +77,12 @@ _IN_CHANNELS = {
 }
 _MEANINGS = {"time_cond_proj_dim": "guidance embedding of latent consistency models", "attention_type": "GLIGEN"}
 
-_ON_TOP = "it is loaded on top of a UNet; check the UNet's own file"
-_IN_FOLDER = "in a pipeline's repository, the UNet's file is in the folder `unet`"
 _CONTENT_ADVICE: dict[Content, str] = {
-    "lora": _ON_TOP,
+    **dict.fromkeys(
+        ("lora", "control_lora", "controlnet_lllite", "motion_adapter"), "it is loaded on top of a UNet; check the UNet's own file"
+    ),
     **dict.fromkeys(("controlnet", "t2i_adapter", "ip_adapter"), "`unetinspect ports MODEL --with FILE` checks whether it fits a UNet"),
-    "control_lora": _ON_TOP,
-    "controlnet_lllite": _ON_TOP,
-    "motion_adapter": _ON_TOP,
-    "vae": _IN_FOLDER,
-    "text_encoder": _IN_FOLDER,
+    **dict.fromkeys(("vae", "text_encoder"), "in a pipeline's repository, the UNet's file is in the folder `unet`"),
     "textual_inversion": "it belongs to a text encoder and does not change the UNet",
     "transformer": "its model has a transformer instead of a UNet",
 }

@@ -132,7 +132,7 @@ def tree(
     unetinspect tree sdxl mid_block.attentions.0
     unetinspect tree sdxl --stage mid_block --format names
     """
-    from unetinspect.views.tree import tree_table, within_depth
+    from unetinspect.views.tree import tree_table
 
     output = Output(options, *OF_NAMED)
     stages = read_words(stage, what="stage")
@@ -143,7 +143,7 @@ def tree(
     modules = pick_modules(record, stages=stages, path=path)
     screen = output.screen
     table = tree_table(record, modules, depth=depth, height=screen.height, fold=not no_fold, unicode=screen.unicode)
-    output.show(table, Envelope.of(record, modules=within_depth(modules, depth)))
+    output.show(table, Envelope.of(record, modules=tuple(table.records or ())))
 
 
 @takes(TraceOptions)

@@ -184,8 +184,8 @@ def models(
         return
     entries = tuple(load_catalog().values())
     if classes:
-        builders = [builder_for(name) for name in installed_classes()]
-        output.show(view.classes_table(builders, entries), view.list_classes(builders, entries))
+        listed = view.list_classes([builder_for(name) for name in installed_classes()], entries)
+        output.show(view.classes_table(listed.classes), listed)
         return
     called = find_entry(family or "")
     in_family = family or "" if called is None else called.family

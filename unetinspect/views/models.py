@@ -166,18 +166,17 @@ def models_table(entries: Sequence[Entry]) -> Table:
     )
 
 
-def classes_table(classes: Sequence[Builder], entries: Sequence[Entry]) -> Table:
+def classes_table(classes: Sequence[ClassSummary]) -> Table:
     """Show each class that can be traced, its description, and the bundled models of that class."""
-    rows = list_classes(classes, entries).classes
     return Table(
         columns=(
             Column("class", lambda row: row.class_name),
             Column("description", lambda row: row.what, wrap=24),
             Column("bundled models", lambda row: ", ".join(row.models) or "-", wrap=22, drop=1),
         ),
-        rows=rows,
+        rows=classes,
         name="class_name",
-        below=[f"{len(rows)} classes, {sum(bool(row.plugs_into) for row in rows)} of them to attach to a UNet: --with"],
+        below=[f"{len(classes)} classes, {sum(bool(row.plugs_into) for row in classes)} of them to attach to a UNet: --with"],
     )
 
 

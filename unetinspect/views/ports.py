@@ -52,39 +52,29 @@ def fit_lines(trace: Trace, fit: Fit) -> list[str]:
         return [f"{subject} fits {trace.model.name}: all {plural(len(fit.rows), 'shape')} match"]
     if not any(row.takes for row in fit.rows):
         return [f"{subject} does not fit {trace.model.name}: {trace.model.class_name} has no port for its outputs"]
-    wrong = [row for row in fit.rows if not row.fits]
+    wrong = sum(not row.fits for row in fit.rows)
     return [
-        f"{subject} does not fit {trace.model.name}: {len(wrong)} of {plural(len(fit.rows), 'tensor')} differ",
-        *(f"  {line}" for line in (*_miscounted(trace, fit), *_misshapen(wrong))),
+        f"{subject} does not fit {trace.model.name}: {wrong} of {plural(len(fit.rows), 'tensor')} differ",
+        *(f"  {line}" for line in _mismatches(trace, fit)),
     ]
 
 
-def _miscounted(trace: Trace, fit: Fit) -> Iterator[str]:
-    """Yield a line for each list of residuals or weights that is longer on one side."""
+def _mismatches(trace: Trace, fit: Fit) -> Iterator[str]:
+    """Yield a line for each list of residuals or weights that is longer on one side, then why other tensors do not fit."""
     lists: dict[str, list[tuple[str, PortFit]]] = {}
     for row in fit.rows:
         name, number = _place(row)
-        if number:
-            lists.setdefault(name, []).append((number, row))
+        lists.setdefault(name, []).append((number, row))
+    reasons: list[str] = []
     for name, rows in lists.items():
-        takes, gives = (
-            sum(shape is not None for shape in shapes) for shapes in zip(*((row.takes, row.given) for _, row in rows), strict=True)
-        )
-        alone = [number for number, row in rows if row.takes is None or row.given is None]
+        alone = [number for number, row in rows if number and (row.takes is None or row.given is None)]
         if alone:
+            takes, gives = sum(row.takes is not None for _, row in rows), sum(row.given is not None for _, row in rows)
             some = alone if len(alone) <= _MOST else [*alone[:2], "...", alone[-1]]
             yield f"{name}: {trace.model.name} takes {takes}, {fit.name} gives {gives}; unmatched: {', '.join(some)}"
-
-
-def _misshapen(wrong: Sequence[PortFit]) -> Iterator[str]:
-    """Yield why tensors that both sides have do not fit: of a long list, the first."""
-    reasons: dict[str, list[str]] = {}
-    for row in wrong:
-        name, number = _place(row)
-        if not number or (row.takes is not None and row.given is not None):
-            reasons.setdefault(name, []).append(row.reason or "")
-    for same in reasons.values():
-        yield from same if len(same) <= _MOST else [f"{same[0]}; {len(same) - 1} more like it"]
+        same = [row.reason or "" for number, row in rows if not row.fits and number not in alone]
+        reasons += same if len(same) <= _MOST else [f"{same[0]}; {len(same) - 1} more like it"]
+    yield from reasons
 
 
 def _place(row: PortFit) -> tuple[str, str]:
