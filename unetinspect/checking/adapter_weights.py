@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from unetinspect.checking.weight_findings import Difference, finding_of, group_by_module, place
+from unetinspect.checking.weight_findings import EXAMPLES, Difference, finding_of, group_by_module, place
 from unetinspect.checkpoint.adapters import FAMILIES
 from unetinspect.checkpoint.catalog_tensors import flat_names
-from unetinspect.checkpoint.lora import find_places, form_words, module_of, read_lora
+from unetinspect.checkpoint.lora import Fault, Place, faults_of, find_places, form_words, module_of, read_lora
 from unetinspect.checkpoint.original_layout import FileTensor
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.record import Shape
-from unetinspect.record.check import Finding, WeightsCheck
+from unetinspect.record.check import Finding, TensorDifference, WeightsCheck
 from unetinspect.record.checkpoint import Checkpoint, Lora
 from unetinspect.units import joined, plural
 
@@ -31,8 +31,12 @@ def compare_lora(
     layers, _, known = read_lora(header)
     inside = [layer for layer in layers if layer.part not in lora.text_encoders]
     places = find_places(inside, shapes, flat_names(shapes))
+    faults = faults_of(layers)
+    faulty = {layer.name: layer for fault in faults for layer in fault.layers}
     differences = []
     for layer in inside:
+        if layer.name in faulty:
+            continue
         found = places.get(layer.name)
         # The weight that it is for, with the axes that the file shows.
         file = FileTensor(layer.name, tuple(axis for axis in next(iter(layer.made.weights), ()) if axis is not None))
@@ -41,7 +45,10 @@ def compare_lora(
             differences.append(Difference("unexpected", f"{path}.weight", file, None))
         elif not found.fits:
             differences.append(Difference("mismatched", f"{found.path}.weight", file, found.shape))
-    unexpected, matched = sum(one.kind == "unexpected" for one in differences), len(inside) - len(differences)
+    missing = sum(bool(layer.missing) for layer in inside)
+    unexpected = sum(one.kind == "unexpected" for one in differences)
+    mismatched = len(differences) - unexpected + sum(layer.name in faulty and not layer.missing for layer in inside)
+    matched = len(inside) - missing - unexpected - mismatched
     findings = _findings(differences, shapes)
     is_of_a_unet = all(layer.part == "unet" for layer in inside)
     if not inside or not is_of_a_unet:
@@ -53,6 +60,8 @@ def compare_lora(
         # A finding's advice is how to get motion modules, which this UNet has.
         in_mid_block = f"the LoRA is for a motion module with a mid block (AnimateDiff v2); {name} has none there"
         findings = [replace(one, advice=in_mid_block if one.where == (f"mid_block.{_MOTION}",) else None) for one in findings]
+    if inside and is_of_a_unet:
+        findings = [*(_fault_finding(fault, places) for fault in faults), *findings]
     layers_of = f"{len(inside)} {'UNet ' if is_of_a_unet else ''}layers"
     summary = f"{matched} of {layers_of} match {name} by name and shape" if inside else "no UNet layers"
     if lora.text_encoders:
@@ -63,14 +72,30 @@ def compare_lora(
         layout=checkpoint.layout,
         tensors=len(inside),
         matched=matched,
-        missing=0,
+        missing=missing,
         unexpected=unexpected,
-        mismatched=len(differences) - unexpected,
+        mismatched=mismatched,
         fits=checkpoint.models,
         family=checkpoint.family,
         summary=f"{form_words(lora)}: {summary}",
     )
     return check, tuple(findings)
+
+
+def _fault_finding(fault: Fault, places: Mapping[str, Place]) -> Finding:
+    examples = []
+    for layer in fault.layers[:EXAMPLES]:
+        place = places.get(layer.name)
+        name, shape = (f"{place.path}.weight", place.shape) if place else (layer.name, None)
+        examples.append(TensorDifference(name=name, original_name=layer.name if place else None, expected=shape))
+    return Finding(
+        about="weights",
+        kind="missing" if fault.layers[0].missing else "mismatched",
+        what=fault.what,
+        advice="save or download the file again: loaders refuse it, or ignore such layers",
+        count=len(fault.layers),
+        examples=tuple(examples),
+    )
 
 
 def _findings(differences: Sequence[Difference], shapes: Mapping[str, Shape]) -> list[Finding]:
