@@ -450,6 +450,39 @@ def test_what_diffusers_refuses_to_convert_is_a_finding(lost: tuple[str, ...], d
         assert identify(header).models == ()
 
 
+@pytest.mark.parametrize(("prefix", "known", "write"), [("my_unet_", "lora_unet_", kohya), ("model.my_net.", "unet.", peft)])
+def test_an_unknown_prefix_is_one_finding(prefix: str, known: str, write: Callable[[str, str], str]) -> None:
+    """With what to rename it to, and how many layers match then; diffusers takes none of the names as they are."""
+    weights = {name: shape for name, shape in weights_of(catalog_shapes("sd15")).items() if "attentions" in name}
+    good = low_rank(weights, write)
+    tensors = {name.replace(known, prefix): shape for name, shape in good.items()}
+    check, (finding,) = against(catalog_shapes("sd15"), header_of(tensors))
+    found = identify(header_of(tensors))
+    unknown = prefix.removeprefix("model.")
+
+    assert (check.matched, check.unexpected, finding.kind) == (0, len(weights), "unexpected")
+    assert finding.what == f"unknown prefix {unknown!r} on {len(weights)} layers"
+    assert finding.advice == f"rename it to {known!r}; then {len(weights)} of {len(weights)} match it"
+    assert lora_of(found).faults == (f"{finding.what}: rename it to {known!r}",)
+    assert (found.family, found.models, lora_of(found).blocks) == ("Stable Diffusion 1", (), lora_of(identify(header_of(good))).blocks)
+    assert against(catalog_shapes("sd15"), header_of(good))[0].matched == len(weights)
+    if write is kohya:
+        with pytest.raises(ValueError, match="not been correctly renamed"):
+            _convert_non_diffusers_lora_to_diffusers({name: torch.zeros(shape) for name, shape in tensors.items()})
+
+
+def test_an_unknown_prefix_of_another_family_does_not_hide_it() -> None:
+    """The prefix and the width of the text are two problems, and what follows from the width still does."""
+    weights = {name: shape for name, shape in weights_of(catalog_shapes("sdxl")).items() if "attentions" in name}
+    tensors = {name.replace("lora_unet_", "my_"): shape for name, shape in low_rank(weights, kohya).items()}
+    _, findings = against(catalog_shapes("sd15"), header_of(tensors))
+
+    assert [finding.follows for finding in findings[:2]] == [False, False]
+    assert all(finding.follows for finding in findings[2:])
+    assert findings[0].advice == f"rename it to 'lora_unet_'; then {findings[0].count} of {len(weights)} match it"
+    assert findings[1].where == ("cross_attention_dim",)
+
+
 def test_layers_with_half_of_their_matrices_are_counted_by_what_is_missing() -> None:
     """Also those of text encoders, which are not compared with the UNet; the sentence is the same in `identify`."""
     weights = {name: shape for name, shape in weights_of(catalog_shapes("sd15")).items() if ".attn2.to_" in name}

@@ -31,6 +31,7 @@ _FORMATS: tuple[tuple[str, LoraFormat], ...] = (
 )
 _CONTROLNET = re.compile(r"controlnet_|input_hint_block|zero_convs")
 _UNET = re.compile(rf"(?:^|_)(?:down|up|mid|input|output|middle)_blocks?_|{_CONTROLNET.pattern}")
+_BLOCK = re.compile(r"(?:down|up|input|output)_blocks_\d|mid_block_|middle_block_")
 _TRANSFORMER = re.compile(r"(?:^|_)blocks_\d+_|^layers_\d+_(?:attention|feed_forward|adaLN)|(?:double|single)_layers_")
 # The families of diffusion transformers, by the name that one layer has ("." is a dot or an underscore) and how many inputs it has
 # (None: any). Most names are of several families, so the first row that fits any layer counts, and there may be none.
@@ -92,6 +93,7 @@ class Layer(NamedTuple):
     """What a LoRA adds to one module, whose name without prefix and dots is `flat`; `tensors` are the file's, by what they are in it.
 
     `missing` are the tensors without which it is not usable, `ranks` the matrices that cannot be multiplied, both as the file spells them.
+    `prefix` is what no tool is known to put before the name.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Layer(NamedTuple):
     tensors: dict[str, str]
     missing: tuple[str, ...] = ()
     ranks: tuple[str, ...] = ()
+    prefix: str = ""
 
 
 class Fault(NamedTuple):
@@ -286,6 +289,12 @@ def faults_of(layers: Iterable[Layer]) -> list[Fault]:
     return faults
 
 
+def prefix_words(layers: Sequence[Layer]) -> tuple[str, str]:
+    """Say which unknown prefix these layers have, and what to rename it to: kohya's names have no dots."""
+    known = "unet." if "." in layers[0].name else "lora_unet_"
+    return f"unknown prefix {layers[0].prefix!r} on {plural(len(layers), 'layer')}", f"rename it to {known!r}"
+
+
 def _missing_words(layers: Sequence[Layer]) -> str:
     counts = Counter(name for layer in layers for name in layer.missing)
     if set(counts.values()) == {len(layers)}:
@@ -387,12 +396,30 @@ def read_lora(header: Header) -> tuple[list[Layer], tuple[str, ...], dict[str, P
     layers = _read_layers(header)
     outside = [layer for layer in layers if layer.part == "unet"]
     models, places = _fitting(outside)
+    if not places and (bare := _without_prefix(layers)):
+        of_bare = _fitting([layer for layer in bare if layer.part == "unet"])
+        if 2 * sum(place.fits for place in of_bare[1].values()) > len(outside):
+            layers, (models, places) = bare, of_bare
     if not any(layer.name in places or _UNET.search(layer.flat) for layer in outside):
         is_transformer = any(_TRANSFORMER.search(layer.flat) for layer in outside)
         other = "unet" if any(layer.name.startswith(("lora_unet_", "oft_unet_")) for layer in outside) else "other"
         part = "transformer" if is_transformer else other
         layers = [layer._replace(part=part) if layer.part == "unet" else layer for layer in layers]
     return layers, models, places
+
+
+def _without_prefix(layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers of a UNet named without what all have before the name of a block; [] where there is no such prefix."""
+    starts = {layer.flat[: found.start()] for layer in layers if layer.part == "unet" and (found := _BLOCK.search(layer.flat))}
+    flat = starts.pop() if len(starts) == 1 else ""
+    if not flat:
+        return []
+    return [
+        layer._replace(flat=layer.flat.removeprefix(flat), prefix=_PREFIX.sub("", layer.name)[: len(flat)])
+        if layer.part == "unet" and layer.flat.startswith(flat)
+        else layer
+        for layer in layers
+    ]
 
 
 def find_lora(header: Header) -> Found | None:
@@ -402,7 +429,7 @@ def find_lora(header: Header) -> Found | None:
         return None
     family, why = _trained_for(layers, models, header)
     inside = [layer for layer in layers if layer.part == "unet"]
-    faults = faults_of(layers)
+    faults, prefixed = faults_of(layers), [layer for layer in inside if layer.prefix]
     fitting = sum(layer.name in places and places[layer.name].fits and not layer.missing for layer in inside)
     made = layers[0].made
     matrix = f"{made.form or 'LoRA'} tensor" + (f" of rank {made.rank}" if made.rank else "")
@@ -418,7 +445,10 @@ def find_lora(header: Header) -> Found | None:
         text_encoders=tuple(sorted({layer.part for layer in layers if layer.part.startswith("text_encoder")})),
         types=_counted(inside, places),
         blocks=_blocks(inside, places),
-        faults=tuple(f"{fault.what} ({'' if len(fault.layers) == 1 else 'first: '}{fault.layers[0].name})" for fault in faults),
+        faults=(
+            *([": ".join(prefix_words(prefixed))] if prefixed else []),
+            *(f"{fault.what} ({'' if len(fault.layers) == 1 else 'first: '}{fault.layers[0].name})" for fault in faults),
+        ),
     )
     untold = []
     if not family and inside:
@@ -434,7 +464,7 @@ def find_lora(header: Header) -> Found | None:
         content="lora",
         summary=_summary(lora, layers, family),
         family=family,
-        models=models if fitting == len(inside) else (),
+        models=models if fitting == len(inside) and not lora.faults else (),
         lora=lora,
         parts={name: tensors.get(name, "other") for name in header.tensors},
         evidence=(f"{_quoted(layers[0], header)}: {matrix}", *why),
