@@ -40,7 +40,7 @@ def compare_lora(
     unexpected = unplaced + len(renamed)
     mismatched = len(differences) - unplaced + sum(layer.name in faulty and not layer.missing for layer in inside)
     matched = len(inside) - missing - unexpected - mismatched
-    findings = _findings(differences, shapes)
+    findings = _findings(differences, [f"{place.path}.weight" for place in places.values()], shapes)
     is_of_a_unet = all(layer.part == "unet" for layer in inside)
     if not inside or not is_of_a_unet:
         what = checkpoint.summary + ("" if inside else ": no layer of a UNet")
@@ -114,7 +114,7 @@ def _layers_finding(kind: Kind, what: str, advice: str, layers: Sequence[Layer],
     return Finding(about="weights", kind=kind, what=what, advice=advice, count=len(layers), examples=tuple(examples))
 
 
-def _findings(differences: Sequence[Difference], shapes: Mapping[str, Shape]) -> list[Finding]:
+def _findings(differences: Sequence[Difference], found: Iterable[str], shapes: Mapping[str, Shape]) -> list[Finding]:
     """Return a finding for each cause; the width of the text embeddings, which gives the family away, comes first.
 
     Of a file for another family, the others are consequences.
@@ -132,5 +132,5 @@ def _findings(differences: Sequence[Difference], shapes: Mapping[str, Shape]) ->
         file, unet = (f"{width}-dim" + (f" ({FAMILIES[width]})" if width in FAMILIES else "") for width in pair)
         what = f"{plural(len(group), 'layer')} read {file} text embeddings, expected {unet}"
         findings.append(finding_of(what, group, where=("cross_attention_dim",), advice=None))
-    rest = group_by_module(place(others, (), shapes), noun="layer")
+    rest = group_by_module(place(others, [*found, *(one.name for one in others)], shapes), noun="layer")
     return findings + [replace(one, follows=True) for one in rest] if findings else rest
