@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 import torch
 import yaml
+from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
 from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from peft import (
     AdaLoraConfig,
@@ -23,6 +25,7 @@ from peft import (
     OFTConfig,
     get_peft_model_state_dict,
     inject_adapter_in_model,
+    set_peft_model_state_dict,
 )
 from safetensors.torch import save_file
 
@@ -41,6 +44,7 @@ from unetinspect.source.read import read_weights
 from unetinspect.views.checks import check_table, check_verdict, checkpoint_table
 from unetinspect.views.render import Screen, render_table
 
+LORA_ENDING = re.compile(r"\.(?:lora_|hada_|lokr_|ia3_|oft_|boft_)")
 PEFT_FILE = "adapter_model.safetensors"
 TO_K = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -84,7 +88,7 @@ def against(shapes: Mapping[str, tuple[int, ...]], header: Header) -> tuple[Weig
     found = identify(header)
     check, findings = compare_lora("it", dict(shapes), header, found, lora_of(found))
 
-    assert check.matched + check.unexpected + check.mismatched == check.tensors
+    assert check.matched + check.missing + check.unexpected + check.mismatched == check.tensors
     assert bool(findings) == (check.matched != check.tensors or not check.tensors)
     assert sum(finding.count or 0 for finding in findings) == check.tensors - check.matched
     return check, findings
@@ -358,7 +362,11 @@ def test_a_lora_of_another_family_is_given_away_by_the_width_of_the_text() -> No
 
 def test_layers_of_text_encoders_are_not_compared() -> None:
     """They are counted and named; a LoRA that has no others changes no UNet, and one of a transformer fits none."""
-    encoders = {f"lora_te{number}_text_model_fc1.lora_down.weight": (4, 768) for number in (1, 2)}
+    encoders = {
+        f"lora_te{number}_text_model_fc1.lora_{matrix}.weight": shape
+        for number in (1, 2)
+        for matrix, shape in (("down", (4, 768)), ("up", (768, 4)))
+    }
     check, _ = against(catalog_shapes("sd15"), header_of({**low_rank({TO_K: (320, 768)}, kohya), **encoders}))
 
     assert check.summary == (
@@ -374,11 +382,158 @@ def test_layers_of_text_encoders_are_not_compared() -> None:
     assert check.summary == "LoRA, rank 4: 0 of 1 layers match it by name and shape"
 
 
-def test_a_layer_whose_matrices_have_different_ranks_fits_nothing() -> None:
-    """The product of such matrices does not exist."""
-    header = header_of({kohya(TO_K, "down"): (4, 768), kohya(TO_K, "up"): (320, 8)})
+@pytest.mark.parametrize("write", [kohya, peft])
+def test_a_layer_whose_matrices_have_different_ranks_fits_nothing(write: Callable[[str, str], str]) -> None:
+    """The product of such matrices does not exist: both ranks are named, under the file's names."""
+    check, (finding,) = against(catalog_shapes("sd15"), header_of({write(TO_K, "down"): (4, 768), write(TO_K, "up"): (320, 8)}))
+    down, up = (re.search(r"lora_\w+(?=\.weight)", write(TO_K, matrix)) for matrix in ("down", "up"))
 
-    assert against(catalog_shapes("sd15"), header)[0].mismatched == 1
+    assert down
+    assert up
+    assert (check.mismatched, finding.kind) == (1, "mismatched")
+    assert finding.what == f"1 layer has matrices of different ranks: {down[0]} 4, {up[0]} 8"
+    assert (finding.examples[0].name, finding.examples[0].expected) == (f"{TO_K}.weight", (320, 768))
+
+
+RANKS = {
+    "hada_w1_a hada_w1_b": {"hada_w1_a": (320, 4), "hada_w1_b": (8, 768), "hada_w2_a": (320, 4), "hada_w2_b": (4, 768)},
+    "hada_w2_a hada_w2_b": {"hada_w1_a": (320, 4), "hada_w1_b": (4, 768), "hada_w2_a": (320, 4), "hada_w2_b": (8, 768)},
+    "lokr_w2_a lokr_w2_b": {"lokr_w1": (8, 8), "lokr_w2_a": (40, 4), "lokr_w2_b": (8, 96)},
+    "b1 b2": {"a1.weight": (768, 4), "a2.weight": (4, 768), "b1.weight": (320, 4), "b2.weight": (8, 768)},
+}
+
+
+@pytest.mark.parametrize("pair", RANKS)
+def test_ranks_of_other_forms_are_compared_too(pair: str) -> None:
+    """Each pair of matrices that is multiplied."""
+    header = header_of({f"lycoris_{TO_K.replace('.', '_')}.{name}": shape for name, shape in RANKS[pair].items()})
+    check, (finding,) = against(catalog_shapes("sd15"), header)
+    first, second = pair.split()
+
+    assert (check.matched, finding.what) == (0, f"1 layer has matrices of different ranks: {second} 8, {first} 4")
+
+
+def two_layers(**changes: bool) -> dict[str, torch.Tensor]:
+    """Return a LoRA of two linear layers as kohya writes it; `dora`: with magnitudes."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name in ("to_k", "to_v"):
+        layer = f"lora_unet_{TO_K.replace('.', '_')[:-4]}{name}"
+        tensors |= {f"{layer}.lora_down.weight": torch.zeros(4, 768), f"{layer}.lora_up.weight": torch.zeros(320, 4)}
+        tensors |= {f"{layer}.alpha": torch.tensor(4.0)}
+        tensors |= {f"{layer}.dora_scale": torch.zeros(320, 1)} if changes.get("dora") else {}
+    return tensors
+
+
+KINDS = ("lora_down.weight", "lora_up.weight", "alpha", "dora_scale")
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("lost", [(), *((kind,) for kind in KINDS), KINDS[:2], (*KINDS[:2], "alpha"), (*KINDS[:2], "dora_scale"), KINDS])
+def test_what_diffusers_refuses_to_convert_is_a_finding(lost: tuple[str, ...], dora: bool) -> None:
+    """Of one of two layers some tensors are lost: the converter raises exactly where there is a finding."""
+    tensors = {name: tensor for name, tensor in two_layers(dora=dora).items() if not ("to_v." in name and name.endswith(lost or ("-",)))}
+    header = header_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    check, findings = against(catalog_shapes("sd15"), header)
+    lora = lora_of(identify(header))
+    try:
+        _convert_non_diffusers_lora_to_diffusers(dict(tensors))
+    except (ValueError, KeyError):
+        refused = True
+    else:
+        refused = False
+
+    assert (bool(findings), bool(lora.faults), lora.forms) == (refused, refused, ("LoRA",))
+    assert check.missing == refused
+    if refused:
+        assert findings[0].kind == "missing"
+        assert findings[0].examples[0].original_name == f"lora_unet_{TO_K.replace('.', '_')[:-1]}v"
+        assert identify(header).models == ()
+
+
+@pytest.mark.parametrize(("prefix", "known", "write"), [("my_unet_", "lora_unet_", kohya), ("model.my_net.", "unet.", peft)])
+def test_an_unknown_prefix_is_one_finding(prefix: str, known: str, write: Callable[[str, str], str]) -> None:
+    """With what to rename it to, and how many layers match then; diffusers takes none of the names as they are."""
+    weights = {name: shape for name, shape in weights_of(catalog_shapes("sd15")).items() if "attentions" in name}
+    good = low_rank(weights, write)
+    tensors = {name.replace(known, prefix): shape for name, shape in good.items()}
+    check, (finding,) = against(catalog_shapes("sd15"), header_of(tensors))
+    found = identify(header_of(tensors))
+    unknown = prefix.removeprefix("model.")
+
+    assert (check.matched, check.unexpected, finding.kind) == (0, len(weights), "unexpected")
+    assert finding.what == f"unknown prefix {unknown!r} on {len(weights)} layers"
+    assert finding.advice == f"rename it to {known!r}; then {len(weights)} of {len(weights)} match it"
+    assert lora_of(found).faults == (f"{finding.what}: rename it to {known!r}",)
+    assert (found.family, found.models, lora_of(found).blocks) == ("Stable Diffusion 1", (), lora_of(identify(header_of(good))).blocks)
+    assert against(catalog_shapes("sd15"), header_of(good))[0].matched == len(weights)
+    if write is kohya:
+        with pytest.raises(ValueError, match="not been correctly renamed"):
+            _convert_non_diffusers_lora_to_diffusers({name: torch.zeros(shape) for name, shape in tensors.items()})
+
+
+def test_an_unknown_prefix_of_another_family_does_not_hide_it() -> None:
+    """The prefix and the width of the text are two problems, and what follows from the width still does."""
+    weights = {name: shape for name, shape in weights_of(catalog_shapes("sdxl")).items() if "attentions" in name}
+    tensors = {name.replace("lora_unet_", "my_"): shape for name, shape in low_rank(weights, kohya).items()}
+    _, findings = against(catalog_shapes("sd15"), header_of(tensors))
+
+    assert [finding.follows for finding in findings[:2]] == [False, False]
+    assert all(finding.follows for finding in findings[2:])
+    assert findings[0].advice == f"rename it to 'lora_unet_'; then {findings[0].count} of {len(weights)} match it"
+    assert findings[1].where == ("cross_attention_dim",)
+
+
+def test_layers_with_half_of_their_matrices_are_counted_by_what_is_missing() -> None:
+    """Also those of text encoders, which are not compared with the UNet; the sentence is the same in `identify`."""
+    weights = {name: shape for name, shape in weights_of(catalog_shapes("sd15")).items() if ".attn2.to_" in name}
+    tensors = low_rank(weights, peft)
+    downs, ups = (sorted(name for name in tensors if f"lora_{matrix}" in name) for matrix in "AB")
+    for name in (*downs[:3], ups[9]):
+        del tensors[name]
+    encoder = {"text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": (4, 768)}
+    check, (finding,) = against(catalog_shapes("sd15"), header_of(tensors))
+    found = identify(header_of({**tensors, **encoder}))
+    what = "layers have only one of their two matrices: lora_A is missing from 3 and lora_B is missing from"
+
+    assert (check.missing, check.matched, finding.what) == (4, len(weights) - 4, f"4 {what} 1")
+    assert lora_of(found).faults == (f"5 {what} 2 (first: {ups[9].removesuffix('.lora_B.weight')})",)
+    text = render_table(checkpoint_table(found), Screen(width=80))[0]
+    assert "problem: 5 layers have only one of their two matrices" in text
+
+
+@pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension", "ignore:Setting boft_n_butterfly_factor")
+@pytest.mark.parametrize("name", TUNERS)
+def test_what_peft_misses_is_a_finding(name: str) -> None:
+    """Of one layer each tensor is deleted in turn: where PEFT reports it missing on loading, the layer does not match."""
+    unet = build_unet(resolve_config(CONDITION), device=torch.device("cpu"), dtype=torch.float32, name="it")
+    shapes = tensor_shapes(unet)
+    inject_adapter_in_model(TUNERS[name], unet)
+    tensors = get_peft_model_state_dict(unet)
+    layer = next(iter(tensors)).rpartition(".attn")[0]
+    own = [key for key in tensors if key.startswith(layer)] if layer else list(tensors)[:6]
+    for lost in own:
+        rest = {key: tensor for key, tensor in tensors.items() if key != lost}
+        stem = lost.removesuffix(".weight")
+        loaded: Any = set_peft_model_state_dict(unet, dict(rest))
+        assert any(key.startswith(stem) for key in loaded.missing_keys)
+        module, of_module = LORA_ENDING.split(lost)[0], [key for key in rest if key.startswith(LORA_ENDING.split(lost)[0] + ".")]
+        check, findings = against(shapes, header_of({key: tuple(tensor.shape) for key, tensor in rest.items()}))
+        if of_module:  # or else the layer is not in the file at all
+            assert check.matched == check.tensors - 1, lost
+            assert module in findings[0].examples[0].name
+
+
+@pytest.mark.parametrize("name", LYCORIS)
+def test_a_tensor_that_lycoris_needs_is_missed(name: str) -> None:
+    """Without any of its matrices, a layer does not match; without alpha or the bias of a whole difference it does."""
+    for kind, layer in LYCORIS[name].items():
+        path, shape = LAYERS[kind]
+        for lost in layer:
+            rest = {f"lycoris_{path.replace('.', '_')}.{matrix}": tuple(own) for matrix, own in layer.items() if matrix != lost}
+            if set(layer) - {lost, "alpha"}:
+                is_optional = lost in ("alpha", "diff_b") or (lost == "diff" and "diff_b" in layer)
+                check, _ = against({f"{path}.weight": shape}, header_of(rest))
+                assert check.matched == is_optional, lost
 
 
 TRANSFORMERS = {

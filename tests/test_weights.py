@@ -213,15 +213,51 @@ def test_tensors_of_what_is_loaded_into_a_unet_are_a_finding_of_their_own(what: 
     assert {finding.where for finding in report.findings} == {("in_channels",), finding.where}
 
 
-def test_a_module_that_is_missing_is_named_once_with_stars() -> None:
-    """What is missing as a whole is named as a whole, once for all blocks."""
+def test_a_module_that_is_missing_everywhere_is_named_once_with_stars() -> None:
+    """What is missing as a whole is named as a whole; where there is only one number, it is that."""
     tensors = {name: shape for name, shape in shapes_of(CONDITION).items() if ".attn2." not in name}
     finding = only(against(CONDITION, tensors))
 
     assert (finding.kind, finding.count) == ("missing", len(shapes_of(CONDITION)) - len(tensors))
     assert set(finding.where) == {
-        f"{stage}.attentions.*.transformer_blocks.*.attn2" for stage in ("down_blocks.*", "mid_block", "up_blocks.*")
+        f"{stage}.transformer_blocks.0.attn2"
+        for stage in ("down_blocks.0.attentions.0", "mid_block.attentions.0", "up_blocks.1.attentions.*")
     }
+
+
+SOME = {
+    r"up_blocks\.3\.resnets\.2\.": ("up_blocks.3.resnets.2",),
+    r"up_blocks\.3\.resnets\.[12]\.": ("up_blocks.3.resnets.1", "up_blocks.3.resnets.2"),
+    r"up_blocks\.[23]\.attentions\.\d\.transformer_blocks\.0\.attn1\.": tuple(
+        f"up_blocks.{stage}.attentions.*.transformer_blocks.0.attn1" for stage in (2, 3)
+    ),
+    r"(?:down|up)_blocks\.\d\.attentions\.\d\.norm\.": ("down_blocks.*.attentions.*.norm", "up_blocks.*.attentions.*.norm"),
+    r"down_blocks\.[0-3]\.resnets\.0\.conv1\.bias": tuple(f"down_blocks.{stage}.resnets.0.conv1.bias" for stage in range(4)),
+}
+
+
+@pytest.mark.parametrize("pattern", SOME)
+def test_only_what_is_missing_everywhere_has_stars(pattern: str) -> None:
+    """A star stands for all numbers that the UNet has there; of a few, these are named. The patterns have exactly what is missing."""
+    shapes = shapes_of(catalog("sd15"))
+    tensors = {name: shape for name, shape in shapes.items() if not re.match(pattern, name)}
+    finding = only(against(catalog("sd15"), tensors, class_name=None, config=None))
+    names = [re.escape(where).replace(r"\*", "[0-9]+") for where in finding.where]
+    stars = [re.compile(rf"{name}(?:\..+)?") for name in names]
+    found = {name: sum(bool(star.fullmatch(name)) for star in stars) for name in shapes}
+
+    assert found == {name: int(name not in tensors) for name in shapes}
+    assert finding.where == SOME[pattern]
+
+
+def test_what_is_unexpected_is_named_by_its_numbers_in_the_file() -> None:
+    """One more module than the UNet has does not read as if all were too many."""
+    shapes = shapes_of(catalog("sd15"))
+    one = {"up_blocks.3.resnets.3.conv1.weight": (320, 640, 3, 3)}
+    wrong = {"up_blocks.3.resnets.2.conv1.weight": (1, 1)}
+
+    assert only(against(catalog("sd15"), shapes | one, class_name=None, config=None)).where == ("up_blocks.3.resnets.3",)
+    assert only(against(catalog("sd15"), shapes | wrong, class_name=None, config=None)).where == ("up_blocks.3.resnets.2.conv1",)
 
 
 NOT_A_UNET = {"lora": "a LoRA", "vae": "a VAE", "transformer": "a diffusion transformer", "unknown": "a file", "controlnet": "a ControlNet"}

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from unetinspect.checkpoint.config_from_shapes import HEADS
@@ -160,16 +160,25 @@ def content_finding(content: Content, tensors: int, missing: int, expected: str 
 
 
 class Placed(NamedTuple):
-    """A difference, and the pattern of the module that it belongs to: "down_blocks.*.motion_modules", with a `*` for each number."""
+    """A difference, and the module that it belongs to.
+
+    Attributes:
+        pattern: The module's path with a `*` for each number: "down_blocks.*.motion_modules".
+        module: The path itself.
+        alike: All modules of this pattern in the UNet; of what is unexpected, in the file.
+        difference: The difference.
+    """
 
     pattern: str
+    module: str
+    alike: frozenset[str]
     difference: Difference
 
 
 def place(differences: Iterable[Difference], found: Iterable[str], expected: Iterable[str]) -> list[Placed]:
     """Put every difference in a module: of what one side lacks, the largest that it has nothing of."""
     in_file, in_unet = ({outer for name in names for outer in _prefixes(name)} for names in (found, expected))
-    placed = []
+    modules = []
     for difference in differences:
         name = difference.name
         if difference.kind == "mismatched":
@@ -177,9 +186,44 @@ def place(differences: Iterable[Difference], found: Iterable[str], expected: Ite
         else:
             known = in_file if difference.kind == "missing" else in_unet
             module = next((prefix for prefix in _prefixes(name) if prefix not in known), name)
-        short = module if len(module) <= _LONGEST else module[:_LONGEST] + "…"
-        placed.append(Placed(".".join("*" if part.isdigit() else part for part in short.split(".")), difference))
-    return placed
+        modules.append((_short(module), difference))
+    alike: dict[tuple[bool, str], set[str]] = {}
+    for is_of_file, names in ((True, in_file), (False, in_unet)):
+        for short in map(_short, names):
+            alike.setdefault((is_of_file, _pattern(short)), set()).add(short)
+    frozen = {key: frozenset(names) for key, names in alike.items()}
+    return [
+        Placed(pattern, module, frozen[difference.kind == "unexpected", pattern], difference)
+        for module, difference in modules
+        for pattern in (_pattern(module),)
+    ]
+
+
+def _short(module: str) -> str:
+    return module if len(module) <= _LONGEST else module[:_LONGEST] + "…"
+
+
+def _pattern(module: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in module.split("."))
+
+
+def _names_of(modules: Collection[str], alike: Collection[str]) -> list[str]:
+    """Name modules of one pattern: with a `*` where all numbers of those that are alike are among them, else number by number.
+
+    >>> _names_of({"up.0.resnets.0", "up.1.resnets.0", "up.1.resnets.1"}, {f"up.{a}.resnets.{b}" for a in (0, 1) for b in (0, 1)})
+    ['up.0.resnets.0', 'up.1.resnets.*']
+    """
+    columns = [set(column) for column in zip(*(name.split(".") for name in alike), strict=True)]
+    if len(modules) == len(alike):
+        return [".".join(column.pop() if len(column) == 1 else "*" for column in columns)]
+    place = next(index for index, column in enumerate(columns) if len(column) > 1)
+    branches: dict[str, tuple[list[str], list[str]]] = {
+        number: ([], []) for number in sorted(columns[place], key=lambda one: (len(one), one))
+    }
+    for side, names in enumerate((modules, alike)):
+        for name in names:
+            branches[name.split(".")[place]][side].append(name)
+    return [name for own, all_of_them in branches.values() if own for name in _names_of(own, all_of_them)]
 
 
 def split_extras(placed: Iterable[Placed]) -> tuple[list[Finding], list[Placed]]:
@@ -211,17 +255,25 @@ def _fewer(groups: dict[str, list[Placed]]) -> Iterable[list[Placed]]:
     if len(groups) <= _MOST_GROUPS:
         return groups.values()
     coarse: dict[str, list[Placed]] = {}
+    known: dict[str, frozenset[str]] = {}  # by pattern, since thousands of tensors may be alike
     for item in (item for group in groups.values() for item in group):
-        first, second, *_ = [*item.pattern.split(".", 2), ""]
-        pattern = f"{first}.*" if second == "*" else first
-        coarse.setdefault(pattern, []).append(Placed(pattern, item.difference))
+        depth = 2 if item.pattern.split(".")[1:2] == ["*"] else 1
+        if item.pattern not in known:
+            known[item.pattern] = frozenset(".".join(name.split(".")[:depth]) for name in item.alike)
+        pattern, module = (".".join(name.split(".")[:depth]) for name in (item.pattern, item.module))
+        coarse.setdefault(pattern, []).append(Placed(pattern, module, known[item.pattern], item.difference))
     largest = sorted(coarse.values(), key=len, reverse=True)
     rest = [item for group in largest[_MOST_GROUPS - 1 :] for item in group]
     return largest if len(largest) <= _MOST_GROUPS else [*largest[: _MOST_GROUPS - 1], rest]
 
 
 def _group_finding(kind: Kind, group: Sequence[Placed], noun: str = "tensor") -> Finding:
-    where = tuple(dict.fromkeys(item.pattern for item in group))
+    modules: dict[str, set[str]] = {}
+    alike: dict[str, set[frozenset[str]]] = {}
+    for item in group:
+        modules.setdefault(item.pattern, set()).add(item.module)
+        alike.setdefault(item.pattern, set()).add(item.alike)
+    where = tuple(name for pattern, own in modules.items() for name in _names_of(own, frozenset().union(*alike[pattern])))
     differences = [item.difference for item in group]
     extras = {_extra_of(difference.name) for difference in differences}
     extra = extras.pop() if len(extras) == 1 else None

@@ -18,7 +18,7 @@ from unetinspect.checkpoint.original_layout import block_of
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.record import Shape
 from unetinspect.record.checkpoint import Lora, LoraBlock, LoraFormat, LoraGroup
-from unetinspect.units import plural
+from unetinspect.units import joined, plural
 
 _FLAT = ("lora_", "oft_", "lycoris_")  # names whose layer is written without dots, so that the first dot ends it
 _PREFIX = re.compile(rf"\A(?:{'|'.join(map(re.escape, LAYER_PREFIXES))})+")
@@ -31,6 +31,7 @@ _FORMATS: tuple[tuple[str, LoraFormat], ...] = (
 )
 _CONTROLNET = re.compile(r"controlnet_|input_hint_block|zero_convs")
 _UNET = re.compile(rf"(?:^|_)(?:down|up|mid|input|output|middle)_blocks?_|{_CONTROLNET.pattern}")
+_BLOCK = re.compile(r"(?:down|up|input|output)_blocks_\d|mid_block_|middle_block_")
 _TRANSFORMER = re.compile(r"(?:^|_)blocks_\d+_|^layers_\d+_(?:attention|feed_forward|adaLN)|(?:double|single)_layers_")
 # The families of diffusion transformers, by the name that one layer has ("." is a dot or an underscore) and how many inputs it has
 # (None: any). Most names are of several families, so the first row that fits any layer counts, and there may be none.
@@ -89,7 +90,11 @@ class Made(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """What a LoRA adds to one module, whose name without prefix and dots is `flat`; `tensors` are the file's, by what they are in it."""
+    """What a LoRA adds to one module, whose name without prefix and dots is `flat`; `tensors` are the file's, by what they are in it.
+
+    `missing` are the tensors without which it is not usable, `ranks` the matrices that cannot be multiplied, both as the file spells them.
+    `prefix` is what no tool is known to put before the name.
+    """
 
     name: str
     part: str
@@ -97,6 +102,16 @@ class Layer(NamedTuple):
     made: Made
     alpha: float | None
     tensors: dict[str, str]
+    missing: tuple[str, ...] = ()
+    ranks: tuple[str, ...] = ()
+    prefix: str = ""
+
+
+class Fault(NamedTuple):
+    """What makes layers unusable in any model, and these layers."""
+
+    what: str
+    layers: list[Layer]
 
 
 class Place(NamedTuple):
@@ -156,10 +171,13 @@ def _read_layers(header: Header) -> list[Layer]:
             named.setdefault(found[0], {})[found[1]] = name
         others += found is None and not name.endswith(LORA_EXTRAS)
     with_matrix = {layer: tensors for layer, tensors in named.items() if set(tensors) - {"alpha", "scale", "bias"}}
-    if sum(map(len, with_matrix.values())) < others or any(".base_layer." in name for name in header.tensors):
+    if not with_matrix or sum(map(len, with_matrix.values())) < others or any(".base_layer." in name for name in header.tensors):
         return []
     defaults, layers = _alphas_of(header.metadata), []
-    for layer, tensors in with_matrix.items():
+    for layer, tensors in named.items():
+        # An alpha alone is what is left of a layer; in names with dots it may be a parameter of something else.
+        if layer not in with_matrix and not (layer.startswith(_FLAT) and "alpha" in tensors):
+            continue
         shapes = {kind: header.tensors[tensor].shape for kind, tensor in tensors.items()}
         try:
             made = next((read(shapes) for marker, read in _READERS.items() if marker in shapes), Made("", None))
@@ -170,8 +188,123 @@ def _read_layers(header: Header) -> list[Layer]:
         part = ("text_encoder" if number == "1" else f"text_encoder_{number}") if encoder else "unet"
         alpha = header.alphas.get(tensors.get("alpha", ""), defaults.get(part, defaults.get("")))
         alpha = alpha if made.rank else None  # it is divided by the rank; without one it is of no use, or bounds a rotation (OFT)
-        layers.append(Layer(layer, part, module_of(layer).replace(".", "_"), made, alpha, tensors))
-    return layers
+        flat, ranks = module_of(layer).replace(".", "_"), _unequal_ranks(shapes, tensors)
+        layers.append(Layer(layer, part, flat, made, alpha, tensors, _missing(tensors), ranks))
+    return _compared(layers)
+
+
+# What a layer needs that has a tensor of such a name, or else no loader can use it; "|" is "or".
+_NEEDED = (
+    (r"down|up|mid|lora_E", ("down", "up")),
+    (r"hada_.*", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
+    (r"hada_t[12]", ("hada_t1", "hada_t2")),
+    (r"lokr_.*", ("lokr_w1|lokr_w1_a|lokr_w1_b", "lokr_w2|lokr_w2_a|lokr_w2_b")),
+    (r"lokr_w1_[ab]", ("lokr_w1_a", "lokr_w1_b")),
+    (r"lokr_w2_[ab]|lokr_t2", ("lokr_w2_a", "lokr_w2_b")),
+    (r"[ab][12]", ("a1", "a2", "b1", "b2")),
+    (r"boft_[Rs]", ("boft_R", "boft_s")),
+    (r"vera_lambda_[bd]", ("vera_lambda_b", "vera_lambda_d")),
+    (r"lambda_layer|[pq]_layer", ("lambda_layer", "p_layer", "q_layer")),
+)
+# What all layers of a form have if one of them does: the magnitudes of DoRA, the singular values of AdaLoRA.
+_IN_ALL_OR_NONE = {"dora_scale", "lora_magnitude_vector", "lora_E"}
+# Matrices that are multiplied, so that the columns of the first are as many as the rows of the second; with the third, the rows of both.
+_PRODUCTS = (
+    ("up", "down", ""),
+    ("hada_w1_a", "hada_w1_b", "hada_t1"),
+    ("hada_w2_a", "hada_w2_b", "hada_t2"),
+    ("lokr_w1_a", "lokr_w1_b", ""),
+    ("lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+    ("a1", "a2", ""),
+    ("b1", "b2", ""),
+)
+
+
+def _missing(tensors: Mapping[str, str]) -> tuple[str, ...]:
+    needed = dict.fromkeys(one for pattern, names in _NEEDED if any(re.fullmatch(pattern, kind) for kind in tensors) for one in names)
+    return tuple(_spelled(one.partition("|")[0], tensors) for one in needed if not tensors.keys() & set(one.split("|")))
+
+
+def _unequal_ranks(shapes: _Tensors, tensors: Mapping[str, str]) -> tuple[str, ...]:
+    for first, second, core in _PRODUCTS:
+        one, other = shapes.get(first, ()), shapes.get(second, ())
+        if len(one) > 1 and len(other) > 1 and (rank := one[0 if core in shapes else 1]) != other[0]:
+            return f"{_spelled(second, tensors)} {other[0]}", f"{_spelled(first, tensors)} {rank}"
+    return ()
+
+
+def _spelled(matrix: str, tensors: Mapping[str, str]) -> str:
+    """Return what the file calls a matrix of a layer, or would by the name of the other: "down" is "lora_A" beside "lora_B"."""
+    opposite = {"down": "up", "up": "down", "A": "B", "B": "A"}
+    for known in (matrix, opposite[matrix]) if matrix in opposite else ():
+        name = LORA_MATRIX.search(tensors.get(known, "")[-LONGEST_ENDING:])
+        if name and known == matrix:
+            return name[1]
+        if name:
+            return re.sub(r"(?:down|up|A|B)$", lambda role: opposite[role[0]], name[1])
+    return f"lora_{matrix}" if matrix in opposite else matrix
+
+
+def _compared(layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers with what they lack by comparison with others, and with their form if they lack too much to show it."""
+    in_all: dict[tuple[str, str], set[str]] = {}
+    for layer in layers:  # AdaLoRA without its singular values looks like LoRA
+        key = layer.part, layer.made.form.removeprefix("Ada")
+        in_all.setdefault(key, set()).update(_IN_ALL_OR_NONE & layer.tensors.keys())
+    whole = [layer for layer in layers if layer.made.form and not layer.missing]
+    compared = []
+    for layer in layers:
+        made, missing = layer.made, layer.missing
+        if made.form:
+            missing += tuple(sorted(in_all[layer.part, made.form.removeprefix("Ada")] - layer.tensors.keys()))
+        elif like := next((other for other in whole if other.tensors.keys() & layer.tensors.keys()), None):
+            made = made._replace(form=like.made.form)
+            if layer.tensors.keys() <= {"alpha", *_IN_ALL_OR_NONE}:
+                rest = like.tensors.keys() - layer.tensors.keys() - {"alpha", "bias", "mid"}
+                missing = tuple(sorted(_spelled(kind, like.tensors) for kind in rest))
+        compared.append(layer._replace(made=made, missing=missing))
+    return compared
+
+
+def faults_of(layers: Iterable[Layer]) -> list[Fault]:
+    """Return what makes layers unusable in any model: matrices that are missing, or that cannot be multiplied."""
+    halves: list[Layer] = []
+    incomplete: list[Layer] = []
+    unequal: list[Layer] = []
+    for layer in layers:
+        if layer.missing:
+            is_half = ("down" in layer.tensors) != ("up" in layer.tensors)
+            (halves if is_half else incomplete).append(layer)
+        elif layer.ranks:
+            unequal.append(layer)
+    faults = []
+    for group, one, several in (
+        (halves, "has only one of its two matrices", "have only one of their two matrices"),
+        (incomplete, "is incomplete", "are incomplete"),
+        (unequal, "has matrices of different ranks", "have matrices of different ranks"),
+    ):
+        if group:
+            details = _ranks_words(group) if group is unequal else _missing_words(group)
+            faults.append(Fault(f"{plural(len(group), 'layer')} {one if len(group) == 1 else several}: {details}", group))
+    return faults
+
+
+def prefix_words(layers: Sequence[Layer]) -> tuple[str, str]:
+    """Say which unknown prefix these layers have, and what to rename it to: kohya's names have no dots."""
+    known = "unet." if "." in layers[0].name else "lora_unet_"
+    return f"unknown prefix {layers[0].prefix!r} on {plural(len(layers), 'layer')}", f"rename it to {known!r}"
+
+
+def _missing_words(layers: Sequence[Layer]) -> str:
+    counts = Counter(name for layer in layers for name in layer.missing)
+    if set(counts.values()) == {len(layers)}:
+        return f"{joined(counts)} {'is' if len(counts) == 1 else 'are'} missing"
+    return joined(f"{name} is missing from {count}" for name, count in counts.most_common())
+
+
+def _ranks_words(layers: Sequence[Layer]) -> str:
+    first, *others = Counter(", ".join(layer.ranks) for layer in layers)
+    return first + (f", or {plural(len(others), 'other pair')}" if others else "")
 
 
 def _low_rank(t: _Tensors) -> Made:
@@ -263,12 +396,30 @@ def read_lora(header: Header) -> tuple[list[Layer], tuple[str, ...], dict[str, P
     layers = _read_layers(header)
     outside = [layer for layer in layers if layer.part == "unet"]
     models, places = _fitting(outside)
+    if not places and (bare := _without_prefix(layers)):
+        of_bare = _fitting([layer for layer in bare if layer.part == "unet"])
+        if 2 * sum(place.fits for place in of_bare[1].values()) > len(outside):
+            layers, (models, places) = bare, of_bare
     if not any(layer.name in places or _UNET.search(layer.flat) for layer in outside):
         is_transformer = any(_TRANSFORMER.search(layer.flat) for layer in outside)
         other = "unet" if any(layer.name.startswith(("lora_unet_", "oft_unet_")) for layer in outside) else "other"
         part = "transformer" if is_transformer else other
         layers = [layer._replace(part=part) if layer.part == "unet" else layer for layer in layers]
     return layers, models, places
+
+
+def _without_prefix(layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers of a UNet named without what all have before the name of a block; [] where there is no such prefix."""
+    starts = {layer.flat[: found.start()] for layer in layers if layer.part == "unet" and (found := _BLOCK.search(layer.flat))}
+    flat = starts.pop() if len(starts) == 1 else ""
+    if not flat:
+        return []
+    return [
+        layer._replace(flat=layer.flat.removeprefix(flat), prefix=_PREFIX.sub("", layer.name)[: len(flat)])
+        if layer.part == "unet" and layer.flat.startswith(flat)
+        else layer
+        for layer in layers
+    ]
 
 
 def find_lora(header: Header) -> Found | None:
@@ -278,7 +429,8 @@ def find_lora(header: Header) -> Found | None:
         return None
     family, why = _trained_for(layers, models, header)
     inside = [layer for layer in layers if layer.part == "unet"]
-    fitting = sum(place.fits for place in places.values())
+    faults, prefixed = faults_of(layers), [layer for layer in inside if layer.prefix]
+    fitting = sum(layer.name in places and places[layer.name].fits and not layer.missing for layer in inside)
     made = layers[0].made
     matrix = f"{made.form or 'LoRA'} tensor" + (f" of rank {made.rank}" if made.rank else "")
     groups = _groups(layers, places)
@@ -293,6 +445,10 @@ def find_lora(header: Header) -> Found | None:
         text_encoders=tuple(sorted({layer.part for layer in layers if layer.part.startswith("text_encoder")})),
         types=_counted(inside, places),
         blocks=_blocks(inside, places),
+        faults=(
+            *([": ".join(prefix_words(prefixed))] if prefixed else []),
+            *(f"{fault.what} ({'' if len(fault.layers) == 1 else 'first: '}{fault.layers[0].name})" for fault in faults),
+        ),
     )
     untold = []
     if not family and inside:
@@ -308,7 +464,7 @@ def find_lora(header: Header) -> Found | None:
         content="lora",
         summary=_summary(lora, layers, family),
         family=family,
-        models=models if fitting == len(inside) else (),
+        models=models if fitting == len(inside) and not lora.faults else (),
         lora=lora,
         parts={name: tensors.get(name, "other") for name in header.tensors},
         evidence=(f"{_quoted(layers[0], header)}: {matrix}", *why),

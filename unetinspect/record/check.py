@@ -114,7 +114,7 @@ class WeightsCheck(Struct, frozen=True, kw_only=True):
         layout: How its tensors are named.
         tensors: Tensors in it that were compared; all of them if none is a UNet's.
         matched: Those that the UNet has under the same name and shape.
-        missing: Tensors of the UNet that it lacks.
+        missing: Tensors of the UNet that it lacks; of a LoRA, its layers of which a tensor is missing.
         unexpected: Tensors that the UNet does not have.
         mismatched: Tensors of another shape.
         fits: Models of the catalog that it fits.

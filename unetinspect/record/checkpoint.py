@@ -83,6 +83,7 @@ class Lora(Struct, frozen=True, kw_only=True):
         types: The UNet's layers by type: "self-attention", "cross-attention", "feed-forward", "proj_in/out", "resnets", "samplers",
             "time embedding", "conv_in/out", "temporal", "other".
         blocks: The UNet's layers by resnet, transformer and sampler, as far as a UNet of the catalog has them.
+        faults: Problems of the file itself, a sentence each: a matrix is missing, two have different ranks, the prefix is unknown.
     """
 
     format: LoraFormat | None
@@ -95,6 +96,7 @@ class Lora(Struct, frozen=True, kw_only=True):
     text_encoders: tuple[str, ...] = ()
     types: dict[str, int] = {}
     blocks: tuple[LoraBlock, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 class CheckpointPart(Struct, frozen=True, kw_only=True):

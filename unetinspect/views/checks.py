@@ -125,6 +125,8 @@ def _finding(finding: Finding) -> Iterator[str]:
 
 def _example(example: TensorDifference) -> str:
     original = f" ({example.original_name})" if example.original_name and example.original_name != example.name else ""
+    if example.expected is None and example.found is None:
+        return f"{example.name}{original}"
     if example.expected is None:
         return f"{example.name}{original}: {format_shape(example.found)}"
     if example.found is None:
@@ -228,6 +230,7 @@ def _content(checkpoint: Checkpoint) -> Iterator[str]:
             yield f"layers:  {name}: {', '.join(filter(None, [plural(group.layers, f'{kind}layer'), group.form, group_words(group)]))}"
         if lora.types:
             yield f"types:   {_counts(lora.types)}"
+        yield from (Line("problem:", "bad", f" {fault}") for fault in lora.faults)
 
 
 def _evidence(checkpoint: Checkpoint) -> Iterator[str]:
