@@ -71,7 +71,7 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Explain a message of another tool, or of diffusers itself."""
         around = scene.nearby + match[0]
         related = self.sure or any(word in around for word in self.needs)
-        if not related and (scene.part == "other" or self.needs):
+        if not related and (self.needs or (scene.part == "other" and not self.general)):
             return None
         values = self.known({name: int(text) if text.isdigit() else text for name, text in match.groupdict("").items()})
         if values is None:
@@ -146,17 +146,26 @@ def _meant_keys(values: Mapping[str, Any]) -> list[str]:
 
 
 class Dialect(Struct, frozen=True):
-    """A message of another version of torch or Python, and the text in the atlas that says the same; its groups are the numbers."""
+    """A message of another version of torch or Python, or of another device, and how the CPU says the same now.
+
+    Attributes:
+        text: The message as a regular expression.
+        now: The message that the atlas knows, with the groups of `text` in it: "{}" in their order, "{name}" by name.
+    """
 
     text: str
     now: str
 
+    @property
+    def known(self) -> str:
+        """The message as the atlas has it, each number as #."""
+        return re.sub(r"\{\w*\}|\b[0-9]\b", "#", self.now)
+
     def explain(self, atlas: Mapping[str, Recogniser], match: re.Match[str], scene: Scene) -> ErrorExplanation | None:
         """Explain the message as the one that the atlas knows."""
-        numbers = iter(match.groups())
-        canonical = re.sub("#", lambda _: next(numbers), self.now)
-        known = message(str(atlas[self.now].pattern)).search(canonical)
-        explanation = atlas[self.now].explain(known, scene) if known else None
+        canonical = self.now.format(*match.groups(), **match.groupdict())
+        known = message(str(atlas[self.known].pattern)).search(canonical)
+        explanation = atlas[self.known].explain(known, scene) if known else None
         return explanation and replace(explanation, error=shown(match))
 
 

@@ -113,8 +113,11 @@ class Candidate(NamedTuple):
 
     def speaks_like(self, first: Candidate) -> bool:
         """Whether the text leaves it possible beside the first."""
-        if first.frames or first.line:
-            return self.line >= first.line and (self.frames > 0 or self.line > 1)
+        if first.frames:
+            far = self.row.cause == "config" and not self.row.own and self.frames < first.frames
+            return self.line >= first.line and self.frames > 0 and not far
+        if first.line:
+            return self.line >= first.line and self.line > 1
         return self.published + self.holds >= first.published + first.holds
 
 
@@ -125,7 +128,7 @@ def recognisers() -> list[Recogniser]:
         rows.setdefault(row.text, []).append(row)
     known = [Recogniser(word_of(re.escape(text)), pattern_of(text), partial(explain, own)) for text, own in rows.items()]
     by_text = dict(zip(rows, known, strict=True))
-    older = [Recogniser(word_of(one.text), one.text, partial(one.explain, by_text)) for one in facts().dialect if one.now in by_text]
+    older = [Recogniser(word_of(one.text), one.text, partial(one.explain, by_text)) for one in facts().dialect if one.known in by_text]
     generic = [Recogniser(word_of(one.text), one.text, one.explain) for one in facts().generic]
     return [*known, *older, *generic]
 
