@@ -45,7 +45,7 @@ _GROUPS = {
         "explain-error": ("lookup", "Explain an error: what it means and what to change"),
     },
     "Catalog and cache": {
-        "config": ("lookup", "Show a config with diffusers' defaults filled in"),
+        "config": ("lookup", "Show a config with its defaults; -o FILE.json saves it"),
         "models": ("lookup", "List the bundled UNets, or those of a folder"),
         "cache": ("lookup", "Show or clear the cache of records"),
         "schema": ("lookup", "Print the JSON Schema of --json output"),
