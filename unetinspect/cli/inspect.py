@@ -34,7 +34,7 @@ def trace(options: MemoryOptions, models: Models = None) -> None:
     """
     from unetinspect.views.stages import stages_table
 
-    output = Output(options)
+    output = Output(options, *OF_NAMED)
     passes = Passes(options, output)
 
     def answer(model: LoadedModel) -> int:

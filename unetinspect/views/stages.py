@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
-from unetinspect.record import AttentionCounts, Run, Totals, Trace
+from msgspec import to_builtins
+
+from unetinspect.record import AttentionCounts, Run, Stage, Totals, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, plural
 from unetinspect.views.attention import all_layers, attention_lines, counts_by_kind
 from unetinspect.views.header import header
-from unetinspect.views.table import Column, Table
+from unetinspect.views.table import Column, Table, flatten
 
 
 def stages_table(trace: Trace) -> Table:
@@ -30,7 +34,18 @@ def stages_table(trace: Trace) -> Table:
         rows=trace.stages,
         above=header(trace.model, trace.run),
         below=[*_parameter_lines(trace), skip_counts(trace), *attention_lines(trace), *cost_lines(trace)],
+        name="name",
+        computed={
+            name: partial(_same, value)
+            for name, value in flatten(to_builtins(trace.totals), "totals.")
+            if value is not None and not isinstance(value, list | tuple)
+        },
     )
+
+
+def _same(value: Any, _: Stage) -> Any:
+    """Return a total, which is the same in the row of each stage."""
+    return value
 
 
 def _kinds(counts: AttentionCounts) -> str:

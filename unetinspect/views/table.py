@@ -112,7 +112,7 @@ class Table(Struct, frozen=True):
     fields: Sequence[str] = ()
     name: str = ""
     wanted: Sequence[str] = ()
-    computed: Mapping[str, Callable[[Any], str | None]] = {}
+    computed: Mapping[str, Callable[[Any], Any]] = {}
     title: str = ""
 
 
@@ -125,7 +125,7 @@ def flat_fields(table: Table, *, in_words: bool = False) -> tuple[list[str], lis
         UsageError: A field that is wanted does not exist.
     """
     records = table.rows if table.records is None else table.records
-    rows = [dict(_flatten(msgspec.to_builtins(record))) for record in records]
+    rows = [dict(flatten(msgspec.to_builtins(record))) for record in records]
     # Each name once; those of a nested record in its place, also where it is absent from the first rows.
     groups: dict[str, dict[str, None]] = {}
     for name in [name for row in rows for name in row] or table.fields:
@@ -184,11 +184,12 @@ def data_text(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return the names and values of a record's fields, those of nested records under names with dots, all after `prefix`."""
     flat: list[tuple[str, Any]] = []
     for name, value in fields.items():
         if isinstance(value, dict):
-            flat += _flatten(value, f"{prefix}{name}.")
+            flat += flatten(value, f"{prefix}{name}.")
         else:
             flat.append((prefix + name, value))
     return flat
