@@ -99,6 +99,7 @@ def attn(
     """unetinspect attn sdxl --res 1024
     unetinspect attn sd15 --kind cross --tokens-at 16x16
     unetinspect attn sd15 --kind cross --stage mid_block,up_blocks --code -o maps.py
+    unetinspect attn sd15 --columns processor_key --format names
     """
     from unetinspect.views.attention import attention_table
     from unetinspect.views.inputs import capture_code
