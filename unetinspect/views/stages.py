@@ -94,17 +94,18 @@ def _memory_lines(totals: Totals) -> Iterator[str]:
     yield f"memory: inference {format_bytes(totals.inference_bytes)} = {weights} + activations {format_bytes(totals.peak_activation_bytes)}"
     if (step := totals.training) is None:
         return
-    added, kept = step.peak_activation_bytes - step.kept_bytes, format_bytes(step.kept_bytes)
-    checkpointed = " with gradient checkpointing" if step.gradient_checkpointing else ""
-    activations = f"kept for backward{checkpointed} {kept} + backward {format_bytes(added)}"
-    in_step = step.step_bytes > step.peak_activation_bytes
+    activations, backward = format_bytes(step.peak_activation_bytes), format_bytes(step.peak_activation_bytes - step.kept_bytes)
+    freed = step.step_bytes > step.peak_activation_bytes
     yield (
         f"        training {format_bytes(step.total_bytes)} = {weights} + gradients {format_bytes(step.gradient_bytes)}"
-        f" + optimizer ({step.optimizer}) {format_bytes(step.optimizer_bytes)}"
-        f" + {f'its step {format_bytes(step.step_bytes)}' if in_step else activations}"
+        f" + optimizer state ({step.optimizer}) {format_bytes(step.optimizer_bytes)}"
+        f" + {f'optimizer step {format_bytes(step.step_bytes)}' if freed else f'activations {activations}'}"
     )
-    if in_step:
-        yield f"        freed before the optimizer's step: {activations}"
+    checkpointed = " with gradient checkpointing" if step.gradient_checkpointing else ""
+    yield (
+        f"        activations{checkpointed} {activations} = saved for backward {format_bytes(step.kept_bytes)} + backward pass {backward}"
+        f"{'; freed before the optimizer step' if freed else ''}"
+    )
 
 
 def attached_lines(run: Run) -> Iterator[str]:

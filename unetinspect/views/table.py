@@ -134,8 +134,9 @@ def flat_fields(table: Table, *, in_words: bool = False) -> tuple[list[str], lis
     known = [*dict.fromkeys([*names, *table.computed])] if names else []
     for name in table.wanted:
         if known and name not in known:
-            close = nearest_names(name, known, count=1)
-            raise UsageError(f"no column '{name}'", hint=f"{f'did you mean {close[0]}? ' if close else ''}columns: {', '.join(known)}")
+            close = nearest_names(name, known, count=2)
+            meant = f"did you mean {' or '.join(close)}? " if close else ""
+            raise UsageError(f"no column '{name}'", hint=f"{meant}columns: {', '.join(known)}")
     if table.wanted:
         names = [*table.wanted]
         computed = [{name: write(record) for name, write in table.computed.items()} for record in records]
@@ -203,9 +204,8 @@ def to_dataframe(trace: Trace, section: str | None) -> pd.DataFrame:
     """
     if section not in SECTIONS:
         close = nearest_names(str(section), list(SECTIONS), count=1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
-        wrong = "to_dataframe() needs a section" if section is None else f"a trace has no section {section!r} of many records"
-        raise UsageError(wrong, hint=f"{meant}it has {', '.join(SECTIONS)}")
+        wrong = "to_dataframe() needs a section" if section is None else f"to_dataframe() has no section {section!r}"
+        raise UsageError(f"{wrong}; use one of {', '.join(SECTIONS)}", hint=f"did you mean {close[0]!r}?" if close else None)
     try:
         import pandas as pd
     except ModuleNotFoundError as error:
