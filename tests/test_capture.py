@@ -313,7 +313,7 @@ def test_a_capture_leaves_no_trace(error: BaseException | None) -> None:
     ("taps", "message"),
     [
         ([maps(), features("mid_blok")], "mid_blok"),
-        ([maps(kind="joint")], "no layer matches; this UNet has self, cross attention with 64, 256 query tokens in"),
+        ([maps(kind="joint")], "no layer matches; this UNet has self, cross attention at 8x8, 16x16 in"),
         ([skips(), maps(change=lambda probs, at: probs), maps(kind="cross", change=lambda probs, at: probs)], "change"),
         ([maps(), skips(target="up_blocks.7")], "up_blocks.7"),
     ],

@@ -445,15 +445,18 @@ def test_a_glob_and_a_folder_are_all_their_configs(cli: Any) -> None:
 
 def test_github_marks_the_line_of_the_key(cli: Any, configs: Path) -> None:
     """Each annotation, unescaped as the runner does it, names a file and the line in which the key is written, or the syntax breaks."""
-    code, out, _ = cli("check", "configs", "--device", "meta", "--output-format", "github", "--expect", "skips<1")
+    code, out, _ = cli(
+        "check", "configs", "--device", "meta", "--output-format", "github", "--expect", "skips<1", "--expect", "sample_size=1"
+    )
     marked = []
     for file, line, message in re.findall(r"^::error file=([^:,]*)(?:,line=(\d+))?::(.*)$", out, re.MULTILINE):
         text = (configs.parent / unquote(file)).read_text()
         marked.append((unquote(message), text.splitlines()[int(line) - 1].strip(' ",\t').partition('"')[0] if line else ""))
 
-    assert (code, out.count("::error "), len(marked)) == (2, 6, 6)
+    assert (code, out.count("::error "), len(marked)) == (2, 9, 9)
     assert [line for message, line in marked if "attention_head_dim is 6: " in message and "\n" in message] == ["attention_head_dim"]
     assert [line for message, line in marked if "sillu" in message] == ["act_fn"]
     assert [line for message, line in marked if "not valid YAML" in message] == ["act_fn: }"]
     assert [line for message, line in marked if "skips: expected < 1, found " in message] == ["", ""]
+    assert [line for message, line in marked if "sample_size: expected 1, found " in message] == ["", ""]  # the file has that key
     assert cli("check", "lost.json", "--output-format", "github")[1].startswith("::error::there is no file or folder ")

@@ -336,7 +336,7 @@ def test_a_written_config_has_what_was_overridden_and_the_record_stays_under_jso
     assert cli("config", "one.json", "-o", "again.yaml") == cli("config", "again.yaml", "-o", "again.json") == (0, "", "")
     assert (tmp_path / "again.json").read_text() == (tmp_path / "one.json").read_text()
     for option in ("--json", "--format json"):
-        note = f"note: record.json contains the record; without {option}, -o FILE.json writes the config that diffusers loads\n"
+        note = f"note: record.json is a record, not a config: save one with -o FILE.json without {option}\n"
         assert cli("config", "given.json", *option.split(), "-o", "record.json") == (0, "", note)
         assert (tmp_path / "record.json").read_text() == printed
     with (tmp_path / "redirected.json").open("w") as file, monkeypatch.context() as redirected:
@@ -344,7 +344,7 @@ def test_a_written_config_has_what_was_overridden_and_the_record_stays_under_jso
         assert cli("config", "given.json", "--json") == (
             0,
             "",
-            "note: this is the record; -o FILE.json writes the config that diffusers loads\n",
+            "note: this is a record, not a config: save one with -o FILE.json\n",
         )
         assert cli("config", "given.json", "-q", "--json") == (0, "", "")
         assert cli("config", "given.json", "--format", "csv") == (0, "", "")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.tiny import ALL, CONDITION, traced
 from unetinspect import UsageError
-from unetinspect.record.selection import KINDS, Selection, no_match, pick_skips
+from unetinspect.record.selection import KINDS, Selection, no_match, pick_skips, with_grids
 from unetinspect.views.attention import attention_table
 from unetinspect.views.render import Screen, render_table
 from unetinspect.views.tree import tree_table
@@ -79,11 +79,14 @@ def test_words_that_mean_nothing_are_named(words: dict[str, Any], message: str, 
 
 def test_no_match_says_what_there_is() -> None:
     """The kinds, numbers of tokens and stages of the layers; or that there is none."""
-    layers = traced(VIDEO).attentions
-    said = no_match(layers)
+    layers = with_grids(traced(VIDEO))
+    said, meant = no_match(layers)
 
-    assert all(word in said for layer in layers for word in (layer.kind, layer.stage, str(layer.query_shape[2])))
-    assert no_match(()) == "no layer matches; this UNet has no attention layers"
+    places = [f"{layer.query_shape[2]} query tokens" if grid is None else f"{grid[0]}x{grid[1]}" for layer, grid in layers]
+    assert {place[-6:] == "tokens" for place in places} == {True, False}
+    assert all(word in said for (layer, _), place in zip(layers, places, strict=True) for word in (layer.kind, layer.stage, place))
+    assert meant is None
+    assert no_match(()) == ("no layer matches; this UNet has no attention layers", None)
 
 
 @pytest.mark.parametrize(
@@ -204,11 +207,19 @@ def test_a_tree_is_cut_to_the_height_of_the_screen(fold: bool) -> None:
         assert (f"{depth} of {deepest} levels shown: --depth {deepest} shows all" in table.below) == (depth < deepest)
 
 
+def test_a_text_as_long_as_a_grid_gets_the_option_that_selects_the_grid(cli: Any) -> None:
+    """`--tokens 256` may be meant as the layers with 256 query tokens; with `--tokens-at`, or with 77 tokens, it is not."""
+    said = "--tokens is the length of encoder_hidden_states; --tokens-at 16x16 selects by query tokens"
+    noted = [said in cli("attn", "sd15", *words.split())[2] for words in ("--tokens 256", "--tokens 256 --tokens-at 8", "--tokens 77")]
+
+    assert noted == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--tokens-at 256", "; 256 is the side of a 256x256 grid here, not a number of tokens"),
-        ("--tokens-at 16x16 --stage mid_block --kind cross", "this UNet has cross attention with 64 query tokens in mid_block"),
+        ("--tokens-at 256", "for 256 query tokens, use --tokens-at 16x16 (256 is 256x256)"),
+        ("--tokens-at 16x16 --stage mid_block --kind cross", "this UNet has cross attention at 8x8 in mid_block"),
     ],
 )
 def test_where_no_layer_matches_the_answer_is_about_what_was_asked(cli: Any, options: str, said: str) -> None:

@@ -71,6 +71,20 @@ def test_csv_is_one_table_with_a_column_for_the_model(cli: Any, form: str, delim
     assert rows == [*alone[0], *alone[1]]
 
 
+def test_totals_are_columns_of_the_stages(cli: Any) -> None:
+    """One number a model without `jq`, or a table of several; the same numbers as in JSON, and no column of CSV that was not asked for."""
+    names = ("unet.json", "plain.json")
+    totals = [json.loads(cli("trace", name, "--json", *ON_META)[1])["totals"] for name in names]
+    printed = cli("trace", *names, "--columns", "totals.inference_bytes", "--format", "names", *ON_META)[1]
+    table = cli("trace", *names, "--columns", "model,params,totals.macs_by_kind.conv", "--format", "csv", *ON_META)[1]
+    rows = list(csv.DictReader(io.StringIO(table)))
+
+    assert printed.split() == [str(each["inference_bytes"]) for each in totals]
+    assert {row["totals.macs_by_kind.conv"] for row in rows} == {str(each["macs_by_kind"]["conv"]) for each in totals}
+    assert sum(int(row["params"]) for row in rows) == sum(each["params"] for each in totals)
+    assert "totals." not in cli("trace", *names, "--format", "csv", *ON_META)[1]
+
+
 def test_a_size_that_fails_leaves_the_columns_of_the_others(cli: Any) -> None:
     """All sizes of one model fail, and none of the other: nested fields have columns of their own; a clean check has its header."""
     Path("flat.json").write_text(json.dumps(KINDS["plain-one-block"]))

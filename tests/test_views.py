@@ -121,7 +121,7 @@ def test_a_skip_has_one_label_in_every_form() -> None:
 
     for skip, row in zip(record.skips, rows, strict=True):
         filtered = skip.target_stage in ("up_blocks.0", "up_blocks.1")
-        factors = {"up_blocks.0": ", s1 0.9, b1 1.2", "up_blocks.1": ", s2 0.2, b2 1.4"}.get(skip.target_stage)
+        factors = {"up_blocks.0": ", s1 0.9", "up_blocks.1": ", s2 0.2"}.get(skip.target_stage)
         way = f"+ down_block_additional_residuals.{skip.index}{f'; filtered in the Fourier domain{factors}' if factors else ''}"
         channels = f"{row['hidden_channels']} + {row['skip_channels']} = {row['concat_channels']} -> {row['out_channels']}"
         assert [change["kind"] for change in json.loads(row["changes"])] == ["sum", "filter"][: 1 + filtered]

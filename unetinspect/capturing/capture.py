@@ -32,7 +32,7 @@ from unetinspect.observe.tensors import tensors_in
 from unetinspect.record import Attention, Skip, Trace
 from unetinspect.record.selection import grid_of, no_match
 from unetinspect.record.stages import paths_above
-from unetinspect.units import format_size, plural
+from unetinspect.units import plural
 
 # The axes of a feature, by how many it has.
 _AXES = {
@@ -147,9 +147,11 @@ class Run:
                 raise UsageError(f"calls={tap.calls!r}: the UNet was called {plural(self._calls, 'time')}", hint="calls are counted from 0")
             if isinstance(tap, MapTap) and id(tap) not in self._matched:
                 ran = [layer for layer in self._plan.record.attentions if layer.path in self._queries and tap.selection.takes(layer)]
-                sized = [replace(layer, query_shape=(1, 1, self._queries[layer.path], 1)) for layer in ran]
-                grids = dict.fromkeys(format_size(self._grids_of[layer.path]) for layer in ran if layer.path in self._grids_of)
-                raise UsageError(no_match(sized, tap.selection), hint=f"the grids of this pass are {', '.join(grids)}" if grids else None)
+                sized = [
+                    (replace(layer, query_shape=(1, 1, self._queries[layer.path], 1)), self._grids_of.get(layer.path)) for layer in ran
+                ]
+                said, meant = no_match(sized, tap.selection)
+                raise UsageError(said, hint=meant)
 
     def _hook_maps(self, hook: Callable[..., None], taps: Sequence[MapTap]) -> None:
         layers: dict[str, Attention] = {}

@@ -14,7 +14,7 @@ from unetinspect.capturing.taps import FeatureTap, MapTap, SkipTap, Tap
 from unetinspect.errors import ConfigError, UsageError, nearest_names
 from unetinspect.observe.assemble import stage_finder_of
 from unetinspect.record import Attention, Skip, Source, Trace
-from unetinspect.record.selection import no_match
+from unetinspect.record.selection import no_match, with_grids
 from unetinspect.run.live import LiveModule
 from unetinspect.run.tracer import Tracer
 from unetinspect.source.loaded import LoadedModel
@@ -97,7 +97,7 @@ class Plan:
         tap.selection.check(self.record)
         layers = {layer.path: layer for layer in self.record.attentions if tap.selection.takes(layer)}
         if not layers:
-            raise UsageError(no_match(self.record.attentions, tap.selection), hint="`unetinspect attn` lists the layers")
+            raise UsageError(no_match(with_grids(self.record), tap.selection)[0], hint="`unetinspect attn` lists the layers")
         closed = next((path for path in layers if isinstance(self.modules[path], nn.MultiheadAttention)), None)
         if closed is not None:
             raise UsageError(

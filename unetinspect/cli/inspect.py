@@ -13,10 +13,11 @@ from unetinspect.cli.output import OF_NAMED, Output
 from unetinspect.cli.run import Passes, answer_models, read_first, read_named, trace_named
 from unetinspect.errors import UsageError
 from unetinspect.record import Envelope
-from unetinspect.record.selection import Selection, no_match, no_skip_matches, pick_modules, pick_skips, read_words
+from unetinspect.record.selection import Selection, no_match, no_skip_matches, pick_modules, pick_skips, read_words, with_grids
 from unetinspect.run.cache import Recorder
 from unetinspect.source import LoadedModel
 from unetinspect.source.loaded import NoModelError
+from unetinspect.units import format_size
 
 _DOES_NOT_FIT = 1
 _CODE = ("py", "txt")
@@ -33,7 +34,7 @@ def trace(options: MemoryOptions, models: Models = None) -> None:
     """
     from unetinspect.views.stages import stages_table
 
-    output = Output(options)
+    output = Output(options, *OF_NAMED)
     passes = Passes(options, output)
 
     def answer(model: LoadedModel) -> int:
@@ -98,6 +99,7 @@ def attn(
     """unetinspect attn sdxl --res 1024
     unetinspect attn sd15 --kind cross --tokens-at 16x16
     unetinspect attn sd15 --kind cross --stage mid_block,up_blocks --code -o maps.py
+    unetinspect attn sd15 --columns processor_key --format names
     """
     from unetinspect.views.attention import attention_table
     from unetinspect.views.inputs import capture_code
@@ -106,6 +108,9 @@ def attn(
     selection = Selection.of(kind, stage, tokens_at)
     record = trace_named(options, output)
     picked = selection.pick(record)
+    alike = next((grid for layer, grid in with_grids(record) if grid is not None and layer.query_shape[2] == options.tokens), None)
+    if alike is not None and tokens_at is None:  # both are numbers of tokens: of the text, and of the image
+        output.note(f"--tokens is the length of encoder_hidden_states; --tokens-at {format_size(alike)} selects by query tokens")
     if not code:
         table = attention_table(record, picked, fold=not (no_fold or options.columns), selection=selection)
         output.show(table, Envelope.of(record, attentions=picked))
@@ -113,7 +118,8 @@ def attn(
         size = (tokens_at,) if tokens_at is not None else ()
         output.write(capture_code(record, "maps", {"kind": selection.kinds, "stage": selection.stages, "tokens_at": size}))
     else:
-        raise UsageError(no_match(record.attentions, selection), hint="`unetinspect attn` lists them")
+        said, meant = no_match(with_grids(record), selection)
+        raise UsageError(said, hint=meant or "`unetinspect attn` lists them")
 
 
 @takes(TraceOptions)

@@ -103,6 +103,10 @@ def _read_text(stream: IO[Any]) -> str:
     return text if isinstance(text, str) else text.decode("utf-8", "replace")
 
 
+# From a record, diffusers builds a UNet of its own defaults, with only a warning.
+_NOT_A_CONFIG = "is a record, not a config: save one with -o FILE.json"
+
+
 @takes(ModelOptions)
 def config(options: ModelOptions) -> None:
     """unetinspect config sd15
@@ -138,9 +142,9 @@ def config(options: ModelOptions) -> None:
         output.write(yaml.safe_dump(whole, sort_keys=False, default_flow_style=None))
         return
     if output.form == "json" and output.path is not None:
-        output.note(f"{output.path} contains the record; without {output.decided_by}, -o FILE.json writes the config that diffusers loads")
+        output.note(f"{output.path} {_NOT_A_CONFIG} without {output.decided_by}")
     elif output.form == "json" and is_redirected():
-        output.note("this is the record; -o FILE.json writes the config that diffusers loads")
+        output.note(f"this {_NOT_A_CONFIG}")
     notes = [*(entry.notes if entry is not None else ()), *notes]
     output.show(config_table(model, notes), Envelope(schema=SCHEMA, model=model))
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+import unetinspect
 from unetinspect.errors import UnetInspectError, UsageError, nearest_names
 from unetinspect.streams import INTERRUPTED, SUFFIXES, ReaderGoneError, interrupted, print_error
 from unetinspect.version import __version__
@@ -44,7 +45,7 @@ _GROUPS = {
         "explain-error": ("lookup", "Explain an error: what it means and what to change"),
     },
     "Catalog and cache": {
-        "config": ("lookup", "Show a config with diffusers' defaults filled in"),
+        "config": ("lookup", "Show a config with its defaults; -o FILE.json saves it"),
         "models": ("lookup", "List the bundled UNets, or those of a folder"),
         "cache": ("lookup", "Show or clear the cache of records"),
         "schema": ("lookup", "Print the JSON Schema of --json output"),
@@ -214,6 +215,8 @@ def _usage_hint(error: Any, given: list[str]) -> str:
 
         form = SUFFIXES.get(f".{wrong.lower()}")
         close = [f"--as {form} (or -o FILE.{form})"] if form in FORMS else close
+    elif not option and given[0] in {*unetinspect.__all__} - {*COMMANDS, "explain_error"}:
+        return f"it is in Python: from unetinspect import {given[0]}"
     elif not option and given[0] not in COMMANDS:
         from unetinspect.catalog import find_entry
 

@@ -114,7 +114,7 @@ class PassOptions(ModelOptions, frozen=True, kw_only=True):
     """How to run a forward pass, except its size."""
 
     cfg: Annotated[bool | None, _size("--cfg/--no-cfg", help="Classifier-free guidance [default: on for conditional models]")] = None
-    tokens: Annotated[int | None, _size(metavar="N", help="Tokens in encoder_hidden_states [default: what the model is used with]")] = None
+    tokens: Annotated[int | None, _size(metavar="N", help="Length of encoder_hidden_states [default: what the model is used with]")] = None
     frames: Annotated[int | None, _size(metavar="N", help="Frames of a video UNet [default: from the config]")] = None
     vae_scale: Annotated[int | None, _size(metavar="N", help="VAE downscaling factor [default: from the model's files, or 8]")] = None
     attached: Annotated[

@@ -103,7 +103,11 @@ class Output:
         """Print tables for people, the records of the first for spreadsheets, `document` as JSON."""
         if self._parts is not None and self.form in ("csv", "tsv"):
             records = table.rows if table.records is None else table.records
-            self._rows += [{"model": self.label, **msgspec.to_builtins(record)} for record in records]
+            computed = {name: write for name, write in table.computed.items() if name in self._columns}
+            self._rows += [
+                {"model": self.label, **{name: write(record) for name, write in computed.items()}, **msgspec.to_builtins(record)}
+                for record in records
+            ]
             self._fields = ("model", *table.fields)
             return
         if self._columns and self.form != "names":

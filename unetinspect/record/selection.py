@@ -13,7 +13,7 @@ from unetinspect.record.run import Shape
 from unetinspect.record.sections import Attention, AttentionKind, Module, Skip
 from unetinspect.record.stages import paths_above
 from unetinspect.record.trace import Trace
-from unetinspect.units import parse_size, split_commas
+from unetinspect.units import format_size, parse_size, split_commas
 
 KINDS: tuple[AttentionKind, ...] = get_args(AttentionKind)
 
@@ -81,12 +81,7 @@ class Selection(Struct, frozen=True, kw_only=True):
             UsageError: The record does not have one of the stages or paths.
         """
         self.check(record)
-        sizes = {module.path: module.in_shape[2:] for module in record.modules if module.in_shape is not None and len(module.in_shape) == 4}
-        return tuple(
-            layer
-            for layer in record.attentions
-            if self.takes(layer) and self.takes_size(layer.query_shape[2], grid_of(layer, layer.query_shape[2], sizes))
-        )
+        return tuple(layer for layer, grid in with_grids(record) if self.takes(layer) and self.takes_size(layer.query_shape[2], grid))
 
 
 def pick_skips(record: Trace, *, stages: Sequence[str] = (), sources: Sequence[str] = (), targets: Sequence[str] = ()) -> tuple[Skip, ...]:
@@ -125,6 +120,12 @@ def pick_modules(record: Trace, *, stages: Sequence[str] = (), path: str | None 
 EVERY_LAYER = Selection()
 
 
+def with_grids(record: Trace) -> list[tuple[Attention, tuple[int, int] | None]]:
+    """Return the attention layers of a record, each with the grid of its queries."""
+    sizes = {module.path: module.in_shape[2:] for module in record.modules if module.in_shape is not None and len(module.in_shape) == 4}
+    return [(layer, grid_of(layer, layer.query_shape[2], sizes)) for layer in record.attentions]
+
+
 def grid_of(layer: Attention, queries: int, sizes: Mapping[str, Shape]) -> tuple[int, int] | None:
     """Return the grid that the queries of a layer are: the (height, width) of the innermost module around it with as many places.
 
@@ -141,21 +142,29 @@ def in_stages(path: str, stages: Sequence[str]) -> bool:
     return not stages or any(path == stage or path.startswith(f"{stage}.") for stage in stages)
 
 
-def no_match(layers: Sequence[Attention], selection: Selection = EVERY_LAYER) -> str:
-    """Say that no layer matches a selection, and what a UNet with these layers has of the kinds and in the stages that were selected."""
+def no_match(layers: Sequence[tuple[Attention, tuple[int, int] | None]], selection: Selection = EVERY_LAYER) -> tuple[str, str | None]:
+    """Say that no layer matches, and which kinds, grids and stages there are among those that match all but `tokens_at`, or among all.
+
+    `layers` are those of the UNet, each with the grid of its queries. Returns that sentence, and what to type if `tokens_at` was
+    meant as a number of query tokens: who types a number gets a square with that side.
+    """
     if not layers:
-        return "no layer matches; this UNet has no attention layers"
-    layers = [layer for layer in layers if selection.takes(layer)] or layers
-    kinds = dict.fromkeys(layer.kind for layer in layers)
-    stages = dict.fromkeys(layer.stage for layer in layers)
-    tokens = sorted({layer.query_shape[2] for layer in layers})
-    has = f"{', '.join(kinds)} attention with {', '.join(map(str, tokens))} query tokens in {', '.join(stages)}"
-    height, width = selection.tokens_at or (0, 0)
-    # Who types a number of tokens gets a square with that side.
-    as_side = (
-        f"; {height} is the side of a {height}x{width} grid here, not a number of tokens" if height == width and height in tokens else ""
+        return "no layer matches; this UNet has no attention layers", None
+    layers = [(layer, grid) for layer, grid in layers if selection.takes(layer)] or layers
+    kinds = dict.fromkeys(layer.kind for layer, _ in layers)
+    stages = dict.fromkeys(layer.stage for layer, _ in layers)
+    # Of layers without a grid (frames, signals) a row, which has as many places.
+    grids = {layer.query_shape[2]: grid or (1, layer.query_shape[2]) for layer, grid in layers}
+    places = sorted(
+        {(layer.query_shape[2], format_size(grid) if grid else f"{layer.query_shape[2]} query tokens") for layer, grid in layers}
     )
-    return f"no layer matches; this UNet has {has}{as_side}"
+    said = (
+        f"no layer matches; this UNet has {', '.join(kinds)} attention at {', '.join(place for _, place in places)} in {', '.join(stages)}"
+    )
+    height, width = selection.tokens_at or (0, 0)
+    if height != width or height not in grids:
+        return said, None
+    return said, f"for {height} query tokens, use --tokens-at {format_size(grids[height])} ({height} is {height}x{width})"
 
 
 def no_skip_matches(skips: Sequence[Skip]) -> str:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from unetinspect.naming import processor_layers
 from unetinspect.record import Attention, AttentionCounts, Role, Stage, Trace
-from unetinspect.record.selection import EVERY_LAYER, Selection, no_match
+from unetinspect.record.selection import EVERY_LAYER, Selection, no_match, with_grids
 from unetinspect.units import format_bytes, format_shape, format_si, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.table import Column, Table, fields_of
@@ -107,7 +107,7 @@ def _lines(trace: Trace, attentions: Sequence[Attention], selection: Selection) 
     if len(attentions) < len(trace.attentions):
         yield f"{len(attentions)} of {len(trace.attentions)} shown"
     if trace.attentions and not attentions:
-        yield no_match(trace.attentions, selection)
+        yield from filter(None, no_match(with_grids(trace), selection))
     yield from attention_lines(trace)
     if attentions:
         yield "map: (batch * heads, query_tokens, key_tokens)"

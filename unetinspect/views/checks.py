@@ -139,7 +139,9 @@ def github_annotations(name: str, check: Check, *, file: str, lines: Mapping[str
     yield visible(check_verdict(name, check))
     for finding in check.findings:
         if not finding.follows:
-            line = next((lines[key] for key in finding.where if key in lines), None)
+            # The name of a module, or of what is expected, is in no line, even if a key of the file has that name.
+            keys = finding.where if finding.about == "config" else ()
+            line = next((lines[key] for key in keys if key in lines), None)
             yield github_error("\n".join(filter(None, (finding.what, finding.advice))), file=file, line=line)
 
 

@@ -69,6 +69,7 @@ def _sweep_lines(points: Sequence[SweepPoint], record: Trace | None) -> Iterator
         yield f"total: {'of a training step: weights, gradients, optimizer, activations' if training else 'weights + peak'}"
     if limit := next((point.fit_bytes for point in points if point.fit_bytes), None):
         yield f"batch: the largest whose total is within {format_bytes(limit)}; -: not even 1"
+        yield "not included: CUDA context, workspaces, fragmentation; reserve 1 GiB or more"
 
 
 def profile_table(trace: Trace, profile: Profile) -> Table:

@@ -16,7 +16,7 @@ from unetinspect.units import format_shape, format_size, plural
 from unetinspect.views.header import header
 from unetinspect.views.stages import skip_counts
 from unetinspect.views.table import Column, Table, fields_of
-from unetinspect.views.words import CHANGES, freeu_factors, inside, skip_changes, skip_sum, skip_way, with_call
+from unetinspect.views.words import CHANGES, freeu_factor, freeu_place, inside, skip_changes, skip_sum, skip_way, with_call
 
 
 def skips_table(trace: Trace, skips: Sequence[Skip] | None = None) -> Table:
@@ -33,6 +33,7 @@ def skips_table(trace: Trace, skips: Sequence[Skip] | None = None) -> Table:
         columns=(
             Column("consumed by", lambda skip: with_call(skip.target, skip.call), path=True),
             Column("produced by", _sources, path=True, page=lambda skip: " + ".join(skip.sources)),
+            Column("index", lambda skip: str(skip.index), right=True, drop=9, value=lambda skip: skip.index),
             Column("shape", lambda skip: format_shape(skip.shape), drop=8),
             *changed,
             Column("hidden + skip = concat -> out", skip_sum, value=lambda skip: skip.concat_channels),
@@ -86,9 +87,14 @@ def _way_lines(trace: Trace) -> Iterator[str]:
     for skip in trace.skips:
         for change, text in skip_changes(skip):
             what = re.sub(r"\.\d+$", "", text) if change.kind == "sum" else CHANGES.get(change.kind, text)
-            stages.setdefault(what + freeu_factors(skip, change, trace.run), []).append(skip.target_stage)
+            stages.setdefault(what + freeu_factor(skip, change, trace.run), []).append(skip.target_stage)
     for what, found in stages.items():
         yield f"changed on the way, {len(found)} of {len(trace.skips)}: {what} ({', '.join(dict.fromkeys(found))})"
+    if trace.run.freeu is not None:
+        filtered = dict.fromkeys(skip.target_stage for skip in trace.skips for change in skip.changes if change.kind == "filter")
+        factors = [f"b{place + 1} {trace.run.freeu[place]:g} ({stage})" for stage in filtered if (place := freeu_place(stage)) is not None]
+        if factors:
+            yield f"FreeU scales half of the hidden channels: {', '.join(factors)}"
 
 
 def _sources(skip: Skip) -> str:

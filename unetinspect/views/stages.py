@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
-from unetinspect.record import AttentionCounts, Run, Totals, Trace
+from msgspec import to_builtins
+
+from unetinspect.record import AttentionCounts, Run, Stage, Totals, Trace
 from unetinspect.units import format_bytes, format_count, format_shape, format_si, plural
 from unetinspect.views.attention import all_layers, attention_lines, counts_by_kind
 from unetinspect.views.header import header
-from unetinspect.views.table import Column, Table
+from unetinspect.views.table import Column, Table, flatten
 
 
 def stages_table(trace: Trace) -> Table:
@@ -30,7 +34,18 @@ def stages_table(trace: Trace) -> Table:
         rows=trace.stages,
         above=header(trace.model, trace.run),
         below=[*_parameter_lines(trace), skip_counts(trace), *attention_lines(trace), *cost_lines(trace)],
+        name="name",
+        computed={
+            name: partial(_same, value)
+            for name, value in flatten(to_builtins(trace.totals), "totals.")
+            if value is not None and not isinstance(value, list | tuple)
+        },
     )
+
+
+def _same(value: Any, _: Stage) -> Any:
+    """Return a total, which is the same in the row of each stage."""
+    return value
 
 
 def _kinds(counts: AttentionCounts) -> str:
@@ -79,17 +94,18 @@ def _memory_lines(totals: Totals) -> Iterator[str]:
     yield f"memory: inference {format_bytes(totals.inference_bytes)} = {weights} + activations {format_bytes(totals.peak_activation_bytes)}"
     if (step := totals.training) is None:
         return
-    added, kept = step.peak_activation_bytes - step.kept_bytes, format_bytes(step.kept_bytes)
-    checkpointed = " with gradient checkpointing" if step.gradient_checkpointing else ""
-    activations = f"kept for backward{checkpointed} {kept} + backward {format_bytes(added)}"
-    in_step = step.step_bytes > step.peak_activation_bytes
+    activations, backward = format_bytes(step.peak_activation_bytes), format_bytes(step.peak_activation_bytes - step.kept_bytes)
+    freed = step.step_bytes > step.peak_activation_bytes
     yield (
         f"        training {format_bytes(step.total_bytes)} = {weights} + gradients {format_bytes(step.gradient_bytes)}"
-        f" + optimizer ({step.optimizer}) {format_bytes(step.optimizer_bytes)}"
-        f" + {f'its step {format_bytes(step.step_bytes)}' if in_step else activations}"
+        f" + optimizer state ({step.optimizer}) {format_bytes(step.optimizer_bytes)}"
+        f" + {f'optimizer step {format_bytes(step.step_bytes)}' if freed else f'activations {activations}'}"
     )
-    if in_step:
-        yield f"        freed before the optimizer's step: {activations}"
+    checkpointed = " with gradient checkpointing" if step.gradient_checkpointing else ""
+    yield (
+        f"        activations{checkpointed} {activations} = saved for backward {format_bytes(step.kept_bytes)} + backward pass {backward}"
+        f"{'; freed before the optimizer step' if freed else ''}"
+    )
 
 
 def attached_lines(run: Run) -> Iterator[str]:

@@ -112,7 +112,7 @@ class Table(Struct, frozen=True):
     fields: Sequence[str] = ()
     name: str = ""
     wanted: Sequence[str] = ()
-    computed: Mapping[str, Callable[[Any], str | None]] = {}
+    computed: Mapping[str, Callable[[Any], Any]] = {}
     title: str = ""
 
 
@@ -125,7 +125,7 @@ def flat_fields(table: Table, *, in_words: bool = False) -> tuple[list[str], lis
         UsageError: A field that is wanted does not exist.
     """
     records = table.rows if table.records is None else table.records
-    rows = [dict(_flatten(msgspec.to_builtins(record))) for record in records]
+    rows = [dict(flatten(msgspec.to_builtins(record))) for record in records]
     # Each name once; those of a nested record in its place, also where it is absent from the first rows.
     groups: dict[str, dict[str, None]] = {}
     for name in [name for row in rows for name in row] or table.fields:
@@ -134,8 +134,9 @@ def flat_fields(table: Table, *, in_words: bool = False) -> tuple[list[str], lis
     known = [*dict.fromkeys([*names, *table.computed])] if names else []
     for name in table.wanted:
         if known and name not in known:
-            close = nearest_names(name, known, count=1)
-            raise UsageError(f"no column '{name}'", hint=f"{f'did you mean {close[0]}? ' if close else ''}columns: {', '.join(known)}")
+            close = nearest_names(name, known, count=2)
+            meant = f"did you mean {' or '.join(close)}? " if close else ""
+            raise UsageError(f"no column '{name}'", hint=f"{meant}columns: {', '.join(known)}")
     if table.wanted:
         names = [*table.wanted]
         computed = [{name: write(record) for name, write in table.computed.items()} for record in records]
@@ -184,11 +185,12 @@ def data_text(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(fields: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return the names and values of a record's fields, those of nested records under names with dots, all after `prefix`."""
     flat: list[tuple[str, Any]] = []
     for name, value in fields.items():
         if isinstance(value, dict):
-            flat += _flatten(value, f"{prefix}{name}.")
+            flat += flatten(value, f"{prefix}{name}.")
         else:
             flat.append((prefix + name, value))
     return flat
@@ -202,9 +204,8 @@ def to_dataframe(trace: Trace, section: str | None) -> pd.DataFrame:
     """
     if section not in SECTIONS:
         close = nearest_names(str(section), list(SECTIONS), count=1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
-        wrong = "to_dataframe() needs a section" if section is None else f"a trace has no section {section!r} of many records"
-        raise UsageError(wrong, hint=f"{meant}it has {', '.join(SECTIONS)}")
+        wrong = "to_dataframe() needs a section" if section is None else f"to_dataframe() has no section {section!r}"
+        raise UsageError(f"{wrong}; use one of {', '.join(SECTIONS)}", hint=f"did you mean {close[0]!r}?" if close else None)
     try:
         import pandas as pd
     except ModuleNotFoundError as error:

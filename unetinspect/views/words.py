@@ -27,17 +27,21 @@ def skip_label(skip: Skip) -> str:
 
 def skip_way(skip: Skip, run: Run) -> str:
     """Write the changes of a skip between its source and the concatenation: "+ NAME; filtered in the Fourier domain"."""
-    return "; ".join(f"{text}{freeu_factors(skip, change, run)}" for change, text in skip_changes(skip))
+    return "; ".join(f"{text}{freeu_factor(skip, change, run)}" for change, text in skip_changes(skip))
 
 
-def freeu_factors(skip: Skip, change: SkipChange, run: Run) -> str:
-    """Write the factors that FreeU has in the up block of a skip that it filters: ", s1 0.9, b1 1.2"; "" of other changes."""
-    block = skip.target_stage.rpartition(".")[2]
-    if run.freeu is None or change.kind != "filter" or block not in ("0", "1"):
+def freeu_factor(skip: Skip, change: SkipChange, run: Run) -> str:
+    """Write the factor with which FreeU filters a skip: ", s1 0.9"; "" of other changes."""
+    place = freeu_place(skip.target_stage)
+    if run.freeu is None or change.kind != "filter" or place is None:
         return ""
-    place = int(block)  # diffusers has factors for the first two up blocks
-    b, s = run.freeu[place], run.freeu[place + 2]
-    return f", s{place + 1} {s:g}, b{place + 1} {b:g}"
+    return f", s{place + 1} {run.freeu[place + 2]:g}"
+
+
+def freeu_place(stage: str) -> int | None:
+    """Return which of its two factors of each kind FreeU has for an up block: 0, 1; None: it leaves the others as they are."""
+    block = stage.rpartition(".")[2]
+    return int(block) if block in ("0", "1") else None
 
 
 def skip_changes(skip: Skip) -> Iterator[tuple[SkipChange, str]]:
