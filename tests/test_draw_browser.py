@@ -480,6 +480,15 @@ def test_the_details_take_room_only_while_something_is_picked(visit: Visitor, wi
         assert opened.locator("#view").bounding_box()["width"] == whole
 
 
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+def test_every_column_of_the_stages_is_in_sight_on_a_laptop(visit: Visitor, model: str) -> None:
+    """At 1280 pixels, while the panel is closed."""
+    opened = visit(model, viewport={"width": 1280, "height": 900})
+    table, room = opened.evaluate("(place => [place.scrollWidth, place.clientWidth])(document.querySelector('#stages .scroll'))")
+
+    assert table <= room
+
+
 @pytest.mark.parametrize("width", [390, 1440])
 def test_tables_break_names_only_after_dots(visit: Visitor, width: int) -> None:
     """Each line of a name in the first column ends with a dot or with the name; names and captions stay in sight."""

@@ -303,6 +303,7 @@ def test_what_a_compact_picture_leaves_out_and_what_is_asked_for() -> None:
     assert all(str(shape[1:]) in " ".join(written) and str(shape) not in " ".join(written) for shape in shapes)
     assert not [text for text in written if re.search("params|MACs|batch|Block2D|hidden states", text)]
     assert {"attentions.0", "1280 + 640 → 1280", f"3 cross 256{TIMES}77", "encoder_hidden_states (77, 768)"} <= {*written}
+    assert "(6,) → (6, 256)" in [text.content for text in texts_of(placed("sdxl", "stage", "compact"))]  # 6 numbers a sample, of 12
 
     named, bare = (place(outline_of(outline.trace, title=title), level="stage", legend=False) for title in ("Figure 1", ""))
     whole = placed("sd15", "stage")

@@ -238,10 +238,12 @@ def shown(model: str, text: str | None, width: int = 80) -> str:
 
 
 def test_one_name_is_a_list_of_all_its_names() -> None:
-    """Each naming on a line of its own, nothing cut."""
-    lines = shown("sdxl", f"{TO_K}.weight").splitlines()
+    """Each naming on a line of its own; where that does not fit, each name is under its naming, and none is broken."""
+    lines, narrow = (shown("sdxl", f"{TO_K}.weight", width=width).splitlines() for width in (200, 80))
 
-    assert [line.rstrip() for line in lines[5:]] == [
+    assert max(map(len, narrow)) <= 80
+    assert [f"{naming:<28}{name.strip()}" for naming, name in zip(narrow[5::2], narrow[6::2], strict=True)] == lines[5:]
+    assert lines[5:] == [
         f"diffusers                   {TO_K}.weight",
         "tensor                      Linear (640, 2048)",
         "original                    input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",

@@ -5,6 +5,7 @@ No font is shipped, so a picture is laid out for the widest.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import lru_cache
 
@@ -30,6 +31,9 @@ _SYMBOLS = {TIMES: 838, "→": 1000, "·": 380, ELLIPSIS: 1000}
 _PLAIN_WIDTHS, _BOLD_WIDTHS = ({**{chr(32 + place): width for place, width in enumerate(table)}, **_SYMBOLS} for table in (_PLAIN, _BOLD))
 # A letter of another script, and a sign that is drawn as wide as it is high: bounds that no common font passes.
 _OTHER, _FULL = 1050, 1400
+
+# A space where a text may be broken: not beside a plus sign, nor after a number, whose noun follows.
+_BREAK = re.compile(r"(?<![+\d]) (?!\+)")
 
 
 @lru_cache(maxsize=4096)
@@ -62,12 +66,16 @@ def shortened(text: str, room: float, size: float, *, bold: bool = False) -> str
 
 
 def wrapped(text: str, room: float, size: float) -> list[str]:
-    """Return a text in lines that fit into `room`, broken at spaces; a word that does not fit is shortened.
+    """Return a text in lines that fit into `room`, broken at spaces; inside a sum that fits into a line it is not broken.
 
-    >>> wrapped("12 skips; 32 attention layers", 100, 10)
-    ['12 skips; 32', 'attention layers']
+    A word that does not fit is shortened.
+
+    >>> wrapped("32 layers: 16 self + 16 cross", 100, 10), wrapped("16 self + 16 cross", 80, 10)
+    (['32 layers:', '16 self + 16 cross'], ['16 self + 16', 'cross'])
     """
-    words = (shortened(word, room, size) for word in text.split(" "))
+    parts = _BREAK.split(text)
+    split = (word for part in parts for word in ([part] if text_width(part, size) <= room else part.split(" ")))
+    words = (shortened(word, room, size) for word in split)
     return [" ".join(line) for line in in_lines(words, lambda line: text_width(" ".join(line), size) <= room)]
 
 

@@ -21,10 +21,11 @@ def names_table(trace: Trace, names: Sequence[Name], *, asked: str | None) -> Ta
     everything = names if asked is None else names_of(trace)
     if asked is not None and len(shown) == 1:
         return Table(
-            columns=(Column("naming", lambda row: row[0]), Column("name", lambda row: row[1])),
+            columns=(Column("naming", lambda row: row[0], in_heading=True), Column("name", lambda row: row[1])),
             rows=[(naming, text) for naming, text in _rows(shown[0], everything) if text],
             above=header(trace.model),
             below=list(_reasons(trace, shown[0], everything)),
+            group=lambda row: row[0],  # a long name is not broken: it is copied
             records=names,
         )
     inside = {name.path: _ip_adapter_inside(name, everything) for name in shown}

@@ -134,8 +134,9 @@ def flat_fields(table: Table, *, in_words: bool = False) -> tuple[list[str], lis
     known = [*dict.fromkeys([*names, *table.computed])] if names else []
     for name in table.wanted:
         if known and name not in known:
-            close = nearest_names(name, known, count=2)
-            meant = f"did you mean {' or '.join(close)}? " if close else ""
+            close = nearest_names(name, known, count=1)
+            longer = [other for other in known if close and other.startswith(f"{close[0]}_")]  # processor: also processor_key
+            meant = f"did you mean {' or '.join([*close, *longer[:1]])}? " if close else ""
             raise UsageError(f"no column '{name}'", hint=f"{meant}columns: {', '.join(known)}")
     if table.wanted:
         names = [*table.wanted]

@@ -137,9 +137,11 @@ def content_of(box: Box, level: Level, run: Run, plan: Plan, *, shapes: bool) ->
     is_whole = level == "stage" or not box.layers
     head = list(_names(box, plan))
     if shapes:
-        shown = [f"{plan.shape(box.in_shape)} → {plan.shape(box.out_shape)}"]
+        # SDXL embeds the six numbers of a sample as rows of one batch.
+        before, after = (plan.shape(shape, batch=run.forward_batch) for shape in (box.in_shape, box.out_shape))
+        shown = [f"{before} → {after}"]
         if plan.brief and text_width(shown[0], TEXT_SIZE) > plan.badges:
-            shown = [plan.shape(box.in_shape), f"→ {plan.shape(box.out_shape)}"]
+            shown = [before, f"→ {after}"]
         head += [Line(_TEXT_LINE, (Part(text, "shape", TEXT_SIZE),)) for text in shown]
     counts = counts_of(box)[: 1 if plan.brief else None] if is_whole else []
     facts = [Part(", ".join(counts), "text", TEXT_SIZE)] if counts else []

@@ -50,9 +50,16 @@ class Plan(Struct, frozen=True):
     beside: bool = False
     brief: bool = False
 
-    def shape(self, shape: Shape | None) -> str:
-        """Write a shape."""
-        return format_shape(shape[1:] if shape is not None and self.brief else shape)
+    def shape(self, shape: Shape | None, *, batch: int = 0) -> str:
+        """Write a shape; a brief picture has that of one sample. An axis of several rows per sample of the `batch`, if given, keeps those.
+
+        >>> Plan(brief=True).shape((2, 320, 64, 64)), Plan(brief=True).shape((12, 256), batch=2)
+        ('(320, 64, 64)', '(6, 256)')
+        """
+        if shape is None or not self.brief:
+            return format_shape(shape)
+        rows = shape[0] // batch if batch and shape[0] % batch == 0 else 1
+        return format_shape((rows, *shape[1:]) if rows > 1 else shape[1:])
 
 
 PLANS: dict[Layout, Plan] = {
