@@ -17,6 +17,7 @@ from unetinspect.observe import watch_forward
 from unetinspect.observe.assemble import make_skips
 from unetinspect.record import Skip
 from unetinspect.record.stages import stage_finder
+from unetinspect.views.skips import skip_lines
 from unetinspect.views.words import skip_way
 
 Way = Callable[[Tensor, Tensor], Tensor]
@@ -134,7 +135,9 @@ def test_the_factors_of_a_filtered_skip_are_those_that_diffusers_applies(monkeyp
     unet: Any = diffusers.UNet2DConditionModel(**config)
     unet.enable_freeu(s1=factors[2], s2=factors[3], b1=factors[0], b2=factors[1])
     unet(torch.randn(1, 4, 64, 64), 1, torch.randn(1, 7, config["cross_attention_dim"]))
-    written = [[float(number) for number in re.findall(r"[sb]\d ([\d.]+)", skip_way(skip, record.run))] for skip in record.skips]
+    scaled = re.findall(r"b\d ([\d.]+) \(([\w.]+)\)", " ".join(skip_lines(record)))
+    b = {stage: float(number) for number, stage in scaled}
+    s = [float(number) for skip in record.skips for number in re.findall(r"s\d ([\d.]+)", skip_way(skip, record.run)) or ["1"]]
 
-    assert [numbers or [1, 1] for numbers in written] == applied
+    assert [[factor, b.get(skip.target_stage, 1)] for factor, skip in zip(s, record.skips, strict=True)] == applied
     assert len({*map(tuple, applied)}) == min(3, len(config["up_block_types"]))

@@ -33,7 +33,7 @@ def skips_table(trace: Trace, skips: Sequence[Skip] | None = None) -> Table:
         columns=(
             Column("consumed by", lambda skip: with_call(skip.target, skip.call), path=True),
             Column("produced by", _sources, path=True, page=lambda skip: " + ".join(skip.sources)),
-            Column("index", lambda skip: str(skip.index), right=True, drop=9, value=lambda skip: skip.index),
+            Column("index", lambda skip: str(skip.index), right=True, drop=5, value=lambda skip: skip.index),
             Column("shape", lambda skip: format_shape(skip.shape), drop=8),
             *changed,
             Column("hidden + skip = concat -> out", skip_sum, value=lambda skip: skip.concat_channels),
