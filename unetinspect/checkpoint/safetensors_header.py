@@ -211,7 +211,7 @@ def _what_else(prefix: bytes) -> str | None:
     if found is None and prefix.startswith(b"version "):
         found = "a Git LFS pointer: `git lfs pull` fetches the file itself"
     if found is None and prefix.lstrip().startswith((b"<!", b"<h", b"<H")):
-        found = "a web page: its address asked for a login"
+        found = "a web page (an error or login page)"
     if found is None and prefix.lstrip().startswith(b"{"):
         found = "a JSON text; of a config, use `unetinspect check` or `config`"
     return f"its first bytes are those of {found}" if found else None
