@@ -231,6 +231,14 @@ def test_heads_are_said_block_by_block() -> None:
     assert f"8 heads of {1280 // 8} channels in down_blocks.2, mid_block and up_blocks.1" in meaning
 
 
+def test_heads_that_memory_efficient_attention_refuses_are_said() -> None:
+    """64 heads of Stable Diffusion 1.5 have 320 / 64 = 5, 10 and 20 channels, none a multiple of 8; its own have 40, 80 and 160."""
+    said = " channels per head: not multiples of 8, which memory-efficient attention needs in half precision"
+
+    assert meanings_of({**SD15, "attention_head_dim": 64})["attention_head_dim"].endswith(f"; 5, 10 and 20{said}")
+    assert said not in meanings_of("sd15")["attention_head_dim"]
+
+
 def test_heads_in_other_blocks_are_channels() -> None:
     """In a UNet2DModel, and in SimpleCrossAttn blocks, the same key holds the channels of one head; where both are 8, it says so."""
     assert meanings_of(plain())["attention_head_dim"].startswith("the channels of one head: 4 heads of 8 channels in down_blocks.1")
