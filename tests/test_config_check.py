@@ -199,6 +199,14 @@ def test_what_a_key_means_has_the_numbers_of_the_pass(model: str | Config, key: 
     assert said in meanings_of(model)[key]
 
 
+def test_heads_that_memory_efficient_attention_refuses_are_said() -> None:
+    """64 heads of Stable Diffusion 1.5 have 320 / 64 = 5, 10 and 20 channels, none a multiple of 8; its own have 40, 80 and 160."""
+    said = " channels per head: not multiples of 8, which memory-efficient attention needs in half precision"
+
+    assert meanings_of({**SD15, "attention_head_dim": 64})["attention_head_dim"].endswith(f"; 5, 10 and 20{said}")
+    assert said not in meanings_of("sd15")["attention_head_dim"]
+
+
 def trials_of(config: Config) -> Probes:
     """Return what compares other configs with this one, as `check` does."""
     return Probes(model_of(config), resolve_config(config), make_request(batch=2))

@@ -301,3 +301,16 @@ def test_a_part_of_a_transformer_has_its_family_if_its_layers_show_it(shapes: Sh
     found = identify(header_of(shapes))
 
     assert (found.content, found.family) == ("transformer", family)
+
+
+def test_the_names_of_embeddings_have_no_prefix() -> None:
+    """What clip_l and clip_g have in common is not one; the names of modules have one."""
+    for tensors, prefixes in (
+        ({"emb_params": (8, 768)}, [""]),
+        ({"clip_l": (3, 768), "clip_g": (3, 1280)}, [""]),
+        (
+            {"image_proj.proj.weight": (3072, 1024), "ip_adapter.1.to_k_ip.weight": (320, 768)},
+            ["image_proj.proj.", "ip_adapter.1.to_k_ip."],
+        ),
+    ):
+        assert [part.prefix for part in identify(header_of(tensors)).parts] == prefixes

@@ -155,6 +155,10 @@ def test_damaged_on_the_hub(hub):
     ]:
         hub.server.repositories["acme/bad"] = Repository({"x.safetensors": body})
         assert hub.refusal("hf://acme/bad/x.safetensors", header=True)[0].startswith(f"acme/bad/x.safetensors {said}")
+    page = "its first bytes are those of a web page (an error or login page)"
+    for body in (b"<!DOCTYPE html><body>404 Not found</body>", b"\n<html>Sign in</html>"):
+        hub.server.repositories["acme/bad"] = Repository({"x.safetensors": body})
+        assert hub.refusal("hf://acme/bad/x.safetensors", header=True) == ("acme/bad/x.safetensors is not a safetensors file", page)
     hub.server.repositories["acme/evil"] = Repository({INDEX: as_json({"weight_map": {"a": "../../secret.safetensors"}})})
     hub.server.seen()
     assert "lists '../../secret.safetensors', which is not in its own folder" in hub.refusal(f"hf://acme/evil/{INDEX}", header=True)[0]

@@ -18,7 +18,7 @@ from msgspec import structs
 from torch import nn
 
 from tests.checkpoints import Original, header_of, original_unet, specs
-from tests.tiny import CONDITION, PLAIN, Config, condition, traced_once
+from tests.tiny import CONDITION, PLAIN, Config, condition, traced, traced_once
 from unetinspect.catalog import load_catalog
 from unetinspect.checking.weights import WeightsReport, compare_weights, tensor_shapes, verify_weights
 from unetinspect.checkpoint.identify import identify
@@ -26,9 +26,10 @@ from unetinspect.checkpoint.original_layout import diffusers_tensors
 from unetinspect.errors import ConfigError
 from unetinspect.naming import names_of
 from unetinspect.record import Shape
-from unetinspect.record.check import Finding
+from unetinspect.record.check import Check, Finding
 from unetinspect.run.build import build_unet
 from unetinspect.run.resolve import resolve_config
+from unetinspect.views.checks import check_table
 
 Shapes = dict[str, Shape]
 CONTROLNET = {
@@ -157,25 +158,48 @@ def test_keys_of_blocks_are_causes_of_their_own_where_both_have_as_many_blocks()
 
 
 def test_stable_diffusion_2_against_1() -> None:
-    """Two keys differ, each shown with both values; the models that the file does fit are verified."""
+    """Another model is the problem; two keys follow, each shown with both values. The models that the file does fit are verified."""
     report = against(catalog("sd15"), shapes_of(catalog("sd21")), models=("sd21", "sd21-base", "sd15"))
-    example = report.findings[0].examples[0]
+    first, *findings = report.findings
+    example = findings[0].examples[0]
 
-    assert [finding.what for finding in report.findings] == [
+    assert (first.what, first.advice, first.count, first.follows) == (
+        "a checkpoint of another model: sd21 (Stable Diffusion 2)",
+        "use another file, or sd21 as MODEL",
+        None,
+        False,
+    )
+    assert all(finding.follows for finding in findings)
+    assert [finding.what for finding in findings] == [
         "32 tensors: cross_attention_dim 1024, expected 768",
         "32 tensors: use_linear_projection true, expected false (proj_in and proj_out are (C, C) in the file, expected (C, C, 1, 1))",
     ]
-    assert (report.findings[0].kind, report.findings[0].advice) == ("mismatched", "to match the file, use `--set cross_attention_dim=1024`")
+    assert (findings[0].kind, findings[0].advice) == ("mismatched", "to match the file, use `--set cross_attention_dim=1024`")
     assert (example.name, example.original_name) == ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", None)
     assert (example.found, example.expected) == ((320, 1024), (320, 768))
     assert report.check.fits == ("sd21", "sd21-base")
+
+
+def test_another_model_is_one_problem_in_the_table() -> None:
+    """What follows from it is counted in one line, in tensors; --explain lists it. A model of one cause is explained by that."""
+    report = against(catalog("sd15"), shapes_of(catalog("sd21")))
+    check = Check(clean=False, findings=report.findings, weights=report.check)
+    info = traced("sd15").model
+    lines, explained = (check_table(info, check, explain=explain).above for explain in (False, True))
+
+    assert lines[0].startswith(f"1 problem: {report.check.name} fits sd21 (Stable Diffusion 2), not sd15")
+    assert [line for line in lines[2:] if "--set" in line] == []
+    assert lines[-1] == "  64 tensors differ because of this (--explain lists them)"
+    assert sum("--set" in line for line in explained) == 2
+    inpainting = only(against(catalog("sd15"), shapes_of(catalog("sd15-inpaint"))))
+    assert (inpainting.where, inpainting.follows) == (("in_channels",), False)
 
 
 def test_sdxl_against_stable_diffusion_2() -> None:
     """Blocks, of which there are fewer, text width and the added embedding are three causes; no tensor is left without one."""
     report = against(catalog("sd21"), shapes_of(catalog("sdxl")))
 
-    assert {finding.where for finding in report.findings} == {
+    assert {finding.where for finding in report.findings if finding.follows} == {
         ("block_out_channels", "down_block_types", "up_block_types", "transformer_layers_per_block"),
         ("cross_attention_dim",),
         ("addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim"),

@@ -18,6 +18,9 @@ Meanings = Iterator[tuple[str, str]]
 
 _LATENT_FACTOR = 8
 _FEW = 8
+# What torch's memory-efficient attention needs the channels of a head to be a multiple of in float16 and bfloat16; flash attention pads
+# to it. Source: `check_head_dim_size_mem_efficient` in aten/src/ATen/native/transformers/cuda/sdp_utils.cpp.
+_ALIGNED = 8
 _PROJECTION = "projection_class_embeddings_input_dim"
 # Whether attention_head_dim is the number of heads in a block, and whether it is the channels of one.
 _HEADS = {(True, False): "the number of heads here", (False, True): "the channels of one head", (True, True): "heads and channels of each"}
@@ -144,6 +147,8 @@ def _heads(values: Config, record: Trace) -> Meanings:
         if found:
             each = (f"{plural(heads, 'head')} of {plural(width, 'channel')} in {joined(paths)}" for (heads, width), paths in found.items())
             yield key, f"{sentence}: {', '.join(each)}"
+    if odd := sorted({layer.head_dim for layer in layers if layer.head_dim % _ALIGNED}):
+        yield key, f"{joined(odd)} channels per head: not multiples of {_ALIGNED}, which memory-efficient attention needs in half precision"
 
 
 def _text_width(values: Config, record: Trace) -> Meanings:

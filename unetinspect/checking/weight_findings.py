@@ -139,6 +139,12 @@ def class_finding(found: str, expected: str, differences: Sequence[Difference]) 
     return finding_of(what, differences, where=("_class_name",), advice=advice)
 
 
+def model_finding(fits: str, family: str | None) -> Finding:
+    """Say that a checkpoint is one of another model, which it fits to the last tensor: all that differs follows from that."""
+    what = f"a checkpoint of another model: {fits}{f' ({family})' if family else ''}"
+    return Finding(about="weights", kind="mismatched", what=what, advice=f"use another file, or {fits} as MODEL")
+
+
 def _counted(differences: Sequence[Difference]) -> str:
     """Count the tensors, and those of each kind where there are several."""
     counts = Counter(difference.kind for difference in differences)

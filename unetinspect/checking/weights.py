@@ -12,6 +12,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from unetinspect.catalog import load_catalog
@@ -22,6 +23,7 @@ from unetinspect.checking.weight_findings import (
     content_finding,
     group_by_module,
     key_finding,
+    model_finding,
     place,
     split_extras,
 )
@@ -95,7 +97,10 @@ def compare_weights(unet: nn.Module, config: Mapping[str, Any], header: Header, 
         family=checkpoint.family,
         notes=file.notes,
     )
-    return WeightsReport(check, tuple(sorted(findings, key=lambda finding: -(finding.count or 0))))
+    findings.sort(key=lambda finding: -(finding.count or 0))
+    if fits and len(findings) > 1:  # one cause says more than which model it is: inpainting, another width of the text
+        findings = [model_finding(fits[0], checkpoint.family), *(replace(finding, follows=True) for finding in findings)]
+    return WeightsReport(check, tuple(findings))
 
 
 def verify_weights(unet: nn.Module, config: Mapping[str, Any], header: Header, checkpoint: Checkpoint) -> str:

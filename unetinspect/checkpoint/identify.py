@@ -62,7 +62,9 @@ def identify(header: Header) -> Checkpoint:
         groups: dict[str, dict[str, TensorSpec]] = {}
         for name, part_name in found.parts.items():
             groups.setdefault(part_name, {})[name] = header.tensors[name]
-        records = [_part_record(name, common_prefix(tensors), tensors, tensors) for name, tensors in groups.items()]
+        # The names of embeddings are whole: what they have in common ("clip_" of clip_l and clip_g) is no prefix.
+        has_prefix = found.content != "textual_inversion"
+        records = [_part_record(name, common_prefix(own) if has_prefix else "", own, own) for name, own in groups.items()]
         found = replace(found, summary=f"{found.summary}, {_dtype(header.tensors.values())}")
     written = tuple(f"metadata {key}: {header.metadata[key][:_LONGEST]!r}" for key in _METADATA if key in header.metadata)
     return Checkpoint(

@@ -211,7 +211,7 @@ def _what_else(prefix: bytes) -> str | None:
     if found is None and prefix.startswith(b"version "):
         found = "a Git LFS pointer: `git lfs pull` fetches the file itself"
     if found is None and prefix.lstrip().startswith((b"<!", b"<h", b"<H")):
-        found = "a web page, often a login or an error instead of the download"
+        found = "a web page (an error or login page)"
     if found is None and prefix.lstrip().startswith(b"{"):
         found = "JSON: for a config, use `unetinspect check` or `unetinspect config`"
     return f"the file is {found}" if found else None

@@ -24,7 +24,7 @@ class Finding(Struct, frozen=True, kw_only=True):
         count: How many tensors it is about.
         examples: The first few of them: name, shape in the file, shape in the UNet.
         stops: Whether the UNet cannot be built or run because of it, at whatever size.
-        follows: Whether it is a consequence of the finding before it that does not follow: the file is for another family.
+        follows: Whether it is a consequence of the finding before it that does not follow: the file is for another family or model.
     """
 
     about: Literal["config", "size", "weights", "expectation"]

@@ -48,9 +48,9 @@ def check_table(model: ModelInfo, check: Check, *, name: str = "", explain: bool
         lines += _finding(finding) if explain or not finding.follows else ()
     follow = [finding.count or 0 for finding in check.findings if finding.follows]
     if follow and not explain:
-        lines.append(
-            f"  {plural(sum(follow), 'more layer')} {'differs' if sum(follow) == 1 else 'differ'} because of this (--explain lists them)"
-        )
+        # A LoRA has a summary, and its layers are counted; the first of them are the finding that the others follow from.
+        noun = "more layer" if check.weights is not None and check.weights.summary else "tensor"
+        lines.append(f"  {plural(sum(follow), noun)} {'differs' if sum(follow) == 1 else 'differ'} because of this (--explain lists them)")
     if explain:
         lines += ["", *header(model)]
         if check.meanings:
