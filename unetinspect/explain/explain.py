@@ -94,7 +94,10 @@ def _find(text: str) -> list[list[_Found]]:
 
 
 def _scene(text: str, frames: list[Frame], match: re.Match[str], limits: tuple[int, int]) -> Scene:
-    """Return the traceback of a message: that before it, or, where a tool prints the message first, that behind it."""
+    """Return the traceback of a message: that before it, or, where a tool prints the message first, that behind it.
+
+    Without one, a line of code may still stand on either side of the message.
+    """
     spans = (
         (max(limits[0], match.start() - _NEARBY_CHARACTERS), match.start()),
         (match.end(), min(limits[1], match.end() + _NEARBY_CHARACTERS)),
@@ -105,4 +108,5 @@ def _scene(text: str, frames: list[Frame], match: re.Match[str], limits: tuple[i
             last = next((frame for frame in reversed(own) if frame.home is not None), own[-1])
             after = next((frame.start for frame in own if frame.start > last.start), end)
             return Scene(text[start:end], own, text[last.end : min(after, last.end + _CODE_CHARACTERS)])
-    return Scene(text[slice(*spans[0])])
+    before, behind = (text[start:end] for start, end in spans)
+    return Scene(before, code=f"{before[-_CODE_CHARACTERS:]}\n{behind[:_CODE_CHARACTERS]}")

@@ -39,7 +39,7 @@ class Scene(NamedTuple):
     Attributes:
         nearby: The text before it, as far as the message before; or behind it, where a tool prints the message first.
         frames: The frames of its traceback, outermost first.
-        code: The code that the innermost frame of diffusers, or of a tool that runs UNets, shows.
+        code: The code that the innermost frame of diffusers, or of a tool that runs UNets, shows; without frames, the text on both sides.
     """
 
     nearby: str = ""
