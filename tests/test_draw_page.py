@@ -133,7 +133,7 @@ def test_the_tables_have_every_row_of_the_record_with_its_numbers(name: str) -> 
     costs = [(module.params, module.macs, module.activation_bytes) for module in trace.modules[1:]]
 
     assert [row[0] for row in stages] == [stage.name for stage in trace.stages]
-    assert [[row[0], row[2]] for row in skips] == [[skip.target, format_shape(skip.shape)] for skip in trace.skips]
+    assert [[row[0], *row[2:4]] for row in skips] == [[skip.target, str(skip.index), format_shape(skip.shape)] for skip in trace.skips]
     assert [[row[0], row[1], row[8]] for row in layers] == [[layer.path, layer.kind, format_si(layer.macs)] for layer in trace.attentions]
     assert [row[8].attrib["data-value"] for row in tables["attn"]] == [str(layer.macs) for layer in trace.attentions]
     assert [[row[0], *row[2:8]] for row in modules] == [
