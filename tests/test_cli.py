@@ -189,7 +189,7 @@ def test_attention_filters(cli: Any, filters: list[str], expected: int) -> None:
         assert "--kind" not in filters or layer["kind"] == filters[1]
         assert "--tokens-at" not in filters or layer["query_shape"][2] == 256
     table = cli("attn", "sd15", "--device", "meta", *filters)[1]
-    assert (f"{expected} of 32 shown" if expected else "self, cross attention with 64, 256, 1024, 4096 query tokens") in " ".join(
+    assert (f"{expected} of 32 shown" if expected else "this UNet has self, cross attention at 8x8, 16x16, 32x32, 64x64 in ") in " ".join(
         table.split()
     )
 

@@ -155,7 +155,7 @@ def test_damaged_on_the_hub(hub):
     ]:
         hub.server.repositories["acme/bad"] = Repository({"x.safetensors": body})
         assert hub.refusal("hf://acme/bad/x.safetensors", header=True)[0].startswith(f"acme/bad/x.safetensors {said}")
-    page = "its first bytes are those of a web page (an error or login page)"
+    page = "the file is a web page (an error or login page)"
     for body in (b"<!DOCTYPE html><body>404 Not found</body>", b"\n<html>Sign in</html>"):
         hub.server.repositories["acme/bad"] = Repository({"x.safetensors": body})
         assert hub.refusal("hf://acme/bad/x.safetensors", header=True) == ("acme/bad/x.safetensors is not a safetensors file", page)

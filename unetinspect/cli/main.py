@@ -189,7 +189,7 @@ def _usage_message(error: Any) -> str:
     text: str = error.format_message()
     for guess in (" (Possible options:", " (Did you mean", " Did you mean"):
         text = text.partition(guess)[0]
-    text = re.sub(r"No such option:? '?([^\s'.]+)'?", r"no such option: \1", text.removeprefix("Value error, ")).rstrip(".")
+    text = re.sub(r"No such option:? '?([^\s'.]+)'?", r"no such option: \1", text.replace("Value error, ", "")).rstrip(".")
     text = re.sub(r"Got unexpected extra arguments?(?:\(s\))?", "unexpected argument", text)
     return text[:1].lower() + text[1:]
 
