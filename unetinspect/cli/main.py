@@ -203,13 +203,15 @@ def _usage_hint(error: Any, given: list[str]) -> str:
     wrong, _, choices = error.message.replace("'", "").rstrip(".").partition(" is not one of ")
     wrong = wrong.removeprefix("Value error, ")
     close = nearest_names(wrong, filter(None, choices.split(", ")), count=1)
-    extra = re.match(r"Got unexpected extra argument\(?s?\)? ?\((\w*(?:block|conv)\w*(?:\.\d+)?)", error.message)
+    extra = re.match(r"Got unexpected extra argument\(?s?\)? ?\((\w*(?:block|conv)\w*(?:\.\d+)?)([.\w]*)", error.message)
     if option.startswith("--") and error.ctx is not None:  # without: the option exists, and its value is missing
         known = [name[2:] for parameter in error.ctx.command.get_params(error.ctx) for name in parameter.opts if name.startswith("--")]
         alike = [name for name in known if option[2:].startswith(name) or f"--{name}" == _MEANT.get(option)]
         close = [f"--{name}" for name in alike or nearest_names(option[2:], known, count=1)]
     elif extra and error.ctx is not None and any("--stage" in parameter.opts for parameter in error.ctx.command.params):
-        close = [f"--stage {extra[1]}"]  # of a module's path, which `tree` takes as its PATH
+        # A module's path, which `tree` takes as its PATH.
+        of_skip = "--source" if extra[1].startswith("down") else "--target"
+        close = [f"{of_skip} {extra[1]}{extra[2]}" if extra[2] and command == "skips" else f"--stage {extra[1]}"]
     elif given[0] == "draw":
         from unetinspect.drawing.drawing import FORMS
 
