@@ -31,7 +31,7 @@ _STYLES = {
     "removed": "31",  # red
 }
 # What a line begins with that the lines that continue it are indented by: "size:   ", "error: ", "  - ".
-_LABEL = re.compile(r"\w+: {2,}|\w{6}: |(?:error|hint|note): | +(?:- )?")
+_LABEL = re.compile(r"\w+: {2,}|\w{6,7}: |(?:error|hint|note): | +(?:- )?")
 
 
 def cells(text: str) -> int:
