@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from unetinspect.checking.weight_findings import EXAMPLES, Difference, Kind, finding_of, group_by_module, place
 from unetinspect.checkpoint.adapters import FAMILIES
 from unetinspect.checkpoint.catalog_tensors import flat_names
-from unetinspect.checkpoint.lora import Fault, Layer, Place, faults_of, find_places, form_words, module_of, prefix_words, read_lora
+from unetinspect.checkpoint.lora import Place, find_places, form_words, read_lora
+from unetinspect.checkpoint.lora_layers import Fault, Layer, faults_of, module_of, prefix_words
 from unetinspect.checkpoint.original_layout import FileTensor
 from unetinspect.checkpoint.safetensors_header import Header
 from unetinspect.record import Shape

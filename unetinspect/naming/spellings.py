@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from unetinspect.checkpoint.affixes import LAYER_PREFIXES, PREFIXES, TEXT_ENCODER
-from unetinspect.checkpoint.lora import split_key, without_processor
+from unetinspect.checkpoint.lora_layers import split_key, without_processor
 
 # What the names of layers end with, besides what a LoRA has there.
 _ENDING = re.compile(r"\.base_layer(?:\.\w+)?$|\.processor(?:\.to_[kv]_ip(?:\.[0-9]+)?(?:\.weight)?)?$")
