@@ -199,12 +199,15 @@ def _compared(layers: Sequence[Layer]) -> list[Layer]:
         key = layer.part, layer.made.form.removeprefix("Ada")
         in_all.setdefault(key, set()).update(_IN_ALL_OR_NONE & layer.tensors.keys())
     whole = [layer for layer in layers if layer.made.form and not layer.missing]
+    # The first whole layer with a tensor of each kind: a file may have a hundred thousand layers.
+    first_with = {kind: place for place, layer in reversed([*enumerate(whole)]) for kind in layer.tensors}
     compared = []
     for layer in layers:
         made, missing = layer.made, layer.missing
         if made.form:
             missing += tuple(sorted(in_all[layer.part, made.form.removeprefix("Ada")] - layer.tensors.keys()))
-        elif like := next((other for other in whole if other.tensors.keys() & layer.tensors.keys()), None):
+        elif known := layer.tensors.keys() & first_with.keys():
+            like = whole[min(map(first_with.__getitem__, known))]
             made = made._replace(form=like.made.form)
             if layer.tensors.keys() <= {"alpha", *_IN_ALL_OR_NONE}:
                 rest = like.tensors.keys() - layer.tensors.keys() - {"alpha", "bias", "mid"}
