@@ -108,9 +108,10 @@ def attn(
     selection = Selection.of(kind, stage, tokens_at)
     record = trace_named(options, output)
     picked = selection.pick(record)
-    alike = next((grid for layer, grid in with_grids(record) if grid is not None and layer.query_shape[2] == options.tokens), None)
-    if alike is not None and tokens_at is None:  # both are numbers of tokens: of the text, and of the image
-        output.note(f"--tokens is the length of encoder_hidden_states; --tokens-at {format_size(alike)} selects by query tokens")
+    if options.tokens is not None and tokens_at is None:  # both are numbers of tokens: of the text, and of the image
+        alike = next((grid for layer, grid in with_grids(record) if grid and layer.query_shape[2] == options.tokens), None)
+        if alike:
+            output.note(f"--tokens is the length of encoder_hidden_states; --tokens-at {format_size(alike)} selects by query tokens")
     if not code:
         table = attention_table(record, picked, fold=not (no_fold or options.columns), selection=selection)
         output.show(table, Envelope.of(record, attentions=picked))
